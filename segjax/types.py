@@ -1,0 +1,118 @@
+"""The structures that pass between the parts, as frozen dataclasses of arrays.
+
+Axis letters, here and everywhere: B image, A anchor, R region (proposal),
+G ground truth, K class, L level, H W C, M mask side, D detection.
+Boxes are `(x0, y0, x1, y1)` in absolute pixels of the padded input, float32,
+half-open. Every array has a fixed shape; `valid` says which rows are real.
+"""
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True)
+def struct(cls: type[_T]) -> type[_T]:
+    """Makes `cls` a frozen dataclass and a pytree.
+
+    Unflattening bypasses `__init__`: JAX also unflattens with placeholders
+    (axis numbers, shardings, `object()`), which run-time shape checks on
+    `__init__` would refuse.
+    """
+    data_cls: Any = dataclasses.dataclass(frozen=True)(cls)
+    names = tuple(field.name for field in dataclasses.fields(data_cls))
+
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], None]:
+        return [(jax.tree_util.GetAttrKey(n), getattr(value, n)) for n in names], None
+
+    def unflatten(_: None, children: Any) -> Any:
+        value = object.__new__(data_cls)
+        for name, child in zip(names, children, strict=True):
+            object.__setattr__(value, name, child)
+        return value
+
+    jax.tree_util.register_pytree_with_keys(data_cls, flatten_with_keys, unflatten)
+    return data_cls
+
+
+@struct
+class Batch:
+    """One training or evaluation batch, as it arrives on the device.
+
+    Attributes:
+      images: uint8 RGB, padded at the right and the bottom.
+      image_sizes: (height, width) of the picture inside the padding.
+      gt_boxes: ground-truth boxes; padding rows are zero.
+      gt_classes: class indices 0..K-1, without background.
+      gt_valid: True where the row is an object.
+      gt_is_crowd: True where the row is a crowd region (never a target).
+      gt_masks: 0/1 rasters of the objects, each covering its frame.
+      gt_mask_frames: the box `(x0, y0, x1, y1)` in padded-input pixels that
+        each raster covers: the object's box, or the whole image for exact
+        parity with the peers.
+    """
+
+    images: UInt8[Array, "B H W 3"]
+    image_sizes: Int32[Array, "B 2"]
+    gt_boxes: Float32[Array, "B G 4"]
+    gt_classes: Int32[Array, "B G"]
+    gt_valid: Bool[Array, "B G"]
+    gt_is_crowd: Bool[Array, "B G"]
+    gt_masks: UInt8[Array, "B G Mh Mw"]
+    gt_mask_frames: Float32[Array, "B G 4"]
+
+
+@struct
+class Proposals:
+    """Regions proposed by the RPN, best first.
+
+    Attributes:
+      boxes: regions in padded-input pixels.
+      scores: objectness logits.
+      valid: False for rows that only fill the fixed shape.
+    """
+
+    boxes: Float32[Array, "B R 4"]
+    scores: Float32[Array, "B R"]
+    valid: Bool[Array, "B R"]
+
+
+@struct
+class Detections:
+    """Final detections, best first.
+
+    Attributes:
+      boxes: in padded-input pixels.
+      scores: class probabilities in 0..1; 0 in padding rows.
+      classes: class indices 0..K-1.
+      valid: False for rows that only fill the fixed shape.
+      mask_probs: the probability of each cell of an M x M grid over the box to
+        belong to the object, or None for models without masks.
+    """
+
+    boxes: Float32[Array, "B D 4"]
+    scores: Float32[Array, "B D"]
+    classes: Int32[Array, "B D"]
+    valid: Bool[Array, "B D"]
+    mask_probs: Float32[Array, "B D M M"] | None = None
+
+
+@struct
+class LossTerm:
+    """A loss as a sum and what to divide it by, so that shards can be added first.
+
+    Attributes:
+      sum: weighted sum over this shard's terms.
+      count: this shard's part of the normaliser.
+    """
+
+    sum: Float[Array, ""]
+    count: Float[Array, ""]
+
+    def mean(self) -> Float[Array, ""]:
+        """`sum / max(count, 1)`: zero where there is nothing to average."""
+        return self.sum / jax.numpy.maximum(self.count, 1.0)
