@@ -1,1 +1,1 @@
-"""TBD."""
+"""Detection mathematics without parameters: pure functions, finite for every box."""

@@ -1,0 +1,89 @@
+"""Anchors: reference boxes at every cell of every pyramid level.
+
+All three peers put the centre of a cell's anchors at `index * stride` (not at the
+cell's middle) and list anchors in the order (row, column, shape).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float32
+
+
+def base_anchors(
+    sizes: Sequence[float | int], ratios: Sequence[float | int], *, rounded: bool
+) -> Float32[np.ndarray, "A 4"]:
+    """The anchor shapes of one level, centred on the origin.
+
+    Args:
+      sizes: square roots of the anchors' areas in pixels.
+      ratios: height / width.
+      rounded: round the corners to whole pixels, halves to even, as torchvision does
+        (`AnchorGenerator.generate_anchors`); Detectron2 and mmdet keep them exact.
+
+    Returns:
+      `len(ratios) * len(sizes)` boxes in pixels; ratios are the outer loop.
+
+    Raises:
+      ValueError: if a list is empty or holds a number that is not positive.
+    """
+    for name, values in (("sizes", sizes), ("ratios", ratios)):
+        if len(values) == 0 or min(values) <= 0:
+            raise ValueError(f"{name} are {tuple(values)}: give at least one positive number")
+    root = np.sqrt(np.asarray(ratios, np.float64))[:, None]
+    scales = np.asarray(sizes, np.float64)[None, :]
+    half_widths, half_heights = (scales / root).ravel() / 2, (scales * root).ravel() / 2
+    boxes = np.stack([-half_widths, -half_heights, half_widths, half_heights], axis=1)
+    # Rounding before the cast: np.round, like torch.round, takes halves to even.
+    return (np.round(boxes) if rounded else boxes).astype(np.float32)
+
+
+def level_stride(
+    padded_size: tuple[int, int], feature_shape: tuple[int, int], nominal: int, from_shape: bool
+) -> tuple[int, int]:
+    """The distance in pixels between neighbouring cells of a level.
+
+    Args:
+      padded_size: (height, width) of the padded input.
+      feature_shape: (height, width) of the level.
+      nominal: the level's stride by design, 4..64 for P2..P6.
+      from_shape: torchvision divides the padded size by the feature size, rounding down:
+        at height 800, P6 has 13 rows and its anchors stand 61 pixels apart rather than 64.
+        The two agree where the padded size is a multiple of 64. Weights trained there
+        want it; Detectron2 and mmdet use the nominal stride.
+
+    Returns:
+      (vertical, horizontal) stride in pixels.
+    """
+    if not from_shape:
+        return nominal, nominal
+    return padded_size[0] // feature_shape[0], padded_size[1] // feature_shape[1]
+
+
+def level_anchors(
+    base: Float32[np.ndarray, "A 4"] | Float32[Array, "A 4"],
+    feature_shape: tuple[int, int],
+    stride: tuple[int, int],
+) -> Float32[Array, "N 4"]:
+    """Every anchor of one level, N = H * W * A.
+
+    Args:
+      base: the level's anchor shapes, from `base_anchors`.
+      feature_shape: (height, width) of the level.
+      stride: (vertical, horizontal) distance between cells in pixels.
+
+    Returns:
+      Boxes in pixels in the order (row, column, shape). They are computed from iota
+      inside the compiled program: a quarter of a million anchors as a constant would
+      bloat the executable and its cache.
+    """
+    height, width = feature_shape
+    num_shapes = base.shape[0]
+    grid = (height, width, num_shapes)
+    # Integers first: products of whole numbers are exact, whatever the compiler fuses.
+    shift_y = (lax.broadcasted_iota(jnp.int32, grid, 0) * stride[0]).astype(jnp.float32)
+    shift_x = (lax.broadcasted_iota(jnp.int32, grid, 1) * stride[1]).astype(jnp.float32)
+    shifts = jnp.stack([shift_x, shift_y, shift_x, shift_y], axis=-1)  # [H, W, A, 4]
+    return (shifts + jnp.asarray(base)[None, None]).reshape(height * width * num_shapes, 4)

@@ -1,0 +1,279 @@
+"""Boxes: areas, overlaps, clipping, and their coding as deltas to anchors.
+
+Boxes are `(x0, y0, x1, y1)` in absolute pixels, half-open: no function here adds
+the "+1 pixel" of Detectron1 and mmdet's legacy coders.
+
+Every function is total: value and gradient are finite for zero-area, inverted,
+denormal and astronomically large boxes, because a network in its first steps
+produces all of them and one NaN in a padded row poisons the whole gradient.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+# Areas are products of two sides, and a union adds two areas. With coordinates inside
+# +-4e18 a side stays below 8e18, an area below 6.4e37 and a union below 1.3e38: inside
+# float32. No picture comes near it, so every box that means something is untouched.
+COORDINATE_LIMIT = 4e18
+
+# The smallest normal float32. Below it a processor may or may not flush to zero, and
+# 1 / x overflows: such areas count as none.
+_TINY = 1.1754944e-38
+
+# A side shorter than this many pixels is treated as this long where it divides.
+_MIN_SIDE = 1e-6
+
+
+def bound_coordinates(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:
+    """Clamps coordinates to +-`COORDINATE_LIMIT`, so that areas do not overflow.
+
+    NaN stays NaN.
+    """
+    return jnp.clip(boxes, -COORDINATE_LIMIT, COORDINATE_LIMIT)
+
+
+def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+    """The area of each box in square pixels; 0 for empty and inverted boxes.
+
+    Args:
+      boxes: float, pixels.
+
+    Returns:
+      Areas in 0..6.4e37 (coordinates beyond 4e18 count as 4e18).
+    """
+    x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
+    return jnp.maximum(x1 - x0, 0.0) * jnp.maximum(y1 - y0, 0.0)
+
+
+@jax.custom_jvp
+def _ratio(part: Float[Array, "*s"], whole: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`part / whole`, and 0 with zero gradient where `whole` is not a normal positive."""
+    proper = whole >= _TINY
+    return jnp.where(proper, part / jnp.where(proper, whole, 1.0), 0.0)
+
+
+@_ratio.defjvp
+def _ratio_jvp(primals, tangents):
+    # The stock rule squares the divisor, which under- or overflows for areas that are
+    # themselves representable; this form divides twice by what divided the value.
+    part, whole = primals
+    part_dot, whole_dot = tangents
+    out = _ratio(part, whole)
+    proper = whole >= _TINY
+    safe = jnp.where(proper, whole, 1.0)
+    return out, jnp.where(proper, (part_dot - out * whole_dot) / safe, 0.0)
+
+
+def intersection_area(
+    a: tuple[Float[Array, "*#s"], ...], b: tuple[Float[Array, "*#s"], ...]
+) -> Float[Array, "*s"]:
+    """The overlap of boxes given as four broadcastable coordinate arrays each."""
+    ax0, ay0, ax1, ay1 = a
+    bx0, by0, bx1, by1 = b
+    width = jnp.maximum(jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0), 0.0)
+    height = jnp.maximum(jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0), 0.0)
+    return width * height
+
+
+def iou_of_coordinates(
+    a: tuple[Float[Array, "*#s"], ...],
+    area_a: Float[Array, "*#s"],
+    b: tuple[Float[Array, "*#s"], ...],
+    area_b: Float[Array, "*#s"],
+) -> Float[Array, "*s"]:
+    """Intersection over union, elementwise, of bounded boxes with known areas.
+
+    The one formula behind `pairwise_iou`, matching and every form of NMS: comparisons
+    between them must see the same rounding. It rounds as the peers do, in the order
+    `inter / (area_a + area_b - inter)`.
+    """
+    inter = intersection_area(a, b)
+    return _ratio(inter, area_a + area_b - inter)
+
+
+def coordinates(boxes: Float[Array, "*b 4"]) -> tuple[Float[Array, "*b"], ...]:
+    """Splits boxes into x0, y0, x1, y1, bounded to +-`COORDINATE_LIMIT`.
+
+    One array a coordinate keeps the long axis minor, which is what vectorises.
+    """
+    x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
+    return x0, y0, x1, y1
+
+
+def _columns_and_rows(
+    a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]
+) -> tuple[tuple[Float[Array, "*b N 1"], ...], tuple[Float[Array, "*b 1 M"], ...]]:
+    columns = tuple(x[..., :, None] for x in coordinates(a))
+    rows = tuple(x[..., None, :] for x in coordinates(b))
+    return columns, rows
+
+
+def pairwise_iou(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[Array, "*b N M"]:
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    Args:
+      a: boxes in pixels.
+      b: boxes in pixels.
+
+    Returns:
+      Ratios in 0..1; 0 where the union is empty or either box is NaN.
+    """
+    columns, rows = _columns_and_rows(a, b)
+    return iou_of_coordinates(columns, box_area(a)[..., :, None], rows, box_area(b)[..., None, :])
+
+
+def pairwise_ioa(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[Array, "*b N M"]:
+    """Intersection over the area of the box of `a` (COCO's crowd overlap, mmdet's "iof").
+
+    Args:
+      a: boxes in pixels, whose area divides.
+      b: boxes in pixels.
+
+    Returns:
+      Ratios in 0..1; 0 where the box of `a` is empty or either box is NaN.
+    """
+    columns, rows = _columns_and_rows(a, b)
+    inter = intersection_area(columns, rows)
+    return _ratio(inter, jnp.broadcast_to(box_area(a)[..., :, None], inter.shape))
+
+
+def clip_boxes(
+    boxes: Float[Array, "*b N 4"], image_size: Num[Array, "*b 2"]
+) -> Float[Array, "*b N 4"]:
+    """Clips boxes to their picture (not to the padding around it).
+
+    Args:
+      boxes: boxes in pixels.
+      image_size: (height, width) of each picture in pixels.
+
+    Returns:
+      Boxes with x in 0..width and y in 0..height; NaN stays NaN.
+    """
+    height, width = jnp.moveaxis(image_size.astype(boxes.dtype), -1, 0)
+    upper = jnp.stack([width, height, width, height], axis=-1)[..., None, :]
+    return jnp.minimum(jnp.maximum(boxes, 0.0), upper)
+
+
+def nonempty(
+    boxes: Float[Array, "*b 4"], min_size: float | int = 0.0, *, inclusive: bool = False
+) -> Bool[Array, "*b"]:
+    """True where both sides are longer than `min_size`.
+
+    Args:
+      boxes: boxes in pixels.
+      min_size: in pixels.
+      inclusive: also True where a side equals `min_size`: torchvision keeps proposals of
+        sides >= 1e-3, Detectron2 and mmdet those of sides > 0.
+
+    Returns:
+      One flag a box; False for NaN.
+    """
+    x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
+    width, height = x1 - x0, y1 - y0
+    if inclusive:
+        return (width >= min_size) & (height >= min_size)
+    return (width > min_size) & (height > min_size)
+
+
+def _centre_form(boxes: Float[Array, "*b 4"]) -> tuple[Float[Array, "*b"], ...]:
+    """Centre and sides, every side at least `_MIN_SIDE`, so that it may divide."""
+    x0, y0, x1, y1 = coordinates(boxes)
+    width, height = x1 - x0, y1 - y0
+    # The centre comes from the true sides: an inverted box keeps its midpoint.
+    centre_x, centre_y = x0 + 0.5 * width, y0 + 0.5 * height
+    return centre_x, centre_y, jnp.maximum(width, _MIN_SIDE), jnp.maximum(height, _MIN_SIDE)
+
+
+# exp(delta) of the sides is already limited by `max_ratio`; the shifts of the centre are
+# limited here, far beyond any picture, only so that shift * side stays in float32.
+_MAX_SHIFT = 1e12
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaCoder:
+    """Boxes as deltas to anchors, after R-CNN (Girshick et al., 2014, appendix C).
+
+    `dx = wx (cx - cx_a) / w_a`, `dw = ww log(w / w_a)`, and the same for y and h.
+    The peers differ in how they limit the sides on decoding, and in the weights:
+    torchvision and Detectron2 multiply by weights (10, 10, 5, 5) in the box head and
+    limit growth alone; mmdet divides by standard deviations (weights are their
+    inverses) and limits growth and shrinkage alike.
+
+    Attributes:
+      weights: what the deltas (dx, dy, dw, dh) are multiplied by.
+      symmetric_clamp: limit shrinkage to 1 / `max_ratio` too (mmdet).
+      max_ratio: the largest growth of a side that decoding allows.
+    """
+
+    weights: tuple[float | int, float | int, float | int, float | int] = (1.0, 1.0, 1.0, 1.0)
+    symmetric_clamp: bool = False
+    max_ratio: float | int = 1000 / 16
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != 4 or min(self.weights) <= 0:
+            raise ValueError(f"weights are {self.weights}: give four positive numbers")
+        if self.max_ratio <= 1:
+            raise ValueError(
+                f"max_ratio is {self.max_ratio}: a side must be able to grow, give > 1"
+            )
+
+    def encode(
+        self, boxes: Float[Array, "*#b 4"], anchors: Float[Array, "*#b 4"]
+    ) -> Float[Array, "*b 4"]:
+        """The deltas that turn `anchors` into `boxes`.
+
+        Args:
+          boxes: target boxes in pixels.
+          anchors: reference boxes in pixels, same leading shape (or broadcastable).
+
+        Returns:
+          (dx, dy, dw, dh) times the weights. Sides below 1e-6 pixels count as that long,
+          so that empty boxes and anchors give finite deltas.
+        """
+        x, y, width, height = _centre_form(boxes)
+        x_a, y_a, width_a, height_a = _centre_form(anchors)
+        deltas = (
+            (x - x_a) / width_a,
+            (y - y_a) / height_a,
+            # A difference of logarithms has the gradient 1 / width; log(width / width_a)
+            # would divide first, and 4e18 / 1e-6 squared overflows.
+            jnp.log(width) - jnp.log(width_a),
+            jnp.log(height) - jnp.log(height_a),
+        )
+        return jnp.stack([d * w for d, w in zip(deltas, self.weights, strict=True)], axis=-1)
+
+    def decode(
+        self, deltas: Float[Array, "*#b 4"], anchors: Float[Array, "*#b 4"]
+    ) -> Float[Array, "*b 4"]:
+        """The boxes that `deltas` make of `anchors`; the inverse of `encode`.
+
+        Args:
+          deltas: (dx, dy, dw, dh) times the weights.
+          anchors: reference boxes in pixels, same leading shape (or broadcastable).
+
+        Returns:
+          Boxes in pixels, not clipped to any picture; NaN where a delta is NaN.
+        """
+        x0, y0, x1, y1 = coordinates(anchors)
+        width_a, height_a = x1 - x0, y1 - y0
+        scaled = [d / w for d, w in zip(jnp.moveaxis(deltas, -1, 0), self.weights, strict=True)]
+        dx, dy = (jnp.clip(d, -_MAX_SHIFT, _MAX_SHIFT) for d in scaled[:2])
+        width, height = (
+            jnp.exp(self._limit(d)) * side
+            for d, side in zip(scaled[2:], (width_a, height_a), strict=True)
+        )
+        x = dx * width_a + (x0 + 0.5 * width_a)
+        y = dy * height_a + (y0 + 0.5 * height_a)
+        half_width, half_height = 0.5 * width, 0.5 * height
+        return jnp.stack(
+            [x - half_width, y - half_height, x + half_width, y + half_height], axis=-1
+        )
+
+    def _limit(self, log_ratio: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        limit = math.log(self.max_ratio)
+        log_ratio = jnp.minimum(log_ratio, limit)
+        return jnp.maximum(log_ratio, -limit) if self.symmetric_clamp else log_ratio

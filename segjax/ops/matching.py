@@ -1,0 +1,179 @@
+"""Matching boxes (anchors or proposals) with ground truth by overlap.
+
+The work is N boxes times G objects, 27 million pairs for the anchors of one picture,
+in every training step. It runs over objects in blocks of a few rows, each row as long
+as there are boxes: rows vectorise, memory stays at a few rows, and the best overlap of
+an object and the comparison with it see the very same numbers, which the low-quality
+rule needs (it asks for equality).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+from segjax.ops.boxes import box_area, coordinates, iou_of_coordinates
+from segjax.types import struct
+
+# Rows of one block: enough that the running maxima are read and written rarely, few
+# enough that a block of 268,000 boxes is 9 MB.
+_BLOCK = 8
+
+
+@struct
+class Matches:
+    """What each box was matched with.
+
+    Attributes:
+      gt_index: the object in 0..G-1; meaningful where label is 1, in range everywhere.
+      label: 1 positive, 0 negative, -1 ignored.
+    """
+
+    gt_index: Int32[Array, "N"]
+    label: Int32[Array, "N"]
+
+
+@struct
+class _Running:
+    """The state of the scan over blocks of objects."""
+
+    best: Float[Array, "N"]
+    best_index: Int32[Array, "N"]
+    forced: Bool[Array, "N"]
+    forced_index: Int32[Array, "N"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Matcher:
+    """Labels boxes by their overlap with ground truth (Faster R-CNN, section 3.1.2).
+
+    A box is positive if its best IoU is >= `high`, negative if it is < `low`, ignored
+    between. The low-quality rule gives objects that no box reaches with `high` their
+    best boxes nevertheless, ties included:
+
+    - "none": no such rule (the box heads of torchvision and Detectron2).
+    - "keep_argmax": the box becomes positive but keeps the object that it overlaps most.
+      There is no minimum IoU (torchvision, Detectron2): a valid object that overlaps
+      nothing makes every box positive, as it does there, so leave empty objects out of
+      `gt_valid`.
+    - "overwrite": if the object's best IoU is >= `min_low_quality_iou`, the box is given
+      to that object; a later object takes it from an earlier one (mmdet's
+      `MaxIoUAssigner`).
+
+    Attributes:
+      high: least IoU of a positive.
+      low: IoU below which a box is negative; at most `high`.
+      low_quality: the rule.
+      min_low_quality_iou: for "overwrite" alone.
+    """
+
+    high: float | int
+    low: float | int
+    low_quality: Literal["none", "keep_argmax", "overwrite"]
+    min_low_quality_iou: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.high:
+            raise ValueError(f"low is {self.low} and high {self.high}: give 0 < low <= high")
+        if self.low_quality not in ("none", "keep_argmax", "overwrite"):
+            raise ValueError(
+                f'low_quality is {self.low_quality!r}: give "none", "keep_argmax" or "overwrite"'
+            )
+
+    def match(
+        self,
+        boxes: Float[Array, "N 4"],
+        boxes_valid: Bool[Array, "N"] | None,
+        gt_boxes: Float[Array, "G 4"],
+        gt_valid: Bool[Array, "G"],
+    ) -> Matches:
+        """Matches the boxes of one picture; a batch goes by vmap.
+
+        Args:
+          boxes: anchors or proposals in pixels.
+          boxes_valid: False for boxes that take no part: they are ignored, and no object
+            counts them as its best. None if all take part.
+          gt_boxes: objects in pixels.
+          gt_valid: False for padding and for objects that are no targets (crowds).
+
+        Returns:
+          One object and label a box. Without valid objects, all valid boxes are negative.
+        """
+        # Targets are constants of the loss in every peer.
+        boxes, gt_boxes = jax.lax.stop_gradient((boxes, gt_boxes))
+        final = self._scan(boxes, boxes_valid, gt_boxes, gt_valid)
+        positive = (final.best >= self.high) | final.forced
+        label = jnp.where(positive, 1, jnp.where(final.best < self.low, 0, -1))
+        if boxes_valid is not None:
+            label = jnp.where(boxes_valid, label, -1)
+        index = final.best_index
+        if self.low_quality == "overwrite":
+            index = jnp.where(final.forced, final.forced_index, index)
+        return Matches(index, label.astype(jnp.int32))
+
+    def _scan(
+        self,
+        boxes: Float[Array, "N 4"],
+        boxes_valid: Bool[Array, "N"] | None,
+        gt_boxes: Float[Array, "G 4"],
+        gt_valid: Bool[Array, "G"],
+    ) -> _Running:
+        num_boxes, num_gt = boxes.shape[0], gt_boxes.shape[0]
+        box_coordinates, box_areas = coordinates(boxes), box_area(boxes)
+        block = max(min(_BLOCK, num_gt), 1)
+        padding = -num_gt % block
+        gt_boxes = jnp.pad(gt_boxes, ((0, padding), (0, 0)))
+        gt_valid = jnp.pad(gt_valid, (0, padding))
+
+        def step(state: _Running, xs: tuple[Array, Array, Array]) -> tuple[_Running, None]:
+            first, block_boxes, block_valid = xs
+            rows = []
+            for k in range(block):
+                gt = tuple(c[None] for c in coordinates(block_boxes[k]))
+                area = box_area(block_boxes[k])[None]
+                row = iou_of_coordinates(gt, area, box_coordinates, box_areas)
+                # -1 ranks below every overlap: neither a padded object nor a box that
+                # takes no part is ever the best of anything.
+                real = block_valid[k] if boxes_valid is None else block_valid[k] & boxes_valid
+                rows.append(jnp.where(real, row, -1.0))
+            # Written out once: were a row computed again for the comparison, the compiler
+            # might round it differently there, and the best box would not equal itself.
+            rows = jax.lax.optimization_barrier(rows)
+            for k, row in enumerate(rows):
+                state = self._add(state, first + k, row, block_valid[k])
+            return state, None
+
+        start = _Running(
+            best=jnp.full(num_boxes, -1.0, boxes.dtype),
+            best_index=jnp.zeros(num_boxes, jnp.int32),
+            forced=jnp.zeros(num_boxes, bool),
+            forced_index=jnp.zeros(num_boxes, jnp.int32),
+        )
+        firsts = jnp.arange(0, num_gt + padding, block, dtype=jnp.int32)
+        xs = (firsts, gt_boxes.reshape(-1, block, 4), gt_valid.reshape(-1, block))
+        return jax.lax.scan(step, start, xs)[0]
+
+    def _add(
+        self,
+        state: _Running,
+        index: Int32[Array, ""],
+        row: Float[Array, "N"],
+        valid: Bool[Array, ""],
+    ) -> _Running:
+        """Takes one object's overlaps into account; objects come in ascending order."""
+        better = row > state.best  # strict: the first of equal objects stays the argmax
+        best_index = jnp.where(better, index, state.best_index)
+        best = jnp.maximum(row, state.best)
+        if self.low_quality == "none":
+            return _Running(best, best_index, state.forced, state.forced_index)
+        top = row.max()
+        eligible = valid & (top >= 0)
+        if self.low_quality == "overwrite":
+            eligible &= top >= self.min_low_quality_iou
+        attains = (row == top) & eligible
+        forced_index = state.forced_index
+        if self.low_quality == "overwrite":
+            forced_index = jnp.where(attains, index, forced_index)
+        return _Running(best, best_index, state.forced | attains, forced_index)

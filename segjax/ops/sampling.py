@@ -1,0 +1,130 @@
+"""Drawing a balanced sample of positives and negatives, with an explicit key.
+
+The rule of Fast R-CNN (Girshick, 2015), the same in all three peers: at most a given
+fraction of positives, negatives for the rest, both uniform without replacement. Where
+a kind has no more members than its quota, all are taken, whatever the key.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int, Int32, PRNGKeyArray, UInt32
+
+from segjax.types import struct
+
+Key = PRNGKeyArray | UInt32[Array, "2"]
+
+
+@struct
+class SampledIndices:
+    """A sample of fixed size: positives first, then negatives, then padding.
+
+    Attributes:
+      index: positions in the sampled array, ascending within each kind; 0 in padding.
+      label: 1 positive, 0 negative, -1 padding.
+      valid: False in padding.
+    """
+
+    index: Int32[Array, "S"]
+    label: Int32[Array, "S"]
+    valid: Bool[Array, "S"]
+
+
+def _priorities(key: Key, candidates: Bool[Array, "N"]) -> Float32[Array, "N"]:
+    """A random positive float for each candidate, 0 for the others.
+
+    `top_k` is fast for float32 alone, and `random.uniform` knows only 2**23 values, so
+    that ties (which `top_k` resolves by position) would favour early anchors. Reading
+    30 random bits as the pattern of a normal float keeps the order of the integers and
+    2**30 distinct values.
+    """
+    bits = jax.random.bits(key, candidates.shape, jnp.uint32)
+    smallest_normal = jnp.uint32(0x00800000)
+    values = jax.lax.bitcast_convert_type(smallest_normal + (bits >> 2), jnp.float32)
+    return jnp.where(candidates, values, 0.0)
+
+
+def _draw(
+    key: Key, candidates: Bool[Array, "N"], quota: int, limit: Int32[Array, ""]
+) -> tuple[Int32[Array, "Q"], Int32[Array, ""]]:
+    """Draws `min(limit, quota, number of candidates)` of the candidates uniformly.
+
+    Returns:
+      The drawn positions ascending, padded with N to Q = min(quota, N), and their number.
+    """
+    size = candidates.shape[0]
+    quota = min(quota, size)
+    priority, index = jax.lax.top_k(_priorities(key, candidates), quota)
+    # The first n of a random order are a uniform sample for every n: one draw serves the
+    # limit that is only known on the device.
+    drawn = (priority > 0) & (jnp.arange(quota, dtype=jnp.int32) < limit)
+    return jnp.sort(jnp.where(drawn, index, size)), drawn.sum(dtype=jnp.int32)
+
+
+def _draw_both(
+    key: Key, labels: Int[Array, "N"], num: int, positive_fraction: float | int
+) -> tuple[Int32[Array, "P"], Int32[Array, ""], Int32[Array, "Q"], Int32[Array, ""]]:
+    if num < 1 or not 0 <= positive_fraction <= 1:
+        raise ValueError(
+            f"num is {num} and positive_fraction {positive_fraction}: "
+            "give num >= 1 and a fraction in 0..1"
+        )
+    positive_key, negative_key = jax.random.split(key)
+    quota = int(num * positive_fraction)
+    positives, num_positive = _draw(positive_key, labels == 1, quota, jnp.int32(quota))
+    negatives, num_negative = _draw(negative_key, labels == 0, num, num - num_positive)
+    return positives, num_positive, negatives, num_negative
+
+
+def sample_labels(
+    key: Key, labels: Int[Array, "N"], num: int, positive_fraction: float | int
+) -> tuple[Bool[Array, "N"], Bool[Array, "N"]]:
+    """Marks a sample of the labels (the RPN's anchors).
+
+    Args:
+      key: one PRNG key; keys of a batch go by vmap.
+      labels: 1 positive, 0 negative, anything else is never drawn.
+      num: how many to draw at most.
+      positive_fraction: at most `int(num * positive_fraction)` are positive, in 0..1.
+
+    Returns:
+      The drawn positives and the drawn negatives, as masks.
+
+    Raises:
+      ValueError: if num or positive_fraction is out of range.
+    """
+    positives, _, negatives, _ = _draw_both(key, labels, num, positive_fraction)
+    none = jnp.zeros(labels.shape, bool)
+    # Padding positions are N: out of range, dropped.
+    return none.at[positives].set(True, mode="drop"), none.at[negatives].set(True, mode="drop")
+
+
+def sample_indices(
+    key: Key, labels: Int[Array, "N"], num: int, positive_fraction: float | int
+) -> SampledIndices:
+    """Gathers a sample of the labels into `num` places (the box head's regions).
+
+    Args:
+      key: one PRNG key; keys of a batch go by vmap.
+      labels: 1 positive, 0 negative, anything else is never drawn.
+      num: size of the sample S; it may exceed N.
+      positive_fraction: at most `int(num * positive_fraction)` are positive, in 0..1.
+
+    Returns:
+      Positions with their labels; each position at most once.
+
+    Raises:
+      ValueError: if num or positive_fraction is out of range.
+    """
+    positives, num_positive, negatives, num_negative = _draw_both(
+        key, labels, num, positive_fraction
+    )
+    place = jnp.arange(num, dtype=jnp.int32)
+    positive = place < num_positive
+    negative = ~positive & (place < num_positive + num_negative)
+    # Padding of `positives` (its length depends on num alone, and may be 0) never shows.
+    from_positives = jnp.pad(positives, (0, max(num - positives.shape[0], 0)))[:num]
+    from_negatives = jnp.pad(negatives, (0, max(num - negatives.shape[0], 0)))[:num]
+    from_negatives = from_negatives[jnp.clip(place - num_positive, 0, num - 1)]
+    index = jnp.where(positive, from_positives, jnp.where(negative, from_negatives, 0))
+    label = jnp.where(positive, 1, jnp.where(negative, 0, -1))
+    return SampledIndices(index, label.astype(jnp.int32), positive | negative)
