@@ -1,0 +1,156 @@
+"""Masks between the image and the box: training targets, pasting, and packing for RLE.
+
+Every resampling here is separable, so it is two dense weight matrices a mask and two matrix
+products: no gathers, any box shape, and fixed shapes throughout.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, UInt8
+
+from segjax.ops.roi_align_taps import cell_weights, make_axis
+
+
+def mask_targets(
+    gt_masks: UInt8[Array, "N Mh Mw"] | Float[Array, "N Mh Mw"],
+    frames: Float32[Array, "N 4"],
+    boxes: Float32[Array, "N 4"],
+    size: int,
+    *,
+    aligned: bool,
+    threshold: float | None,
+) -> Float32[Array, "N size size"]:
+    """Resamples each raster over a box: the mask head's targets.
+
+    This is RoIAlign with adaptive sampling on the raster, as all three peers have it
+    (torchvision `project_masks_on_boxes`, Detectron2 `BitMasks.crop_and_resize`, mmdet
+    `BitmapMasks.crop_and_resize`): exact for every box shape.
+
+    Args:
+      gt_masks: rasters of the objects, 0/1 or soft.
+      frames: the box in pixels that each raster covers; the whole image for the peers'
+        exact numbers. A frame without area gives zeros.
+      boxes: regions in pixels to take the target over; any value gives finite results.
+      size: side of the target, in bins.
+      aligned: False for torchvision, True for Detectron2 and mmdet; see `RoIAlign.aligned`.
+      threshold: None returns the mean coverage, 0..1 (torchvision); a number returns 1
+        where the coverage reaches it and else 0 (Detectron2 and mmdet: 0.5).
+
+    Returns:
+      Targets.
+    """
+    rows = _target_weights(frames[:, 1::2], boxes[:, 1::2], gt_masks.shape[1], size, aligned)
+    cols = _target_weights(frames[:, 0::2], boxes[:, 0::2], gt_masks.shape[2], size, aligned)
+    targets = _resample(gt_masks.astype(jnp.float32), rows, cols)
+    if threshold is None:
+        return targets
+    return (targets >= threshold).astype(jnp.float32)
+
+
+def _target_weights(
+    frame: Float32[Array, "N 2"],
+    box: Float32[Array, "N 2"],
+    cells: int,
+    size: int,
+    aligned: bool,
+) -> Float32[Array, "N size cells"]:
+    """Weight of every raster row (or column) in every bin, for boxes `low..high` in pixels."""
+    extent = frame[:, 1] - frame[:, 0]
+    scale = jnp.where(extent > 0, cells / jnp.where(extent > 0, extent, 1.0), 0.0)
+    low, high = ((box[:, i] - frame[:, 0]) * scale for i in (0, 1))
+    sizes = jnp.full(low.shape, cells, jnp.int32)
+    axis = make_axis(low, high, sizes, num_bins=size, sampling_ratio=0, aligned=aligned)
+    weights = cell_weights(
+        axis, jnp.broadcast_to(jnp.arange(cells, dtype=jnp.int32), (len(low), size, cells))
+    )
+    return jnp.where((extent > 0)[:, None, None], weights, 0.0)
+
+
+def paste_masks(
+    mask_probs: Float32[Array, "N M M"],
+    boxes: Float32[Array, "N 4"],
+    height: int,
+    width: int,
+    *,
+    padded: bool,
+) -> Float32[Array, "N height width"]:
+    """Resamples each box's mask to the pixels of the image.
+
+    Args:
+      mask_probs: probability of each cell of the grid over the box.
+      boxes: in pixels; an empty or inverted box pastes nothing.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      padded: False for Detectron2 and mmdet: bilinear at pixel centres, zero outside of the
+        box. True for torchvision (`paste_masks_in_image`): the mask is padded by one cell,
+        its box enlarged to match and truncated to whole pixels, and filled including the
+        pixel of its far corner.
+
+    Returns:
+      Soft masks, zero outside of the boxes; the peers call a pixel the object's from 0.5 on.
+    """
+    weights = _padded_weights if padded else _grid_weights
+    rows = weights(boxes[:, 1::2], height, mask_probs.shape[1])
+    cols = weights(boxes[:, 0::2], width, mask_probs.shape[2])
+    empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=-1)
+    rows = jnp.where(empty[:, None, None], 0.0, rows)
+    return _resample(mask_probs, rows, cols)
+
+
+def _grid_weights(
+    box: Float32[Array, "N 2"], pixels: int, cells: int
+) -> Float32[Array, "N pixels cells"]:
+    """Bilinear weights of the cells at each pixel's centre, none beyond the outer cells."""
+    low, high = box[:, :1], box[:, 1:]
+    extent = jnp.where(high > low, high - low, 1.0)
+    centre = jnp.arange(pixels, dtype=jnp.float32)[None] + 0.5
+    position = (centre - low) / extent * cells - 0.5
+    return _hat(position, cells)
+
+
+def _padded_weights(
+    box: Float32[Array, "N 2"], pixels: int, cells: int
+) -> Float32[Array, "N pixels cells"]:
+    """torchvision's weights: the outermost of the `cells + 2` padded cells are zero."""
+    middle = (box[:, 1:] + box[:, :1]) * 0.5
+    half = (box[:, 1:] - box[:, :1]) * 0.5 * ((cells + 2) / cells)
+    low, high = jnp.trunc(middle - half), jnp.trunc(middle + half)
+    extent = jnp.maximum(high - low + 1.0, 1.0)
+    pixel = jnp.arange(pixels, dtype=jnp.float32)[None]
+    scale = (cells + 2) / extent
+    position = jnp.clip(scale * (pixel - low + 0.5) - 0.5, 0.0, cells + 1.0)
+    inside = (pixel >= low) & (pixel <= high)
+    return jnp.where(inside[..., None], _hat(position - 1.0, cells), 0.0)
+
+
+def _hat(position: Float32[Array, "N P"], cells: int) -> Float32[Array, "N P cells"]:
+    """Linear interpolation's weight of each cell at each position, in cells."""
+    cell = jnp.arange(cells, dtype=jnp.float32)[None, None]
+    return jnp.maximum(1.0 - jnp.abs(position[..., None] - cell), 0.0)
+
+
+def _resample(
+    masks: Float32[Array, "N h w"],
+    rows: Float32[Array, "N H h"],
+    cols: Float32[Array, "N W w"],
+) -> Float32[Array, "N H W"]:
+    """Weighs rows, then columns; in full float32, as thresholds follow."""
+    exact = jax.lax.Precision.HIGHEST
+    partial = jnp.einsum("nHh,nhw->nHw", rows, masks, precision=exact)
+    return jnp.einsum("nHw,nWw->nHW", partial, cols, precision=exact)
+
+
+def pack_mask_bits(masks: Bool[Array, "N H W"]) -> UInt8[Array, "N W packed"]:
+    """Packs masks eight pixels a byte, column by column, which is the order of COCO's RLE.
+
+    Args:
+      masks: binary masks.
+
+    Returns:
+      `[N, W, ceil(H / 8)]`; `np.unpackbits(packed, axis=-1, count=H)` gives the columns.
+    """
+    count, height, width = masks.shape
+    padded = jnp.pad(masks, ((0, 0), (0, -height % 8), (0, 0)))
+    bits = padded.reshape(count, -1, 8, width).astype(jnp.uint8)
+    weights = jnp.asarray([128, 64, 32, 16, 8, 4, 2, 1], jnp.uint8)[None, None, :, None]
+    return (bits * weights).sum(axis=2, dtype=jnp.uint8).transpose(0, 2, 1)

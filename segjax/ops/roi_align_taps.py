@@ -1,0 +1,160 @@
+"""Where RoIAlign reads along one axis, and with which weights.
+
+RoIAlign is separable: a bin's value is the mean over `ny * nx` bilinear samples, which is a
+weighted sum over rows of a weighted sum over columns. So all the geometry is that of one axis,
+and both axes of a region use the functions below with their own `Axis`.
+
+The rules are those of `torchvision.ops.roi_align` and `mmcv.ops.RoIAlign`: a sample before -1
+or after the axis' size counts as zero (but counts), one in -1..0 reads the first cell, one
+after the last cell's centre reads the last cell.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32
+
+# Coordinates beyond this are clamped: still far outside of every feature map, but their
+# products and differences stay finite in float32.
+FAR = 1e9
+# A cell is touched by the samples less than one cell away on either side. Adaptive samples
+# are more than half a cell apart (two thirds from three samples on), so at most five touch
+# it; the sixth makes up for rounding in the estimate of the first.
+CANDIDATES = 6
+
+
+class Axis(NamedTuple):
+    """The samples of some regions along one axis, in cells of their feature map.
+
+    Attributes:
+      start: where each bin begins.
+      bin: the length of a bin.
+      count: samples in a bin, a whole number; 0 for an empty region under adaptive sampling.
+      size: cells of the feature map along the axis.
+    """
+
+    start: Float32[Array, "N S"]
+    bin: Float32[Array, " N"]
+    count: Float32[Array, " N"]
+    size: Int32[Array, " N"]
+
+
+def make_axis(
+    low: Float32[Array, " N"],
+    high: Float32[Array, " N"],
+    size: Int32[Array, " N"],
+    *,
+    num_bins: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Axis:
+    """Lays the samples of the intervals `low..high` (in cells) along one axis.
+
+    Args:
+      low: where the regions begin, in cells, any value.
+      high: where they end.
+      size: cells along the axis.
+      num_bins: bins in a region.
+      sampling_ratio: samples in a bin, or 0 for as many as the bin has cells, rounded up.
+      aligned: shift by half a cell so that 0.5 is the first cell's centre; without it,
+        regions are at least one cell long.
+    """
+    low, high = jnp.clip(low, -FAR, FAR), jnp.clip(high, -FAR, FAR)
+    start = low - 0.5 if aligned else low
+    length = (high - 0.5) - start if aligned else jnp.maximum(high - start, 1.0)
+    if sampling_ratio > 0:
+        count = jnp.full_like(length, sampling_ratio)
+    else:
+        count = _ceil_div(length, num_bins)
+    bin_size = length / num_bins
+    bins = jnp.arange(num_bins, dtype=jnp.float32)
+    return Axis(start[:, None] + bins[None] * bin_size[:, None], bin_size, count, size)
+
+
+def sample_position(axis: Axis, index: Float32[Array, "#N #S K"]) -> Float32[Array, "N S K"]:
+    """The position of sample `index` of every bin, in the peers' order of operations."""
+    size, count = axis.bin[:, None, None], axis.count[:, None, None]
+    return axis.start[..., None] + (index + 0.5) * size / jnp.maximum(count, 1.0)
+
+
+def fixed_taps(
+    axis: Axis, samples: int
+) -> tuple[Int32[Array, "N S T"], Float32[Array, "N S T"]]:
+    """The `T = 2 * samples` cells a bin reads and their weights, samples in order.
+
+    Args:
+      axis: with `count` equal to `samples`.
+      samples: samples in a bin.
+
+    Returns:
+      Cell indices in 0..size-1 and weights.
+    """
+    index = jnp.arange(samples, dtype=jnp.float32)[None, None, :]
+    position = sample_position(axis, index)
+    last = (axis.size - 1).astype(jnp.float32)[:, None, None]
+    inside = (position >= -1.0) & (position <= last + 1.0)
+    clamped = jnp.clip(position, 0.0, last)
+    low = jnp.floor(clamped)
+    fraction = clamped - low
+    share = jnp.where(inside, 1.0 / samples, 0.0)
+    cells = jnp.stack([low, jnp.minimum(low + 1.0, last)], axis=-1)
+    weights = jnp.stack([(1.0 - fraction) * share, fraction * share], axis=-1)
+    shape = (*position.shape[:2], 2 * samples)
+    return cells.astype(jnp.int32).reshape(shape), weights.reshape(shape)
+
+
+def cell_range(axis: Axis) -> tuple[Int32[Array, "N S"], Int32[Array, " N"]]:
+    """The cells that adaptive sampling reads.
+
+    Returns:
+      The first cell of every bin, in 0..size-1, and the largest number of cells that a bin
+      of the region reads from its first on; 0 for regions without samples.
+    """
+    ends = jnp.stack([jnp.zeros_like(axis.count), jnp.maximum(axis.count - 1.0, 0.0)], axis=-1)
+    position = sample_position(axis, ends[:, None, :])
+    last = (axis.size - 1).astype(jnp.float32)[:, None]
+    first_cell = jnp.clip(jnp.floor(position[..., 0]), 0.0, last)
+    last_cell = jnp.clip(jnp.floor(position[..., 1]) + 1.0, 0.0, last)
+    outside = (position[..., 1] < -1.0) | (position[..., 0] > last + 1.0)
+    reads = jnp.where(outside, 0.0, last_cell - first_cell + 1.0).max(axis=-1)
+    reads = jnp.where(axis.count > 0, reads, 0.0)
+    return first_cell.astype(jnp.int32), reads.astype(jnp.int32)
+
+
+def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N S T"]:
+    """What share of a bin's adaptive mean the given cells have.
+
+    All samples that touch a cell are merged into one weight: `count + 1` cells rather than
+    `2 * count` taps. Their bilinear weights are evaluated one by one, so this is exact.
+
+    Args:
+      axis: with adaptive `count`.
+      cells: cell indices, any value; those outside of the map get weight 0.
+    """
+    last = (axis.size - 1).astype(jnp.float32)[:, None, None, None]
+    count = axis.count[:, None, None, None]
+    cell = cells.astype(jnp.float32)[..., None]
+    first = sample_position(axis, jnp.zeros((1, 1, 1)))[..., None]
+    step = jnp.maximum(axis.bin[:, None, None, None] / jnp.maximum(count, 1.0), 0.5)
+    nearest = jnp.maximum(jnp.floor((cell - 1.0 - first) / step), 0.0)
+    index = nearest + jnp.arange(CANDIDATES, dtype=jnp.float32)[None, None, None, :]
+    flat = index.reshape(*index.shape[:2], -1)
+    position = sample_position(axis, flat).reshape(index.shape)
+    counts = (index < count) & (position >= -1.0) & (position <= last + 1.0)
+    distance = jnp.abs(jnp.clip(position, 0.0, last) - cell)
+    weight = jnp.where(counts, jnp.maximum(1.0 - distance, 0.0), 0.0).sum(axis=-1)
+    inside = (cell >= 0.0) & (cell <= last)
+    return jnp.where(inside[..., 0], weight / jnp.maximum(axis.count, 1.0)[:, None, None], 0.0)
+
+
+def _ceil_div(length: Float32[Array, " N"], parts: int) -> Float32[Array, " N"]:
+    """`max(ceil(length / parts), 0)`, whatever the compiler makes of a constant divisor.
+
+    XLA may multiply by the rounded reciprocal instead; 21 / 7 then exceeds 3 and its ceiling
+    is 4. The products below are exact, and rounding of a true division never crosses a
+    whole number, so this is also what the peers compute.
+    """
+    count = jnp.ceil(length / parts)
+    count = jnp.where((count - 1.0) * parts >= length, count - 1.0, count)
+    count = jnp.where(count * parts < length, count + 1.0, count)
+    return jnp.maximum(count, 0.0)
