@@ -1,1 +1,1 @@
-"""TBD."""
+"""Network parts with parameters, as Flax linen modules. Layout is NHWC throughout."""

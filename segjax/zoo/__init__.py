@@ -1,1 +1,1 @@
-"""TBD."""
+"""Weights of other libraries: reading and converting them."""

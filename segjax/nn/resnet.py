@@ -1,0 +1,197 @@
+"""ResNet and ResNeXt (1512.03385, 1611.05431), returning the four stages C2..C5."""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from segjax.nn.conv import Conv
+from segjax.nn.norm import Norm, NormSpec
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 with a shortcut; `stride` sits in the 3x3 or in the first 1x1."""
+
+    features: int
+    width: int
+    stride: int
+    groups: int
+    stride_in_1x1: bool
+    norm: NormSpec
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
+        """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
+        first, second = (self.stride, 1) if self.stride_in_1x1 else (1, self.stride)
+        y = self._conv_norm(x, self.width, 1, first, 1, "1", train)
+        y = self._conv_norm(nn.relu(y), self.width, 3, second, self.groups, "2", train)
+        y = self._conv_norm(nn.relu(y), self.features, 1, 1, 1, "3", train)
+        if x.shape[-1] != self.features or self.stride != 1:
+            x = self._conv_norm(x, self.features, 1, self.stride, 1, "_shortcut", train)
+        return nn.relu(x + y)
+
+    def _conv_norm(
+        self, x: Array, features: int, kernel: int, stride: int, groups: int, n: str, train: bool
+    ) -> Array:
+        conv = Conv(
+            features,
+            kernel,
+            stride=stride,
+            groups=groups,
+            use_bias=False,
+            dtype=self.dtype,
+            name=f"conv{n}",
+        )
+        return Norm(self.norm, dtype=self.dtype, name=f"norm{n}")(conv(x), train)
+
+
+class BasicBlock(nn.Module):
+    """3x3, 3x3 with a shortcut (ResNet-18 and -34)."""
+
+    features: int
+    stride: int
+    norm: NormSpec
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
+        """[B, H, W, C] -> [B, H / stride, W / stride, features]."""
+        y = self._conv_norm(x, 3, self.stride, "1", train)
+        y = self._conv_norm(nn.relu(y), 3, 1, "2", train)
+        if x.shape[-1] != self.features or self.stride != 1:
+            x = self._conv_norm(x, 1, self.stride, "_shortcut", train)
+        return nn.relu(x + y)
+
+    def _conv_norm(self, x: Array, kernel: int, stride: int, n: str, train: bool) -> Array:
+        conv = Conv(
+            self.features,
+            kernel,
+            stride=stride,
+            use_bias=False,
+            dtype=self.dtype,
+            name=f"conv{n}",
+        )
+        return Norm(self.norm, dtype=self.dtype, name=f"norm{n}")(conv(x), train)
+
+
+class ResNet(nn.Module):
+    """A ResNet or ResNeXt body.
+
+    Attributes:
+      stage_sizes: blocks in each of the four stages.
+      block: "bottleneck" (50 and deeper) or "basic" (18, 34).
+      features: channels of the stem; a stage has `features * 2**i`, times 4 for
+        bottlenecks.
+      groups: ResNeXt's cardinality; `group_width` is the width per group of the
+        first stage.
+      stride_in_1x1: the stride of a stage's first bottleneck in its first 1x1
+        (Detectron2's MSRA weights, mmdet "caffe") rather than in its 3x3.
+      norm: the normalisation.
+      frozen_stages: how many of stem, stage 1, stage 2, ... are not trained.
+      dtype: of the computation.
+    """
+
+    stage_sizes: tuple[int, int, int, int] = (3, 4, 6, 3)
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    features: int = 64
+    groups: int = 1
+    group_width: int = 64
+    stride_in_1x1: bool = False
+    norm: NormSpec = NormSpec()
+    frozen_stages: int = 0
+    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "B _ _ _"], ...]:
+        """Normalised images [B, H, W, 3] -> (C2, C3, C4, C5) at strides 4, 8, 16, 32."""
+        stem = Conv(self.features, 7, stride=2, use_bias=False, dtype=self.dtype, name="stem_conv")
+        # Frozen parts never use batch statistics.
+        x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(
+            stem(x), train and self.frozen_stages < 1
+        )
+        # Explicit padding: XLA's "SAME" pads stride 2 on even sizes at one side only.
+        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = self._cut(x, 1)
+        stages = []
+        for stage, blocks in enumerate(self.stage_sizes):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = self._block(stage, i, stride)(x, train and self.frozen_stages < stage + 2)
+            x = self._cut(x, stage + 2)
+            stages.append(x)
+        return tuple(stages)
+
+    def _cut(self, x: Array, frozen: int) -> Array:
+        """Stops the gradient behind the last frozen part, so that none of it is computed."""
+        return jax.lax.stop_gradient(x) if self.frozen_stages == frozen else x
+
+    def _block(self, stage: int, i: int, stride: int) -> nn.Module:
+        features = self.features * 2**stage
+        name = f"layer{stage + 1}_{i}"
+        if self.block == "basic":
+            return BasicBlock(features, stride, self.norm, self.dtype, name=name)
+        width = self.group_width * self.groups * 2**stage * self.features // 64
+        return Bottleneck(
+            features * 4,
+            width,
+            stride,
+            self.groups,
+            self.stride_in_1x1,
+            self.norm,
+            self.dtype,
+            name=name,
+        )
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Names of this module's children that are not trained."""
+        if self.frozen_stages == 0:
+            return ()
+        names = ["stem_conv", "stem_norm"]
+        for stage in range(self.frozen_stages - 1):
+            names += [f"layer{stage + 1}_{i}" for i in range(self.stage_sizes[stage])]
+        return tuple(names)
+
+
+STAGE_SIZES = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+def resnet(
+    depth: int,
+    *,
+    groups: int = 1,
+    group_width: int = 64,
+    features: int = 64,
+    stride_in_1x1: bool = False,
+    norm: NormSpec = NormSpec(),  # noqa: B008 (a frozen value)
+    frozen_stages: int = 0,
+    dtype: jnp.dtype = jnp.float32,  # pyright: ignore[reportArgumentType]
+) -> ResNet:
+    """ResNet-18/34/50/101/152; ResNeXt by `groups` and `group_width` (X101-32x8d: 101, 32, 8).
+
+    Raises:
+      ValueError: for a depth that does not exist.
+    """
+    if depth not in STAGE_SIZES:
+        raise ValueError(f"resnet depth is {depth}; it must be one of {sorted(STAGE_SIZES)}")
+    return ResNet(
+        stage_sizes=STAGE_SIZES[depth],
+        block="basic" if depth < 50 else "bottleneck",
+        features=features,
+        groups=groups,
+        group_width=group_width,
+        stride_in_1x1=stride_in_1x1,
+        norm=norm,
+        frozen_stages=frozen_stages,
+        dtype=dtype,
+    )
