@@ -1,0 +1,289 @@
+"""COCO average precision and recall of boxes and masks, computed by pycocotools.
+
+The numbers are pycocotools' own (`COCOeval`, Lin et al., "Microsoft COCO", 2014, and
+cocodataset.org/#detection-eval). This module adds what it lacks: any `max_dets`, a table per
+class, results without detections, named errors, and no run-length text that was not checked
+first (malformed text makes pycocotools write past its buffers).
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from segjax.eval.coco_entries import for_scoring, ground_truth_entry, result_entry
+
+IouType = Literal["bbox", "segm"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AveragePrecision:
+    """COCO's summary of one IoU type. Fractions in 0..1; nan where there is nothing to average.
+
+    Attributes:
+      ap: mean over IoU 0.50:0.95 and classes, at the largest of `max_dets`.
+      ap50: at IoU 0.50.
+      ap75: at IoU 0.75.
+      ap_small: objects of area below 32^2 pixels.
+      ap_medium: area 32^2 to 96^2.
+      ap_large: area above 96^2.
+      ar: mean recall, one for each of `max_dets`.
+      ar_small: recall of small objects at the largest of `max_dets`.
+      ar_medium: of medium ones.
+      ar_large: of large ones.
+      per_class: class name to AP; nan for a class without ground truth.
+      max_dets: detections per image and class that were counted, ascending.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float
+    ap_medium: float
+    ap_large: float
+    ar: tuple[float, ...]
+    ar_small: float
+    ar_medium: float
+    ar_large: float
+    per_class: dict[str, float]
+    max_dets: tuple[int, ...]
+
+    def summary(self) -> str:
+        """The lines pycocotools prints, -1.000 where a number is undefined."""
+        last = self.max_dets[-1]
+        rows = [
+            ("AP", "0.50:0.95", "all", last, self.ap),
+            ("AP", "0.50", "all", last, self.ap50),
+            ("AP", "0.75", "all", last, self.ap75),
+            ("AP", "0.50:0.95", "small", last, self.ap_small),
+            ("AP", "0.50:0.95", "medium", last, self.ap_medium),
+            ("AP", "0.50:0.95", "large", last, self.ap_large),
+            *(
+                ("AR", "0.50:0.95", "all", n, r)
+                for n, r in zip(self.max_dets, self.ar, strict=True)
+            ),
+            ("AR", "0.50:0.95", "small", last, self.ar_small),
+            ("AR", "0.50:0.95", "medium", last, self.ar_medium),
+            ("AR", "0.50:0.95", "large", last, self.ar_large),
+        ]
+        return "\n".join(_summary_line(*row) for row in rows)
+
+
+def _summary_line(kind: str, iou: str, area: str, max_dets: int, value: float) -> str:
+    title = {"AP": "Average Precision", "AR": "Average Recall"}[kind]
+    shown = -1.0 if math.isnan(value) else value
+    return (
+        f" {title:<18} ({kind}) @[ IoU={iou:<9} | area={area:>6s} | maxDets={max_dets:>3d} ]"
+        f" = {shown:0.3f}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoScores:
+    """Box and mask scores of one evaluation.
+
+    Attributes:
+      box: scores of the boxes.
+      segm: scores of the masks; None for detections without masks.
+      num_images: images of the split.
+      num_objects: ground-truth objects in them, crowds left out.
+      num_detections: detections given.
+    """
+
+    box: AveragePrecision
+    segm: AveragePrecision | None
+    num_images: int
+    num_objects: int
+    num_detections: int
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for logs, as `box/AP`, `segm/AP50`, `box/AR100`; nan where undefined."""
+        found = {}
+        for title, scores in (("box", self.box), ("segm", self.segm)):
+            if scores is not None:
+                values = {
+                    "AP": scores.ap,
+                    "AP50": scores.ap50,
+                    "AP75": scores.ap75,
+                    "APs": scores.ap_small,
+                    "APm": scores.ap_medium,
+                    "APl": scores.ap_large,
+                    **{f"AR{n}": r for n, r in zip(scores.max_dets, scores.ar, strict=True)},
+                    "ARs": scores.ar_small,
+                    "ARm": scores.ar_medium,
+                    "ARl": scores.ar_large,
+                }
+                found |= {f"{title}/{name}": value for name, value in values.items()}
+        return found
+
+    def per_class_table(self) -> str:
+        """A line per class: its AP in percent for boxes and masks, n/a without ground truth."""
+        names = list(self.box.per_class)
+        width = max([len("class"), *map(len, names)])
+        columns = [("box AP", self.box.per_class)]
+        if self.segm is not None:
+            columns.append(("segm AP", self.segm.per_class))
+        head = f"{'class':<{width}}" + "".join(f"{title:>9}" for title, _ in columns)
+        rows = [
+            f"{name:<{width}}" + "".join(f"{_percent(table[name]):>9}" for _, table in columns)
+            for name in names
+        ]
+        return "\n".join([head, *rows])
+
+    def text(self) -> str:
+        """Everything a person wants to read: both summaries and the table of classes."""
+        parts = [
+            f"{self.num_images} images, {self.num_objects} objects,"
+            f" {self.num_detections} detections",
+            f"box\n{self.box.summary()}",
+        ]
+        if self.segm is not None:
+            parts.append(f"segm\n{self.segm.summary()}")
+        return "\n".join([*parts, self.per_class_table()])
+
+
+def _percent(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def coco_scores(
+    ground_truth: str | Path | Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    *,
+    masks: bool,
+    max_dets: Sequence[int] = (1, 10, 100),
+    image_ids: Iterable[int] | None = None,
+) -> CocoScores:
+    """Scores detections against a COCO `instances` file.
+
+    Args:
+      ground_truth: path of the annotation json, or its content.
+      detections: COCO results: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels of
+        the original image), `score`, and with `masks` a compressed RLE `segmentation`.
+      masks: score the masks too.
+      max_dets: how many detections, best first, count per image and class; the largest is
+        used for AP, as COCO's 100.
+      image_ids: score these images only; None takes every image of the file. Images without
+        detections count, as missed objects do.
+
+    Returns:
+      Scores per IoU type; nan where no class has ground truth (empty splits).
+
+    Raises:
+      ValueError: for `max_dets` not positive, a detection of an unknown image or category, a
+        number that is not finite, or a malformed segmentation. The message names the entry.
+    """
+    limits = _checked_max_dets(max_dets)
+    content = _read(ground_truth)
+    images = {int(image["id"]): image for image in content.get("images", [])}
+    categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+    wanted = sorted(images) if image_ids is None else sorted({int(i) for i in image_ids})
+    chosen = set(wanted)
+    # Numbered anew from 1: pycocotools takes a match with annotation 0 for no match.
+    annotations = [
+        ground_truth_entry(number, entry, images, masks=masks)
+        for number, entry in enumerate(content.get("annotations", []), start=1)
+    ]
+    results = [
+        result_entry(number, entry, images, categories, masks=masks)
+        for number, entry in enumerate(detections)
+    ]
+    kinds: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
+    scores = {}
+    for kind in kinds:
+        truth = _index(content, annotations, kind)
+        found = _index(content, results, kind)
+        scores[kind] = _score(truth, found, kind, wanted, limits, categories)
+    return CocoScores(
+        box=scores["bbox"],
+        segm=scores.get("segm"),
+        num_images=len(wanted),
+        num_objects=sum(
+            not entry["iscrowd"] and entry["image_id"] in chosen for entry in annotations
+        ),
+        num_detections=len(results),
+    )
+
+
+def _checked_max_dets(max_dets: Sequence[int]) -> list[int]:
+    limits = sorted({int(limit) for limit in max_dets})
+    if not limits or limits[0] < 1:
+        raise ValueError(f"max_dets is {tuple(max_dets)}: wanted positive numbers, as (1, 10, 100)")
+    return limits
+
+
+def _read(ground_truth: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(ground_truth, Mapping):
+        return ground_truth
+    with open(ground_truth, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _index(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], kind: IouType) -> Any:
+    """A `pycocotools.coco.COCO` of these entries."""
+    from pycocotools.coco import COCO
+
+    coco: Any = COCO()
+    coco.dataset = {
+        "images": list(content.get("images", [])),
+        "categories": list(content["categories"]),
+        "annotations": [for_scoring(entry, of_mask=kind == "segm") for entry in entries],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _score(
+    truth: Any,
+    found: Any,
+    kind: IouType,
+    image_ids: Sequence[int],
+    max_dets: Sequence[int],
+    categories: Mapping[int, str],
+) -> AveragePrecision:
+    """Runs COCOeval for one IoU type."""
+    from pycocotools.cocoeval import COCOeval
+
+    evaluation = COCOeval(truth, found, kind)
+    evaluation.params.imgIds = list(image_ids)
+    evaluation.params.catIds = sorted(categories)
+    evaluation.params.maxDets = list(max_dets)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return _summarize(evaluation, [categories[i] for i in evaluation.params.catIds])
+
+
+def _summarize(evaluation: Any, class_names: Sequence[str]) -> AveragePrecision:
+    """COCOeval.summarize for any `maxDets`: the original looks up 100 and three limits."""
+    # precision: [IoU, recall, class, area range, max_dets]; recall: [IoU, class, area, max_dets]
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    # IoU 0.50, 0.55, ..., 0.95; areas all, small, medium, large.
+    small, medium, large = 1, 2, 3
+    return AveragePrecision(
+        ap=_mean(precision[:, :, :, 0, -1]),
+        ap50=_mean(precision[0, :, :, 0, -1]),
+        ap75=_mean(precision[5, :, :, 0, -1]),
+        ap_small=_mean(precision[:, :, :, small, -1]),
+        ap_medium=_mean(precision[:, :, :, medium, -1]),
+        ap_large=_mean(precision[:, :, :, large, -1]),
+        ar=tuple(_mean(recall[:, :, 0, limit]) for limit in range(recall.shape[-1])),
+        ar_small=_mean(recall[:, :, small, -1]),
+        ar_medium=_mean(recall[:, :, medium, -1]),
+        ar_large=_mean(recall[:, :, large, -1]),
+        per_class={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(class_names)},
+        max_dets=tuple(evaluation.params.maxDets),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the defined entries; pycocotools marks undefined ones with -1."""
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else math.nan

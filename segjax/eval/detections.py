@@ -1,0 +1,139 @@
+"""Detections of one image in its own pixels, on the host."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from segjax.data import rle
+from segjax.eval.coco_entries import checked_rle
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageDetections:
+    """Objects of one image, best first, in pixels of the original image.
+
+    Attributes:
+      boxes: (x0, y0, x1, y1), inside the image.
+      scores: probabilities in 0..1, or None for ground truth.
+      classes: class indices 0..K-1.
+      image_size: (height, width) of the image.
+      class_names: the name of every class; () where unknown.
+      mask_rles: a COCO run-length dict per object, or None without masks. Masks stay encoded
+        until asked for: a hundred full-size ones are large.
+    """
+
+    boxes: Float32[np.ndarray, "n 4"]
+    scores: Float32[np.ndarray, "n"] | None
+    classes: Int32[np.ndarray, "n"]
+    image_size: tuple[int, int]
+    class_names: tuple[str, ...] = ()
+    mask_rles: tuple[rle.Rle, ...] | None = None
+
+    def __len__(self) -> int:
+        """The number of objects."""
+        return len(self.boxes)
+
+    def mask(self, index: int) -> Bool[np.ndarray, "h w"]:
+        """Mask of one object over the whole image.
+
+        Raises:
+          ValueError: if the detections have no masks.
+        """
+        if self.mask_rles is None:
+            raise ValueError("these detections have no masks: the model has no mask head")
+        return rle.decode(self.mask_rles[index]).astype(bool)
+
+    @functools.cached_property
+    def masks(self) -> Bool[np.ndarray, "n h w"] | None:
+        """All masks over the whole image, decoded at the first use; None without masks."""
+        if self.mask_rles is None:
+            return None
+        decoded = np.zeros((len(self), *self.image_size), bool)
+        for index in range(len(self)):
+            decoded[index] = self.mask(index)
+        return decoded
+
+    @property
+    def names(self) -> list[str]:
+        """The class name of every object; the index as text where names are unknown."""
+        known = self.class_names
+        return [known[k] if k < len(known) else str(k) for k in self.classes]
+
+    def select(self, keep: Bool[np.ndarray, "n"]) -> "ImageDetections":
+        """The objects where `keep` is True."""
+        chosen = np.flatnonzero(keep)
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[chosen],
+            scores=None if self.scores is None else self.scores[chosen],
+            classes=self.classes[chosen],
+            mask_rles=None if self.mask_rles is None else tuple(self.mask_rles[i] for i in chosen),
+        )
+
+    def above(self, score_threshold: float) -> "ImageDetections":
+        """The objects with a score above the threshold; all of them without scores."""
+        if self.scores is None:
+            return self
+        return self.select(self.scores > score_threshold)
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The entries of a COCO results file.
+
+        Args:
+          image_id: the image's id.
+          category_ids: the category id of every class index.
+        """
+        x0, y0, x1, y1 = self.boxes.astype(np.float64).T
+        entries = []
+        for i, bbox in enumerate(np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)):
+            entry = {
+                "image_id": int(image_id),
+                "category_id": int(category_ids[self.classes[i]]),
+                "bbox": [float(value) for value in bbox],
+                "score": 1.0 if self.scores is None else float(self.scores[i]),
+            }
+            if self.mask_rles is not None:
+                entry["segmentation"] = self.mask_rles[i]
+            entries.append(entry)
+        return entries
+
+    @classmethod
+    def from_coco(
+        cls,
+        entries: Sequence[Mapping[str, Any]],
+        image_size: tuple[int, int],
+        category_ids: Sequence[int],
+        class_names: Sequence[str] = (),
+    ) -> "ImageDetections":
+        """Reads the annotations or results of one image.
+
+        Args:
+          entries: COCO annotations (ground truth has no scores) or results, of one image.
+          image_size: (height, width) of the image.
+          category_ids: the category id of every class index.
+          class_names: the name of every class.
+
+        Raises:
+          ValueError: for a malformed segmentation or an unknown category.
+        """
+        class_of = {category: index for index, category in enumerate(category_ids)}
+        unknown = {entry["category_id"] for entry in entries} - set(class_of)
+        if unknown:
+            raise ValueError(f"category ids {sorted(unknown)} are not among {list(category_ids)}")
+        scored = bool(entries) and all("score" in entry for entry in entries)
+        masked = bool(entries) and all("segmentation" in entry for entry in entries)
+        xywh = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
+        return cls(
+            boxes=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+            scores=np.array([e["score"] for e in entries], np.float32) if scored else None,
+            classes=np.array([class_of[e["category_id"]] for e in entries], np.int32),
+            image_size=image_size,
+            class_names=tuple(class_names),
+            mask_rles=tuple(checked_rle(e["segmentation"], *image_size) for e in entries)
+            if masked
+            else None,
+        )

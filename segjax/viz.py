@@ -1,0 +1,248 @@
+"""Pictures of detections and ground truth: masks, boxes and labels over the image."""
+
+import colorsys
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped, UInt8
+
+# Successive hues a golden ratio of the circle apart are all well apart, however many there are.
+GOLDEN_RATIO = 0.618033988749895
+MASK_OPACITY = 0.45
+# More objects than this get smaller labels.
+CROWDED = 12
+
+
+class _Label(NamedTuple):
+    text: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def draw(
+    image: Shaped[np.ndarray, "h w *c"],
+    detections: Any,
+    class_names: Sequence[str] | None = None,
+    *,
+    show_masks: bool = True,
+    show_boxes: bool = True,
+    show_labels: bool = True,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draws objects over an image.
+
+    Every object has its own colour for mask, outline, box and label. Labels read
+    "person 1 0.98": class, number within the class from the best score down, score. Line and
+    text sizes follow the image's size, labels stay inside the image and out of each other's way
+    where there is room.
+
+    Args:
+      image: uint8 picture: [h, w] or [h, w, 1] gray, [h, w, 3] RGB, or [h, w, 4] RGBA.
+      detections: an `ImageDetections`, or anything with its `boxes`, `scores`, `classes`,
+        `mask_rles` and `mask(i)`, in pixels of `image`.
+      class_names: the name of every class; None takes those of `detections`.
+      show_masks: fill and outline the masks.
+      show_boxes: draw the boxes.
+      show_labels: write the labels.
+
+    Returns:
+      A new RGB picture of the same size.
+
+    Raises:
+      ValueError: if `image` is not a uint8 picture, or is not of the detections' size.
+    """
+    canvas = as_rgb(image)
+    if tuple(detections.image_size) != canvas.shape[:2]:
+        raise ValueError(
+            f"the image is {canvas.shape[:2]} pixels (height, width), the detections are of one"
+            f" of {tuple(detections.image_size)}: give the picture that was predicted"
+        )
+    order = _drawing_order(detections)
+    colours = {i: instance_colour(rank) for rank, i in enumerate(order)}
+    # Large objects first, so that small ones lie on top of them.
+    by_area = sorted(order, key=lambda i: -_area(detections.boxes[i]))
+    width = line_width(canvas.shape[:2])
+    for i in by_area:
+        if show_masks and detections.mask_rles is not None:
+            _draw_mask(canvas, detections.mask(i), colours[i], width)
+        if show_boxes:
+            _draw_box(canvas, detections.boxes[i], colours[i], width)
+    if show_labels:
+        names = detections.class_names if class_names is None else class_names
+        _draw_labels(canvas, detections, order, colours, names)
+    return canvas
+
+
+def instance_colour(rank: int) -> tuple[int, int, int]:
+    """A bright RGB colour for the object of this rank; neighbours in rank look different."""
+    hue = (0.58 + rank * GOLDEN_RATIO) % 1.0
+    # Two levels of saturation and value keep hues that come close again apart.
+    saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.80))[rank // 7 % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def line_width(image_size: tuple[int, int]) -> int:
+    """Width of box lines in pixels: 2 on a 640 x 480 photo, at least 1."""
+    height, width = image_size
+    return max(1, round((height * width) ** 0.5 / 280))
+
+
+def label_size(image_size: tuple[int, int]) -> int:
+    """Height of label text in pixels: 14 on a 640 x 480 photo, at least 9."""
+    height, width = image_size
+    return max(9, round((height * width) ** 0.5 / 40))
+
+
+def as_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture as new uint8 RGB pixels: gray is repeated, transparency dropped.
+
+    Raises:
+      ValueError: if `image` is not uint8 of 1, 3 or 4 channels, or has no pixels.
+    """
+    channels = image[..., None] if image.ndim == 2 else image
+    proper = image.dtype == np.uint8 and channels.ndim == 3 and channels.shape[2] in (1, 3, 4)
+    if not proper or not image.size:
+        raise ValueError(
+            f"image is {image.dtype} {image.shape}: wanted uint8 [h, w], [h, w, 1], [h, w, 3] or"
+            " [h, w, 4] with at least one pixel; scale float pictures to 0..255 and convert"
+        )
+    if channels.shape[2] == 1:
+        return np.repeat(channels, 3, axis=2)
+    return np.array(channels[..., :3], order="C")
+
+
+def _area(box: np.ndarray) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _drawing_order(detections: Any) -> list[int]:
+    """Objects from the best score down; as they come without scores."""
+    if detections.scores is None:
+        return list(range(len(detections.boxes)))
+    return [int(i) for i in np.argsort(-detections.scores, kind="stable")]
+
+
+def _draw_mask(
+    canvas: np.ndarray,
+    mask: Bool[np.ndarray, "h w"],
+    colour: tuple[int, int, int],
+    width: int,
+) -> None:
+    import cv2
+
+    if not mask.any():
+        return
+    fill = np.array(colour, np.float32)
+    canvas[mask] = (canvas[mask] * (1 - MASK_OPACITY) + fill * MASK_OPACITY + 0.5).astype(np.uint8)
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, contours, -1, colour, max(1, width - 1), cv2.LINE_AA)
+
+
+def _draw_box(
+    canvas: np.ndarray, box: np.ndarray, colour: tuple[int, int, int], width: int
+) -> None:
+    import cv2
+
+    height, right = canvas.shape[:2]
+    x0, y0, x1, y1 = (round(float(value)) for value in box)
+    # Half-open boxes: the last pixel inside is one before the edge.
+    corner = min(max(x1 - 1, x0), right - 1), min(max(y1 - 1, y0), height - 1)
+    cv2.rectangle(canvas, (x0, y0), corner, colour, width, cv2.LINE_8)
+
+
+def _draw_labels(
+    canvas: np.ndarray,
+    detections: Any,
+    order: Sequence[int],
+    colours: dict[int, tuple[int, int, int]],
+    class_names: Sequence[str],
+) -> None:
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    size = label_size(canvas.shape[:2])
+    font = _font(size if len(order) <= CROWDED else max(9, round(0.8 * size)))
+    placed: list[_Label] = []
+    for i, label_text in zip(order, label_texts(detections, order, class_names), strict=True):
+        # The font's space is so narrow that "1 0.98" would read as "10.98".
+        text = label_text.replace(" ", "  ")
+        label = _place(pen, font, text, detections.boxes[i], canvas.shape[:2], placed)
+        placed.append(label)
+        pen.rectangle((label.left, label.top, label.right - 1, label.bottom - 1), fill=colours[i])
+        centre = (label.left + label.right) / 2, (label.top + label.bottom) / 2
+        pen.text(centre, text, fill=_ink(colours[i]), font=font, anchor="mm")
+    canvas[:] = np.asarray(picture)
+
+
+def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """The label of every object in `order`: "person 1 0.98", without the score where unknown."""
+    counts: dict[int, int] = {}
+    texts = []
+    for i in order:
+        k = int(detections.classes[i])
+        counts[k] = counts.get(k, 0) + 1
+        name = class_names[k] if k < len(class_names) else f"class {k}"
+        score = "" if detections.scores is None else f" {detections.scores[i]:.2f}"
+        texts.append(f"{name} {counts[k]}{score}")
+    return texts
+
+
+@functools.lru_cache(maxsize=8)
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Black on light colours, white on dark ones (Rec. 601 luma)."""
+    red, green, blue = colour
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
+
+
+def _place(
+    pen: Any,
+    font: Any,
+    text: str,
+    box: np.ndarray,
+    image_size: tuple[int, int],
+    placed: Sequence[_Label],
+) -> _Label:
+    """The first free place: on the box's corners, then beside it, then a few lines away."""
+    height, width = image_size
+    ascent, descent = font.getmetrics()
+    pad = max(1, (ascent + descent) // 6)
+    w = int(pen.textlength(text, font=font)) + 2 * pad + 1
+    h = ascent + descent + pad
+    x0, y0, x1, y1 = (int(value) for value in box)
+    corners = [
+        (x0, y0 - h),
+        (x0, y0),
+        (x1 - w, y0 - h),
+        (x0, y1 - h),
+        (x0, y1),
+        (x1 - w, y1 - h),
+        (x1, y0),
+        (x0 - w, y0),
+        (x1 - w, y1),
+        (x0, (y0 + y1 - h) // 2),
+        *((x0, y0 + step * h) for step in (-2, 1, -3, 2, -4, 3, -5, 4)),
+    ]
+    candidates = [_inside(text, left, top, w, h, width, height) for left, top in corners]
+    return min(candidates, key=lambda label: sum(_overlap(label, other) for other in placed))
+
+
+def _inside(text: str, left: int, top: int, w: int, h: int, width: int, height: int) -> _Label:
+    left, top = max(0, min(left, width - w)), max(0, min(top, height - h))
+    return _Label(text, left, top, min(left + w, width), min(top + h, height))
+
+
+def _overlap(a: _Label, b: _Label) -> int:
+    across = min(a.right, b.right) - max(a.left, b.left)
+    down = min(a.bottom, b.bottom) - max(a.top, b.top)
+    return max(0, across) * max(0, down)

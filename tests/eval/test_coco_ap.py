@@ -1,0 +1,292 @@
+import contextlib
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segjax.data import rle
+from segjax.eval.coco_ap import coco_scores
+from tests.eval import oracle
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+HEIGHT, WIDTH = 60, 80
+
+
+def _rectangle(bbox):
+    x, y, w, h = (round(v) for v in bbox)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[max(y, 0) : y + h, max(x, 0) : x + w] = True
+    return mask
+
+
+def _random_set(seed, *, images=6, crowds=True):
+    """Objects of two classes (ids 3, 7; 9 has none) and jittered detections of them."""
+    rng = np.random.default_rng(seed)
+    truths, detections = [], []
+    for image in range(10, 10 + images):
+        for _ in range(rng.integers(0, 7)):
+            w, h = rng.integers(4, 50, 2)
+            x, y = rng.integers(0, WIDTH - w + 1), rng.integers(0, max(HEIGHT - h, 0) + 1)
+            truths.append(_entry(image, rng.choice([3, 7]), [x, y, w, h]))
+            truths[-1]["iscrowd"] = int(crowds and rng.random() < 0.15)
+            for _ in range(rng.integers(0, 4)):
+                jitter = rng.integers(-3, 4, 4) * rng.integers(0, 3)
+                x1, y1, w1, h1 = np.maximum(np.array([x, y, w, h]) + jitter, [0, 0, 2, 2])
+                detections.append(_entry(image, rng.choice([3, 3, 7]), [x1, y1, w1, h1]))
+                detections[-1]["score"] = float(rng.random())
+    content = {
+        "images": [{"id": i, "height": HEIGHT, "width": WIDTH} for i in range(10, 10 + images)],
+        "categories": [{"id": i, "name": f"kind {i}"} for i in (3, 7, 9)],
+        "annotations": [entry | {"id": number} for number, entry in enumerate(truths)],
+    }
+    return content, detections
+
+
+def _entry(image, category, bbox):
+    mask = _rectangle(bbox)
+    return {
+        "image_id": int(image),
+        "category_id": int(category),
+        "bbox": [float(v) for v in bbox],
+        "area": float(bbox[2] * bbox[3]),
+        "iscrowd": 0,
+        "mask": mask,
+        "segmentation": rle.encode(mask),
+    }
+
+
+def _plain(entries):
+    return [{k: v for k, v in entry.items() if k != "mask"} for entry in entries]
+
+
+def _perfect(content):
+    return [
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for a in content["annotations"]
+        if not a.get("iscrowd")
+    ]
+
+
+@pytest.fixture
+def tiny():
+    content, detections = _random_set(0)
+    return content | {"annotations": _plain(content["annotations"])}, _plain(detections)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("max_dets", [(1, 10, 100), (2,), (1, 3)])
+def test_agrees_with_the_oracle(seed, max_dets):
+    content, detections = _random_set(seed)
+    scores = coco_scores(
+        content | {"annotations": _plain(content["annotations"])},
+        _plain(detections),
+        masks=True,
+        max_dets=max_dets,
+    )
+    images = [image["id"] for image in content["images"]]
+    for found, overlaps in ((scores.box, oracle.box_overlaps), (scores.segm, oracle.mask_overlaps)):
+        if overlaps is oracle.mask_overlaps:
+            detections = [d | {"area": float(d["mask"].sum())} for d in detections]
+        wanted = oracle.coco_summary(
+            images, content["annotations"], detections, [3, 7, 9], max_dets, overlaps
+        )
+        for name in ("ap", "ap50", "ap75"):
+            np.testing.assert_allclose(getattr(found, name), wanted[name], atol=1e-12)
+        np.testing.assert_allclose(found.ar, wanted["ar"], atol=1e-12)
+        per_class = [found.per_class[f"kind {i}"] for i in (3, 7, 9)]
+        np.testing.assert_allclose(per_class, wanted["per_class"], atol=1e-12)
+
+
+def test_area_ranges_agree_with_the_oracle():
+    content, detections = _random_set(5, images=12)
+    scores = coco_scores(
+        content | {"annotations": _plain(content["annotations"])}, _plain(detections), masks=False
+    )
+    images = [image["id"] for image in content["images"]]
+    for areas, ap in (((0, 32**2), scores.box.ap_small), ((32**2, 96**2), scores.box.ap_medium)):
+        wanted = oracle.coco_summary(
+            images,
+            content["annotations"],
+            detections,
+            [3, 7],
+            (1, 10, 100),
+            oracle.box_overlaps,
+            areas,
+        )
+        np.testing.assert_allclose(ap, wanted["ap"], atol=1e-12)
+    assert math.isnan(scores.box.ap_large)
+
+
+def test_the_printed_form_is_that_of_pycocotools(tiny, tmp_path, capsys):
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    content, detections = tiny
+    scores = coco_scores(content, detections, masks=True)
+    assert capsys.readouterr().out == ""
+    # pycocotools treats annotation 0 as no match, so it gets ids from 1.
+    for number, annotation in enumerate(content["annotations"], start=1):
+        annotation["id"] = number
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    plain = [{k: v for k, v in d.items() if k != "area"} for d in detections]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(tmp_path / "truth.json"))
+    for kind, ours in (("bbox", scores.box), ("segm", scores.segm)):
+        left_out = "segmentation" if kind == "bbox" else "bbox"
+        results = [{k: v for k, v in d.items() if k != left_out} for d in plain]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(truth, truth.loadRes(results), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            evaluation.summarize()
+        assert ours.summary() == printed.getvalue().rstrip("\n")
+    names = list(scores.metrics())
+    assert names[:3] == ["box/AP", "box/AP50", "box/AP75"]
+    assert {"segm/APs", "segm/AR1", "segm/AR100", "segm/ARl"} <= set(names)
+
+
+def test_ground_truth_fed_back_scores_one_exactly(tiny):
+    content, _ = tiny
+    scores = coco_scores(content, _perfect(content), masks=True)
+    assert (scores.box.ap, scores.box.ap50, scores.box.ar[-1]) == (1.0, 1.0, 1.0)
+    assert scores.segm is not None
+    assert (scores.segm.ap, scores.segm.ap75, scores.segm.ar[-1]) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("name", ["coco_ci", "dsb_ci"])
+def test_ground_truth_of_real_sets_scores_one_exactly(name):
+    path = SHARED / name / "annotations" / "instances_val.json"
+    if not path.exists():
+        pytest.skip(f"{path} is not on this machine")
+    content = json.loads(path.read_text())
+    scores = coco_scores(content, _perfect(content), masks=True, max_dets=(1, 10, 1000))
+    assert (scores.box.ap, scores.box.ar[-1]) == (1.0, 1.0)
+    assert scores.segm is not None
+    assert (scores.segm.ap, scores.segm.ar[-1]) == (1.0, 1.0)
+
+
+def test_nothing_found_scores_zero(tiny):
+    scores = coco_scores(tiny[0], [], masks=True)
+    assert scores.segm is not None
+    assert (scores.box.ap, scores.segm.ap, scores.box.ar) == (0.0, 0.0, (0.0, 0.0, 0.0))
+    assert (scores.num_images, scores.num_detections) == (6, 0)
+
+
+def test_an_empty_split_is_undefined_and_printed_so(tiny):
+    for content in (
+        tiny[0] | {"images": [], "annotations": []},
+        tiny[0] | {"annotations": []},
+    ):
+        scores = coco_scores(content, [], masks=True)
+        assert all(math.isnan(value) for value in scores.metrics().values())
+        assert scores.num_objects == 0
+        assert scores.box.summary().count("-1.000") == 12
+    assert scores.per_class_table().splitlines()[-1].split() == ["kind", "9", "n/a", "n/a"]
+
+
+def test_images_can_be_chosen(tiny):
+    content, _ = tiny
+    first = content["annotations"][0]["image_id"]
+    results = [d for d in _perfect(content) if d["image_id"] == first]
+    assert coco_scores(content, results, masks=False, image_ids=[first]).box.ap == 1.0
+    assert coco_scores(content, results, masks=False).box.ap < 1.0
+    assert math.isnan(coco_scores(content, results, masks=False, image_ids=[]).box.ap)
+
+
+def test_duplicates_cost_precision_and_crowds_do_not(tiny):
+    content, _ = tiny
+    perfect = _perfect(content)
+    doubled = coco_scores(content, perfect + [d | {"score": 0.8} for d in perfect], masks=False)
+    assert doubled.box.ap == 1.0  # worse duplicates come after everything was found
+    first = coco_scores(content, perfect + [d | {"score": 0.95} for d in perfect], masks=False)
+    assert first.box.ap == 1.0  # ties of place: the better copy is the match
+    everything = [d | {"category_id": c} for d in perfect for c in (3, 7)]
+    assert coco_scores(content, everything, masks=False).box.ap < 1.0
+
+
+def test_classes_without_ground_truth_do_not_count(tiny):
+    content, _ = tiny
+    extra = [_perfect(content)[0] | {"category_id": 9}]
+    scores = coco_scores(content, _perfect(content) + extra, masks=True)
+    assert scores.box.ap == 1.0
+    assert math.isnan(scores.box.per_class["kind 9"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": float("nan")}, r"detection 1 \(image 1\d, category \d\) has score nan"),
+        ({"score": float("inf")}, "score inf: wanted a finite number"),
+        ({"bbox": [0.0, float("nan"), 1.0, 1.0]}, "detection 1 .* bbox .*nan"),
+        ({"bbox": [0.0, 0.0, -1.0, 1.0]}, "width >= 0"),
+        ({"image_id": 999}, "detection 1 .image 999.*ground truth lacks"),
+        ({"category_id": 4}, r"category ids of the ground truth are \[3, 7, 9\]"),
+        ({"segmentation": {"size": [HEIGHT, WIDTH], "counts": "zzzzzzzzzzzz"}}, "detection 1"),
+        ({"segmentation": {"size": [WIDTH, HEIGHT], "counts": "Pj2"}}, "detection 1"),
+    ],
+)
+def test_bad_detections_are_refused_by_name(tiny, change, message):
+    content, _ = tiny
+    results = _perfect(content)
+    results[1] = results[1] | change
+    with pytest.raises(ValueError, match=message):
+        coco_scores(content, results, masks=True)
+
+
+def test_detections_without_masks_are_refused_where_masks_are_scored(tiny):
+    content, _ = tiny
+    results = [{k: v for k, v in d.items() if k != "segmentation"} for d in _perfect(content)]
+    assert coco_scores(content, results, masks=False).segm is None
+    with pytest.raises(ValueError, match=r"detection 0 .* has no segmentation"):
+        coco_scores(content, results, masks=True)
+
+
+def test_malformed_ground_truth_is_refused_by_name(tiny):
+    content, _ = tiny
+    broken = {"size": [HEIGHT, WIDTH], "counts": [1, 2, 3]}
+    content["annotations"][2] |= {"segmentation": broken, "id": 77}
+    with pytest.raises(ValueError, match="annotation 77 of image"):
+        coco_scores(content, [], masks=True)
+    content["annotations"][2] |= {"image_id": 5}
+    with pytest.raises(ValueError, match="annotation 77 is of image 5"):
+        coco_scores(content, [], masks=True)
+
+
+def test_harmless_gaps_in_the_ground_truth_are_filled(tiny):
+    content, _ = tiny
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
+    results = _perfect(content)
+    first, second, third = content["annotations"][:3]
+    del first["bbox"], first["area"]
+    second["segmentation"] = []
+    x, y = third["bbox"][:2]
+    square = [x, y, x + 8, y, x + 8, y + 8, x, y + 8]
+    third["segmentation"] = [square, [x, y, x + 1, y]]
+    results[2]["segmentation"] = [square]
+    scores = coco_scores(content, results, masks=True)
+    assert scores.box.ap == 1.0
+    assert scores.segm is not None
+    # The object without a mask is neither found nor missed.
+    assert scores.segm.ap == 1.0
+    del second["bbox"]
+    with pytest.raises(ValueError, match="has neither bbox nor segmentation"):
+        coco_scores(content, results, masks=False)
+
+
+@pytest.mark.parametrize("max_dets", [(), (0, 10), (-1,)])
+def test_max_dets_must_be_positive(tiny, max_dets):
+    with pytest.raises(ValueError, match="max_dets"):
+        coco_scores(tiny[0], [], masks=False, max_dets=max_dets)
+
+
+def test_the_report_reads_well(tiny):
+    content, detections = tiny
+    text = coco_scores(content, detections, masks=True, max_dets=(1, 300)).text()
+    assert "maxDets=300" in text
+    assert "maxDets=100" not in text
+    assert text.splitlines()[-4].split() == ["class", "box", "AP", "segm", "AP"]

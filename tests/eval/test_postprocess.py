@@ -1,0 +1,117 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from segjax.data import rle
+from segjax.eval import postprocess
+from segjax.ops.masks import paste_masks
+from segjax.types import Detections
+
+
+def _detections(seed=0, batch=2, count=20, side=14, masked=True):
+    """Random detections in the pixels of 150 x 130 images, some boxes reaching outside."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(-20, 120, (batch, count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 90, (batch, count, 2))], axis=-1)
+    smooth = rng.random((batch, count, 1, 1)) * 0.4 + rng.random((batch, count, side, side)) * 0.6
+    return Detections(
+        boxes=jnp.asarray(boxes, jnp.float32),
+        scores=jnp.asarray(np.sort(rng.random((batch, count)))[:, ::-1], jnp.float32),
+        classes=jnp.asarray(rng.integers(0, 3, (batch, count)), jnp.int32),
+        valid=jnp.asarray(np.arange(count)[None] < np.array([[count - 3], [4]])),
+        mask_probs=jnp.asarray(smooth, jnp.float32) if masked else None,
+    )
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_run_lengths_equal_pycocotools_of_the_full_pasted_mask(padded):
+    detections = _detections()
+    height, width = 150, 130
+    found = postprocess.collect(detections, [(height, width)] * 2, paste_padded=padded)
+    for row in range(2):
+        soft = paste_masks(
+            detections.mask_probs[row], detections.boxes[row], height, width, padded=padded
+        )
+        binary = np.asarray(soft) > 0.5 if padded else np.asarray(soft) >= 0.5
+        assert found[row].mask_rles is not None
+        assert len(found[row].mask_rles) == int(detections.valid[row].sum())
+        for mask, ours in zip(binary, found[row].mask_rles, strict=False):
+            wanted = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+            assert ours == {"size": [height, width], "counts": wanted["counts"].decode()}
+
+
+def test_the_threshold_counts_equality_as_the_peer_does():
+    boxes = jnp.asarray([[[0, 0, 8, 8]]], jnp.float32)
+    one = Detections(
+        boxes=boxes,
+        scores=jnp.ones((1, 1)),
+        classes=jnp.zeros((1, 1), jnp.int32),
+        valid=jnp.ones((1, 1), bool),
+        mask_probs=jnp.full((1, 1, 4, 4), 0.5),
+    )
+    grid = postprocess.collect(one, [(8, 8)], paste_padded=False)[0]
+    torchvision = postprocess.collect(one, [(8, 8)], paste_padded=True)[0]
+    assert grid.mask(0)[2:6, 2:6].all()
+    assert not torchvision.mask(0).any()
+
+
+def test_many_sizes_share_a_program():
+    detections = _detections()
+    postprocess._paste_bits.clear_cache()
+    for size in ((1, 1), (17, 100), (128, 127), (120, 5)):
+        postprocess.collect(detections, [size], paste_padded=False)
+    assert postprocess._paste_bits._cache_size() == 1
+
+
+def test_large_images_are_pasted_in_smaller_chunks(monkeypatch):
+    detections = _detections()
+    whole = postprocess.collect(detections, [(150, 130)], paste_padded=False)[0]
+    monkeypatch.setattr(postprocess, "PASTE_ELEMENTS", 3 * 256 * 256)
+    parts = postprocess.collect(detections, [(150, 130)], paste_padded=False)[0]
+    assert parts.mask_rles == whole.mask_rles
+
+
+def test_boxes_are_scaled_per_axis_clipped_and_empty_ones_dropped():
+    boxes = jnp.asarray([[[10, 20, 30, 40], [-5, -5, 500, 500], [50, 10, 60, 20]]], jnp.float32)
+    boxes, valid = postprocess.rescale_boxes(
+        boxes, jnp.asarray([[80, 50]], jnp.int32), jnp.asarray([[40, 100]], jnp.int32)
+    )
+    np.testing.assert_allclose(boxes[0, 0], [20, 10, 60, 20])
+    np.testing.assert_allclose(boxes[0, 1], [0, 0, 100, 40])
+    assert valid.tolist() == [[True, True, False]]
+
+
+def test_rows_without_a_size_and_invalid_rows_are_left_out():
+    found = postprocess.collect(_detections(), [(150, 130)], paste_padded=False)
+    assert len(found) == 1
+    assert len(found[0]) == 17
+    assert (np.diff(found[0].scores) <= 0).all()
+
+
+def test_threshold_and_limit():
+    detections = _detections(masked=False)
+    scores = np.asarray(detections.scores[0])
+    found = postprocess.collect(
+        detections, [(150, 130)], paste_padded=False, score_threshold=float(scores[5])
+    )[0]
+    np.testing.assert_array_equal(found.scores, scores[:5])
+    assert found.mask_rles is None
+    best = postprocess.collect(detections, [(150, 130)], paste_padded=False, max_detections=2)[0]
+    np.testing.assert_array_equal(best.scores, scores[:2])
+
+
+def test_empty_masks_and_no_detections():
+    detections = _detections()
+    outside = Detections(
+        boxes=detections.boxes + 1000.0,
+        scores=detections.scores,
+        classes=detections.classes,
+        valid=detections.valid,
+        mask_probs=detections.mask_probs,
+    )
+    found = postprocess.collect(outside, [(150, 130)], paste_padded=False)[0]
+    assert found.mask_rles is not None
+    assert all(rle.area(mask) == 0 for mask in found.mask_rles)
+    none = postprocess.collect(outside, [(150, 130)], paste_padded=False, score_threshold=2.0)[0]
+    assert (len(none), none.mask_rles) == (0, ())
