@@ -66,9 +66,14 @@ def make_axis(
         count = jnp.full_like(length, sampling_ratio)
     else:
         count = _ceil_div(length, num_bins)
-    bin_size = length / num_bins
-    bins = jnp.arange(num_bins, dtype=jnp.float32)
-    return Axis(start[:, None] + bins[None] * bin_size[:, None], bin_size, count, size)
+    # A sample on the very rim counts or does not by the last bit. The two selects, always
+    # taken, keep XLA from a product with the reciprocal and from a fused multiply-add, both
+    # of which round otherwise than the peers do.
+    regular = low <= FAR
+    bin_size = length / jnp.where(regular, float(num_bins), 1.0)
+    bins = jnp.arange(num_bins, dtype=jnp.float32)[None]
+    offsets = jnp.where(regular[:, None], bins * bin_size[:, None], 0.0)
+    return Axis(start[:, None] + offsets, bin_size, count, size)
 
 
 def sample_position(axis: Axis, index: Float32[Array, "#N #S K"]) -> Float32[Array, "N S K"]:
@@ -77,9 +82,7 @@ def sample_position(axis: Axis, index: Float32[Array, "#N #S K"]) -> Float32[Arr
     return axis.start[..., None] + (index + 0.5) * size / jnp.maximum(count, 1.0)
 
 
-def fixed_taps(
-    axis: Axis, samples: int
-) -> tuple[Int32[Array, "N S T"], Float32[Array, "N S T"]]:
+def fixed_taps(axis: Axis, samples: int) -> tuple[Int32[Array, "N S T"], Float32[Array, "N S T"]]:
     """The `T = 2 * samples` cells a bin reads and their weights, samples in order.
 
     Args:
