@@ -3,16 +3,20 @@
 Axis letters, here and everywhere: B image, A anchor, R region (proposal),
 G ground truth, K class, L level, H W C, M mask side, D detection.
 Boxes are `(x0, y0, x1, y1)` in absolute pixels of the padded input, float32,
-half-open. Every array has a fixed shape; `valid` says which rows are real.
+half-open. `*B` stands for any leading axes: one image has none. Every array has
+a fixed shape; `valid` says which rows are real.
 """
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 _T = TypeVar("_T")
+
+# What a network computes in; its parameters are float32 always.
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass_transform(frozen_default=True)
@@ -76,9 +80,9 @@ class Proposals:
       valid: False for rows that only fill the fixed shape.
     """
 
-    boxes: Float32[Array, "B R 4"]
-    scores: Float32[Array, "B R"]
-    valid: Bool[Array, "B R"]
+    boxes: Float32[Array, "*B R 4"]
+    scores: Float32[Array, "*B R"]
+    valid: Bool[Array, "*B R"]
 
 
 @struct
@@ -94,11 +98,11 @@ class Detections:
         belong to the object, or None for models without masks.
     """
 
-    boxes: Float32[Array, "B D 4"]
-    scores: Float32[Array, "B D"]
-    classes: Int32[Array, "B D"]
-    valid: Bool[Array, "B D"]
-    mask_probs: Float32[Array, "B D M M"] | None = None
+    boxes: Float32[Array, "*B D 4"]
+    scores: Float32[Array, "*B D"]
+    classes: Int32[Array, "*B D"]
+    valid: Bool[Array, "*B D"]
+    mask_probs: Float32[Array, "*B D M M"] | None = None
 
 
 @struct

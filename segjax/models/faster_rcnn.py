@@ -16,7 +16,7 @@ from segjax.nn.fpn import FPN
 from segjax.nn.resnet import ResNet
 from segjax.nn.rpn import RPNHead, RPNOutput
 from segjax.ops.boxes import DeltaCoder
-from segjax.types import Batch, Detections, LossTerm, Proposals
+from segjax.types import Batch, Detections, Dtype, LossTerm, Proposals
 
 
 class FasterRCNN(nn.Module):
@@ -84,10 +84,10 @@ class FasterRCNN(nn.Module):
         features: Sequence[Float[Array, "B _ _ C"]],
         image_sizes: Int32[Array, "B 2"],
         train: bool = False,
-    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "N 4"]]]:
+    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
         """Proposals [B, R] with the RPN's output and the anchors they come from."""
         output = self.rpn_head(features)
-        anchors = self.rpn.anchors([f.shape[1:3] for f in features], padded_size(features))
+        anchors = self.rpn.anchors([(f.shape[1], f.shape[2]) for f in features], padded_size(features))
         return self.rpn.proposals(output, anchors, image_sizes, train=train), output, anchors
 
     def box_outputs(
@@ -152,7 +152,7 @@ def faster_rcnn_resnet_fpn(
     groups: int = 1,
     group_width: int = 64,
     style: Flavour | str = "detectron2",
-    dtype: jnp.dtype = jnp.float32,  # pyright: ignore[reportArgumentType]
+    dtype: Dtype = "float32",
 ) -> FasterRCNN:
     """Faster R-CNN on a ResNet or ResNeXt with FPN.
 

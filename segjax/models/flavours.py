@@ -6,8 +6,6 @@ none of it. Versions read: torchvision 0.29, Detectron2 of 2026-06, mmdet 3.3.
 
 import dataclasses
 
-import jax.numpy as jnp
-
 from segjax.models.preprocess import Preprocess
 from segjax.models.rois import DetectionFilter, MaskTargets, RoIPooler, RoISampler
 from segjax.models.rpn import RPN
@@ -16,6 +14,7 @@ from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import ResNet, resnet
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
+from segjax.types import Dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Flavour:
     box_smooth_l1_beta: float = 0.0
     paste_padded: bool = False
 
-    def backbone(self, depth: int, groups: int, group_width: int, dtype: jnp.dtype) -> ResNet:
+    def backbone(self, depth: int, groups: int, group_width: int, dtype: Dtype) -> ResNet:
         """The backbone with this flavour's norm, stride and frozen stages."""
         return resnet(
             depth,
@@ -61,7 +60,7 @@ class Flavour:
             dtype=dtype,
         )
 
-    def box_head(self, num_classes: int, dtype: jnp.dtype) -> BoxHead:
+    def box_head(self, num_classes: int, dtype: Dtype) -> BoxHead:
         """The box head: two fully connected layers, or convolutions and one."""
         return BoxHead(
             num_classes,

@@ -24,7 +24,7 @@ from segjax.nn.mask_head import MaskHead
 from segjax.nn.resnet import ResNet
 from segjax.nn.rpn import RPNHead, RPNOutput
 from segjax.ops.boxes import DeltaCoder
-from segjax.types import Batch, Detections, LossTerm, Proposals
+from segjax.types import Batch, Detections, Dtype, LossTerm, Proposals
 
 
 class MaskRCNN(nn.Module):
@@ -103,10 +103,10 @@ class MaskRCNN(nn.Module):
         features: Sequence[Float[Array, "B _ _ C"]],
         image_sizes: Int32[Array, "B 2"],
         train: bool = False,
-    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "N 4"]]]:
+    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
         """Proposals [B, R] with the RPN's output and the anchors they come from."""
         output = self.rpn_head(features)
-        anchors = self.rpn.anchors([f.shape[1:3] for f in features], padded_size(features))
+        anchors = self.rpn.anchors([(f.shape[1], f.shape[2]) for f in features], padded_size(features))
         return self.rpn.proposals(output, anchors, image_sizes, train=train), output, anchors
 
     def box_outputs(
@@ -184,7 +184,7 @@ def mask_rcnn_resnet_fpn(
     groups: int = 1,
     group_width: int = 64,
     style: Flavour | str = "detectron2",
-    dtype: jnp.dtype = jnp.float32,  # pyright: ignore[reportArgumentType]
+    dtype: Dtype = "float32",
 ) -> MaskRCNN:
     """Mask R-CNN on a ResNet or ResNeXt with FPN.
 

@@ -34,11 +34,11 @@ class RoISamples:
       gt_index: row of the ground truth it is matched to.
     """
 
-    boxes: Float32[Array, "B R 4"]
-    valid: Bool[Array, "B R"]
-    positive: Bool[Array, "B R"]
-    classes: Int32[Array, "B R"]
-    gt_index: Int32[Array, "B R"]
+    boxes: Float32[Array, "*B R 4"]
+    valid: Bool[Array, "*B R"]
+    positive: Bool[Array, "*B R"]
+    classes: Int32[Array, "*B R"]
+    gt_index: Int32[Array, "*B R"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,7 +65,7 @@ class RPN:
 
     def anchors(
         self, feature_shapes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
-    ) -> list[Float32[Array, "N 4"]]:
+    ) -> list[Float32[Array, "_ 4"]]:
         """Anchors of every level, [h * w * A, 4] in order (H, W, A)."""
         levels = []
         for size, stride, shape in zip(
@@ -79,7 +79,7 @@ class RPN:
     def proposals(
         self,
         output: RPNOutput,
-        anchors: Sequence[Float32[Array, "N 4"]],
+        anchors: Sequence[Float32[Array, "_ 4"]],
         image_sizes: Int32[Array, "B 2"],
         *,
         train: bool,
@@ -123,7 +123,7 @@ class RPN:
     def losses(
         self,
         output: RPNOutput,
-        anchors: Sequence[Float32[Array, "N 4"]],
+        anchors: Sequence[Float32[Array, "_ 4"]],
         batch: Batch,
         keys: Key[Array, " B"],
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from segjax.nn.conv import Conv, Dense
 from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
 
 
 class BoxHead(nn.Module):
@@ -33,7 +34,7 @@ class BoxHead(nn.Module):
     fc_features: int = 1024
     norm: NormSpec | None = None
     class_agnostic: bool = False
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

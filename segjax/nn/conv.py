@@ -8,8 +8,9 @@ matrix product they really are, so both are written as that product.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from segjax.types import Dtype
 
 # torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu"), which is what
 # ResNets from scratch and all three peers' mask heads use.
@@ -37,7 +38,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = kaiming_normal
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w F"]:
@@ -78,7 +79,7 @@ class Dense(nn.Module):
 
     features: int
     kernel_init: nn.initializers.Initializer = kaiming_uniform
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b C"]) -> Float[Array, "*b F"]:
@@ -98,7 +99,7 @@ class Deconv2x2(nn.Module):
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 F"]:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from segjax.nn.conv import Conv, kaiming_uniform
 from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
 
 
 class FPN(nn.Module):
@@ -25,7 +26,7 @@ class FPN(nn.Module):
 
     features: int = 256
     norm: NormSpec | None = None
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int32
 
 from segjax.nn.conv import Conv, Deconv2x2, pointwise
 from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
 
 
 class MaskHead(nn.Module):
@@ -23,7 +24,7 @@ class MaskHead(nn.Module):
     num_convs: int = 4
     features: int = 256
     norm: NormSpec | None = None
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     def setup(self) -> None:
         """Creates the layers."""

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from segjax.types import Dtype
+
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
@@ -41,7 +43,7 @@ class Norm(nn.Module):
     """
 
     spec: NormSpec
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b C"], train: bool = False) -> Float[Array, "*b C"]:

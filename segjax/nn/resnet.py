@@ -4,11 +4,11 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segjax.nn.conv import Conv
 from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
 
 
 class Bottleneck(nn.Module):
@@ -20,7 +20,7 @@ class Bottleneck(nn.Module):
     groups: int
     stride_in_1x1: bool
     norm: NormSpec
-    dtype: jnp.dtype
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
@@ -54,7 +54,7 @@ class BasicBlock(nn.Module):
     features: int
     stride: int
     norm: NormSpec
-    dtype: jnp.dtype
+    dtype: Dtype
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
     stride_in_1x1: bool = False
     norm: NormSpec = NormSpec()
     frozen_stages: int = 0
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
             stem(x), train and self.frozen_stages < 1
         )
         # Explicit padding: XLA's "SAME" pads stride 2 on even sizes at one side only.
-        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         x = self._cut(x, 1)
         stages = []
         for stage, blocks in enumerate(self.stage_sizes):
@@ -175,7 +175,7 @@ def resnet(
     stride_in_1x1: bool = False,
     norm: NormSpec = NormSpec(),  # noqa: B008 (a frozen value)
     frozen_stages: int = 0,
-    dtype: jnp.dtype = jnp.float32,  # pyright: ignore[reportArgumentType]
+    dtype: Dtype = "float32",
 ) -> ResNet:
     """ResNet-18/34/50/101/152; ResNeXt by `groups` and `group_width` (X101-32x8d: 101, 32, 8).
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segjax.nn.conv import Conv
-from segjax.types import struct
+from segjax.types import Dtype, struct
 
 _init = nn.initializers.normal(0.01)
 
@@ -21,8 +21,8 @@ class RPNOutput:
       box_deltas: one [B, h * w * A, 4] per level.
     """
 
-    objectness_logits: tuple[Float[Array, "B N"], ...]
-    box_deltas: tuple[Float[Array, "B N 4"], ...]
+    objectness_logits: tuple[Float[Array, "B _"], ...]
+    box_deltas: tuple[Float[Array, "B _ 4"], ...]
 
 
 class RPNHead(nn.Module):
@@ -36,7 +36,7 @@ class RPNHead(nn.Module):
 
     num_anchors: int = 3
     num_convs: int = 1
-    dtype: jnp.dtype = jnp.float32  # pyright: ignore[reportAssignmentType]
+    dtype: Dtype = "float32"
 
     @nn.compact
     def __call__(self, features: Sequence[Float[Array, "B _ _ C"]]) -> RPNOutput:

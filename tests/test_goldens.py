@@ -1,0 +1,367 @@
+"""What torchvision, Detectron2 and mmdet computed, key by key.
+
+Each file in the folders of SEGJAX_GOLDENS (os.pathsep between them; default
+tests/goldens) holds a peer's numbers on weights that are drawn from names, so
+converter, network, post-processing, losses and gradients are compared at once.
+Every key of a file is checked; an unknown key or config fails.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.ops.masks import paste_masks
+from segjax.types import Batch
+from segjax.zoo.convert import convert, path_of
+from tests import golden_recipe as recipe
+from tests.golden_models import find
+
+pytestmark = pytest.mark.golden
+
+FOLDERS = os.environ.get("SEGJAX_GOLDENS", str(Path(__file__).parent / "goldens"))
+FILES = [
+    file for folder in FOLDERS.split(os.pathsep) for file in sorted(Path(folder).glob("*.npz"))
+]
+
+RELATIVE_TO_RMS = 1e-4  # features, logits, deltas
+BOX, SCORE = 0.1, 1e-3  # a pair: every side within so many pixels, the score within this
+PROPOSALS, DETECTIONS = 0.995, 0.99  # paired at least
+MASK_IOU = 0.99
+FIRST_LOSS, TRAJECTORY = 1e-4, 5e-3  # relative
+GRADIENT, MEDIAN_GRADIENT = 1e-2, 1e-4  # relative
+
+
+def test_there_are_files():
+    assert FILES, f"no .npz file in {FOLDERS}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_golden(file):
+    golden = Golden(file)
+    unknown, rows = [], []
+    for key in golden.data.files:
+        check = golden.check_for(key)
+        if check is None:
+            unknown.append(key)
+        else:
+            rows += [(key, *row) for row in check]
+    print(f"\n{file.stem}")
+    for key, what, value, bound, holds in rows:
+        print(f"  {key:28s} {what:34s} {value:10.3g}  bound {bound:g}{'' if holds else '  FAILS'}")
+    assert not unknown, f"keys that no check knows: {unknown}"
+    assert all(row[-1] for row in rows), [row for row in rows if not row[-1]]
+
+
+def at_most(what, value, bound):
+    return (what, float(value), bound, bool(value <= bound))
+
+
+def at_least(what, value, bound):
+    return (what, float(value), bound, bool(value >= bound))
+
+
+class Golden:
+    """One file beside our computation of the same things."""
+
+    def __init__(self, file):
+        self.data = np.load(file)
+        self.meta = json.loads(str(self.data["meta"]))
+        self.height, self.width, self.seed = (self.meta[k] for k in ("height", "width", "seed"))
+        self.peer, self.model = find(self.meta)
+
+    # ---- inputs -------------------------------------------------------------------------
+
+    @cached_property
+    def variables(self):
+        state = recipe.state_dict(self.meta["manifest"], self.seed)
+        shapes = jax.eval_shape(
+            lambda: self.model.init(
+                jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
+            )
+        )
+        return jax.tree.map(jnp.asarray, convert(state, self.peer.rules, shapes))
+
+    @cached_property
+    def batch(self):
+        h, w = self.height, self.width
+        boxes, classes, masks = recipe.instances(h, w, 5, self.model.num_classes, self.seed)
+        count = len(boxes)
+        return Batch(
+            images=jnp.asarray(recipe.image(h, w, self.seed)[None]),
+            image_sizes=jnp.array([[h, w]], jnp.int32),
+            gt_boxes=jnp.asarray(boxes[None]),
+            gt_classes=jnp.asarray(classes[None], jnp.int32),
+            gt_valid=jnp.ones((1, count), bool),
+            gt_is_crowd=jnp.zeros((1, count), bool),
+            gt_masks=jnp.asarray(masks[None], jnp.uint8),
+            gt_mask_frames=jnp.tile(jnp.array([0, 0, w, h], jnp.float32), (1, count, 1)),
+        )
+
+    @cached_property
+    def rois(self):
+        return recipe.regions(self.height, self.width, 48, self.seed)
+
+    # ---- our numbers --------------------------------------------------------------------
+
+    @cached_property
+    def ours(self):
+        def compute(model, images, image_sizes, rois):
+            features = model.features(images, image_sizes)
+            proposals, rpn, anchors = model.region_proposals(features, image_sizes)
+            logits, deltas = model.box_outputs(features, rois)
+            detections = model.predict(images, image_sizes)
+            masks = paste_masks(
+                detections.mask_probs[0],
+                detections.boxes[0],
+                self.height,
+                self.width,
+                padded=model.paste_padded,
+            )
+            return {
+                "features": features,
+                "rpn": rpn,
+                "anchors": jnp.concatenate(anchors),
+                "proposals": proposals,
+                "roi_feature": model.box_pooler(features, rois[:, :8]),
+                "class_logits": logits,
+                "box_deltas": deltas,
+                "mask_logits": model.mask_outputs(features, rois[:, :8]),
+                "detections": detections,
+                "masks": masks > 0.5 if model.paste_padded else masks >= 0.5,
+            }
+
+        run = jax.jit(lambda v, *args: self.model.apply(v, *args, method=compute))
+        batch = self.batch
+        result = run(self.variables, batch.images, batch.image_sizes, jnp.asarray(self.rois)[None])
+        return jax.tree.map(np.asarray, result)
+
+    @cached_property
+    def training(self):
+        """Loss terms [5 steps] by our names, and gradient norms of the first step by our paths."""
+        sgd = self.meta["sgd"]
+        # Frozen parameters get no gradient, and must not decay either.
+        frozen = self.model.frozen_paths()
+        train = {path: not path.startswith(frozen) for path in flatten(self.variables["params"])}
+
+        def loss(params, model):
+            variables = {**self.variables, "params": params}
+            keys = jax.random.split(jax.random.key(0), 1)
+            terms, counts = model.apply(variables, self.batch, keys, method="losses")
+            means = {name: term.mean() for name, term in terms.items()}
+            return sum(means.values()), (means, counts)
+
+        def step(params, momentum, model):
+            grads, (means, counts) = jax.grad(loss, has_aux=True)(params, model)
+            decayed = jax.tree.map(lambda g, p: g + sgd["weight_decay"] * p, grads, params)
+            momentum = jax.tree.map(lambda m, g: sgd["momentum"] * m + g, momentum, decayed)
+            new = jax.tree.map(lambda p, m: p - sgd["lr"] * m, params, momentum)
+            norms = jax.tree.map(lambda g: jnp.sqrt((g.astype(jnp.float32) ** 2).sum()), grads)
+            return restore_frozen(new, params, train), momentum, means, counts, norms
+
+        model = self.model
+        params = self.variables["params"]
+        momentum = jax.tree.map(jnp.zeros_like, params)
+        run = jax.jit(step, static_argnums=2)
+        _, _, _, counts, _ = first = run(params, momentum, model)
+        if counts["mask_rois_dropped"] > 0:
+            slots = int(counts["positive_rois"]) + 64
+            model = model.clone(
+                mask_targets=dataclasses.replace(model.mask_targets, max_rois=slots)
+            )
+            first = run(params, momentum, model)
+        trajectory, norms = [first[2]], first[4]
+        params, momentum = first[:2]
+        for _ in range(4):
+            params, momentum, means, counts, _ = run(params, momentum, model)
+            assert counts["mask_rois_dropped"] == 0
+            trajectory.append(means)
+        losses = {name: np.array([float(m[name]) for m in trajectory]) for name in trajectory[0]}
+        return losses, {path: float(norm) for path, norm in flatten(norms).items()}
+
+    # ---- checks: one for each kind of key -----------------------------------------------
+
+    def check_for(self, key):
+        kind, _, rest = key.partition("/")
+        method = getattr(self, f"check_{kind}", None)
+        return None if method is None else method(key, rest)
+
+    def level(self, name):
+        """Position of a pyramid level by the peer's name: p2.., 0.., or torchvision's pool."""
+        if name == "pool":
+            return 4
+        return int(re.fullmatch(r"p?(\d)", name)[1]) - (2 if name.startswith("p") else 0)
+
+    def check_meta(self, key, rest):
+        known = {"source", "variant", "config", "seed", "height", "width", "num_classes", "sgd"}
+        known |= {"num_classes_with_background", "sampling", "trainable", "norm", "manifest"}
+        known |= {"rpn_batch_size_per_image", "roi_batch_size_per_image"}
+        return [at_most("unknown entries", len(set(self.meta) - known), 0)]
+
+    def check_feature(self, key, rest):
+        feature = self.ours["features"][self.level(rest)][0]
+        step = max(1, feature.shape[1] // 16)
+        ours = feature[::step, ::step, ::8].transpose(2, 0, 1)
+        rms = np.sqrt((feature**2).mean())
+        return [self.close(ours, self.data[key], rms)]
+
+    def check_feature_rms(self, key, rest):
+        rms = np.sqrt((self.ours["features"][self.level(rest)].astype(np.float64) ** 2).mean())
+        return [at_most("relative", abs(rms / self.data[key] - 1), RELATIVE_TO_RMS)]
+
+    def check_rpn_logits(self, key, rest):
+        return [self.rpn_map(self.ours["rpn"].objectness_logits[int(rest)], self.data[key], rest)]
+
+    def check_rpn_deltas(self, key, rest):
+        return [self.rpn_map(self.ours["rpn"].box_deltas[int(rest)], self.data[key], rest)]
+
+    def rpn_map(self, flat, theirs, rest):
+        height, width = self.ours["features"][int(rest)].shape[1:3]
+        maps = flat.reshape(height, width, -1)
+        step = max(1, width // 20)
+        return self.close(maps[::step, ::step].transpose(2, 0, 1), theirs)
+
+    def check_anchors_sample(self, key, rest):
+        ours = self.ours["anchors"][::97]
+        return [at_most("pixels", np.abs(ours - self.data[key]).max(), 0.0)]
+
+    def check_proposals(self, key, rest):
+        found = self.ours["proposals"]
+        boxes = found.boxes[0][found.valid[0]]
+        near = np.abs(boxes[None] - self.data[key][:, None]).max(-1) <= BOX
+        share = pairs(near).sum() / max(near.shape)
+        return [at_least("share paired", share, PROPOSALS)]
+
+    def check_rois(self, key, rest):
+        return [at_most("pixels", np.abs(self.rois - self.data[key]).max(), 0.0)]
+
+    def check_roi_feature(self, key, rest):
+        return [
+            self.close(self.ours["roi_feature"][..., ::16].transpose(0, 3, 1, 2), self.data[key])
+        ]
+
+    def check_roi_class_logits(self, key, rest):
+        assert key == "roi_class_logits" + self.peer.stage_suffix
+        return [self.close(self.peer.class_order(self.ours["class_logits"]), self.data[key])]
+
+    def check_roi_box_deltas(self, key, rest):
+        assert key == "roi_box_deltas" + self.peer.stage_suffix
+        ours = self.ours["box_deltas"].reshape(48, -1)
+        ours = np.pad(ours, ((0, 0), (self.peer.first_box_column, 0)))[:, ::7]
+        skip = -(-self.peer.first_box_column // 7)  # the background's columns, never read
+        return [self.close(ours[:, skip:], self.data[key][:, skip:])]
+
+    def check_roi_mask_logits(self, key, rest):
+        assert key == "roi_mask_logits" + self.peer.mask_suffix
+        ours = self.ours["mask_logits"].transpose(0, 3, 1, 2)
+        ours = np.pad(ours, ((0, 0), (self.peer.first_mask, 0), (0, 0), (0, 0)))[:, ::9]
+        return [
+            self.close(ours[:, self.peer.first_mask :], self.data[key][:, self.peer.first_mask :])
+        ]
+
+    def check_detection(self, key, rest):
+        checks = {
+            "boxes": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
+            "scores": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
+            "labels": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
+            "num_masks": lambda: [],  # read with the masks
+            "masks_packed": self.check_masks,
+        }
+        return checks[rest]() if rest in checks else None
+
+    @cached_property
+    def detection_pairs(self):
+        """[n, m] True where their detection and ours are the same."""
+        found = self.ours["detections"]
+        valid = found.valid[0]
+        boxes, scores, classes = (x[0][valid] for x in (found.boxes, found.scores, found.classes))
+        labels = self.data["detection/labels"] - self.peer.first_class
+        near = np.abs(boxes[None] - self.data["detection/boxes"][:, None]).max(-1) <= BOX
+        near &= np.abs(scores[None] - self.data["detection/scores"][:, None]) <= SCORE
+        return pairs(near & (classes[None] == labels[:, None]))
+
+    @property
+    def share_of_detections(self):
+        return self.detection_pairs.sum() / max(self.detection_pairs.shape)
+
+    def check_masks(self):
+        count = int(self.data["detection/num_masks"])
+        bits = np.unpackbits(self.data["detection/masks_packed"])
+        theirs = bits[: count * self.height * self.width].astype(bool)
+        theirs = theirs.reshape(count, self.height, self.width)
+        ious = []
+        for i, mask in enumerate(theirs):
+            for j in np.flatnonzero(self.detection_pairs[i]):
+                ours = self.ours["masks"][j]
+                union = (mask | ours).sum()
+                ious.append((mask & ours).sum() / union if union else 1.0)
+        assert ious, "no detection with a mask is paired"
+        return [at_least("least mask IoU", min(ious), MASK_IOU)]
+
+    def check_gt(self, key, rest):
+        ours = {"boxes": self.batch.gt_boxes, "labels": self.batch.gt_classes}
+        if rest not in ours:
+            return None
+        return [at_most("difference", np.abs(np.asarray(ours[rest][0]) - self.data[key]).max(), 0)]
+
+    def check_loss_names(self, key, rest):
+        names = {self.peer.losses[str(name)] for name in self.data[key]}
+        return [at_most("names not shared", len(names ^ set(self.training[0])), 0)]
+
+    def check_loss_trajectory(self, key, rest):
+        rows = []
+        for name, theirs in zip(self.data["loss_names"], self.data[key].T, strict=True):
+            relative = np.abs(self.training[0][self.peer.losses[str(name)]] / theirs - 1)
+            rows.append(at_most(f"{name}, first", relative[0], FIRST_LOSS))
+            rows.append(at_most(f"{name}, 5 steps", relative.max(), TRAJECTORY))
+        return rows
+
+    def check_grad_names(self, key, rest):
+        trained = {p for p in self.training[1] if not p.startswith(self.model.frozen_paths())}
+        theirs = {path_of(self.peer.rules, str(name))[0] for name in self.data[key]}
+        return [at_most("names not shared", len(trained ^ theirs), 0)]
+
+    def check_grad_norms(self, key, rest):
+        ours = np.array(
+            [self.training[1][path_of(self.peer.rules, str(n))[0]] for n in self.data["grad_names"]]
+        )
+        relative = np.abs(ours / self.data[key] - 1)
+        worst = self.data["grad_names"][relative.argmax()]
+        return [
+            at_most(f"largest ({str(worst)[-24:]})", relative.max(), GRADIENT),
+            at_most("median", np.median(relative), MEDIAN_GRADIENT),
+        ]
+
+    def close(self, ours, theirs, rms=None):
+        assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+        rms = np.sqrt((theirs.astype(np.float64) ** 2).mean()) if rms is None else rms
+        return at_most("largest / rms", np.abs(ours - theirs).max() / rms, RELATIVE_TO_RMS)
+
+
+def pairs(near):
+    """One to one: each of theirs takes the first free one of ours that is near."""
+    taken = np.zeros_like(near)
+    for i, row in enumerate(near):
+        free = np.flatnonzero(row & ~taken.any(0))
+        if free.size:
+            taken[i, free[0]] = True
+    return taken
+
+
+def flatten(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def restore_frozen(new, old, train):
+    def choose(path, n, o):
+        return n if train["/".join(key.key for key in path)] else o
+
+    return jax.tree_util.tree_map_with_path(choose, new, old)
