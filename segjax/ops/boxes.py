@@ -10,6 +10,7 @@ produces all of them and one NaN in a padded row poisons the whole gradient.
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,18 @@ def bound_coordinates(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:
     return jnp.clip(boxes, -COORDINATE_LIMIT, COORDINATE_LIMIT)
 
 
+def _product(width: Float[Array, "..."], height: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Width times height, 0 unless both are positive; rounded once, wherever it is used.
+
+    One side is clamped before the product and the product after it. Clamping both sides
+    would give the same number, but leave a bare product beside the sums of the union,
+    which compilers contract to a fused multiply-add in some loops and not in others: then
+    IoU(a, b) differs from IoU(b, a) in the last bit, ties break, and the forms of NMS
+    disagree. A maximum in between forbids it, at no cost.
+    """
+    return jnp.maximum(jnp.maximum(width, 0.0) * height, 0.0)
+
+
 def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
     """The area of each box in square pixels; 0 for empty and inverted boxes.
 
@@ -46,7 +59,7 @@ def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
       Areas in 0..6.4e37 (coordinates beyond 4e18 count as 4e18).
     """
     x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
-    return jnp.maximum(x1 - x0, 0.0) * jnp.maximum(y1 - y0, 0.0)
+    return _product(x1 - x0, y1 - y0)
 
 
 @jax.custom_jvp
@@ -68,48 +81,48 @@ def _ratio_jvp(primals, tangents):
     return out, jnp.where(proper, (part_dot - out * whole_dot) / safe, 0.0)
 
 
-def intersection_area(
-    a: tuple[Float[Array, "*#s"], ...], b: tuple[Float[Array, "*#s"], ...]
-) -> Float[Array, "*s"]:
-    """The overlap of boxes given as four broadcastable coordinate arrays each."""
-    ax0, ay0, ax1, ay1 = a
-    bx0, by0, bx1, by1 = b
-    width = jnp.maximum(jnp.minimum(ax1, bx1) - jnp.maximum(ax0, bx0), 0.0)
-    height = jnp.maximum(jnp.minimum(ay1, by1) - jnp.maximum(ay0, by0), 0.0)
-    return width * height
+class Sides(NamedTuple):
+    """Boxes as one array a coordinate, with their areas, ready to be compared.
 
-
-def iou_of_coordinates(
-    a: tuple[Float[Array, "*#s"], ...],
-    area_a: Float[Array, "*#s"],
-    b: tuple[Float[Array, "*#s"], ...],
-    area_b: Float[Array, "*#s"],
-) -> Float[Array, "*s"]:
-    """Intersection over union, elementwise, of bounded boxes with known areas.
-
-    The one formula behind `pairwise_iou`, matching and every form of NMS: comparisons
-    between them must see the same rounding. It rounds as the peers do, in the order
-    `inter / (area_a + area_b - inter)`.
+    The long axis is the minor one, which is what vectorises.
     """
-    inter = intersection_area(a, b)
-    return _ratio(inter, area_a + area_b - inter)
+
+    x0: Float[Array, "*b"]
+    y0: Float[Array, "*b"]
+    x1: Float[Array, "*b"]
+    y1: Float[Array, "*b"]
+    area: Float[Array, "*b"]
+
+    def at(self, index: Any) -> "Sides":
+        """The same index of every array."""
+        return Sides(*(value[index] for value in self))
 
 
-def coordinates(boxes: Float[Array, "*b 4"]) -> tuple[Float[Array, "*b"], ...]:
-    """Splits boxes into x0, y0, x1, y1, bounded to +-`COORDINATE_LIMIT`.
-
-    One array a coordinate keeps the long axis minor, which is what vectorises.
-    """
+def sides_of(boxes: Float[Array, "*b 4"]) -> Sides:
+    """Splits boxes into coordinates, bounded to +-`COORDINATE_LIMIT`, and areas."""
     x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
-    return x0, y0, x1, y1
+    return Sides(x0, y0, x1, y1, box_area(boxes))
 
 
-def _columns_and_rows(
-    a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]
-) -> tuple[tuple[Float[Array, "*b N 1"], ...], tuple[Float[Array, "*b 1 M"], ...]]:
-    columns = tuple(x[..., :, None] for x in coordinates(a))
-    rows = tuple(x[..., None, :] for x in coordinates(b))
-    return columns, rows
+def _intersection(a: Sides, b: Sides) -> Float[Array, "..."]:
+    return _product(
+        jnp.minimum(a.x1, b.x1) - jnp.maximum(a.x0, b.x0),
+        jnp.minimum(a.y1, b.y1) - jnp.maximum(a.y0, b.y0),
+    )
+
+
+def iou_of_sides(a: Sides, b: Sides) -> Float[Array, "..."]:
+    """Intersection over union, elementwise, of boxes whose arrays broadcast.
+
+    The one formula behind `pairwise_iou`, matching and every form of NMS. It rounds as
+    the peers' do, in the order `inter / (area_a + area_b - inter)`.
+    """
+    inter = _intersection(a, b)
+    return _ratio(inter, a.area + b.area - inter)
+
+
+def _columns_and_rows(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> tuple[Sides, Sides]:
+    return sides_of(a).at((..., slice(None), None)), sides_of(b).at((..., None, slice(None)))
 
 
 def pairwise_iou(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[Array, "*b N M"]:
@@ -122,8 +135,7 @@ def pairwise_iou(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[
     Returns:
       Ratios in 0..1; 0 where the union is empty or either box is NaN.
     """
-    columns, rows = _columns_and_rows(a, b)
-    return iou_of_coordinates(columns, box_area(a)[..., :, None], rows, box_area(b)[..., None, :])
+    return iou_of_sides(*_columns_and_rows(a, b))
 
 
 def pairwise_ioa(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[Array, "*b N M"]:
@@ -137,8 +149,8 @@ def pairwise_ioa(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[
       Ratios in 0..1; 0 where the box of `a` is empty or either box is NaN.
     """
     columns, rows = _columns_and_rows(a, b)
-    inter = intersection_area(columns, rows)
-    return _ratio(inter, jnp.broadcast_to(box_area(a)[..., :, None], inter.shape))
+    inter = _intersection(columns, rows)
+    return _ratio(inter, jnp.broadcast_to(columns.area, inter.shape))
 
 
 def clip_boxes(
@@ -181,7 +193,7 @@ def nonempty(
 
 def _centre_form(boxes: Float[Array, "*b 4"]) -> tuple[Float[Array, "*b"], ...]:
     """Centre and sides, every side at least `_MIN_SIDE`, so that it may divide."""
-    x0, y0, x1, y1 = coordinates(boxes)
+    x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
     width, height = x1 - x0, y1 - y0
     # The centre comes from the true sides: an inverted box keeps its midpoint.
     centre_x, centre_y = x0 + 0.5 * width, y0 + 0.5 * height
@@ -258,7 +270,7 @@ class DeltaCoder:
         Returns:
           Boxes in pixels, not clipped to any picture; NaN where a delta is NaN.
         """
-        x0, y0, x1, y1 = coordinates(anchors)
+        x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(anchors), -1, 0)
         width_a, height_a = x1 - x0, y1 - y0
         scaled = [d / w for d, w in zip(jnp.moveaxis(deltas, -1, 0), self.weights, strict=True)]
         dx, dy = (jnp.clip(d, -_MAX_SHIFT, _MAX_SHIFT) for d in scaled[:2])

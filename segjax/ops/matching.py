@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from segjax.ops.boxes import box_area, coordinates, iou_of_coordinates
+from segjax.ops.boxes import Sides, iou_of_sides, sides_of
 from segjax.types import struct
 
 # Rows of one block: enough that the running maxima are read and written rarely, few
-# enough that a block of 268,000 boxes is 9 MB.
-_BLOCK = 8
+# enough to stay in a processor's cache. For 268,000 anchors and 100 objects on one core:
+# 29 ms with blocks of 4, 36 with 8, 123 with 16.
+_BLOCK = 4
 
 
 @struct
@@ -121,19 +122,17 @@ class Matcher:
         gt_valid: Bool[Array, "G"],
     ) -> _Running:
         num_boxes, num_gt = boxes.shape[0], gt_boxes.shape[0]
-        box_coordinates, box_areas = coordinates(boxes), box_area(boxes)
+        box_sides = sides_of(boxes)
         block = max(min(_BLOCK, num_gt), 1)
         padding = -num_gt % block
-        gt_boxes = jnp.pad(gt_boxes, ((0, padding), (0, 0)))
+        gt_sides = sides_of(jnp.pad(gt_boxes, ((0, padding), (0, 0))))
         gt_valid = jnp.pad(gt_valid, (0, padding))
 
-        def step(state: _Running, xs: tuple[Array, Array, Array]) -> tuple[_Running, None]:
-            first, block_boxes, block_valid = xs
+        def step(state: _Running, xs: tuple[Array, Sides, Array]) -> tuple[_Running, None]:
+            first, block_sides, block_valid = xs
             rows = []
             for k in range(block):
-                gt = tuple(c[None] for c in coordinates(block_boxes[k]))
-                area = box_area(block_boxes[k])[None]
-                row = iou_of_coordinates(gt, area, box_coordinates, box_areas)
+                row = iou_of_sides(block_sides.at((k, None)), box_sides)
                 # -1 ranks below every overlap: neither a padded object nor a box that
                 # takes no part is ever the best of anything.
                 real = block_valid[k] if boxes_valid is None else block_valid[k] & boxes_valid
@@ -152,7 +151,8 @@ class Matcher:
             forced_index=jnp.zeros(num_boxes, jnp.int32),
         )
         firsts = jnp.arange(0, num_gt + padding, block, dtype=jnp.int32)
-        xs = (firsts, gt_boxes.reshape(-1, block, 4), gt_valid.reshape(-1, block))
+        gt_sides = Sides(*(value.reshape(-1, block) for value in gt_sides))
+        xs = (firsts, gt_sides, gt_valid.reshape(-1, block))
         return jax.lax.scan(step, start, xs)[0]
 
     def _add(

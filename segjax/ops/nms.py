@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, UInt32
 
-from segjax.ops.boxes import box_area, coordinates, iou_of_coordinates
+from segjax.ops.boxes import iou_of_sides, sides_of
 
 Method = Literal["auto", "loop", "fixpoint", "blocked"]
 
@@ -62,7 +62,7 @@ def nms(
     return jnp.zeros(valid.shape, bool).at[order].set(keep, unique_indices=True)
 
 
-def nms_topk(  # noqa: PLR0917  (the same order as nms)
+def nms_topk(
     boxes: Float[Array, "N 4"],
     scores: Float[Array, "N"],
     valid: Bool[Array, "N"],
@@ -135,15 +135,13 @@ class _Problem:
         # Which boxes survive is not differentiable.
         boxes = jax.lax.stop_gradient(boxes)[order]
         self.size = boxes.shape[0]
-        self.coordinates, self.areas = coordinates(boxes), box_area(boxes)
+        self.sides = sides_of(boxes)
         self.groups = None if groups is None else groups[order]
         self.threshold = threshold
 
     def suppresses(self, rows: Int32[Array, "R"]) -> Bool[Array, "R N"]:
         """Whether box i of `rows` would suppress box j, if i is kept: i before j."""
-        a = tuple(c[rows][:, None] for c in self.coordinates)
-        b = tuple(c[None] for c in self.coordinates)
-        iou = iou_of_coordinates(a, self.areas[rows][:, None], b, self.areas[None])
+        iou = iou_of_sides(self.sides.at(rows).at((slice(None), None)), self.sides.at(None))
         later = rows[:, None] < jnp.arange(self.size, dtype=jnp.int32)[None]
         suppresses = (iou > self.threshold) & later
         if self.groups is not None:

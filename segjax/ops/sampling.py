@@ -29,22 +29,24 @@ class SampledIndices:
     valid: Bool[Array, "S"]
 
 
-def _priorities(key: Key, candidates: Bool[Array, "N"]) -> Float32[Array, "N"]:
-    """A random positive float for each candidate, 0 for the others.
+def _priorities(key: Key, size: int) -> Float32[Array, "N"]:
+    """A random positive float for each position.
 
     `top_k` is fast for float32 alone, and `random.uniform` knows only 2**23 values, so
     that ties (which `top_k` resolves by position) would favour early anchors. Reading
     30 random bits as the pattern of a normal float keeps the order of the integers and
     2**30 distinct values.
     """
-    bits = jax.random.bits(key, candidates.shape, jnp.uint32)
+    bits = jax.random.bits(key, (size,), jnp.uint32)
     smallest_normal = jnp.uint32(0x00800000)
-    values = jax.lax.bitcast_convert_type(smallest_normal + (bits >> 2), jnp.float32)
-    return jnp.where(candidates, values, 0.0)
+    return jax.lax.bitcast_convert_type(smallest_normal + (bits >> 2), jnp.float32)
 
 
 def _draw(
-    key: Key, candidates: Bool[Array, "N"], quota: int, limit: Int32[Array, ""]
+    priorities: Float32[Array, "N"],
+    candidates: Bool[Array, "N"],
+    quota: int,
+    limit: Int32[Array, ""],
 ) -> tuple[Int32[Array, "Q"], Int32[Array, ""]]:
     """Draws `min(limit, quota, number of candidates)` of the candidates uniformly.
 
@@ -53,7 +55,7 @@ def _draw(
     """
     size = candidates.shape[0]
     quota = min(quota, size)
-    priority, index = jax.lax.top_k(_priorities(key, candidates), quota)
+    priority, index = jax.lax.top_k(jnp.where(candidates, priorities, 0.0), quota)
     # The first n of a random order are a uniform sample for every n: one draw serves the
     # limit that is only known on the device.
     drawn = (priority > 0) & (jnp.arange(quota, dtype=jnp.int32) < limit)
@@ -63,15 +65,17 @@ def _draw(
 def _draw_both(
     key: Key, labels: Int[Array, "N"], num: int, positive_fraction: float | int
 ) -> tuple[Int32[Array, "P"], Int32[Array, ""], Int32[Array, "Q"], Int32[Array, ""]]:
+    """Positions and number of the positives, then of the negatives."""
     if num < 1 or not 0 <= positive_fraction <= 1:
         raise ValueError(
             f"num is {num} and positive_fraction {positive_fraction}: "
             "give num >= 1 and a fraction in 0..1"
         )
-    positive_key, negative_key = jax.random.split(key)
+    # No position is both, so that one random order serves both kinds independently.
+    priorities = _priorities(key, labels.shape[0])
     quota = int(num * positive_fraction)
-    positives, num_positive = _draw(positive_key, labels == 1, quota, jnp.int32(quota))
-    negatives, num_negative = _draw(negative_key, labels == 0, num, num - num_positive)
+    positives, num_positive = _draw(priorities, labels == 1, quota, jnp.int32(quota))
+    negatives, num_negative = _draw(priorities, labels == 0, num, num - num_positive)
     return positives, num_positive, negatives, num_negative
 
 
