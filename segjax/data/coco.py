@@ -1,0 +1,411 @@
+"""COCO annotation files, read with every fact checked.
+
+What would train wrongly stops with a name for it; harmless defects, which COCO itself has, are
+counted. `check` gives the same list as a report.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segjax.data import rle as rle_lib
+from segjax.data.images import MAX_IMAGE_PIXELS, ImageError, verify_image
+from segjax.data.store import FolderStore, ImageStore, StoreError
+
+MAX_JSON_BYTES = 4 << 30
+# Kinds that the format's own datasets show and that training deals with.
+HARMLESS = {
+    "area_mismatch": "area differs from the mask's by more than 1%",
+    "bbox_mismatch": "bbox differs from the mask's by more than 2 pixels",
+    "box_outside": "bbox reaches outside the image; clipped",
+    "category_gap": "category ids are not consecutive",
+    "crowd_polygon": "a crowd given as polygons",
+    "duplicate_category_name": "two categories of one name",
+    "empty_mask": "segmentation without a pixel; dropped in mask training",
+    "image_without_objects": "no annotation",
+    "missing_area": "no area; the mask's or the box's is taken",
+    "missing_bbox": "no bbox; the mask's is taken",
+    "missing_segmentation": "no segmentation; dropped in mask training",
+    "short_polygon": "a polygon of fewer than 3 points; that part is left out",
+    "zero_size_box": "bbox without area; dropped in training",
+}
+
+
+class CocoError(ValueError):
+    """An annotation file, or an image folder, that cannot be used as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """A class as the file names it; the class index is its rank by id."""
+
+    id: int
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object.
+
+    Attributes:
+      id: as in the file.
+      category_id: as in the file.
+      bbox: `(x, y, width, height)` in pixels, as in the file.
+      area: pixels, as in the file.
+      is_crowd: True for a region of many objects.
+      counts: compressed RLE of the mask over the whole image, or "" if there is none.
+    """
+
+    id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    area: float
+    is_crowd: bool
+    counts: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image and its objects, in the file's order."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+    annotations: tuple[Annotation, ...]
+
+
+@dataclasses.dataclass
+class Problems:
+    """Counts named defects and keeps the first five places of each."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, where: str) -> None:
+        """Counts one more defect `name`, found at `where`."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+        places = self.examples.setdefault(name, [])
+        if len(places) < 5:
+            places.append(where)
+
+    def fatal(self) -> dict[str, int]:
+        """Returns the counts of the kinds that forbid training."""
+        return {name: n for name, n in self.counts.items() if name not in HARMLESS}
+
+    def lines(self, names: Sequence[str] | None = None) -> list[str]:
+        """Describes the defects (or those of `names`), one a line, the forbidding ones first."""
+        chosen = sorted(names or self.counts, key=lambda name: (name in HARMLESS, name))
+        return [
+            f"{'note ' if name in HARMLESS else 'ERROR'} {name}: {self.counts[name]}"
+            + (f" ({HARMLESS[name]})" if name in HARMLESS else "")
+            + f"; first: {'; '.join(self.examples[name])}"
+            for name in chosen
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoDataset:
+    """A validated annotation file.
+
+    Attributes:
+      categories: in the order of their ids, which is the order of class indices.
+      images: in the order of their ids.
+      problems: what was found.
+    """
+
+    categories: tuple[Category, ...]
+    images: tuple[ImageRecord, ...]
+    problems: Problems
+
+    def report(self) -> str:
+        """Returns totals and named problems as text."""
+        objects = sum(len(image.annotations) for image in self.images)
+        crowds = sum(a.is_crowd for image in self.images for a in image.annotations)
+        head = (
+            f"{len(self.images)} images, {objects} objects ({crowds} crowds), "
+            f"{len(self.categories)} categories"
+        )
+        return "\n".join([head, *self.problems.lines()])
+
+
+def load_coco(
+    annotations_json: str | os.PathLike[str],
+    images: str | os.PathLike[str] | ImageStore,
+    *,
+    on_problem: str = "raise",
+) -> CocoDataset:
+    """Reads and validates an `instances_*.json`.
+
+    Args:
+      annotations_json: the file.
+      images: the folder, or another store, of its images.
+      on_problem: "raise" stops at defects that are not in `HARMLESS`; "collect" leaves the
+        defective entries out and only counts them.
+
+    Returns:
+      The dataset, with masks as compressed RLE.
+
+    Raises:
+      CocoError: if the file cannot be read, or names of defects with counts and first places.
+    """
+    store = images if isinstance(images, ImageStore) else FolderStore(images)
+    reader = _Reader(store)
+    dataset = reader.read(_load_json(Path(annotations_json)))
+    if on_problem == "raise" and dataset.problems.fatal():
+        names = list(dataset.problems.fatal())
+        raise CocoError(
+            f"{annotations_json} cannot be used as it is:\n"
+            + "\n".join(dataset.problems.lines(names))
+            + "\nCorrect the file; `segjax check-data` lists everything."
+        )
+    return dataset
+
+
+def check(
+    annotations_json: str | os.PathLike[str],
+    images: str | os.PathLike[str] | ImageStore,
+    *,
+    decode: bool = True,
+) -> Problems:
+    """Finds the defects of a dataset without stopping at any.
+
+    Args:
+      annotations_json: the annotation file.
+      images: the folder, or another store, of its images.
+      decode: also decode every image.
+
+    Returns:
+      Named defects with counts and first places.
+
+    Raises:
+      CocoError: if the annotation file is no JSON object with the three lists.
+    """
+    store = images if isinstance(images, ImageStore) else FolderStore(images)
+    dataset = load_coco(annotations_json, store, on_problem="collect")
+    for image in dataset.images if decode else ():
+        try:
+            verify_image(store.read(image.file_name), image.height, image.width)
+        except (ImageError, StoreError) as error:
+            dataset.problems.add("bad_image", f"image {image.id} ({image.file_name}) {error}")
+    return dataset.problems
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CocoError(f"no annotation file at {path}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CocoError(f"{path} has more than {MAX_JSON_BYTES} bytes")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CocoError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CocoError(f"{path} holds a {type(content).__name__}, wanted a JSON object")
+    for section in ("images", "annotations", "categories"):
+        if not isinstance(content.get(section), list):
+            raise CocoError(f'{path} has no list "{section}": is it COCO\'s instances format?')
+    return content
+
+
+class _Reader:
+    """Collects records and problems; entries with a problem that is not harmless are left out."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+        self.problems = Problems()
+        self.sizes: dict[int, tuple[int, int]] = {}
+        self.categories: dict[int, str] = {}
+
+    def read(self, content: dict[str, Any]) -> CocoDataset:
+        self._read_categories(content["categories"])
+        names = self._read_images(content["images"])
+        objects = self._read_annotations(content["annotations"])
+        for image_id in names:
+            if image_id not in objects:
+                self.problems.add("image_without_objects", f"image {image_id}")
+        records = tuple(
+            ImageRecord(i, names[i], *self.sizes[i], tuple(objects.get(i, ())))
+            for i in sorted(names)
+        )
+        categories = tuple(Category(i, self.categories[i]) for i in sorted(self.categories))
+        return CocoDataset(categories, records, self.problems)
+
+    def _read_categories(self, entries: list[Any]) -> None:
+        for entry in entries:
+            number = entry.get("id") if isinstance(entry, dict) else None
+            if not _is_id(number) or not isinstance(entry.get("name"), str):
+                self.problems.add("bad_category", f"{entry!r:.80}")
+            elif number in self.categories:
+                self.problems.add("duplicate_category_id", f"category {number}")
+            else:
+                if entry["name"] in self.categories.values():
+                    self.problems.add("duplicate_category_name", entry["name"])
+                self.categories[number] = entry["name"]
+        if not self.categories:
+            self.problems.add("no_categories", "the list is empty")
+        elif max(self.categories) - min(self.categories) + 1 != len(self.categories):
+            self.problems.add("category_gap", f"{min(self.categories)}..{max(self.categories)}")
+
+    def _read_images(self, entries: list[Any]) -> dict[int, str]:
+        names: dict[int, str] = {}
+        seen: set[str] = set()
+        for entry in entries:
+            number = entry.get("id") if isinstance(entry, dict) else None
+            size = (entry.get("height"), entry.get("width")) if _is_id(number) else (None, None)
+            if not _is_size(size):
+                self.problems.add("bad_image_entry", f"{entry!r:.80}")
+                continue
+            if number in self.sizes:
+                self.problems.add("duplicate_image_id", f"image {number}")
+                continue
+            self.sizes[number] = size
+            name = entry.get("file_name")
+            problem = self.store.problem(name)
+            if problem is None and name in seen:
+                problem = "duplicate_file_name"
+            if problem:
+                self.problems.add(problem, f"image {number}: {name!r:.80}")
+                continue
+            seen.add(name)
+            names[number] = name
+        return names
+
+    def _read_annotations(self, entries: list[Any]) -> dict[int, list[Annotation]]:
+        objects: dict[int, list[Annotation]] = {}
+        seen: set[int] = set()
+        for entry in entries:
+            number = entry.get("id") if isinstance(entry, dict) else None
+            if not _is_id(number):
+                self.problems.add("bad_annotation_entry", f"{entry!r:.80}")
+            elif number in seen:
+                self.problems.add("duplicate_annotation_id", f"annotation {number}")
+            else:
+                seen.add(number)
+                annotation = self._annotation(number, entry)
+                if annotation is not None:
+                    objects.setdefault(entry["image_id"], []).append(annotation)
+        return objects
+
+    def _annotation(self, number: int, entry: dict[str, Any]) -> Annotation | None:
+        where = f"annotation {number}"
+        if not _is_id(entry.get("image_id")) or entry["image_id"] not in self.sizes:
+            return self._refuse("unknown_image_id", f"{where}: {entry.get('image_id')!r:.40}")
+        if not _is_id(entry.get("category_id")) or entry["category_id"] not in self.categories:
+            return self._refuse("unknown_category_id", f"{where}: {entry.get('category_id')!r:.40}")
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            return self._refuse("bad_iscrowd", f"{where}: {crowd!r:.40}")
+        height, width = self.sizes[entry["image_id"]]
+        try:
+            counts = self._mask(entry.get("segmentation"), height, width, bool(crowd), where)
+            mask: rle_lib.Rle | None = {"size": [height, width], "counts": counts}
+            outline = rle_lib.to_bbox(mask) if counts else (0, 0, 0, 0)
+            pixels = rle_lib.area(mask) if counts else 0
+        except rle_lib.RleError as error:
+            return self._refuse("bad_segmentation", f"{where}: {error}")
+        if counts and not pixels:
+            self.problems.add("empty_mask", where)
+            counts = ""
+        bbox = self._bbox(entry.get("bbox"), outline if counts else None, height, width, where)
+        if bbox is None:
+            return None
+        area = self._area(entry.get("area"), pixels if counts else None, bbox, where)
+        if area is None:
+            return None
+        return Annotation(number, entry["category_id"], bbox, area, bool(crowd), counts)
+
+    def _refuse(self, name: str, where: str) -> None:
+        self.problems.add(name, where)
+
+    def _mask(self, value: Any, height: int, width: int, crowd: bool, where: str) -> str:
+        """Normalises polygons, compressed and uncompressed RLE to compressed counts."""
+        if isinstance(value, dict):
+            if list(value.get("size") or ()) != [height, width]:
+                raise rle_lib.RleError(
+                    f"RLE of size {value.get('size')!r:.40} in an image of [{height}, {width}]"
+                )
+            if isinstance(value.get("counts"), str):
+                return rle_lib.canonical(value)["counts"]  # pyright: ignore[reportArgumentType]
+            return rle_lib.from_counts(_as_list(value.get("counts")), height, width)["counts"]
+        if value in (None, [], {}, ""):
+            self.problems.add("missing_segmentation", where)
+            return ""
+        polygons = _as_list(value)
+        long_enough = [p for p in polygons if len(_as_list(p)) >= 6]
+        if len(long_enough) < len(polygons):
+            self.problems.add("short_polygon", where)
+        if crowd:
+            self.problems.add("crowd_polygon", where)
+        if not long_enough:
+            self.problems.add("missing_segmentation", where)
+            return ""
+        return rle_lib.from_polygons(long_enough, height, width)["counts"]
+
+    def _bbox(
+        self,
+        value: Any,
+        outline: tuple[int, int, int, int] | None,
+        height: int,
+        width: int,
+        where: str,
+    ) -> tuple[float, float, float, float] | None:
+        """Checks `(x, y, width, height)` and compares it with the mask's outline."""
+        if value is None and outline is not None:
+            self.problems.add("missing_bbox", where)
+            x0, y0, x1, y1 = (float(side) for side in outline)
+            return x0, y0, x1 - x0, y1 - y0
+        if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+            return self._refuse("bad_bbox", f"{where}: {value!r:.60}")
+        x, y, w, h = (float(side) for side in value)
+        if w < 0 or h < 0:
+            return self._refuse("negative_bbox", f"{where}: {value}")
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            if w > 0 and h > 0:
+                return self._refuse("bbox_off_image", f"{where}: {value}")
+        elif x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1:
+            self.problems.add("box_outside", f"{where}: {value}")
+        if w == 0 or h == 0:
+            self.problems.add("zero_size_box", where)
+        if outline and max(abs(a - b) for a, b in zip(outline, (x, y, x + w, y + h))) > 2:  # noqa: B905
+            self.problems.add("bbox_mismatch", where)
+        return x, y, w, h
+
+    def _area(
+        self, value: Any, pixels: int | None, bbox: tuple[float, float, float, float], where: str
+    ) -> float | None:
+        if value is None:
+            self.problems.add("missing_area", where)
+            return float(bbox[2] * bbox[3] if pixels is None else pixels)
+        if not _is_number(value) or value < 0:
+            return self._refuse("bad_area", f"{where}: {value!r:.40}")
+        # A polygon's own area differs from its raster's by up to half its outline.
+        slack = max(0.01 * value, 2 * (bbox[2] + bbox[3]))
+        if pixels is not None and abs(pixels - value) > slack:
+            self.problems.add("area_mismatch", f"{where}: {value} for {pixels} pixels")
+        return float(value)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and -(1 << 63) <= value < 1 << 63
+
+
+def _is_size(size: tuple[Any, Any]) -> bool:
+    sides = all(type(side) is int and side > 0 for side in size)
+    return sides and math.prod(size) <= MAX_IMAGE_PIXELS
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and bool(np.isfinite(value)) and abs(value) < 1e9
+
+
+def _as_list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise rle_lib.RleError(f"a segmentation holds {value!r:.40} in place of a list")
+    return value

@@ -1,0 +1,99 @@
+"""What to train on and how to feed it: one frozen dataclass."""
+
+import dataclasses
+from typing import Literal
+
+from segjax.data.shapes import ShapesConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Data of a run.
+
+    Attributes:
+      root: folder in COCO format: `train/`, `val/` and `annotations/instances_{train,val}.json`;
+        COCO's own names (`train2017/`, `instances_train2017.json`) are found too. Not used by
+        `name="2017"`; where `name="shapes"` writes its images, if not empty.
+      name: "folder" reads `root`; "2017" downloads COCO 2017; "shapes" makes pictures of shapes.
+      shapes: what "shapes" makes.
+      cache_dir: where prepared datasets, downloads and made pictures are kept.
+      base_url: where "2017" finds `zips/` and `annotations/`.
+      on_bad_image: what to do with image files that cannot be decoded or whose size differs from
+        the annotations: stop, or leave them out and count them.
+      batch_size: training images a step, over all processes.
+      eval_batch_size: evaluation images a step, over all processes.
+      resize: "shortest_edge" scales the short side to `short_side` unless the long side would
+        exceed `long_side`; "fit" scales to fit into `size`; "stretch" scales to `size` whatever
+        the ratio; "none" leaves images as they are.
+      short_side: pixels; several values are drawn from at random for each training image.
+      eval_short_side: pixels; None takes the largest of `short_side`.
+      long_side: pixels.
+      size: (height, width) in pixels for "fit" and "stretch".
+      size_rounding: "nearest" is Detectron2's and MMDetection's `int(x + 0.5)`, "floor"
+        torchvision's.
+      interpolation: "cv2" is bilinear without antialiasing (MMDetection, torchvision); "pil"
+        antialiases where it shrinks (Detectron2) and takes ten times as long.
+      flip: flip half of the training images horizontally.
+      buckets: (height, width) canvases, multiples of `size_divisor`; None derives one for
+        landscape and one for portrait images from the data.
+      size_divisor: canvases are multiples of this many pixels.
+      max_instances: rows for objects, G.
+      overflow: what to do in training with images of more objects.
+      masks: give masks; False leaves 1 x 1 zeros, for models without mask head.
+      mask_size: side of the mask rasters, Mh = Mw.
+      mask_frame: what a raster covers: its object's "box", or the whole "image" pixel by pixel,
+        as the peers do, at `max_instances` canvases of memory an image.
+      min_box_size: training drops objects with a side of at most this many input pixels.
+      filter_empty: train only on images with an object that is no crowd.
+      num_workers: worker processes; 0 loads in threads, which is faster on few cores.
+      prefetch: batches prepared ahead, for each worker.
+      seed: of shuffling and augmentation.
+    """
+
+    root: str = ""
+    name: Literal["folder", "2017", "shapes"] = "folder"
+    shapes: ShapesConfig | None = None
+    cache_dir: str = "~/.cache/segjax"
+    base_url: str = "http://images.cocodataset.org"
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    batch_size: int = 16
+    eval_batch_size: int = 8
+    resize: Literal["shortest_edge", "fit", "stretch", "none"] = "shortest_edge"
+    short_side: tuple[int, ...] = (800,)
+    eval_short_side: int | None = None
+    long_side: int = 1333
+    size: tuple[int, int] | None = None
+    size_rounding: Literal["nearest", "floor"] = "nearest"
+    interpolation: Literal["cv2", "pil"] = "cv2"
+    flip: bool = True
+    buckets: tuple[tuple[int, int], ...] | None = None
+    size_divisor: int = 32
+    max_instances: int = 100
+    overflow: Literal["error", "drop_smallest"] = "error"
+    masks: bool = True
+    mask_size: int = 112
+    mask_frame: Literal["box", "image"] = "box"
+    min_box_size: float = 1e-2
+    filter_empty: bool = True
+    num_workers: int = 0
+    prefetch: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = {
+            name: getattr(self, name)
+            for name in ("batch_size", "eval_batch_size", "long_side", "size_divisor")
+            + ("max_instances", "mask_size", "prefetch")
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if not self.short_side or min(self.short_side) < 1:
+            raise ValueError(f"short_side is {self.short_side}: wanted positive pixels")
+        if self.resize in ("fit", "stretch") and self.size is None:
+            raise ValueError(f'resize="{self.resize}" needs size=(height, width)')
+        for canvas in self.buckets or ():
+            if any(side < 1 or side % self.size_divisor for side in canvas):
+                raise ValueError(
+                    f"bucket {canvas} is no multiple of size_divisor {self.size_divisor}"
+                )

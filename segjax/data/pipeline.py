@@ -1,0 +1,410 @@
+"""From prepared datasets to batches: Grain loads in threads or processes what a plan asks for."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from segjax.data import shapes
+from segjax.data.buckets import (
+    Canvas,
+    EvalPlan,
+    PlannedBatch,
+    TrainPlan,
+    assign_canvases,
+    derive_canvases,
+    group_by_canvas,
+)
+from segjax.data.config import DataConfig
+from segjax.data.tfds_builder import INDEX_COLUMNS, PreparedSplit, open_records, prepare
+from segjax.data.transforms import Example, make_example
+
+HostBatch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk, ready to be iterated.
+
+    Attributes:
+      class_names: by class index.
+      category_ids: of the annotation file, by class index.
+      splits: "train" and "val", as far as there are.
+      fingerprint: changes with annotations and images.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    splits: dict[str, PreparedSplit]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, without background."""
+        return len(self.class_names)
+
+    def split(self, name: str) -> PreparedSplit:
+        """Returns a split.
+
+        Raises:
+          KeyError: if the dataset has none of this name; the text names those it has.
+        """
+        if name not in self.splits:
+            raise KeyError(f'no split "{name}": the dataset has {sorted(self.splits)}')
+        return self.splits[name]
+
+    def annotations(self, split: str) -> str:
+        """Returns the path of a split's `instances_*.json`, for pycocotools."""
+        return self.split(split).annotations
+
+    def num_images(self, split: str) -> int:
+        """Returns how many images a split has."""
+        return len(self.split(split).index)
+
+    def buckets(self, config: DataConfig) -> tuple[Canvas, ...]:
+        """Returns the canvases (height, width) that batches of any split can have."""
+        index = np.concatenate([split.index for split in self.splits.values()])
+        return derive_canvases(_sizes(index), config)
+
+
+class BatchIterator:
+    """Batches in a fixed order, with a position that can be stored and restored.
+
+    Iterate, then `close`, or use it as a context: otherwise worker processes and their shared
+    memory outlive it.
+    """
+
+    def __init__(
+        self, plan: TrainPlan | EvalPlan, loader: "_Loader", config: DataConfig, identity: str
+    ) -> None:
+        self._plan, self._loader, self._config = plan, loader, config
+        self._identity = identity
+        self._next = 0
+        self._batches: Any = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        """The number of batches; 2**40 for the endless training iterator."""
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        return self
+
+    def __next__(self) -> HostBatch:
+        if self._closed:
+            raise RuntimeError("this iterator is closed: make a new one")
+        if self._next >= len(self._plan):
+            raise StopIteration
+        if self._batches is None:
+            self._batches = _start(self._plan, self._loader, self._config, self._next)
+        batch = next(self._batches)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the position, as a dictionary that JSON can hold."""
+        return {"next_batch": self._next, "identity": self._identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes to a position.
+
+        Args:
+          state: what `get_state` gave, of an iterator with any number of workers or processes.
+
+        Raises:
+          ValueError: if it belongs to another dataset, seed, batch size or set of canvases.
+        """
+        if state["identity"] != self._identity:
+            raise ValueError(
+                f"the iterator's state is of [{state['identity']}], this iterator is of "
+                f"[{self._identity}]: resume with the same data, seed and batch size"
+            )
+        self._stop()
+        self._next = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops threads and worker processes; calling it again does nothing."""
+        self._closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._batches is not None and hasattr(self._batches, "close"):
+            self._batches.close()
+        self._batches = None
+
+    def __enter__(self) -> "BatchIterator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """Prepares (downloads, draws, builds) what the config names, or finds it in the cache.
+
+    Args:
+      config: which data.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      CocoError: if annotations or images cannot be used.
+      ValueError: if the config names no data.
+    """
+    prepared = prepare(config, _root(config))
+    return Dataset(
+        class_names=tuple(category.name for category in prepared.categories),
+        category_ids=tuple(category.id for category in prepared.categories),
+        splits=prepared.splits,
+        fingerprint=prepared.fingerprint,
+    )
+
+
+def train_iterator(
+    dataset: Dataset,
+    config: DataConfig,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    start_state: dict[str, Any] | None = None,
+) -> BatchIterator:
+    """Makes the endless iterator over the training split.
+
+    Args:
+      dataset: from `open_dataset`.
+      config: batches and transforms.
+      seed: of shuffling and augmentation.
+      process_index: this process of a multi-host run; it gets its rows of each global batch.
+      process_count: of the run.
+      start_state: from `get_state`, to go on where another iterator stood.
+
+    Returns:
+      An iterator of dictionaries: the fields of `segjax.types.Batch` and `image_ids`,
+      `original_sizes`, `example_valid`, `truncated`, `dropped_degenerate`.
+
+    Raises:
+      ValueError: if an image has too many objects (and `overflow` is "error"), no image is left,
+        or `start_state` belongs to another run.
+    """
+    split = dataset.split("train")
+    _check_caps(split, config)
+    positions = np.arange(len(split.index), dtype=np.int64)
+    if config.filter_empty:
+        positions = positions[split.index[:, INDEX_COLUMNS.index("objects")] > 0]
+    canvases = dataset.buckets(config)
+    groups = _groups(split, positions, canvases, config)
+    plan = TrainPlan(groups, config.batch_size, seed, process_index, process_count)
+    loader = _Loader(split, config, canvases, seed)
+    identity = (
+        f"dataset {dataset.fingerprint}, seed {seed}, batch size {config.batch_size}, "
+        f"canvases {canvases}, filter_empty {config.filter_empty}"
+    )
+    iterator = BatchIterator(plan, loader, config, identity)
+    if start_state is not None:
+        iterator.set_state(start_state)
+    return iterator
+
+
+def eval_iterator(
+    dataset: Dataset,
+    split: str,
+    config: DataConfig,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    limit: int | None = None,
+) -> BatchIterator:
+    """Makes an iterator that gives each image of a split once, without augmentation.
+
+    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation reads the
+    annotation file itself.
+
+    Args:
+      dataset: from `open_dataset`.
+      split: "val", or "train".
+      config: batches and transforms.
+      process_index: this process of a multi-host run.
+      process_count: of the run.
+      limit: only the first so many images.
+
+    Returns:
+      An iterator as `train_iterator`'s, but finite; `example_valid` is False in rows that only
+      fill the last batch of a canvas.
+    """
+    source = dataset.split(split)
+    canvases = dataset.buckets(config)
+    positions = np.arange(len(source.index), dtype=np.int64)[:limit]
+    groups = _groups(source, positions, canvases, config)
+    plan = EvalPlan(groups, config.eval_batch_size, process_index, process_count)
+    identity = f"dataset {dataset.fingerprint}, split {split}, canvases {canvases}"
+    return BatchIterator(plan, _Loader(source, config, canvases, None), config, identity)
+
+
+def steps_per_epoch(dataset: Dataset, config: DataConfig) -> float:
+    """Returns how many batches an epoch of training has, on average.
+
+    Args:
+      dataset: from `open_dataset`.
+      config: `batch_size` and `filter_empty` are used.
+    """
+    objects = dataset.split("train").index[:, INDEX_COLUMNS.index("objects")]
+    images = int((objects > 0).sum()) if config.filter_empty else len(objects)
+    return images / config.batch_size
+
+
+class _Loader:
+    """Makes the batch that a plan describes; opens the records on first use in each process."""
+
+    def __init__(
+        self,
+        split: PreparedSplit,
+        config: DataConfig,
+        canvases: tuple[Canvas, ...],
+        seed: int | None,
+    ) -> None:
+        self.split, self.config, self.canvases, self.seed = split, config, canvases, seed
+        self._records: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_records": None}
+
+    def __call__(self, plan: PlannedBatch) -> HostBatch:
+        if self._records is None:
+            self._records = open_records(self.split)
+        batch = _empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
+        for place, (row, draw) in enumerate(zip(plan.rows, plan.draws, strict=True)):
+            if row >= 0:
+                rng = None
+                if self.seed is not None:
+                    rng = np.random.default_rng([self.seed, 2, int(draw)])
+                _fill(batch, place, make_example(self._records[int(row)], rng, self.config))
+        return batch
+
+
+def _start(plan: Any, loader: _Loader, config: DataConfig, first: int) -> Any:
+    """Starts Grain at batch `first`."""
+    import grain
+
+    threads = max(1, min(config.prefetch, 4)) if config.num_workers == 0 else 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch)
+    source = grain.MapDataset.source(_From(plan, first))
+    batches = source.map(loader).to_iter_dataset(options)
+    if config.num_workers:
+        _mark_flags_parsed()
+        batches = batches.mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=config.num_workers, per_worker_buffer_size=config.prefetch
+            )
+        )
+    return iter(batches)
+
+
+class _From:
+    """A plan from some batch on: resuming needs no state of Grain's."""
+
+    def __init__(self, plan: TrainPlan | EvalPlan, first: int) -> None:
+        self.plan, self.first = plan, first
+
+    def __len__(self) -> int:
+        return len(self.plan) - self.first
+
+    def __getitem__(self, number: int) -> PlannedBatch:
+        return self.plan[number + self.first]
+
+
+def _mark_flags_parsed() -> None:
+    """Lets Grain start processes outside an absl application, as in a notebook."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+
+
+def _empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
+    count = config.max_instances
+    raster = (config.mask_size, config.mask_size) if config.masks else (1, 1)
+    if config.masks and config.mask_frame == "image":
+        raster = canvas
+    return {
+        "images": np.zeros((rows, *canvas, 3), np.uint8),
+        # Filling rows count as whole canvases, so that nothing divides by an empty image.
+        "image_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
+        "gt_boxes": np.zeros((rows, count, 4), np.float32),
+        "gt_classes": np.zeros((rows, count), np.int32),
+        "gt_valid": np.zeros((rows, count), bool),
+        "gt_is_crowd": np.zeros((rows, count), bool),
+        "gt_masks": np.zeros((rows, count, *raster), np.uint8),
+        "gt_mask_frames": np.zeros((rows, count, 4), np.float32),
+        "image_ids": np.full(rows, -1, np.int64),
+        "original_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
+        "example_valid": np.zeros(rows, bool),
+        "truncated": np.zeros(rows, np.int32),
+        "dropped_degenerate": np.zeros(rows, np.int32),
+    }
+
+
+def _fill(batch: HostBatch, place: int, example: Example, /) -> None:
+    """Writes an example into row `place`."""
+    height, width = example.image.shape[:2]
+    count = len(example.classes)
+    batch["images"][place, :height, :width] = example.image
+    batch["image_sizes"][place] = height, width
+    batch["gt_boxes"][place, :count] = example.boxes
+    batch["gt_classes"][place, :count] = example.classes
+    batch["gt_valid"][place, :count] = True
+    batch["gt_is_crowd"][place, :count] = example.is_crowd
+    frames, masks = batch["gt_mask_frames"], batch["gt_masks"]
+    mask_height, mask_width = example.masks.shape[1:]
+    masks[place, :count, :mask_height, :mask_width] = example.masks
+    frames[place, :count] = example.boxes
+    if masks.shape[2:] == batch["images"].shape[1:3]:
+        frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
+    batch["image_ids"][place] = example.image_id
+    batch["original_sizes"][place] = example.original_size
+    batch["example_valid"][place] = True
+    batch["truncated"][place] = example.truncated
+    batch["dropped_degenerate"][place] = example.degenerate
+
+
+def _check_caps(split: PreparedSplit, config: DataConfig) -> None:
+    """Finds images with too many objects before training starts; crowds give way silently."""
+    counts = split.index[:, INDEX_COLUMNS.index("objects")]
+    worst = int(counts.argmax()) if len(counts) else 0
+    if config.overflow == "error" and len(counts) and counts[worst] > config.max_instances:
+        raise ValueError(
+            f"image {split.index[worst, 0]} has {counts[worst]} instances, max_instances is "
+            f'{config.max_instances}: raise it, or choose overflow="drop_smallest"'
+        )
+
+
+def _groups(
+    split: PreparedSplit,
+    positions: Int64[np.ndarray, " n"],
+    canvases: tuple[Canvas, ...],
+    config: DataConfig,
+) -> list[Int64[np.ndarray, " k"]]:
+    canvas = assign_canvases(_sizes(split.index[positions]), canvases, config)
+    return group_by_canvas(positions, canvas, len(canvases))
+
+
+def _sizes(index: Int64[np.ndarray, "n 5"]) -> Int64[np.ndarray, "n 2"]:
+    return index[:, 1:3]
+
+
+def _root(config: DataConfig) -> str:
+    """Returns the folder to read, drawing the shapes into it first if they are wanted."""
+    if config.name == "2017":
+        return ""
+    if config.name == "folder":
+        if not config.root:
+            raise ValueError('name="folder" needs root: the path of a folder in COCO format')
+        return config.root
+    made = config.shapes or shapes.ShapesConfig()
+    root = Path(config.root or f"{config.cache_dir}/shapes-{made.fingerprint()}").expanduser()
+    shapes.generate(made, root)
+    return str(root)

@@ -1,0 +1,387 @@
+"""Run-length encoded masks: COCO's format, read and written without trusting the input.
+
+A mask is scanned column by column and stored as the lengths of alternating runs of zeros and
+ones, beginning with zeros. The compressed form writes each length (from the fourth on: its
+difference to the one two before) as a little-endian base-32 number in printable characters.
+pycocotools writes past its buffers on malformed strings, so that everything here parses the
+strings itself, and only polygons that were checked reach pycocotools.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt8
+
+MAX_MASK_PIXELS = 1 << 28
+MAX_POLYGON_POINTS = 100_000
+# 7 digits of 5 bits hold every difference of two run lengths below 2**32.
+_MAX_DIGITS = 7
+
+
+class Rle(TypedDict):
+    """A mask as COCO stores it: `size` is `[height, width]`, `counts` the compressed runs."""
+
+    size: list[int]
+    counts: str
+
+
+class RleError(ValueError):
+    """A run-length string, or a polygon, that describes no mask."""
+
+
+def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, " runs"]:
+    """Parses and checks a compressed run-length string.
+
+    Args:
+      text: the characters of COCO's `counts`.
+      height: rows of the mask, in pixels.
+      width: columns of the mask, in pixels.
+
+    Returns:
+      The run lengths, zeros first; they sum to `height * width`.
+
+    Raises:
+      RleError: for a character outside the alphabet, an unfinished or overlong number, a
+        negative run, or runs that do not fill the mask.
+    """
+    _check_size(height, width)
+    try:
+        digits = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise RleError("RLE counts contain characters that are not ASCII") from None
+    if digits.size == 0:
+        raise RleError("RLE counts are empty: a mask has at least one run")
+    if digits.min() < 0 or digits.max() > 63:
+        raise RleError("RLE counts contain a character outside '0'..'o'")
+    ends = np.flatnonzero(digits < 32)
+    if ends.size == 0 or ends[-1] != digits.size - 1:
+        raise RleError("RLE counts end in the middle of a number")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MAX_DIGITS:
+        raise RleError(f"RLE counts hold a number of more than {_MAX_DIGITS} digits")
+    shift = 5 * (np.arange(digits.size) - np.repeat(starts, lengths))
+    values = np.add.reduceat((digits & 31) << shift, starts)
+    values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    counts = values.copy()
+    counts[1::2] = np.cumsum(values[1::2])
+    counts[2::2] = np.cumsum(values[2::2])
+    return check_counts(counts, height, width)
+
+
+def check_counts(
+    counts: Integer[np.ndarray, " runs"], height: int, width: int
+) -> Int64[np.ndarray, " runs"]:
+    """Checks uncompressed run lengths against the size of their mask.
+
+    Args:
+      counts: run lengths in pixels, zeros first.
+      height: rows of the mask.
+      width: columns of the mask.
+
+    Returns:
+      The same numbers as int64.
+
+    Raises:
+      RleError: for a negative run, or runs that do not sum to `height * width`.
+    """
+    _check_size(height, width)
+    if counts.size == 0 or counts.min() < 0:
+        raise RleError("RLE counts are empty or hold a negative run")
+    # Each run is bounded before they are added, so that the sum cannot wrap around.
+    if counts.max() > height * width or counts.sum() != height * width:
+        raise RleError(f"RLE runs do not add up to the {height} x {width} pixels of the mask")
+    return counts.astype(np.int64)
+
+
+def string_from_counts(counts: Integer[np.ndarray, " runs"]) -> str:
+    """Writes run lengths in COCO's compressed form, as pycocotools does.
+
+    Args:
+      counts: run lengths in pixels, zeros first, not negative.
+
+    Returns:
+      The compressed `counts`.
+    """
+    values = counts.astype(np.int64)
+    values[3:] -= counts.astype(np.int64)[1:-2]
+    columns, used = [], []
+    more = np.ones(values.shape, bool)
+    while more.any():
+        digit = values & 31
+        values = values >> 5  # arithmetic: keeps the sign
+        used.append(more)
+        more = more & np.where(digit & 16, values != -1, values != 0)
+        columns.append(digit + 32 * more + 48)
+    return np.stack(columns, 1)[np.stack(used, 1)].astype(np.uint8).tobytes().decode("ascii")
+
+
+def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
+    """Encodes a mask.
+
+    Args:
+      mask: nonzero where the object is.
+
+    Returns:
+      The mask as RLE.
+    """
+    height, width = mask.shape
+    return _from_column_major(np.ravel(mask.astype(bool), order="F"), 0, height, width)
+
+
+def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
+    """Decodes a mask of at most `MAX_MASK_PIXELS`.
+
+    Args:
+      rle: the mask as RLE.
+
+    Returns:
+      The mask, 0 or 1.
+
+    Raises:
+      RleError: if the RLE is malformed.
+    """
+    height, width = rle["size"]
+    counts = counts_from_string(rle["counts"], height, width)
+    values = (np.arange(counts.size) % 2).astype(np.uint8)
+    return np.repeat(values, counts).reshape(width, height).T
+
+
+def decode_crop(
+    rle: Rle, box: Sequence[float], size: tuple[int, int] = (112, 112)
+) -> UInt8[np.ndarray, "mh mw"]:
+    """Samples a mask on a grid over a box, without decoding the rest of the image.
+
+    Each cell takes the pixel under its centre: on average a mask keeps its area, and parts
+    thinner than a cell are thinned out rather than erased.
+
+    Args:
+      rle: the mask as RLE.
+      box: `(x0, y0, x1, y1)` in pixels of the mask, half-open.
+      size: rows and columns of the grid.
+
+    Returns:
+      The raster, 0 or 1; zero outside the mask's image.
+
+    Raises:
+      RleError: if the RLE is malformed.
+    """
+    height, width = rle["size"]
+    counts = counts_from_string(rle["counts"], height, width)
+    x0, y0, x1, y1 = box
+    rows = np.floor(y0 + (np.arange(size[0]) + 0.5) * ((y1 - y0) / size[0])).astype(np.int64)
+    columns = np.floor(x0 + (np.arange(size[1]) + 0.5) * ((x1 - x0) / size[1])).astype(np.int64)
+    row_inside = (rows >= 0) & (rows < height)
+    column_inside = (columns >= 0) & (columns < width)
+    first = int(np.clip(columns[0], 0, width - 1))
+    last = int(np.clip(columns[-1], first, width - 1)) + 1
+    strip = _decode_columns(counts, first, last, height)
+    raster = strip[
+        np.clip(columns - first, 0, last - first - 1)[None, :],
+        np.clip(rows, 0, height - 1)[:, None],
+    ]
+    if row_inside.all() and column_inside.all():
+        return raster
+    return raster * (row_inside[:, None] & column_inside[None, :])
+
+
+def area(rle: Rle) -> int:
+    """Counts the pixels of a mask.
+
+    Args:
+      rle: the mask as RLE.
+
+    Returns:
+      The area in pixels.
+    """
+    return int(counts_from_string(rle["counts"], *rle["size"])[1::2].sum())
+
+
+def to_bbox(rle: Rle) -> tuple[int, int, int, int]:
+    """Finds the box around a mask.
+
+    Args:
+      rle: the mask as RLE.
+
+    Returns:
+      `(x0, y0, x1, y1)` in pixels, half-open; zeros for an empty mask.
+    """
+    height, width = rle["size"]
+    counts = counts_from_string(rle["counts"], height, width)
+    edges = np.cumsum(counts)
+    ends = edges[1::2]
+    starts = ends - counts[1::2]
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    if starts.size == 0:
+        return (0, 0, 0, 0)
+    first, last = starts // height, (ends - 1) // height
+    if (first != last).any():  # such a run reaches the bottom of one column and the next's top
+        y0, y1 = 0, height
+    else:
+        y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
+    return int(first.min()), y0, int(last.max()) + 1, y1
+
+
+def canonical(rle: Rle) -> Rle:
+    """Rewrites RLE with no empty run but perhaps the first, and the shortest digits.
+
+    Args:
+      rle: the mask as RLE.
+
+    Returns:
+      The same mask; equal masks become equal strings.
+
+    Raises:
+      RleError: if the RLE is malformed.
+    """
+    counts = counts_from_string(rle["counts"], *rle["size"])
+    return {"size": list(rle["size"]), "counts": string_from_counts(_drop_empty_runs(counts))}
+
+
+def from_counts(counts: Sequence[int], height: int, width: int) -> Rle:
+    """Makes RLE from the uncompressed form that COCO uses for crowds.
+
+    Args:
+      counts: run lengths in pixels, zeros first.
+      height: rows of the mask.
+      width: columns of the mask.
+
+    Returns:
+      The mask as RLE.
+
+    Raises:
+      RleError: if the runs are not whole numbers, negative, or do not fill the mask.
+    """
+    values = np.asarray(counts)
+    if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
+        raise RleError("uncompressed RLE counts must be a list of whole numbers")
+    checked = _drop_empty_runs(check_counts(values, height, width))
+    return {"size": [height, width], "counts": string_from_counts(checked)}
+
+
+def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """Rasterises polygons as COCO does; the mask is their union.
+
+    Args:
+      polygons: each `[x0, y0, x1, y1, ...]` in pixels, at least three points.
+      height: rows of the mask.
+      width: columns of the mask.
+
+    Returns:
+      The mask as RLE.
+
+    Raises:
+      RleError: for fewer than three points, an odd number of coordinates, coordinates that are
+        not finite or lie further than one image size outside, and for too many points.
+    """
+    from pycocotools import mask as mask_utils
+
+    _check_size(height, width)
+    checked = [_check_polygon(polygon, height, width) for polygon in polygons]
+    if not checked:
+        raise RleError("a segmentation without polygons")
+    merged: Any = mask_utils.merge(mask_utils.frPyObjects(checked, height, width))
+    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+
+
+def merge(rles: Sequence[Rle]) -> Rle:
+    """Unites masks of one size.
+
+    Args:
+      rles: at least one mask, all of the same size.
+
+    Returns:
+      Their union.
+
+    Raises:
+      RleError: if a mask is malformed or the sizes differ.
+    """
+    from pycocotools import mask as mask_utils
+
+    if not rles or any(list(rle["size"]) != list(rles[0]["size"]) for rle in rles):
+        raise RleError("masks can be united only if there are some, all of one size")
+    objects: Any = [
+        {"size": rle["size"], "counts": canonical(rle)["counts"].encode()} for rle in rles
+    ]
+    merged: Any = mask_utils.merge(objects)
+    return {"size": list(rles[0]["size"]), "counts": merged["counts"].decode("ascii")}
+
+
+def from_bits(packed: UInt8[np.ndarray, "w hb"], height: int, width: int) -> Rle:
+    """Encodes a mask that comes packed, eight pixels of a column to a byte.
+
+    Only columns between the first and the last set one are unpacked: the masks of 100
+    detections cost what their boxes cover, not 100 images.
+
+    Args:
+      packed: one row a column of the mask, in `numpy.unpackbits`' order.
+      height: rows of the mask, at most `8 * hb`.
+      width: columns of the mask.
+
+    Returns:
+      The mask as RLE.
+    """
+    used = np.flatnonzero(packed.any(axis=1))
+    if used.size == 0:
+        return {"size": [height, width], "counts": string_from_counts(np.array([height * width]))}
+    first, last = int(used[0]), int(used[-1]) + 1
+    bits = np.unpackbits(packed[first:last], axis=1, count=height)
+    return _from_column_major(bits.reshape(-1).astype(bool), first * height, height, width)
+
+
+def _from_column_major(pixels: Bool[np.ndarray, " n"], before: int, height: int, width: int) -> Rle:
+    """Encodes column-major pixels that follow `before` zeros; the rest is zero."""
+    padded = np.concatenate([[False], pixels, [False]])
+    changes = np.flatnonzero(padded[1:] != padded[:-1]) + before
+    # A one in the last pixel closes exactly at the end: then no run of zeros follows.
+    edges = (
+        changes if changes.size and changes[-1] == height * width else [*changes, height * width]
+    )
+    counts = np.diff(np.asarray(edges, np.int64), prepend=0)
+    return {"size": [height, width], "counts": string_from_counts(counts)}
+
+
+def _decode_columns(
+    counts: Int64[np.ndarray, " runs"], first: int, last: int, height: int
+) -> UInt8[np.ndarray, "columns h"]:
+    """Decodes columns `first..last-1`, one a row."""
+    edges = np.clip(np.cumsum(counts), first * height, last * height)
+    runs = np.diff(edges, prepend=first * height)
+    values = (np.arange(counts.size) % 2).astype(np.uint8)
+    return np.repeat(values, runs).reshape(last - first, height)
+
+
+def _drop_empty_runs(counts: Int64[np.ndarray, " runs"]) -> Int64[np.ndarray, " kept"]:
+    """Joins the neighbours of empty runs; only the first run may stay empty."""
+    if not (counts[1:] == 0).any():
+        return counts
+    values = np.arange(counts.size) % 2
+    values, lengths = values[counts > 0], counts[counts > 0]
+    starts = np.flatnonzero(np.diff(values, prepend=-1))
+    joined = np.add.reduceat(lengths, starts)
+    return joined if values[0] == 0 else np.concatenate([[0], joined])
+
+
+def _check_size(height: int, width: int) -> None:
+    if height < 1 or width < 1 or height * width > MAX_MASK_PIXELS:
+        raise RleError(
+            f"a mask of {height} x {width} pixels: both sides must be positive and the area at "
+            f"most {MAX_MASK_PIXELS}"
+        )
+
+
+def _check_polygon(polygon: Sequence[float], height: int, width: int) -> list[float]:
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise RleError(f"a polygon of {len(polygon)} numbers: wanted x, y of three or more points")
+    if len(polygon) > 2 * MAX_POLYGON_POINTS:
+        raise RleError(f"a polygon of more than {MAX_POLYGON_POINTS} points")
+    points = np.asarray(polygon)
+    if points.ndim != 1 or points.dtype.kind not in "iuf" or not np.isfinite(points).all():
+        raise RleError("a polygon holds something that is not a finite number")
+    # pycocotools walks every edge pixel by pixel: far points would cost gigabytes.
+    limit = np.array([width, height], np.float64)
+    far = (points.reshape(-1, 2) < -limit) | (points.reshape(-1, 2) > 2 * limit)
+    if far.any():
+        raise RleError("a polygon reaches further than one image size outside the image")
+    return points.astype(np.float64).tolist()

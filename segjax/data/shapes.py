@@ -1,0 +1,295 @@
+"""A synthetic dataset in COCO format with exact masks: discs, boxes, triangles and stars.
+
+Objects overlap, so that the visible mask differs from the drawn shape; every class has its own
+texture over a random colour; some images hold a crowd of tiny objects, some hold nothing.
+Everything follows from the seed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from segjax.data import rle as rle_lib
+
+CLASSES = ("disc", "box", "triangle", "star")
+# COCO's ids have gaps: so have these.
+CATEGORY_IDS = (1, 3, 4, 8)
+_VERSION = 1
+_MARKER = "shapes.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesConfig:
+    """What to draw.
+
+    Attributes:
+      image_size: side of the square images, in pixels.
+      num_train: training images.
+      num_val: validation images.
+      max_objects: most objects an image; the least is one, but for empty images.
+      min_side: smallest diameter of an object, in pixels.
+      max_side: largest diameter of an object, in pixels.
+      crowd_fraction: part of the images with a crowd region.
+      empty_fraction: part of the images without objects.
+      min_visible: part of what is seen of an object that stays visible under each one drawn
+        after it.
+      seed: of everything random.
+    """
+
+    image_size: int = 128
+    num_train: int = 800
+    num_val: int = 100
+    max_objects: int = 4
+    min_side: int = 24
+    max_side: int = 64
+    crowd_fraction: float = 0.04
+    empty_fraction: float = 0.03
+    min_visible: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.min_side <= self.max_side <= self.image_size:
+            raise ValueError(
+                f"min_side {self.min_side}, max_side {self.max_side}, image_size "
+                f"{self.image_size}: wanted 8 <= min_side <= max_side <= image_size"
+            )
+
+    def fingerprint(self) -> str:
+        """Returns 16 hexadecimal digits that change with every field."""
+        text = json.dumps([_VERSION, dataclasses.asdict(self)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
+    """Writes the dataset, unless `root` holds it already.
+
+    Args:
+      config: what to draw.
+      root: folder for `train/`, `val/` and `annotations/instances_{train,val}.json`. A folder
+        left by another config is drawn anew.
+
+    Raises:
+      FileExistsError: if `root` has files that this function did not write.
+    """
+    folder = Path(root)
+    marker = folder / _MARKER
+    if marker.exists() and json.loads(marker.read_text())["fingerprint"] == config.fingerprint():
+        return
+    if folder.exists() and any(folder.iterdir()) and not _is_ours(folder):
+        raise FileExistsError(
+            f"{folder} holds files but no {_MARKER}: choose an empty folder for the shapes"
+        )
+    _clear(folder)
+    for split, count, stream in (("train", config.num_train, 0), ("val", config.num_val, 1)):
+        _write_split(config, folder, split, count, stream)
+    _write_text(marker, json.dumps({"fingerprint": config.fingerprint()}))
+
+
+def draw(
+    config: ShapesConfig, rng: np.random.Generator
+) -> tuple[UInt8[np.ndarray, "h w 3"], list[tuple[int, Bool[np.ndarray, "h w"], bool]]]:
+    """Draws one image.
+
+    Args:
+      config: what to draw.
+      rng: source of everything random.
+
+    Returns:
+      The RGB image, and for every object its class index, its visible mask and whether it is a
+      crowd.
+    """
+    size = config.image_size
+    image = _ground(size, rng)
+    if rng.random() < config.empty_fraction:
+        return image, []
+    objects: list[tuple[int, Bool[np.ndarray, "h w"], bool]] = []
+    if rng.random() < config.crowd_fraction:
+        objects.append(_draw_crowd(image, config, rng))
+    for _ in range(int(rng.integers(1, config.max_objects + 1))):
+        _add_object(image, objects, config, rng)
+    return image, [(kind, mask, crowd) for kind, mask, crowd in objects if mask.any()]
+
+
+def _add_object(
+    image: UInt8[np.ndarray, "h w 3"],
+    objects: list[tuple[int, Bool[np.ndarray, "h w"], bool]],
+    config: ShapesConfig,
+    rng: np.random.Generator,
+) -> None:
+    """Draws one more object over the others, where it hides none of them too much."""
+    before = [mask.sum() for _, mask, _ in objects]
+    for _ in range(10):
+        kind = int(rng.integers(len(CLASSES)))
+        side = float(rng.uniform(config.min_side, config.max_side))
+        centre = rng.uniform(0.4 * side, config.image_size - 0.4 * side, 2)
+        mask = _shape_mask(kind, side, centre, config.image_size, rng)
+        left = [(old & ~mask).sum() for _, old, _ in objects]
+        if all(a >= config.min_visible * b for a, b in zip(left, before, strict=True)):
+            break
+    else:
+        return
+    for index, (old_kind, old, crowd) in enumerate(objects):
+        objects[index] = (old_kind, old & ~mask, crowd)
+    _paint(image, mask, kind, side, rng)
+    objects.append((kind, mask, False))
+
+
+def _shape_mask(
+    kind: int, side: float, centre: Float[np.ndarray, "2"], size: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "h w"]:
+    """Rasters one randomly turned shape of diameter `side`, in pixels."""
+    import cv2
+
+    angle, aspect = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0)
+    radius = side / 2
+    if CLASSES[kind] == "disc":
+        y, x = np.ogrid[:size, :size]
+        return (x + 0.5 - centre[0]) ** 2 + (y + 0.5 - centre[1]) ** 2 <= radius**2
+    if CLASSES[kind] == "box":
+        half = np.arctan(aspect)
+        turns, radii = np.array([half, np.pi - half, np.pi + half, -half]), np.full(4, radius)
+        angle = 0.25 * np.sin(angle)  # nearly upright
+    elif CLASSES[kind] == "triangle":
+        turns, radii = np.arange(3) * (2 * np.pi / 3), np.full(3, radius)
+    else:
+        turns, radii = np.arange(10) * (np.pi / 5), np.tile([radius, 0.45 * radius], 5)
+    points = centre + np.stack([np.cos(turns + angle), np.sin(turns + angle)], 1) * radii[:, None]
+    mask = np.zeros((size, size), np.uint8)
+    cv2.fillPoly(mask, [np.round((points - 0.5) * 16).astype(np.int32)], 1, shift=4)
+    return mask.astype(bool)
+
+
+def _paint(
+    image: UInt8[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "h w"],
+    kind: int,
+    side: float,
+    rng: np.random.Generator,
+) -> None:
+    """Fills the mask with the class's texture over a random bright colour."""
+    ys, xs = np.nonzero(mask)
+    colour = rng.uniform(70, 230, 3)
+    phase = rng.uniform(0, 2 * np.pi)
+    wave = 2 * np.pi / max(side / 5, 5.0)
+    texture = (
+        np.hypot(xs - xs.mean(), ys - ys.mean()) / side - 0.25,  # shaded like a ball
+        0.5 * np.sign(np.sin(wave * ys + phase)),  # stripes
+        0.5 * np.sign(np.sin(wave * xs + phase) * np.sin(wave * ys)),  # checks
+        rng.uniform(-0.5, 0.5, xs.size),  # grain
+    )[kind]
+    image[ys, xs] = np.clip(colour + 70 * texture[:, None] + rng.normal(0, 5, (xs.size, 3)), 0, 255)
+
+
+def _draw_crowd(
+    image: UInt8[np.ndarray, "h w 3"], config: ShapesConfig, rng: np.random.Generator
+) -> tuple[int, Bool[np.ndarray, "h w"], bool]:
+    """Draws many tiny objects of one class; their union is one crowd region."""
+    size = config.image_size
+    kind = int(rng.integers(len(CLASSES)))
+    centre = rng.uniform(0.2 * size, 0.8 * size, 2)
+    crowd = np.zeros((size, size), bool)
+    for _ in range(20):
+        side = float(rng.uniform(5, 8))
+        place = np.clip(centre + rng.normal(0, size / 10, 2), 4, size - 4)
+        mask = _shape_mask(kind, side, place, size, rng) & ~crowd
+        if mask.any():
+            _paint(image, mask, kind, side, rng)
+            crowd |= mask
+    return kind, crowd, True
+
+
+def _ground(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Makes a ground of soft blotches and fine noise."""
+    import cv2
+
+    coarse = rng.uniform(20, 150, (6, 6, 3)).astype(np.float32)
+    smooth = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+    noise = rng.normal(0, 8, (size, size, 1)).astype(np.float32)
+    return np.clip(smooth + noise, 0, 255).astype(np.uint8)
+
+
+def _write_split(config: ShapesConfig, root: Path, split: str, count: int, stream: int) -> None:
+    import cv2
+
+    (root / split).mkdir(parents=True, exist_ok=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        image, objects = draw(config, np.random.default_rng([config.seed, stream, index]))
+        name = f"{index:06d}.png"
+        path = str(root / split / name)
+        if not cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+            raise OSError(f"could not write {path}")
+        side = config.image_size
+        images.append({"id": index + 1, "file_name": name, "height": side, "width": side})
+        for kind, mask, crowd in objects:
+            annotations.append(_annotation(len(annotations) + 1, index + 1, kind, mask, crowd))
+    categories = [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)]
+    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    _write_text(root / "annotations" / f"instances_{split}.json", text)
+
+
+def _annotation(
+    number: int, image_id: int, kind: int, mask: Bool[np.ndarray, "h w"], crowd: bool
+) -> dict[str, Any]:
+    """Describes one object; masks alternate between polygons and RLE where both are exact."""
+    encoded = rle_lib.encode(mask)
+    x0, y0, x1, y1 = rle_lib.to_bbox(encoded)
+    segmentation: Any = encoded
+    if crowd:
+        counts = rle_lib.counts_from_string(encoded["counts"], *mask.shape)
+        segmentation = {"size": encoded["size"], "counts": counts.tolist()}
+    elif number % 2:
+        segmentation = _exact_polygon(mask) or encoded
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": CATEGORY_IDS[kind],
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": int(mask.sum()),
+        "iscrowd": int(crowd),
+        "segmentation": segmentation,
+    }
+
+
+def _exact_polygon(mask: Bool[np.ndarray, "h w"]) -> list[list[float]] | None:
+    """Outlines a mask along its pixels' edges, or gives None where columns have gaps."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    top = mask.argmax(axis=0)[columns]
+    bottom = mask.shape[0] - mask[::-1].argmax(axis=0)[columns]
+    if (bottom - top).sum() != mask.sum() or columns[-1] - columns[0] + 1 != columns.size:
+        return None
+    there = [p for x, y in zip(columns, top, strict=True) for p in (x, y, x + 1, y)]
+    back = [p for x, y in zip(columns[::-1], bottom[::-1], strict=True) for p in (x + 1, y, x, y)]
+    polygon = [[float(p) for p in there + back]]
+    exact = rle_lib.from_polygons(polygon, *mask.shape) == rle_lib.encode(mask)
+    return polygon if exact else None
+
+
+def _is_ours(folder: Path) -> bool:
+    return (folder / _MARKER).exists() or (folder / f"{_MARKER}.partial").exists()
+
+
+def _clear(folder: Path) -> None:
+    """Removes an older dataset of ours and marks the folder as being written."""
+    import shutil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{_MARKER}.partial").touch()
+    for name in ("train", "val", "annotations"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / _MARKER).unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Writes by renaming, so that a file is either whole or absent."""
+    partial = path.with_name(path.name + ".new")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,343 @@
+"""COCO instances as a TFDS dataset in ArrayRecord files, built and read without TensorFlow.
+
+TFDS's own `coco/2017` has no instance masks and cuts areas to whole numbers, so that AP by size
+shifts; this one keeps the image bytes as they are, areas and boxes as the file's floats, and
+masks as RLE text. Examples stand in the order of their image ids, and beside the records lies a
+small index (sizes, counts), so that batches are planned without reading images.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int64
+
+from segjax.data.coco import Category, CocoDataset, CocoError, ImageRecord, load_coco
+from segjax.data.config import DataConfig
+from segjax.data.images import ImageError, verify_image
+from segjax.data.layout import find_splits
+from segjax.data.store import FolderStore, ImageStore, StoreError, ZipStore
+
+VERSION = "1.0.0"
+INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds")
+_META = "segjax.json"
+
+
+@dataclasses.dataclass(eq=False)
+class CocoConfig(tfds.core.BuilderConfig):
+    """Which images: a folder, or COCO's archives when `root` is empty.
+
+    Attributes:
+      root: folder in COCO format.
+      on_bad_image: "raise", or "skip" to leave out and count images that do not decode.
+    """
+
+    root: str = ""
+    on_bad_image: str = "raise"
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSplit:
+    """One split on disk.
+
+    Attributes:
+      name: "train" or "val".
+      folder: the TFDS dataset.
+      index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
+      annotations: the `instances_*.json`, for pycocotools.
+      problems: what reading found, a line a kind.
+    """
+
+    name: str
+    folder: str
+    index: Int64[np.ndarray, "images 5"]
+    annotations: str
+    problems: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A dataset on disk: its categories by id, its splits by name, and a fingerprint."""
+
+    categories: tuple[Category, ...]
+    splits: dict[str, PreparedSplit]
+    fingerprint: str
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Looks nothing up in the cloud: no bucket holds this dataset."""
+
+
+class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
+    """COCO instances with masks; config "2017" is COCO's own, others read a folder."""
+
+    VERSION = tfds.core.Version(VERSION)
+    BUILDER_CONFIGS = [CocoConfig(name="2017", description="COCO 2017 with instance masks")]  # noqa: RUF012
+    pkg_dir_path = Path(__file__).parent
+    # TFDS 4.9.10 finds this with a package that it does not declare (importlib_resources).
+    code_path = Path(__file__)
+
+    def __init__(self, *, base_url: str = DataConfig.base_url, **kwargs: Any) -> None:
+        self.base_url = base_url
+        self.index: dict[str, list[tuple[int, ...]]] = {}
+        self.annotations: dict[str, str] = {}
+        self.problems: dict[str, tuple[str, ...]] = {}
+        self.categories: tuple[Category, ...] = ()
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        # Panoptic and stuff maps, when they come, are further entries beside "image".
+        objects = {
+            "id": np.int64,
+            "category_id": np.int64,
+            "label": np.int64,
+            "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float64),
+            "area": np.float64,
+            "is_crowd": np.bool_,
+            "segmentation": tfds.features.Text(),
+        }
+        features = {
+            "image": tfds.features.Image(shape=(None, None, None)),
+            "image/id": np.int64,
+            "image/filename": tfds.features.Text(),
+            "image/height": np.int64,
+            "image/width": np.int64,
+            "objects": tfds.features.Sequence(objects),
+        }
+        return _Info(
+            builder=self,
+            description="COCO instances: encoded images, xywh boxes in pixels, masks as RLE text.",
+            features=tfds.features.FeaturesDict(features),
+            homepage="https://cocodataset.org",
+            disable_shuffling=True,  # records stay in the index's order
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        sources = self._folder() if self._config.root else self._archives(dl_manager)
+        datasets = {name: load_coco(*source) for name, source in sources.items()}
+        self.categories = _merge_categories(list(datasets.values()))
+        return {
+            name: self._generate_examples(name, datasets[name], sources[name][1])
+            for name in sources
+        }
+
+    @property
+    def _config(self) -> CocoConfig:
+        assert isinstance(self.builder_config, CocoConfig)
+        return self.builder_config
+
+    def _folder(self) -> dict[str, tuple[Path, ImageStore]]:
+        splits = find_splits(self._config.root)
+        self.annotations = {name: str(found.annotations) for name, found in splits.items()}
+        return {s: (found.annotations, FolderStore(found.images)) for s, found in splits.items()}
+
+    def _archives(self, dl_manager: Any) -> dict[str, tuple[Path, ImageStore]]:
+        """Downloads COCO's archives; images are read out of them without unpacking."""
+        paths = dl_manager.download(
+            {
+                "train": f"{self.base_url}/zips/train2017.zip",
+                "val": f"{self.base_url}/zips/val2017.zip",
+                "annotations": f"{self.base_url}/annotations/annotations_trainval2017.zip",
+            }
+        )
+        folder = Path(self.data_dir) / "annotations"
+        folder.mkdir(parents=True, exist_ok=True)
+        sources: dict[str, tuple[Path, ImageStore]] = {}
+        with zipfile.ZipFile(paths["annotations"]) as archive:
+            for split in ("train", "val"):
+                target = folder / f"instances_{split}.json"
+                member = f"annotations/instances_{split}2017.json"
+                with archive.open(member) as source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+                self.annotations[split] = f"annotations/{target.name}"
+                sources[split] = (target, ZipStore(paths[split], f"{split}2017"))
+        return sources
+
+    def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, split: str, dataset: CocoDataset, store: ImageStore
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        labels = {category.id: index for index, category in enumerate(self.categories)}
+        rows = self.index.setdefault(split, [])
+        for image in dataset.images:
+            data = self._read(dataset, image, store)
+            if data is None:
+                continue
+            crowds = sum(a.is_crowd for a in image.annotations)
+            objects = len(image.annotations) - crowds
+            rows.append((image.id, image.height, image.width, objects, crowds))
+            yield len(rows) - 1, _example(image, data, labels)
+        self.problems[split] = tuple(dataset.problems.lines())
+
+    def _read(self, dataset: CocoDataset, image: ImageRecord, store: ImageStore) -> bytes | None:
+        """Reads and tries an image, once, so that training never meets one that fails."""
+        try:
+            data = store.read(image.file_name)
+            verify_image(data, image.height, image.width)
+        except (ImageError, StoreError) as error:
+            where = f"image {image.id} ({image.file_name}) {error}"
+            if self._config.on_bad_image == "raise":
+                raise CocoError(
+                    f'{where}: replace it, or choose on_bad_image="skip" to leave such images out'
+                ) from error
+            dataset.problems.add("bad_image", where)
+            return None
+        return data
+
+
+def prepare(config: DataConfig, root: str) -> Prepared:
+    """Builds the dataset, unless the cache holds it for these very files.
+
+    Args:
+      config: `name`, `cache_dir`, `base_url` and `on_bad_image` are used.
+      root: the folder in COCO format; "" takes COCO's archives from `base_url`.
+
+    Returns:
+      What lies on disk.
+
+    Raises:
+      CocoError: if the annotations or images cannot be used; the text names what and where.
+    """
+    fingerprint = _fingerprint(config, root)
+    cache = Path(config.cache_dir).expanduser()
+    cache.mkdir(parents=True, exist_ok=True)
+    home = cache / f"{config.name}-{fingerprint}"
+    with _locked(cache / f"{home.name}.lock"):
+        if not (home / _META).exists():
+            _build(config, root, cache, home)
+    return _load(home, fingerprint)
+
+
+def open_records(split: PreparedSplit) -> Any:
+    """Opens the records of a split for random access; images come as their encoded bytes.
+
+    Args:
+      split: what `prepare` gave.
+
+    Returns:
+      A sequence of examples, as the features in `SegjaxCoco` say.
+    """
+    builder = tfds.builder_from_directory(split.folder)
+    return builder.as_data_source(split.name, decoders={"image": tfds.decode.SkipDecoding()})
+
+
+def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
+    """Builds into a new folder; the file that marks it complete is written last."""
+    shutil.rmtree(home, ignore_errors=True)
+    kind: Any = "2017"
+    if root:
+        kind = CocoConfig(name="folder", root=root, on_bad_image=config.on_bad_image)
+    builder = SegjaxCoco(config=kind, data_dir=str(home), base_url=config.base_url)
+    downloads = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_dir=str(cache / "downloads"), download_config=downloads)
+    folder = Path(builder.data_dir)
+    for name, rows in builder.index.items():
+        np.save(folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, 5))
+    meta = {
+        "folder": str(folder.relative_to(home)),
+        "categories": [[c.id, c.name] for c in builder.categories],
+        "annotations": builder.annotations,
+        "problems": builder.problems,
+    }
+    partial = home / f"{_META}.new"
+    partial.write_text(json.dumps(meta))
+    partial.replace(home / _META)
+
+
+def _load(home: Path, fingerprint: str) -> Prepared:
+    meta = json.loads((home / _META).read_text())
+    folder = home / meta["folder"]
+    splits = {
+        name: PreparedSplit(
+            name=name,
+            folder=str(folder),
+            index=np.load(folder / f"index_{name}.npy", allow_pickle=False),
+            annotations=str(folder / path),  # an absolute path stays as it is
+            problems=tuple(meta["problems"].get(name, ())),
+        )
+        for name, path in meta["annotations"].items()
+    }
+    categories = tuple(Category(*entry) for entry in meta["categories"])
+    return Prepared(categories, splits, fingerprint)
+
+
+def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[str, Any]:
+    return {
+        "image": io.BytesIO(data),
+        "image/id": image.id,
+        "image/filename": image.file_name,
+        "image/height": image.height,
+        "image/width": image.width,
+        "objects": [
+            {
+                "id": a.id,
+                "category_id": a.category_id,
+                "label": labels[a.category_id],
+                "bbox": np.array(a.bbox, np.float64),
+                "area": a.area,
+                "is_crowd": a.is_crowd,
+                "segmentation": a.counts,
+            }
+            for a in image.annotations
+        ],
+    }
+
+
+def _merge_categories(datasets: list[CocoDataset]) -> tuple[Category, ...]:
+    """Unites the splits' categories, so that an index means the same class in each."""
+    names: dict[int, str] = {}
+    for dataset in datasets:
+        for category in dataset.categories:
+            known = names.setdefault(category.id, category.name)
+            if known != category.name:
+                raise CocoError(
+                    f'category {category.id} is "{known}" in one split and "{category.name}" in '
+                    "another: give the splits the same categories"
+                )
+    return tuple(Category(number, names[number]) for number in sorted(names))
+
+
+def _fingerprint(config: DataConfig, root: str) -> str:
+    """Hashes what the dataset depends on: annotations by content, images by name, size, time."""
+    digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
+    digest.update(f"{config.name} {config.on_bad_image}".encode())
+    if not root:
+        digest.update(config.base_url.encode())
+        return digest.hexdigest()
+    for name, found in find_splits(root).items():
+        digest.update(f"{name} {found.annotations}".encode())
+        with found.annotations.open("rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+        for path, size, time in sorted(_list_files(found.images)):
+            digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _list_files(Path(entry.path))
+            elif entry.is_file():
+                status = entry.stat()
+                yield entry.path, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process of a machine build while the others wait."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
