@@ -1,0 +1,178 @@
+"""What a run is: one frozen dataclass, made by a Python file, overridden from the command line.
+
+A config file has a docstring (the lab note) and a function `get_config()` that
+returns a `TrainConfig`. Config files are Python and therefore trusted code; what
+a run writes beside its checkpoints is plain JSON (`config_json.py`).
+"""
+
+import dataclasses
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import flax.linen as nn
+import tyro
+
+from segjax.data.config import DataConfig
+from segjax.types import Dtype
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its schedule.
+
+    Attributes:
+      name: "sgd" as in torch (decay joins the gradient before momentum), or "adamw".
+      learning_rate: at full height, after warm-up and before any decay.
+      momentum: of SGD.
+      betas: of AdamW.
+      weight_decay: of kernels, and of everything that has no value of its own below.
+      norm_decay: of the scales and biases of normalisation layers; None: `weight_decay`.
+      bias_decay: of all other biases; None: `weight_decay`.
+      warmup_steps: length of the linear warm-up; 0: none.
+      warmup_start: factor of the learning rate at step 0.
+      warmup_form: "detectron2" (also torchvision, mmdet 2) reaches full height at step
+        `warmup_steps`; "mmdet" (mmdet 3: mmengine's LinearLR) one step earlier.
+      schedule: "step", "cosine" (to zero at the last step) or "constant".
+      milestones: steps at which "step" multiplies the learning rate by `gamma`.
+      gamma: factor at each milestone.
+      clip_norm: largest global gradient norm; larger gradients are scaled down. None: off.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 1e-4
+    norm_decay: float | None = None
+    bias_decay: float | None = None
+    warmup_steps: int = 0
+    warmup_start: float = 0.001
+    warmup_form: Literal["detectron2", "mmdet"] = "detectron2"
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    Attributes:
+      model: the linen module; its own fields are the model's config. With 0 classes the
+        data decide.
+      data: what to read and how to batch it.
+      optim: optimizer and schedule.
+      steps: optimizer steps in all.
+      seed: of parameters, sampling and data order.
+      workdir: folder of checkpoints, metrics and pictures.
+      log_every: steps between lines of metrics.
+      eval_every: steps between evaluations; 0: only after the last step.
+      checkpoint_every: steps between checkpoints; 0: only with an evaluation.
+      keep_best: the metric whose best checkpoint is kept, such as "box/AP"; "auto":
+        "segm/AP", or "box/AP" for models without masks; None: none is kept for being best.
+      keep_last: how many of the newest checkpoints are kept.
+      max_detections: of one image in COCO's AP and AR (pycocotools' maxDets).
+      score_threshold: of the detections drawn in pictures.
+      num_pictures: validation pictures drawn at the end.
+      compute_dtype: of every part of the model that has a choice; None leaves the model as
+        it is. Parameters are float32 always.
+      parallel: "jit" (one device), "shard_map" (a mesh of devices), "pmap", or "auto":
+        shard_map where there are several devices, else jit.
+      num_devices: how many devices to use; 0: all of them.
+      init_from: folder of a run whose best checkpoint's weights to start from; weights
+        of another shape (heads for other classes) are left at random and named.
+      tensorboard: writes event files too (extra `tensorboard`).
+      check_finite: stops at the first loss or gradient that is not finite.
+    """
+
+    model: nn.Module
+    data: DataConfig
+    optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
+    steps: int = 90_000
+    seed: int = 0
+    workdir: str = ""
+    log_every: int = 20
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_best: str | None = "auto"
+    keep_last: int = 1
+    max_detections: tuple[int, ...] = (1, 10, 100)
+    score_threshold: float = 0.5
+    num_pictures: int = 8
+    compute_dtype: Dtype | None = None
+    parallel: Literal["auto", "jit", "shard_map", "pmap"] = "auto"
+    num_devices: int = 0
+    init_from: str | None = None
+    tensorboard: bool = False
+    check_finite: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that no run can have."""
+        for name in ("steps", "log_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("eval_every", "checkpoint_every", "num_pictures", "num_devices"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Executes a config file's `get_config()` and applies flags to what it returns.
+
+    Args:
+      path: a Python file.
+      overrides: flags such as `["--optim.learning-rate", "0.01", "--data.root=x"]`,
+        checked against the fields' types. Any field of the config, of its parts and of
+        the model can be set; `-` and `_` are the same.
+
+    Returns:
+      The config, overridden.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file has no `get_config`, or it returns something else.
+      SystemExit: if a flag is unknown or its value has another type; tyro prints which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file {path}; configs/ holds the ready ones")
+    names = runpy.run_path(str(path))
+    if not callable(names.get("get_config")):
+        raise ValueError(f"{path} defines no get_config(); a config file returns a TrainConfig")
+    config = names["get_config"]()
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"get_config() of {path} returned {type(config)}, not a TrainConfig")
+    return override(config, overrides, prog=f"segjax train --config {path}")
+
+
+def override(config: Config, flags: Sequence[str], prog: str | None = None) -> Config:
+    """Returns `config` with the fields that `flags` name replaced.
+
+    Args:
+      config: a frozen dataclass, such as a `TrainConfig` or a part of one.
+      flags: `["--name=value", ...]`, with dots for nested fields.
+      prog: the command to name in help and error texts.
+
+    Raises:
+      SystemExit: if a flag is unknown or its value has another type; tyro prints which.
+    """
+    if not flags:
+        return config
+    markers = (
+        tyro.conf.AvoidSubcommands,  # a part is changed, not swapped for another class
+        tyro.conf.SuppressFixed,  # what no flag can say (functions) stays out of the help
+        tyro.conf.FlagConversionOff,  # --data.flip=False, like every other field
+    )
+    return tyro.cli(
+        type(config),
+        default=config,
+        args=list(flags),
+        prog=prog,
+        config=markers,
+        use_underscores=False,
+    )

@@ -1,0 +1,308 @@
+"""Checkpoints of a run: the best and the newest, with the place in the data.
+
+A run's folder:
+
+    config.json        the resolved config and the versions it ran on
+    classes.json       class names and COCO category ids, in the model's order
+    metrics.jsonl      one record a line
+    checkpoints/STEP/  variables, optimizer and data state (orbax)
+"""
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from segjax.config import TrainConfig
+from segjax.config_json import read_config
+from segjax.train.state import TrainState, init_variables
+
+CONFIG_FILE = "config.json"
+CLASSES_FILE = "classes.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Saving returns as soon as the arrays are on the host; the files are written meanwhile.
+    A checkpoint counts only once it is complete.
+
+    Args:
+      folder: of the run.
+      keep_best: name of the metric (larger is better) whose best checkpoint is kept, or None.
+      keep_last: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path | str, keep_best: str | None = None, keep_last: int = 1):
+        self._path = (Path(folder) / "checkpoints").absolute()
+        self._keep_best = keep_best
+        self._manager = ocp.CheckpointManager(
+            self._path,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=self._score if keep_best else None,
+                preservation_policy=self._preservation(keep_last),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def _preservation(self, keep_last: int) -> checkpoint_managers.AnyPreservationPolicy:
+        policies: list[checkpoint_managers.PreservationPolicy] = [
+            checkpoint_managers.LatestN(keep_last)
+        ]
+        if self._keep_best:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        return checkpoint_managers.AnyPreservationPolicy(policies)
+
+    def _score(self, metrics: Mapping[str, Any]) -> float:
+        return float(metrics.get(self._keep_best or "", -math.inf))
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The one with the best metric, or None where none has one."""
+        return self._manager.best_step() if self._keep_best else None
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """All complete checkpoints, in order."""
+        return tuple(sorted(self._manager.all_steps()))
+
+    def save(
+        self, state: TrainState, data_state: Any, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Saves the state under its step; an existing checkpoint of that step stays.
+
+        Args:
+          state: to save.
+          data_state: of the data iterator after the last batch; bytes or what JSON can hold.
+          metrics: of an evaluation at this step; those that are not finite are left out.
+        """
+        step = int(state.step)
+        finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardSave(state.variables),
+                optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
+                data=ocp.args.JsonSave({"state": _encode(data_state)}),
+            ),
+            metrics=finite or None,
+        )
+
+    def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
+        """Restores a whole state.
+
+        Args:
+          state: one of the same shapes, on the devices where the restored one shall be.
+          step: which; None: the newest.
+
+        Returns:
+          The state and the data iterator's state.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if the shapes are others.
+        """
+        step = self.find(step)
+        optimizer = {"step": state.step, "state": state.opt_state}
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(_abstract(state.variables)),
+                optimizer=ocp.args.StandardRestore(_abstract(optimizer)),
+                data=ocp.args.JsonRestore(),
+            ),
+        )
+        variables, optimizer = restored["variables"], restored["optimizer"]
+        new = TrainState(
+            optimizer["step"], variables["params"], variables["batch_stats"], optimizer["state"]
+        )
+        return new, _decode(restored["data"]["state"])
+
+    def restore_variables(self, variables: Any, step: int | None = None) -> dict[str, Any]:
+        """Restores parameters and statistics alone.
+
+        Args:
+          variables: arrays or their shapes, of the model that was trained.
+          step: which; None: the newest.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+          ValueError: if the shapes are others.
+        """
+        restored = self._manager.restore(
+            self.find(step),
+            args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(variables))),
+        )
+        return restored["variables"]
+
+    def find(self, step: int | None = None) -> int:
+        """The given step, or the newest if None.
+
+        Raises:
+          FileNotFoundError: if there is no such checkpoint.
+        """
+        wanted = self.latest_step if step is None else step
+        if wanted is None or wanted not in self.steps:
+            which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+            raise FileNotFoundError(f"{which} in {self._path}; steps there: {list(self.steps)}")
+        return wanted
+
+    def wait(self) -> None:
+        """Returns when everything saved so far is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends orbax's threads."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model, as its folder describes it.
+
+    Attributes:
+      config: of the run.
+      model: the module, its number of classes filled in.
+      variables: {"params", "batch_stats"}, on the first device.
+      class_names: in the model's order.
+      category_ids: COCO's ids of the classes.
+      step: of the checkpoint.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    variables: dict[str, Any]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    step: int
+
+
+def load_run(folder: str | Path, step: int | None = None) -> Run:
+    """Loads a trained model from its run's folder.
+
+    Reads JSON and arrays only: no code from the folder is executed.
+
+    Args:
+      folder: as `segjax train --workdir` wrote it.
+      step: of the checkpoint; None: the best one, or the newest where none was evaluated.
+
+    Raises:
+      FileNotFoundError: if the folder holds no config or no such checkpoint.
+      ValueError: if the config is not of this version.
+    """
+    folder = Path(folder)
+    config: TrainConfig = read_config(folder / CONFIG_FILE)
+    classes = read_classes(folder)
+    shapes = jax.eval_shape(lambda key: init_variables(config.model, key), jax.random.key(0))
+    with Checkpoints(folder, best_metric(config)) as checkpoints:
+        step = checkpoints.find(checkpoints.best_step if step is None else step)
+        variables = checkpoints.restore_variables(shapes, step)
+    return Run(config, config.model, variables, classes.names, classes.category_ids, step)
+
+
+class Classes(NamedTuple):
+    """Class names and their COCO category ids, in the model's order."""
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def save_classes(folder: Path, names: Any, category_ids: Any) -> None:
+    """Writes `classes.json`."""
+    record = {"names": list(names), "category_ids": [int(i) for i in category_ids]}
+    (folder / CLASSES_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_classes(folder: Path) -> Classes:
+    """Reads `classes.json`."""
+    record = json.loads((folder / CLASSES_FILE).read_text())
+    return Classes(tuple(record["names"]), tuple(record["category_ids"]))
+
+
+def best_metric(config: TrainConfig) -> str | None:
+    """The metric that decides which checkpoint is best; "auto" goes by the model."""
+    if config.keep_best == "auto":
+        return "segm/AP" if getattr(config.model, "has_masks", True) else "box/AP"
+    return config.keep_best
+
+
+def merge_variables(fresh: Any, trained: Any) -> tuple[Any, list[str]]:
+    """Takes trained weights where names and shapes agree.
+
+    Args:
+      fresh: variables of the new model.
+      trained: variables of another run.
+
+    Returns:
+      The merged variables, like `fresh`, and the names of those that stay fresh.
+
+    Raises:
+      ValueError: if no name and shape agree at all.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(trained)
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    kept: list[str] = []
+
+    def choose(path: Any, leaf: Any) -> Any:
+        found = known.get(jax.tree_util.keystr(path))
+        if found is not None and found.shape == leaf.shape:
+            return found
+        kept.append(jax.tree_util.keystr(path, simple=True, separator="/"))
+        return leaf
+
+    merged = jax.tree_util.tree_map_with_path(choose, fresh)
+    if len(kept) == len(jax.tree.leaves(fresh)):
+        raise ValueError("init_from has no weight of this model's names and shapes")
+    return merged, kept
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, dtypes and places of arrays; what has no place goes to the first device."""
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None) or first
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shape_of, tree)
+
+
+def _encode(data_state: Any) -> Any:
+    if isinstance(data_state, bytes):
+        return {"base64": base64.b64encode(data_state).decode()}
+    return {"json": data_state}
+
+
+def _decode(record: Mapping[str, Any]) -> Any:
+    if "base64" in record:
+        return base64.b64decode(record["base64"])
+    return record["json"]

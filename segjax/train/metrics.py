@@ -1,0 +1,190 @@
+"""Metrics on their way out: a JSON line per record always, TensorBoard on request."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+
+class Writer:
+    """Appends metrics to `metrics.jsonl`, and to event files if asked.
+
+    Each line is flushed, so that a killed run loses none. What is not a number (an AP of a
+    class without ground truth) is written as null.
+
+    Args:
+      folder: the run's folder.
+      tensorboard: whether to write event files, by tensorboardX.
+
+    Raises:
+      ModuleNotFoundError: if tensorboardX is wanted and missing.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool = False):
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._events: Any = None
+        if tensorboard:
+            try:
+                import tensorboardX
+            except ModuleNotFoundError as error:
+                raise ModuleNotFoundError(
+                    "tensorboard=True needs tensorboardX: pip install 'segjax[tensorboard]'"
+                ) from error
+            self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes one record."""
+        numbers = {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
+        self._file.write(json.dumps({"step": step, "time": time.time()} | numbers) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+
+class Progress:
+    """A bar with loss, images/s and time left on a terminal; elsewhere the lines suffice.
+
+    Args:
+      steps: of the whole run.
+      first: steps already taken.
+    """
+
+    def __init__(self, steps: int, first: int):
+        # disable=None would look at the terminal too, but then tqdm keeps no time.
+        self._on_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps,
+            initial=first,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not self._on_terminal,
+        )
+        self._steps = steps
+
+    def advance(self) -> None:
+        """Counts a step."""
+        self._bar.update()
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows metrics beside the bar, or as a line."""
+        if self._on_terminal:
+            rate = f"{metrics['images_per_second']:.1f} images/s"
+            self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate}")
+        else:
+            say(metrics_line(step, self._steps, metrics))
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()
+
+
+def say(text: str) -> None:
+    """Prints a line, above the bar if there is one."""
+    tqdm.write(text)
+    sys.stdout.flush()
+
+
+def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
+    """One line of a log: losses, gradient norm, learning rate, speed, time left."""
+    rate = metrics["steps_per_second"]
+    left = tqdm.format_interval((steps - step) / rate) if rate > 0 else "?"
+    terms = "  ".join(
+        f"{name.removeprefix('loss/')} {value:.4f}"
+        for name, value in metrics.items()
+        if name.startswith("loss")
+    )
+    return (
+        f"step {step}/{steps}  {terms}  grad_norm {metrics['grad_norm']:.3g}"
+        f"  lr {metrics['learning_rate']:.3g}  {metrics['images_per_second']:.2f} images/s"
+        f"  left {left}"
+    )
+
+
+class Window:
+    """Collects the metrics of the steps between two log lines.
+
+    Metrics stay on the device until the window is read, so that collecting waits for nothing.
+    """
+
+    def __init__(self) -> None:
+        self._metrics: list[Mapping[str, Any]] = []
+        self._images = 0
+        self._start = time.perf_counter()
+        self._paused = 0.0
+
+    def add(self, metrics: Mapping[str, Any], images: int) -> None:
+        """Collects one step's."""
+        self._metrics.append(metrics)
+        self._images += images
+
+    def exclude(self, seconds: float) -> None:
+        """Takes time that was not spent training (an evaluation) out of the speed."""
+        self._paused += seconds
+
+    def read(self) -> dict[str, float]:
+        """Means over the window (of the learning rate: the last) and speeds; starts anew."""
+        fetched: Sequence[Mapping[str, np.ndarray]] = jax.device_get(self._metrics)
+        seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
+        means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+        means["learning_rate"] = float(fetched[-1]["learning_rate"])
+        speeds = {
+            "images_per_second": self._images / seconds,
+            "steps_per_second": len(fetched) / seconds,
+        }
+        self.__init__()
+        return means | speeds
+
+
+class FiniteCheck:
+    """Stops a run at a loss or gradient that is not finite, one step late at most.
+
+    Looking at a step's flag waits for the step, so it is looked at when the next one has
+    been sent to the device.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
+
+    def add(self, step: int, metrics: Mapping[str, Any], image_ids: np.ndarray) -> None:
+        """Checks the step before and keeps this one.
+
+        Raises:
+          FloatingPointError: naming the step, its loss terms and its images.
+        """
+        self.flush()
+        self._pending = (step, metrics, image_ids)
+
+    def flush(self) -> None:
+        """Checks the last step too, such as before a checkpoint.
+
+        Raises:
+          FloatingPointError: naming the step, its loss terms and its images.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None or bool(pending[1]["finite"]):
+            return
+        step, metrics, image_ids = pending
+        values = ", ".join(
+            f"{name} {float(value):g}"
+            for name, value in metrics.items()
+            if name.startswith("loss") or name == "grad_norm"
+        )
+        raise FloatingPointError(
+            f"step {step} is not finite: {values}; image ids {image_ids.tolist()}. The step"
+            " changed no parameter. Look at these images' annotations; else lower"
+            " --optim.learning-rate, lengthen --optim.warmup-steps or set --optim.clip-norm"
+        )

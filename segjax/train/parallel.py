@@ -1,0 +1,146 @@
+"""The same step on one device, on a mesh, or under pmap.
+
+`jit` and `jit(shard_map)` are the two to use; `pmap` is kept because people ask for it
+(JAX has it in maintenance mode). In all three the state is one copy on each device and
+the batch is split in runs of consecutive images.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PRNGKeyArray
+
+from segjax.train.state import TrainState
+from segjax.train.step import Metrics, Step
+from segjax.types import Batch
+
+AXIS = "data"
+Mode = Literal["jit", "shard_map", "pmap"]
+CompiledStep = Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Metrics]]
+BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """The devices of a run and how the step runs on them.
+
+    Attributes:
+      mode: "jit" (one device), "shard_map" or "pmap".
+      devices: jax devices, in the order in which they take images.
+    """
+
+    mode: Mode
+    devices: tuple[Any, ...]
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices as a `("data",)` mesh."""
+        # Explicit axis types, the default, make gradients of gathers fail.
+        return jax.make_mesh(
+            (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
+        )
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a copy of every array on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+
+    def put_batch(self, arrays: Mapping[str, np.ndarray]) -> Batch:
+        """Splits a batch from the host over the devices.
+
+        Args:
+          arrays: Batch's fields, each [B, ...]; other entries are left out.
+
+        Raises:
+          ValueError: if the devices cannot have equally many images each.
+        """
+        self.check_batch_size(len(arrays["images"]))
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        put = functools.partial(jax.make_array_from_process_local_data, sharding)
+        return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS})
+
+    def check_batch_size(self, images: int) -> None:
+        """Refuses a batch that the devices cannot share equally."""
+        if images % len(self.devices):
+            raise ValueError(
+                f"a batch of {images} images cannot be split over {len(self.devices)} devices:"
+                " choose a multiple with --data.batch-size, or fewer devices with --num-devices"
+            )
+
+
+def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: int = 0) -> Devices:
+    """Picks devices and the way to use them.
+
+    Args:
+      mode: "auto" is "shard_map" on several devices and "jit" on one.
+      number: of devices; 0: all, except that "jit" takes one.
+
+    Raises:
+      ValueError: if there are fewer devices, or "jit" shall use several.
+    """
+    devices = jax.devices()
+    if number > len(devices):
+        raise ValueError(f"num_devices is {number}, but there are only {len(devices)}: {devices}")
+    if mode == "jit" and number > 1:
+        raise ValueError(f'parallel="jit" runs on one device, but num_devices is {number}')
+    if mode == "jit":
+        number = 1
+    devices = devices[: number or len(devices)]
+    if mode == "auto":
+        mode = "jit" if len(devices) == 1 else "shard_map"
+    return Devices(mode, tuple(devices))
+
+
+def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]) -> CompiledStep:
+    """Compiles a step for the devices; the state that goes in is given up (donated).
+
+    Args:
+      step: as `segjax.train.step.make_step` makes it.
+      devices: from `choose_devices`.
+      on_trace: called with a batch of tracers at each compilation, to count them.
+
+    Returns:
+      (state, batch, key) -> (state, metrics), for arrays that `devices` has placed.
+    """
+
+    def traced(state: Any, batch: Any, key: Any, axis_name: str | None) -> Any:
+        on_trace(batch)
+        return step(state, batch, key, axis_name)
+
+    if devices.mode == "jit":
+        return jax.jit(functools.partial(traced, axis_name=None), donate_argnums=0)
+    per_device = functools.partial(traced, axis_name=AXIS)
+    if devices.mode == "pmap":
+        mapped = jax.pmap(
+            per_device,
+            axis_name=AXIS,
+            in_axes=(None, 0, None),
+            out_axes=None,  # pyright: ignore[reportArgumentType]
+            donate_argnums=0,
+            devices=devices.devices,
+        )
+        return lambda state, batch, key: mapped(state, jax.tree.map(_one_row_a_device, batch), key)
+    # check_vma=False: gradients of the replicated parameters stay this device's part, and
+    # the step adds them up itself, exactly as under pmap.
+    mapped = jax.shard_map(
+        per_device,
+        mesh=devices.mesh,
+        in_specs=(P(), P(AXIS), P()),
+        out_specs=P(),
+        check_vma=False,
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _one_row_a_device(array: jax.Array) -> jax.Array:
+    """[B, ...] split over D devices -> [D, B / D, ...], as pmap takes it; nothing moves."""
+    rows = [shard.data[None] for shard in array.addressable_shards]
+    sharding = array.sharding
+    devices = len(sharding.device_set)
+    shape = (devices, array.shape[0] // devices, *array.shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, sharding, rows)

@@ -1,0 +1,43 @@
+"""Validation pictures with what the model finds in them."""
+
+import contextlib
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+from segjax import viz
+from segjax.data.images import decode_image
+from segjax.data.tfds_builder import open_records
+from segjax.eval.runner import Evaluator
+
+
+def write_pictures(
+    evaluator: Evaluator, variables: Any, folder: Path, number: int, score_threshold: float
+) -> list[Path]:
+    """Draws the detections of a split's first images, as evaluation predicts them.
+
+    Args:
+      evaluator: knows model, data and split.
+      variables: of the model.
+      folder: to write to; made if missing.
+      number: of pictures.
+      score_threshold: only detections above it are drawn.
+
+    Returns:
+      The files written: `IMAGE_ID.png`, in the images' own size.
+    """
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    split = evaluator.dataset.split(evaluator.split)
+    records = open_records(split)
+    rows = {int(image_id): row for row, image_id in enumerate(split.index[:, 0])}
+    quiet = dataclasses.replace(evaluator, score_threshold=score_threshold, progress=False)
+    written = []
+    with contextlib.closing(quiet.predictions(variables)) as predictions:  # ends the reader too
+        for image_id, found in itertools.islice(predictions, number):
+            image = decode_image(records[rows[image_id]]["image"])
+            written.append(folder / f"{image_id}.png")
+            Image.fromarray(viz.draw(image, found)).save(written[-1])
+    return written

@@ -1,0 +1,181 @@
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+
+from segjax.config import OptimConfig, TrainConfig, load_config, override
+from segjax.config_json import from_json, read_config, save_config, to_json
+from segjax.data.config import DataConfig
+from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
+from tests.train.toy import Toy
+
+
+def swish(x):
+    return x * nn.sigmoid(x)
+
+
+class Inner(nn.Module):
+    width: int = 4
+    act: Callable[..., Any] = swish
+
+
+class Outer(nn.Module):
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    dtype: Dtype = "float32"
+    stages: tuple[int, ...] = (3, 4, 6, 3)
+    num_classes: int = 0
+
+
+CONFIG = TrainConfig(model=Outer(), data=DataConfig(root="here"), steps=100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "value"),
+    [
+        (["--steps=7"], "steps", 7),
+        (["--data.root=elsewhere"], "data.root", "elsewhere"),
+        (["--optim.learning-rate", "0.5"], "optim.learning_rate", 0.5),
+        (["--optim.learning_rate=0.5"], "optim.learning_rate", 0.5),
+        (["--optim.milestones", "3", "4"], "optim.milestones", (3, 4)),
+        (["--optim.clip-norm=10"], "optim.clip_norm", 10.0),
+        (["--optim.schedule=cosine"], "optim.schedule", "cosine"),
+        (["--model.num-classes", "3"], "model.num_classes", 3),
+        (["--model.inner.width", "9"], "model.inner.width", 9),
+        (["--model.dtype=bfloat16"], "model.dtype", "bfloat16"),
+        (["--model.stages", "2", "2"], "model.stages", (2, 2)),
+        (["--data.flip=False"], "data.flip", False),
+        (["--data.shapes.num-train=5"], "data.shapes.num_train", 5),
+        (["--keep-best=None"], "keep_best", None),
+    ],
+)
+def test_every_field_has_a_flag(flags, path, value):
+    from segjax.data.shapes import ShapesConfig
+
+    data = dataclasses.replace(CONFIG.data, shapes=ShapesConfig())
+    changed = override(dataclasses.replace(CONFIG, data=data), flags)
+    found = functools.reduce(getattr, path.split("."), changed)
+    assert found == value
+    assert type(found) is type(value)
+    assert changed.data.max_instances == CONFIG.data.max_instances
+    assert changed.model.inner.act is swish
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--stepz=3"], ["--steps=many"], ["--optim.schedule=poly"], ["--model.dtype=int8"], ["3"]],
+)
+def test_unknown_and_ill_typed_flags_are_errors(flags, capsys):
+    with pytest.raises(SystemExit) as error:
+        override(CONFIG, flags)
+    assert error.value.code == 2
+    assert flags[0].split("=")[0].lstrip("-") in capsys.readouterr().err
+
+
+def test_help_names_model_fields_but_not_linens_own(capsys):
+    with pytest.raises(SystemExit):
+        override(CONFIG, ["--help"])
+    text = capsys.readouterr().out
+    assert "--model.inner.width" in text
+    assert "--model.inner.act" not in text, "no flag can say a function"
+    assert "--model.parent" not in text
+    assert "--model.name" not in text
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.py"
+    path.write_text(text)
+    return path
+
+
+def test_a_config_file_is_python(tmp_path):
+    path = write(
+        tmp_path,
+        "from segjax.config import *\nfrom segjax.data.config import DataConfig\n"
+        "from tests.train.toy import Toy\n"
+        "def get_config():\n    return TrainConfig(model=Toy(), data=DataConfig(root='x'))\n",
+    )
+    config = load_config(path, ["--seed=3"])
+    assert (config.seed, config.data.root, config.model) == (3, "x", Toy())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("x = 1", "defines no get_config"), ("def get_config():\n    return 1", "not a TrainConfig")],
+)
+def test_a_wrong_config_file_is_named(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        load_config(write(tmp_path, text))
+
+
+def test_a_missing_config_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config file .*nothing\.py"):
+        load_config(tmp_path / "nothing.py")
+
+
+def test_impossible_numbers_are_refused():
+    with pytest.raises(ValueError, match="log_every is 0; it must be at least 1"):
+        dataclasses.replace(CONFIG, log_every=0)
+
+
+def test_json_round_trip(tmp_path):
+    config = TrainConfig(
+        model=Norm(NormSpec(kind="group", epsilon=1e-3), dtype="bfloat16"),
+        data=DataConfig(root="here", short_side=(640, 800)),
+        optim=OptimConfig(milestones=(3, 4), clip_norm=1e-3),
+    )
+    save_config(tmp_path / "config.json", config, {"jax": "1"})
+    assert read_config(tmp_path / "config.json") == config
+    assert json.loads((tmp_path / "config.json").read_text())["versions"] == {"jax": "1"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        jnp.bfloat16,
+        nn.sigmoid,
+        {"a": (1, None)},
+        functools.partial(nn.gelu, approximate=False),
+        0.1,
+    ],
+)
+def test_json_of_values(value):
+    found = from_json(json.loads(json.dumps(to_json(value))))
+    if isinstance(value, functools.partial):
+        assert (found.func, found.keywords) == (value.func, value.keywords)
+    else:
+        assert found == value
+
+
+def test_json_refuses_what_has_no_name():
+    with pytest.raises(TypeError, match="define it at module level"):
+        to_json({"f": lambda x: x})
+    with pytest.raises(TypeError, match="cannot be written"):
+        to_json(object())
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"function": "os:system"},
+        {"class": "subprocess:Popen", "fields": {"args": ["true"]}},
+        {"partial": {"function": "os:system"}, "args": ["true"], "keywords": {"dict": {}}},
+        {"class": "segjax.config:load_config", "fields": {"path": "x"}},
+        {"class": "segjax.config:runpy.run_path", "fields": {"path_name": "x"}},
+        {"strange": 1},
+    ],
+)
+def test_reading_a_config_runs_no_code_of_its_author(record):
+    with pytest.raises(ValueError, match="a config"):
+        from_json(record)
+
+
+def test_a_folder_without_config_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        read_config(tmp_path / "config.json")

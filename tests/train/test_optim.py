@@ -1,0 +1,149 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segjax.config import OptimConfig
+from segjax.train.optim import (
+    frozen_mask,
+    global_norm,
+    learning_rate,
+    make_optimizer,
+    weight_decays,
+)
+
+PARAMS = {
+    "stem": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
+    "norm": {"scale": jnp.ones(3), "bias": jnp.full(3, 0.5)},
+    "head": {"kernel": jnp.full((3, 2), 2.0), "bias": jnp.full(2, -1.0)},
+}
+
+
+def rates(config, steps, at):
+    return [float(learning_rate(config, steps)(jnp.int32(step))) for step in at]
+
+
+def test_step_schedule_with_detectron2_warmup():
+    config = OptimConfig(
+        learning_rate=0.02, warmup_steps=1000, warmup_start=0.001, milestones=(60_000, 80_000)
+    )
+    at = (0, 500, 1000, 59_999, 60_000, 79_999, 80_000)
+    half = 0.02 * (0.001 * 0.5 + 0.5)
+    expected = [0.02 * 0.001, half, 0.02, 0.02, 0.002, 0.002, 0.0002]
+    np.testing.assert_allclose(rates(config, 90_000, at), expected, rtol=1e-6)
+
+
+def test_mmdet_warmup_is_full_one_step_earlier():
+    config = OptimConfig(
+        learning_rate=0.02, warmup_steps=500, warmup_start=0.001, warmup_form="mmdet"
+    )
+    factor = lambda t: 0.001 + (1 - 0.001) * t / 499  # noqa: E731
+    expected = [0.02 * factor(t) for t in (0, 1, 250, 499)] + [0.02]
+    np.testing.assert_allclose(rates(config, 1000, (0, 1, 250, 499, 500)), expected, rtol=1e-6)
+
+
+def test_cosine_ends_at_zero():
+    config = OptimConfig(learning_rate=1.0, schedule="cosine")
+    expected = [0.5 * (1 + math.cos(math.pi * t / 200)) for t in (0, 50, 100, 200)]
+    np.testing.assert_allclose(rates(config, 200, (0, 50, 100, 200)), expected, atol=1e-6)
+
+
+def test_constant():
+    assert rates(OptimConfig(learning_rate=0.5, schedule="constant"), 10, (0, 9)) == [0.5, 0.5]
+
+
+def random_like(params, seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+
+
+def torch_sgd(params, steps, config):
+    """torch.optim.SGD in numpy: d = g + wd * p; buf = m * buf + d; p -= lr * buf."""
+    params = jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    buffers = jax.tree.map(np.zeros_like, params)
+    for step in range(steps):
+        rate = rates(config, 100, (step,))[0]
+        grads = random_like(params, step)
+        buffers = jax.tree.map(
+            lambda b, g, p: config.momentum * b + np.asarray(g) + config.weight_decay * p,
+            buffers,
+            grads,
+            params,
+        )
+        params = jax.tree.map(lambda p, b, rate=rate: p - rate * b, params, buffers)
+    return params
+
+
+def train(optimizer, params, steps):
+    state = optimizer.init(params)
+    for step in range(steps):
+        updates, state = optimizer.update(random_like(params, step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_sgd_is_torchs():
+    config = OptimConfig(
+        learning_rate=0.1, weight_decay=0.01, milestones=(3,), warmup_steps=2, warmup_start=0.1
+    )
+    ours = train(make_optimizer(config, 100), PARAMS, 6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        ours,
+        torch_sgd(PARAMS, 6, config),
+    )
+
+
+def test_adamw_is_optaxs():
+    config = OptimConfig(
+        name="adamw", learning_rate=0.01, weight_decay=0.1, betas=(0.9, 0.99), schedule="constant"
+    )
+    expected = train(optax.adamw(0.01, 0.9, 0.99, weight_decay=0.1), PARAMS, 4)
+    ours = train(make_optimizer(config, 100), PARAMS, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, expected)
+
+
+def test_decay_goes_by_the_kind_of_parameter():
+    config = OptimConfig(weight_decay=0.3, norm_decay=0.0, bias_decay=0.1)
+    assert weight_decays(config, PARAMS) == {
+        "stem": {"kernel": 0.3, "bias": 0.1},
+        "norm": {"scale": 0.0, "bias": 0.0},
+        "head": {"kernel": 0.3, "bias": 0.1},
+    }
+    everywhere = weight_decays(OptimConfig(weight_decay=0.3), PARAMS)
+    assert set(jax.tree.leaves(everywhere)) == {0.3}
+
+
+def test_frozen_parameters_see_neither_update_nor_decay_nor_clipping():
+    config = OptimConfig(learning_rate=1.0, weight_decay=0.5, clip_norm=1.0, momentum=0.0)
+    optimizer = make_optimizer(config, 10, ("stem",))
+    grads = jax.tree.map(jnp.zeros_like, PARAMS)
+    grads["stem"]["kernel"] += 1e6  # would swallow the others' gradient if it counted
+    grads["head"]["bias"] += 0.1
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(updates["stem"]))
+    np.testing.assert_allclose(updates["head"]["bias"], -(0.1 + 0.5 * -1.0), rtol=1e-6)
+
+
+def test_clipping_scales_to_the_norm():
+    config = OptimConfig(learning_rate=1.0, weight_decay=0.0, momentum=0.0, clip_norm=2.0)
+    optimizer = make_optimizer(config, 10)
+    grads = random_like(PARAMS, 0)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(global_norm(updates), 2.0, rtol=1e-5)
+    small = jax.tree.map(lambda g: g * 1e-3, grads)
+    updates, _ = optimizer.update(small, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(global_norm(updates), global_norm(small), rtol=1e-5)
+
+
+def test_frozen_paths_match_whole_names():
+    params = {"layer1": {"kernel": 0.0}, "layer10": {"kernel": 0.0}}
+    assert frozen_mask(params, ("layer1",)) == {
+        "layer1": {"kernel": True},
+        "layer10": {"kernel": False},
+    }
+    with pytest.raises(ValueError, match=r"'layr1' matches no parameter.*\['layer1', 'layer10'\]"):
+        frozen_mask(params, ("layr1",))

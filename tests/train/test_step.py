@@ -1,0 +1,159 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from segjax.config import OptimConfig
+from segjax.train.metrics import FiniteCheck
+from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.parallel import choose_devices, compile_step
+from segjax.train.state import init_state, init_variables
+from segjax.train.step import image_keys, make_step
+from tests.train.toy import Toy, random_batch
+
+OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
+
+
+def run(model, mode, number, steps=10, batches=random_batch, optim=OPTIM):
+    """Trains a toy; returns the state and the metrics of every step."""
+    devices = choose_devices(mode, number)
+    optimizer = make_optimizer(optim, steps, model.frozen_paths())
+    shapes = []
+    step = make_step(model, optimizer, learning_rate(optim, steps), model.frozen_paths())
+    compiled = compile_step(step, devices, lambda batch: shapes.append(batch.images.shape))
+    state = init_state(init_variables(model, jax.random.key(0)), optimizer)
+    state, key = devices.replicate((state, jax.random.key(7)))
+    history = []
+    for i in range(steps):
+        state, metrics = compiled(state, devices.put_batch(batches(i)), key)
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history, shapes
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    return run(Toy(), "jit", 1)
+
+
+@pytest.mark.parametrize(("mode", "number"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
+def test_any_split_gives_the_numbers_of_one_device(on_one, mode, number):
+    state, history, shapes = run(Toy(), mode, number)
+    expected_state, expected_history, _ = on_one
+    for metrics, expected in zip(history, expected_history, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, err_msg=name)
+    # Relative to each parameter array: an entry near zero has no relative error to speak of.
+    for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6 * max(scale, 1e-30))
+    assert len(shapes) == 1, "compiled once"
+
+
+def test_auto_is_a_mesh_on_several_devices_and_jit_on_one():
+    assert choose_devices("auto").mode == "shard_map"
+    assert choose_devices("auto", 1).mode == "jit"
+    assert len(choose_devices("jit").devices) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "number", "words"),
+    [("shard_map", 9, "there are only 8"), ("jit", 2, "one device, but num_devices is 2")],
+)
+def test_impossible_devices_are_refused(mode, number, words):
+    with pytest.raises(ValueError, match=words):
+        choose_devices(mode, number)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="a batch of 6 images cannot be split over 8 devices"):
+        choose_devices("shard_map").put_batch(random_batch(0, images=6))
+
+
+def test_losses_are_sums_over_counts(on_one):
+    _, history, _ = on_one
+    for metrics in history:
+        total = metrics["loss/class"] + metrics["loss/size"]
+        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
+    assert [m["objects"] for m in history] == [random_batch(i)["gt_valid"].sum() for i in range(10)]
+    np.testing.assert_allclose(history[0]["learning_rate"], 0.1 * 0.001, rtol=1e-6)
+
+
+def test_frozen_parameters_stay_and_take_no_optimizer_memory(on_one):
+    state, _, _ = on_one
+    model = Toy()
+    before = init_variables(model, jax.random.key(0))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(state.params["stem"][name], before["params"]["stem"][name])
+        assert not np.array_equal(state.params["conv"][name], before["params"]["conv"][name])
+    trained = sum(x.size for n, p in before["params"].items() if n != "stem" for x in p.values())
+    assert sum(np.size(leaf) for leaf in jax.tree.leaves(state.opt_state)) == trained + 1
+
+
+def test_frozen_statistics_come_back_bit_for_bit(on_one):
+    state, _, _ = run(Toy(), "shard_map", 3, steps=1, batches=lambda i: random_batch(i, images=6))
+    assert set(np.unique(state.batch_stats["norm"]["mean"])) == {0}
+    assert set(np.unique(state.batch_stats["norm"]["var"])) == {1}
+
+
+def test_running_statistics_are_averaged_over_devices():
+    model = Toy(running_norm=True)
+    state, _, _ = run(model, "shard_map", 2, steps=1)
+    halves = []
+    for part in (slice(0, 4), slice(4, 8)):
+        batch = {name: array[part] for name, array in random_batch(0).items()}
+        half, _, _ = run(model, "jit", 1, steps=1, batches=lambda _, batch=batch: batch)
+        halves.append(half.batch_stats["norm"]["mean"])
+    mean = (halves[0] + halves[1]) / 2
+    np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_computes_on_float32_parameters():
+    state, history, _ = run(Toy(dtype="bfloat16"), "jit", 1, steps=3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    assert all(np.isfinite(m["loss"]) for m in history)
+
+
+def white_at(step):
+    def batches(i):
+        batch = random_batch(i)
+        if i == step:
+            batch["images"][3] = 255
+        return batch
+
+    return batches
+
+
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
+def test_a_step_that_is_not_finite_changes_nothing(mode):
+    optim = dataclasses.replace(OPTIM, schedule="constant", warmup_steps=0)
+    good, _, _ = run(Toy(blow_up=True), mode, 0, steps=2, optim=optim)
+    bad, history, _ = run(Toy(blow_up=True), mode, 0, 3, white_at(2), optim)
+    assert [bool(m["finite"]) for m in history] == [True, True, False]
+    assert bad.step == 3
+    for new, old in zip(
+        jax.tree.leaves((bad.params, bad.batch_stats)),
+        jax.tree.leaves((good.params, good.batch_stats)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_the_stop_names_step_terms_and_images():
+    _, history, _ = run(Toy(blow_up=True), "jit", 1, 3, white_at(1))
+    check = FiniteCheck()
+    check.add(1, history[0], random_batch(0)["image_ids"])
+    check.add(2, history[1], random_batch(1)["image_ids"])
+    with pytest.raises(FloatingPointError) as error:
+        check.add(3, history[2], random_batch(2)["image_ids"])
+    text = str(error.value)
+    assert "step 2 is not finite" in text
+    assert "loss/class nan" in text
+    assert "101, 102, 103" in text
+
+
+def test_keys_follow_the_place_in_the_global_batch():
+    keys = image_keys(jax.random.key(3), 4, None)
+    longer = image_keys(jax.random.key(3), 6, None)
+    np.testing.assert_array_equal(jax.random.key_data(keys), jax.random.key_data(longer)[:4])
+    assert len(np.unique(jax.random.key_data(longer), axis=0)) == 6

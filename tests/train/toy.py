@@ -1,0 +1,77 @@
+"""A model with the detectors' methods that compiles in a second."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.types import Batch, Dtype, LossTerm
+
+
+class Toy(nn.Module):
+    """Two convolutions and a head; random per image, counts that differ from image to image."""
+
+    num_classes: int = 3
+    features: int = 8
+    dtype: Dtype = "float32"
+    noise: float = 0.5
+    blow_up: bool = False
+    running_norm: bool = False
+
+    size_divisor = 32
+    has_masks = False
+    paste_padded = False
+
+    def setup(self) -> None:
+        self.stem = nn.Conv(self.features, (3, 3), (2, 2), dtype=self.dtype)
+        self.conv = nn.Conv(self.features, (3, 3), (2, 2), dtype=self.dtype)
+        self.norm = nn.BatchNorm(use_running_average=not self.running_norm, axis_name=None)
+        self.head = nn.Dense(self.num_classes, dtype=self.dtype)
+
+    def with_num_classes(self, num_classes: int) -> "Toy":
+        return self.clone(num_classes=num_classes)
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        return ("stem",)
+
+    def __call__(self, images: jax.Array, image_sizes: jax.Array) -> jax.Array:
+        x = images.astype(self.dtype) / 255 - 0.5
+        x = nn.relu(self.norm(self.conv(nn.relu(self.stem(x)))))
+        return self.head(x.mean((1, 2)))
+
+    def losses(self, batch: Batch, keys: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Any]]:
+        logits = self(batch.images, batch.image_sizes)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (logits.shape[-1],)))(keys)
+        logits = logits + self.noise * noise
+        if self.blow_up:  # an image that is white all over has no finite loss
+            logits = logits / (1 - jnp.all(batch.images == 255, (1, 2, 3))[:, None])
+        log_probs = jax.nn.log_softmax(logits)
+        each = -jnp.take_along_axis(log_probs, batch.gt_classes, axis=1)
+        valid = batch.gt_valid.astype(jnp.float32)
+        terms = {
+            "class": LossTerm((each * valid).sum(), valid.sum()),
+            "size": LossTerm(0.1 * (logits**2).sum(), jnp.float32(logits.shape[0])),
+        }
+        return terms, {"objects": valid.sum()}
+
+
+def random_batch(
+    seed: int, images: int = 8, side: int = 32, rows: int = 3
+) -> dict[str, np.ndarray]:
+    """A batch as the pipeline gives it."""
+    rng = np.random.default_rng(seed)
+    return {
+        "images": rng.integers(0, 255, (images, side, side, 3), dtype=np.uint8),
+        "image_sizes": np.full((images, 2), side, np.int32),
+        "gt_boxes": np.zeros((images, rows, 4), np.float32),
+        "gt_classes": rng.integers(0, 3, (images, rows), dtype=np.int32),
+        "gt_valid": rng.random((images, rows)) < 0.6,
+        "gt_is_crowd": np.zeros((images, rows), bool),
+        "gt_masks": np.zeros((images, rows, 1, 1), np.uint8),
+        "gt_mask_frames": np.zeros((images, rows, 4), np.float32),
+        "image_ids": np.arange(images) + 100 * seed,
+        "truncated": np.zeros(images, np.int32),
+        "dropped_degenerate": np.zeros(images, np.int32),
+    }
