@@ -1,8 +1,7 @@
 """From a model's fixed-shape detections to objects in original pixels.
 
 Boxes follow Detectron2's `detector_postprocess`: scaled per axis, clipped to the image, empty
-ones dropped. Masks are pasted, thresholded and packed to bits on the device, a few at a time,
-and become run lengths on the host: no full-size masks are held or moved.
+ones dropped; `mask_encoding` does the masks.
 """
 
 import functools
@@ -14,17 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
-from segjax.data import rle
 from segjax.eval.detections import ImageDetections
+from segjax.eval.mask_encoding import encode_masks
 from segjax.ops.boxes import clip_boxes, nonempty
-from segjax.ops.masks import pack_mask_bits, paste_masks
 from segjax.types import Detections
-
-# Canvases are rounded up to this, so that photos of many sizes share a few compiled programs.
-CANVAS_MULTIPLE = 128
-# Masks pasted at a time, and the bound on their soft float32 canvases (elements; 128 MiB).
-PASTE_CHUNK = 16
-PASTE_ELEMENTS = 2**25
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -119,7 +111,12 @@ def collect(
         masks = None
         if detections.mask_probs is not None:
             masks = encode_masks(
-                detections, row, index, (int(height), int(width)), paste_padded=paste_padded
+                detections.mask_probs,
+                detections.boxes,
+                row,
+                index,
+                (int(height), int(width)),
+                paste_padded=paste_padded,
             )
         collected.append(
             ImageDetections(
@@ -132,70 +129,3 @@ def collect(
             )
         )
     return collected
-
-
-def encode_masks(
-    detections: Detections,
-    row: int,
-    index: np.ndarray,
-    image_size: tuple[int, int],
-    *,
-    paste_padded: bool,
-) -> tuple[rle.Rle, ...]:
-    """Pastes the masks of one image and encodes them as run lengths.
-
-    Args:
-      detections: on the device, boxes in original pixels, with `mask_probs`.
-      row: which image of the batch.
-      index: which detections, [n] integers.
-      image_size: (height, width) of the original image.
-      paste_padded: torchvision's paste, soft value > 0.5; else Detectron2's and mmdet's,
-        value >= 0.5.
-
-    Returns:
-      A compressed COCO run-length dict per detection.
-    """
-    height, width = image_size
-    canvas = tuple(-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in image_size)
-    size = np.array(image_size, np.int32)
-    chunk = max(1, min(PASTE_CHUNK, PASTE_ELEMENTS // (canvas[0] * canvas[1])))
-    encoded = []
-    for start in range(0, len(index), chunk):
-        rows = np.zeros(chunk, np.int32)
-        wanted = index[start : start + chunk]
-        rows[: len(wanted)] = wanted
-        packed = jax.device_get(
-            _paste_bits(
-                detections.mask_probs,
-                detections.boxes,
-                np.int32(row),
-                rows,
-                size,
-                canvas=canvas,
-                padded=paste_padded,
-            )
-        )
-        for bits in packed[: len(wanted), :width, : -(-height // 8)]:
-            encoded.append(rle.from_bits(bits, height, width))
-    return tuple(encoded)
-
-
-@functools.partial(jax.jit, static_argnames=("canvas", "padded"))
-def _paste_bits(
-    mask_probs: Float32[Array, "B D M M"],
-    boxes: Float32[Array, "B D 4"],
-    row: Int32[Array, ""],
-    index: Int32[Array, "n"],
-    image_size: Int32[Array, "2"],
-    *,
-    canvas: tuple[int, ...],
-    padded: bool,
-) -> UInt8[Array, "n W Hbytes"]:
-    """Pastes a chunk of masks onto the canvas and packs the binary masks, column by column."""
-    height, width = canvas
-    soft = paste_masks(mask_probs[row][index], boxes[row][index], height, width, padded=padded)
-    binary = soft > 0.5 if padded else soft >= 0.5
-    # Nothing beyond the image: its last byte of a column may reach below the image.
-    inside_y = jnp.arange(height) < image_size[0]
-    inside_x = jnp.arange(width) < image_size[1]
-    return pack_mask_bits(binary & (inside_y[:, None] & inside_x[None, :])[None])

@@ -6,7 +6,7 @@ products: no gathers, any box shape, and fixed shapes throughout.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from segjax.ops.roi_align_taps import cell_weights, make_axis
 
@@ -73,6 +73,7 @@ def paste_masks(
     width: int,
     *,
     padded: bool,
+    origin: Int32[Array, "N 2"] | None = None,
 ) -> Float32[Array, "N height width"]:
     """Resamples each box's mask to the pixels of the image.
 
@@ -85,38 +86,41 @@ def paste_masks(
         box. True for torchvision (`paste_masks_in_image`): the mask is padded by one cell,
         its box enlarged to match and truncated to whole pixels, and filled including the
         pixel of its far corner.
+      origin: (x, y) in the image of each result's first pixel, for pasting windows; None
+        starts at (0, 0). A window holds exactly the values of the whole image's paste.
 
     Returns:
       Soft masks, zero outside of the boxes; the peers call a pixel the object's from 0.5 on.
     """
     weights = _padded_weights if padded else _grid_weights
-    rows = weights(boxes[:, 1::2], height, mask_probs.shape[1])
-    cols = weights(boxes[:, 0::2], width, mask_probs.shape[2])
+    x, y = jnp.arange(width, dtype=jnp.float32)[None], jnp.arange(height, dtype=jnp.float32)[None]
+    if origin is not None:
+        x, y = x + origin[:, :1], y + origin[:, 1:]
+    rows = weights(boxes[:, 1::2], y, mask_probs.shape[1])
+    cols = weights(boxes[:, 0::2], x, mask_probs.shape[2])
     empty = (boxes[:, 2:] <= boxes[:, :2]).any(axis=-1)
     rows = jnp.where(empty[:, None, None], 0.0, rows)
     return _resample(mask_probs, rows, cols)
 
 
 def _grid_weights(
-    box: Float32[Array, "N 2"], pixels: int, cells: int
+    box: Float32[Array, "N 2"], pixel: Float32[Array, "#N pixels"], cells: int
 ) -> Float32[Array, "N pixels cells"]:
     """Bilinear weights of the cells at each pixel's centre, none beyond the outer cells."""
     low, high = box[:, :1], box[:, 1:]
     extent = jnp.where(high > low, high - low, 1.0)
-    centre = jnp.arange(pixels, dtype=jnp.float32)[None] + 0.5
-    position = (centre - low) / extent * cells - 0.5
+    position = (pixel + 0.5 - low) / extent * cells - 0.5
     return _hat(position, cells)
 
 
 def _padded_weights(
-    box: Float32[Array, "N 2"], pixels: int, cells: int
+    box: Float32[Array, "N 2"], pixel: Float32[Array, "#N pixels"], cells: int
 ) -> Float32[Array, "N pixels cells"]:
     """torchvision's weights: the outermost of the `cells + 2` padded cells are zero."""
     middle = (box[:, 1:] + box[:, :1]) * 0.5
     half = (box[:, 1:] - box[:, :1]) * 0.5 * ((cells + 2) / cells)
     low, high = jnp.trunc(middle - half), jnp.trunc(middle + half)
     extent = jnp.maximum(high - low + 1.0, 1.0)
-    pixel = jnp.arange(pixels, dtype=jnp.float32)[None]
     scale = (cells + 2) / extent
     position = jnp.clip(scale * (pixel - low + 0.5) - 0.5, 0.0, cells + 1.0)
     inside = (pixel >= low) & (pixel <= high)

@@ -1,0 +1,153 @@
+"""From box-relative mask probabilities to run lengths of full-size masks.
+
+A mask is pasted, thresholded and packed to bits on the device in a window around its box, and
+becomes run lengths on the host from the window's bits. Work and traffic follow the area of the
+boxes, not of the image: no full-size mask exists anywhere.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, UInt8
+
+from segjax.data import rle
+from segjax.ops.masks import pack_mask_bits, paste_masks
+
+# Window sides double from here, and the largest is the image, rounded up: masks of all images
+# share a few compiled programs.
+SMALLEST_WINDOW = 64
+CANVAS_MULTIPLE = 128
+# Pixels pasted at a time, as a bound on float32 canvases (4 MiB each of a few), and how many
+# masks that may be.
+CHUNK_PIXELS = 2**20
+CHUNK_MASKS = (2, 32)
+
+
+def encode_masks(
+    mask_probs: Float32[Array, "B D M M"],
+    boxes: Float32[Array, "B D 4"],
+    row: int,
+    index: np.ndarray,
+    image_size: tuple[int, int],
+    *,
+    paste_padded: bool,
+) -> tuple[rle.Rle, ...]:
+    """Pastes masks of one image and encodes them.
+
+    Args:
+      mask_probs: probabilities over each box, on the device.
+      boxes: in pixels of the original image, on the device.
+      row: which image of the batch.
+      index: which detections, [n] integers.
+      image_size: (height, width) of the original image.
+      paste_padded: torchvision's paste, soft value > 0.5; else Detectron2's and mmdet's,
+        value >= 0.5.
+
+    Returns:
+      Compressed COCO run lengths, in the order of `index`.
+    """
+    regions = _regions(np.asarray(boxes)[row][index], mask_probs.shape[-1], image_size)
+    shapes = [_window_shape(region, image_size) for region in regions]
+    encoded: list[rle.Rle] = [_run_lengths(np.zeros(0, np.int64), image_size)] * len(index)
+    for shape in sorted(set(shapes)):
+        members = np.array([i for i, other in enumerate(shapes) if other == shape])
+        low, high = CHUNK_MASKS
+        chunk = max(low, min(high, CHUNK_PIXELS // (shape[0] * shape[1])))
+        for start in range(0, len(members), chunk):
+            chosen = members[start : start + chunk]
+            filled = np.resize(chosen, chunk)
+            packed = _paste_bits(
+                mask_probs,
+                boxes,
+                np.int32(row),
+                index[filled].astype(np.int32),
+                regions[filled, :2],
+                shape=shape,
+                padded=paste_padded,
+            )
+            for i, bits in zip(chosen, jax.device_get(packed), strict=False):
+                encoded[i] = window_rle(bits, regions[i], image_size)
+    return tuple(encoded)
+
+
+def _regions(
+    boxes: np.ndarray, cells: int, image_size: tuple[int, int]
+) -> Int32[np.ndarray, "n 4"]:
+    """Whole pixels (x0, y0, x1, y1) that hold everything a paste can set.
+
+    torchvision's enlarged, truncated boxes reach less than a cell and two pixels further out.
+    """
+    height, width = image_size
+    extent = boxes[:, 2:] - boxes[:, :2]
+    margin = np.maximum(np.nan_to_num(extent), 0) / cells + 2
+    low, high = np.floor(boxes[:, :2] - margin), np.ceil(boxes[:, 2:] + margin)
+    limit = np.array([width, height], np.float32)
+    return np.concatenate(
+        [np.clip(np.nan_to_num(side), 0, limit) for side in (low, high)], axis=1
+    ).astype(np.int32)
+
+
+def _window_shape(region: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the smallest window that holds the region."""
+    longest = max(int(region[2] - region[0]), int(region[3] - region[1]), SMALLEST_WINDOW)
+    side = 1 << (longest - 1).bit_length()
+    height, width = (min(side, -(-s // CANVAS_MULTIPLE) * CANVAS_MULTIPLE) for s in image_size)
+    return height, width
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "padded"))
+def _paste_bits(
+    mask_probs: Float32[Array, "B D M M"],
+    boxes: Float32[Array, "B D 4"],
+    row: Any,
+    index: Int32[Array, "n"],
+    origin: Int32[Array, "n 2"],
+    *,
+    shape: tuple[int, int],
+    padded: bool,
+) -> UInt8[Array, "n W Hbytes"]:
+    """Pastes a chunk of masks into windows and packs the binary masks, column by column."""
+    soft = paste_masks(
+        mask_probs[row][index], boxes[row][index], *shape, padded=padded, origin=origin
+    )
+    return pack_mask_bits(soft > 0.5 if padded else soft >= 0.5)
+
+
+def window_rle(
+    bits: UInt8[np.ndarray, "w hb"],
+    region: Int32[np.ndarray, "4"],
+    image_size: tuple[int, int],
+) -> rle.Rle:
+    """Run lengths of a mask that is zero outside of a region.
+
+    Args:
+      bits: the window's columns, eight pixels a byte in `numpy.unpackbits`' order; its first
+        pixel is the region's.
+      region: (x0, y0, x1, y1) in whole pixels of the image.
+      image_size: (height, width).
+    """
+    x0, y0, x1, y1 = (int(side) for side in region)
+    if x1 <= x0 or y1 <= y0:
+        return _run_lengths(np.zeros(0, np.int64), image_size)
+    columns = np.unpackbits(bits[: x1 - x0], axis=1, count=y1 - y0).astype(bool)
+    return _run_lengths(_edges(columns, x0, y0, image_size[0]), image_size)
+
+
+def _edges(columns: Bool[np.ndarray, "w h"], x0: int, y0: int, height: int) -> np.ndarray:
+    """Where runs begin and end, in turn, as pixel numbers down the image's columns."""
+    framed = np.zeros((columns.shape[0], columns.shape[1] + 2), bool)
+    framed[:, 1:-1] = columns
+    column, pixel = np.nonzero(framed[:, 1:] != framed[:, :-1])
+    edges = (column + x0) * height + pixel + y0
+    # A run that leaves a column at the image's bottom goes on at the top of the next.
+    touching = np.flatnonzero(edges[1:] == edges[:-1])
+    return np.delete(edges, np.concatenate([touching, touching + 1]))
+
+
+def _run_lengths(edges: np.ndarray, image_size: tuple[int, int]) -> rle.Rle:
+    height, width = image_size
+    closed = edges if edges.size and edges[-1] == height * width else [*edges, height * width]
+    counts = np.diff(np.asarray(closed, np.int64), prepend=0)
+    return {"size": [height, width], "counts": rle.string_from_counts(counts)}

@@ -1,0 +1,261 @@
+"""Prediction on pictures of any size: numpy arrays in, objects in original pixels out."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from segjax import viz
+from segjax.data import transforms
+from segjax.data.config import DataConfig
+from segjax.data.images import decode_image
+from segjax.eval.detections import ImageDetections
+from segjax.eval.postprocess import collect, predict_original
+from segjax.eval.runner import write_results
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A model with its weights and its way of resizing, ready for pictures.
+
+    Attributes:
+      model: the module.
+      variables: its parameters and statistics.
+      class_names: the name of every class; () leaves them as numbers.
+      category_ids: the dataset's id of every class; () takes 1..K.
+      data: how images are resized: the config the model was trained with.
+      pad_multiple: padded sides are multiples of this and of the model's `size_divisor`, where
+        no bucket of `data` holds the image: photos of many shapes share a few compiled programs.
+    """
+
+    model: Any
+    variables: Any
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    data: DataConfig = DataConfig()
+    pad_multiple: int = 128
+
+    def __call__(
+        self,
+        image: Shaped[np.ndarray, "h w *c"],
+        *,
+        score_threshold: float = 0.0,
+        max_detections: int | None = None,
+    ) -> ImageDetections:
+        """Finds the objects of one picture.
+
+        Args:
+          image: uint8, [h, w] or [h, w, 1] gray, [h, w, 3] RGB or [h, w, 4] RGBA, of any size.
+          score_threshold: leave out scores at or below it, besides the model's own threshold.
+          max_detections: keep the best so many; None takes what the model gives.
+
+        Returns:
+          Objects in pixels of `image`, best first.
+
+        Raises:
+          ValueError: if `image` is not a uint8 picture, or has no pixels.
+        """
+        rgb = viz.as_rgb(image)
+        height, width = rgb.shape[:2]
+        padded, resized = self._prepare(rgb)
+        found = predict_original(
+            self.model,
+            self.variables,
+            padded[None],
+            np.array([resized], np.int32),
+            np.array([[height, width]], np.int32),
+        )
+        return collect(
+            found,
+            [(height, width)],
+            paste_padded=bool(self.model.paste_padded),
+            class_names=self.class_names,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+        )[0]
+
+    def _prepare(
+        self, rgb: UInt8[np.ndarray, "h w 3"]
+    ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
+        """Resizes and pads; returns the (height, width) inside the padding too."""
+        short_side = self.data.eval_short_side or max(self.data.short_side)
+        size = transforms.resized_size(rgb.shape[0], rgb.shape[1], short_side, self.data)
+        height, width = self._canvas(size)
+        padded = np.zeros((height, width, 3), np.uint8)
+        padded[: size[0], : size[1]] = transforms.resize_image(rgb, size, self.data.interpolation)
+        return padded, size
+
+    def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The smallest bucket of the data config that holds the image, else multiples."""
+        fitting = [b for b in self.data.buckets or () if b[0] >= size[0] and b[1] >= size[1]]
+        if fitting:
+            return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
+        multiple = math.lcm(self.pad_multiple, int(self.model.size_divisor))
+        height, width = (-(-side // multiple) * multiple for side in size)
+        return height, width
+
+
+def predict(
+    model: Any,
+    variables: Any,
+    image: Shaped[np.ndarray, "h w *c"],
+    *,
+    class_names: Sequence[str] = (),
+    data: DataConfig | None = None,
+    pad_multiple: int = 128,
+    score_threshold: float = 0.0,
+    max_detections: int | None = None,
+) -> ImageDetections:
+    """Finds the objects of one picture; `Predictor` has the arguments, for many pictures."""
+    predictor = Predictor(
+        model=model,
+        variables=variables,
+        class_names=tuple(class_names),
+        data=DataConfig() if data is None else data,
+        pad_multiple=pad_multiple,
+    )
+    return predictor(image, score_threshold=score_threshold, max_detections=max_detections)
+
+
+@dataclasses.dataclass(frozen=True)
+class FilesReport:
+    """What `predict_files` did.
+
+    Attributes:
+      counts: picture to the number of objects drawn on it.
+      overlays: picture to the overlay written for it.
+      failed: picture to why it could not be read.
+      results_json: the COCO results file.
+    """
+
+    counts: dict[Path, int]
+    overlays: dict[Path, Path]
+    failed: dict[Path, str]
+    results_json: Path
+
+    def text(self) -> str:
+        """A line of totals, and a line per picture that could not be read."""
+        total = sum(self.counts.values())
+        lines = [
+            f"{len(self.counts)} pictures, {total} objects drawn; results in {self.results_json}"
+        ]
+        if self.failed:
+            lines.append(f"{len(self.failed)} could not be read:")
+            lines += [f"  {path}: {reason}" for path, reason in self.failed.items()]
+        return "\n".join(lines)
+
+
+def predict_files(
+    predictor: Predictor,
+    paths: Iterable[str | Path],
+    out: str | Path,
+    *,
+    score_threshold: float = 0.5,
+    max_detections: int | None = None,
+    progress: bool = False,
+) -> FilesReport:
+    """Predicts picture files: an overlay each, and one COCO results json for all.
+
+    A picture that cannot be read is named in the report and does not stop the others.
+
+    Args:
+      predictor: the model to use.
+      paths: picture files, or folders of them.
+      out: folder for `NAME_detections.{png,jpg}` and `detections.json`. The json has every
+        detection with its `file_name`; `image_id` is the file's number where all names are
+        different numbers (as in COCO), else its place in `paths` from 1.
+      score_threshold: draw objects with a score above it.
+      max_detections: per picture, the best.
+      progress: show a progress bar.
+
+    Returns:
+      What was written, and what could not be read; a command should fail if `failed` is not
+      empty.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    files, failed = _expand(paths)
+    report = FilesReport({}, {}, failed, folder / "detections.json")
+    entries: list[dict[str, Any]] = []
+    ids = _image_ids(files)
+    for path in _progress(files, progress):
+        try:
+            image = read_image(path)
+        except (OSError, ValueError) as error:
+            report.failed[path] = str(error)
+            continue
+        found = predictor(image, max_detections=max_detections)
+        drawn = found.above(score_threshold)
+        report.counts[path] = len(drawn)
+        report.overlays[path] = _overlay_path(path, folder, set(report.overlays.values()))
+        _write_image(report.overlays[path], viz.draw(image, drawn))
+        category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
+        for entry in found.to_coco(ids[path], category_ids):
+            entries.append({"file_name": path.name} | entry)
+    write_results(report.results_json, entries)
+    return report
+
+
+def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Reads a picture file as RGB.
+
+    Raises:
+      OSError: if the file cannot be opened.
+      ValueError: if it is not a picture that can be decoded.
+    """
+    return decode_image(Path(path).read_bytes())
+
+
+def _expand(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]]:
+    """Picture files, folders replaced by those inside, each once; and folders without any."""
+    files: list[Path] = []
+    failed: dict[Path, str] = {}
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not inside:
+            failed[path] = "a folder without pictures"
+        files += inside
+    return list(dict.fromkeys(files)), failed
+
+
+def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
+    stems = [path.stem for path in files]
+    numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
+    numbers = [int(stem) for stem in stems] if numbered else []
+    if len(set(numbers)) < len(files):
+        numbers = list(range(1, len(files) + 1))
+    return dict(zip(files, numbers, strict=True))
+
+
+def _overlay_path(path: Path, folder: Path, taken: set[Path]) -> Path:
+    """PNG for PNG, JPEG for the rest; numbered where pictures of two folders share a name."""
+    suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
+    target = folder / f"{path.stem}_detections{suffix}"
+    number = 2
+    while target in taken:
+        target = folder / f"{path.stem}_{number}_detections{suffix}"
+        number += 1
+    return target
+
+
+def _write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    from PIL import Image
+
+    Image.fromarray(image).save(path, quality=92)
+
+
+def _progress(files: Sequence[Path], progress: bool) -> Iterable[Path]:
+    if not progress:
+        return files
+    from tqdm import tqdm
+
+    return tqdm(files, desc="predict", unit="image", leave=False)

@@ -1,0 +1,118 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from segjax.data.config import DataConfig
+from segjax.data.pipeline import open_dataset
+from segjax.eval.postprocess import predict_original
+from segjax.eval.runner import Evaluator, evaluate
+from tests.eval import fakes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("coco")
+    content = fakes.write_folder(root / "data")
+    config = DataConfig(
+        root=str(root / "data"),
+        cache_dir=str(root / "cache"),
+        eval_batch_size=2,
+        short_side=(83,),
+        long_side=140,
+    )
+    return config, open_dataset(config), content
+
+
+@pytest.mark.parametrize("paste_padded", [False, True])
+def test_a_model_that_knows_the_truth_scores_one(folder, paste_padded):
+    config, dataset, content = folder
+    model = fakes.OracleModel(paste_padded=paste_padded)
+    results = evaluate(model, fakes.oracle_variables(), dataset, "val", config)
+    assert results.scores.num_images == len(fakes.SIZES)
+    assert len(results.detections) == len(content["annotations"])
+    assert results.scores.box.ap == pytest.approx(1.0)
+    assert results.metrics()["segm/AP"] > 0.95
+    assert results.metrics()["segm/AP50"] == 1.0
+    assert math.isnan(results.scores.box.per_class["none"])
+    assert "segm AP" in results.text()
+    assert results.seconds > 0
+
+
+def test_boxes_and_ids_are_those_of_the_annotations(folder):
+    config, dataset, content = folder
+    found = evaluate(fakes.OracleModel(), fakes.oracle_variables(), dataset, "val", config)
+    for annotation in content["annotations"]:
+        same = [
+            d["bbox"]
+            for d in found.detections
+            if (d["image_id"], d["category_id"])
+            == (annotation["image_id"], annotation["category_id"])
+        ]
+        distance = np.abs(np.array(same) - np.array(annotation["bbox"])[None]).max(axis=1)
+        assert distance.min() < 1e-3
+
+
+def test_an_evaluator_compiles_once(folder):
+    config, dataset, _ = folder
+    model = fakes.OracleModel()
+    evaluator = Evaluator(model=model, dataset=dataset, data=config, progress=True)
+    predict_original.clear_cache()
+    first = evaluator(fakes.oracle_variables())
+    compiled = predict_original._cache_size()
+    assert compiled <= len(dataset.buckets(config))
+    again = evaluator(fakes.oracle_variables())
+    evaluate(model, fakes.oracle_variables(), dataset, "train", config)
+    assert predict_original._cache_size() == compiled
+    assert again.scores.metrics() == pytest.approx(first.scores.metrics(), nan_ok=True)
+
+
+def test_the_results_file_is_coco(folder, tmp_path):
+    config, dataset, _ = folder
+    path = tmp_path / "new" / "detections.json"
+    results = evaluate(
+        fakes.OracleModel(), fakes.oracle_variables(), dataset, "val", config, results_json=path
+    )
+    entries = json.loads(path.read_text())
+    assert entries == results.detections
+    assert set(entries[0]) == {"image_id", "category_id", "bbox", "score", "segmentation"}
+
+
+def test_a_model_that_finds_nothing(folder):
+    config, dataset, _ = folder
+    variables = fakes.oracle_variables() | {"valid": np.zeros((26, fakes.SLOTS), bool)}
+    results = evaluate(fakes.OracleModel(), variables, dataset, "val", config)
+    assert results.detections == []
+    assert results.metrics()["segm/AP"] == 0.0
+
+
+def test_a_model_without_masks(folder):
+    config, dataset, _ = folder
+    config = dataclasses.replace(config, masks=False)
+    model = fakes.OracleModel(has_masks=False)
+    results = evaluate(model, fakes.oracle_variables(), dataset, "val", config)
+    assert results.scores.segm is None
+    assert results.scores.box.ap == pytest.approx(1.0)
+
+
+def test_nan_scores_are_refused(folder):
+    config, dataset, _ = folder
+    variables = fakes.oracle_variables()
+    variables["scores"][2, 1] = np.nan
+    with pytest.raises(ValueError, match=r"image 114, category 17\) has score nan"):
+        evaluate(fakes.OracleModel(), variables, dataset, "val", config)
+
+
+def test_threshold_and_limits(folder):
+    config, dataset, _ = folder
+    model, variables = fakes.OracleModel(), fakes.oracle_variables()
+    above = evaluate(model, variables, dataset, "val", config, score_threshold=0.75)
+    assert {d["score"] > 0.75 for d in above.detections} == {True}
+    one = evaluate(model, variables, dataset, "val", config, max_detections=1)
+    assert len(one.detections) == 4
+    assert one.scores.box.ap == pytest.approx(above.scores.box.ap, abs=1)
+    limited = evaluate(model, variables, dataset, "val", config, max_dets=(1,))
+    assert limited.scores.box.per_class["disc"] == pytest.approx(1.0)
+    assert limited.scores.box.per_class["box"] < 0.6

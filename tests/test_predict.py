@@ -1,0 +1,150 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from segjax.data import rle
+from segjax.data.config import DataConfig
+from segjax.predict import Predictor, predict, predict_files, read_image
+from tests.eval import fakes
+
+DATA = DataConfig(short_side=(83,), long_side=140)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor(
+        model=fakes.OracleModel(),
+        variables=fakes.oracle_variables(),
+        class_names=("disc", "box", "none"),
+        category_ids=fakes.CATEGORY_IDS,
+        data=DATA,
+    )
+
+
+@pytest.mark.parametrize("number", range(len(fakes.SIZES)))
+def test_objects_come_back_in_original_pixels(predictor, number):
+    found = predictor(fakes.image_of(number))
+    truth = fakes.masks_of(number)
+    assert len(found) == len(truth)
+    for i, (category, mask) in enumerate(truth):
+        assert fakes.CATEGORY_IDS[found.classes[i]] == category
+        np.testing.assert_allclose(found.boxes[i], rle.to_bbox(rle.encode(mask)), atol=1e-3)
+        assert (found.mask(i) & mask).sum() / (found.mask(i) | mask).sum() > 0.95
+    if truth:
+        assert found.names[:2] == ["disc", "box"]
+
+
+@pytest.mark.parametrize("channels", [None, 1, 4])
+def test_gray_and_transparent_pictures(predictor, channels):
+    rgb = fakes.image_of(1)
+    image = rgb[..., 0] if channels is None else np.repeat(rgb[..., :1], channels, axis=2)
+    np.testing.assert_array_equal(predictor(image).boxes, predictor(rgb).boxes)
+
+
+def test_the_function_equals_the_class(predictor):
+    found = predict(
+        predictor.model,
+        predictor.variables,
+        fakes.image_of(0),
+        class_names=predictor.class_names,
+        data=DATA,
+        score_threshold=0.75,
+        max_detections=5,
+    )
+    assert found.names == ["disc", "box"]
+    assert found.image_size == fakes.SIZES[0]
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "canvas"),
+    [
+        ("shortest_edge", (60, 90), (128, 128)),
+        ("shortest_edge", (200, 1000), (128, 256)),
+        ("none", (1, 1), (128, 128)),
+        ("none", (130, 5), (256, 128)),
+        ("stretch", (60, 90), (128, 128)),
+    ],
+)
+def test_few_canvases_for_many_sizes(resize, size, canvas):
+    data = DataConfig(short_side=(83,), long_side=140, resize=resize, size=(100, 100))
+    model = fakes.OracleModel()
+    padded, inside = Predictor(model, {}, data=data)._prepare(np.full((*size, 3), 9, np.uint8))
+    assert padded.shape == (*canvas, 3)
+    assert (padded[: inside[0], : inside[1]] == 9).all()
+    assert not padded[inside[0] :].any()
+
+
+def test_buckets_are_used_where_the_image_fits():
+    data = DataConfig(short_side=(83,), long_side=140, buckets=((96, 160), (160, 96)))
+    predictor = Predictor(fakes.OracleModel(), {}, data=data)
+    assert predictor._canvas((83, 125)) == (96, 160)
+    assert predictor._canvas((83, 83)) == (96, 160)
+    assert predictor._canvas((83, 170)) == (128, 256)
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5, 2), (5,)])
+def test_wrong_arrays_are_refused(predictor, shape):
+    with pytest.raises(ValueError, match="wanted uint8"):
+        predictor(np.zeros(shape, np.uint8)) if len(shape) > 1 else predictor(
+            np.zeros((5, 5, 3), np.float32)
+        )
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b.jpg", "more/a.png")):
+        cv2.imwrite(str(folder / name), fakes.image_of(number))
+    (folder / "broken.jpg").write_bytes(b"no picture at all")
+    return folder
+
+
+def test_files_give_overlays_and_one_results_file(predictor, pictures, tmp_path):
+    out = tmp_path / "out"
+    paths = [pictures, pictures / "more" / "a.png", pictures / "missing.png"]
+    report = predict_files(predictor, paths, out, score_threshold=0.75, progress=True)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a_2_detections.png",
+        "a_detections.png",
+        "b_detections.jpg",
+        "detections.json",
+    ]
+    assert list(report.counts.values()) == [2, 2, 2]
+    assert read_image(out / "b_detections.jpg").shape == (*fakes.SIZES[1], 3)
+    entries = json.loads((out / "detections.json").read_text())
+    assert len(entries) == 9  # all of them, drawn or not
+    assert entries[0]["file_name"] == "a.png"
+    assert {entry["category_id"] for entry in entries} == {3, 17}
+    assert rle.decode(entries[0]["segmentation"]).shape == fakes.SIZES[0]
+
+
+def test_unreadable_files_are_named_and_do_not_stop_the_others(predictor, pictures, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    paths = [pictures / "broken.jpg", tmp_path / "nothing", pictures / "a.png", pictures / "no.png"]
+    report = predict_files(predictor, paths, tmp_path / "out")
+    assert {path.name for path in report.failed} == {"broken.jpg", "nothing", "no.png"}
+    assert [path.name for path in report.counts] == ["a.png"]
+    lines = report.text().splitlines()
+    assert lines[0].startswith("1 pictures, 3 objects drawn")
+    assert lines[1] == "3 could not be read:"
+    assert any("broken.jpg: is not an image" in line for line in lines)
+    assert any("nothing: a folder without pictures" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (("000000391895.png", "7.png"), [391895, 7]),
+        (("1.png", "01.png"), [1, 2]),
+        (("x.png", "7.png"), [1, 2]),
+    ],
+)
+def test_image_ids_are_the_files_numbers_if_they_have_any(predictor, tmp_path, names, ids):
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), fakes.image_of(0))
+    report = predict_files(predictor, [tmp_path / name for name in names], tmp_path / "out")
+    entries = json.loads(report.results_json.read_text())
+    assert list(dict.fromkeys(entry["image_id"] for entry in entries)) == ids
