@@ -62,17 +62,17 @@ def make_axis(
     low, high = jnp.clip(low, -FAR, FAR), jnp.clip(high, -FAR, FAR)
     start = low - 0.5 if aligned else low
     length = (high - 0.5) - start if aligned else jnp.maximum(high - start, 1.0)
+    # A sample on the very rim counts or does not by the last bit. The selects and the minimum,
+    # none of which changes anything, keep XLA from products with reciprocals and from a fused
+    # multiply-add, which round otherwise than the peers do.
+    regular = low <= FAR
     if sampling_ratio > 0:
-        count = jnp.full_like(length, sampling_ratio)
+        count = jnp.where(regular, float(sampling_ratio), 1.0)
     else:
         count = _ceil_div(length, num_bins)
-    # A sample on the very rim counts or does not by the last bit. The two selects, always
-    # taken, keep XLA from a product with the reciprocal and from a fused multiply-add, both
-    # of which round otherwise than the peers do.
-    regular = low <= FAR
     bin_size = length / jnp.where(regular, float(num_bins), 1.0)
     bins = jnp.arange(num_bins, dtype=jnp.float32)[None]
-    offsets = jnp.where(regular[:, None], bins * bin_size[:, None], 0.0)
+    offsets = jnp.minimum(bins * bin_size[:, None], 1e30)
     return Axis(start[:, None] + offsets, bin_size, count, size)
 
 
