@@ -137,8 +137,8 @@ class Matcher:
                 # takes no part is ever the best of anything.
                 real = block_valid[k] if boxes_valid is None else block_valid[k] & boxes_valid
                 rows.append(jnp.where(real, row, -1.0))
-            # Written out once: were a row computed again for the comparison, the compiler
-            # might round it differently there, and the best box would not equal itself.
+            # Written out once: a division is too dear to be repeated for the maximum and
+            # for the comparison with it, and those two must see the same number.
             rows = jax.lax.optimization_barrier(rows)
             for k, row in enumerate(rows):
                 state = self._add(state, first + k, row, block_valid[k])
