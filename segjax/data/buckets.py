@@ -63,13 +63,13 @@ def assign_canvases(
     unique, inverse = np.unique(sizes, axis=0, return_inverse=True)
     needed = _needed_sizes(unique, config)
     fits = (needed[:, None] <= np.asarray(canvases)[None]).all(axis=2)
-    if not fits.all():
-        height, width = needed[~fits.any(axis=1)][0] if (~fits.any(axis=1)).any() else (0, 0)
-        if height:
-            raise ValueError(
-                f"an image becomes {height} x {width} pixels and fits on none of the canvases "
-                f"{tuple(canvases)}: add a larger one to buckets, or resize to less"
-            )
+    homeless = np.flatnonzero(~np.any(fits, axis=1))
+    if homeless.size:
+        height, width = needed[homeless[0]]
+        raise ValueError(
+            f"an image becomes {height} x {width} pixels and fits on none of the canvases "
+            f"{tuple(canvases)}: add a larger one to buckets, or resize to less"
+        )
     areas = np.prod(np.asarray(canvases), axis=1)
     best = np.where(fits, areas[None], np.iinfo(np.int64).max).argmin(axis=1)
     return best[inverse.reshape(-1)].astype(np.int64)
@@ -99,7 +99,7 @@ class TrainPlan:
 
     def __init__(
         self,
-        groups: Sequence[Int64[np.ndarray, " n"]],
+        groups: Sequence[Int64[np.ndarray, " _"]],
         batch_size: int,
         seed: int,
         process_index: int = 0,
@@ -160,7 +160,7 @@ class EvalPlan:
 
     def __init__(
         self,
-        groups: Sequence[Int64[np.ndarray, " n"]],
+        groups: Sequence[Int64[np.ndarray, " _"]],
         batch_size: int,
         process_index: int = 0,
         process_count: int = 1,

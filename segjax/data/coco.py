@@ -239,7 +239,7 @@ class _Reader:
 
     def _read_categories(self, entries: list[Any]) -> None:
         for entry in entries:
-            number = entry.get("id") if isinstance(entry, dict) else None
+            number: Any = entry.get("id") if isinstance(entry, dict) else None
             if not _is_id(number) or not isinstance(entry.get("name"), str):
                 self.problems.add("bad_category", f"{entry!r:.80}")
             elif number in self.categories:
@@ -257,8 +257,8 @@ class _Reader:
         names: dict[int, str] = {}
         seen: set[str] = set()
         for entry in entries:
-            number = entry.get("id") if isinstance(entry, dict) else None
-            size = (entry.get("height"), entry.get("width")) if _is_id(number) else (None, None)
+            number: Any = entry.get("id") if isinstance(entry, dict) else None
+            size: Any = (entry.get("height"), entry.get("width")) if _is_id(number) else (0, 0)
             if not _is_size(size):
                 self.problems.add("bad_image_entry", f"{entry!r:.80}")
                 continue
@@ -266,7 +266,7 @@ class _Reader:
                 self.problems.add("duplicate_image_id", f"image {number}")
                 continue
             self.sizes[number] = size
-            name = entry.get("file_name")
+            name: Any = entry.get("file_name")
             problem = self.store.problem(name)
             if problem is None and name in seen:
                 problem = "duplicate_file_name"
@@ -281,7 +281,7 @@ class _Reader:
         objects: dict[int, list[Annotation]] = {}
         seen: set[int] = set()
         for entry in entries:
-            number = entry.get("id") if isinstance(entry, dict) else None
+            number: Any = entry.get("id") if isinstance(entry, dict) else None
             if not _is_id(number):
                 self.problems.add("bad_annotation_entry", f"{entry!r:.80}")
             elif number in seen:
@@ -294,32 +294,44 @@ class _Reader:
         return objects
 
     def _annotation(self, number: int, entry: dict[str, Any]) -> Annotation | None:
+        """Checks one object; None after counting what is wrong with it."""
         where = f"annotation {number}"
-        if not _is_id(entry.get("image_id")) or entry["image_id"] not in self.sizes:
-            return self._refuse("unknown_image_id", f"{where}: {entry.get('image_id')!r:.40}")
-        if not _is_id(entry.get("category_id")) or entry["category_id"] not in self.categories:
-            return self._refuse("unknown_category_id", f"{where}: {entry.get('category_id')!r:.40}")
         crowd = entry.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            return self._refuse("bad_iscrowd", f"{where}: {crowd!r:.40}")
+        if not self._known(entry, where) or crowd not in (0, 1):
+            return self._refuse("bad_iscrowd", where) if crowd not in (0, 1) else None
         height, width = self.sizes[entry["image_id"]]
         try:
-            counts = self._mask(entry.get("segmentation"), height, width, bool(crowd), where)
-            mask: rle_lib.Rle | None = {"size": [height, width], "counts": counts}
-            outline = rle_lib.to_bbox(mask) if counts else (0, 0, 0, 0)
-            pixels = rle_lib.area(mask) if counts else 0
+            counts, outline, pixels = self._mask_facts(entry, height, width, where)
         except rle_lib.RleError as error:
             return self._refuse("bad_segmentation", f"{where}: {error}")
-        if counts and not pixels:
-            self.problems.add("empty_mask", where)
-            counts = ""
-        bbox = self._bbox(entry.get("bbox"), outline if counts else None, height, width, where)
-        if bbox is None:
-            return None
-        area = self._area(entry.get("area"), pixels if counts else None, bbox, where)
-        if area is None:
+        bbox = self._bbox(entry.get("bbox"), outline, height, width, where)
+        area = None if bbox is None else self._area(entry.get("area"), pixels, bbox, where)
+        if bbox is None or area is None:
             return None
         return Annotation(number, entry["category_id"], bbox, area, bool(crowd), counts)
+
+    def _known(self, entry: dict[str, Any], where: str) -> bool:
+        """Checks that the image and the category exist."""
+        for key, known in (("image_id", self.sizes), ("category_id", self.categories)):
+            if not _is_id(entry.get(key)) or entry[key] not in known:
+                self.problems.add(f"unknown_{key}", f"{where}: {entry.get(key)!r:.40}")
+                return False
+        return True
+
+    def _mask_facts(
+        self, entry: dict[str, Any], height: int, width: int, where: str
+    ) -> tuple[str, tuple[int, int, int, int] | None, int | None]:
+        """Gives a mask's counts, its box and its area; "" and None where there is no mask."""
+        crowd = bool(entry.get("iscrowd", 0))
+        counts = self._mask(entry.get("segmentation"), height, width, crowd, where)
+        if not counts:
+            return "", None, None
+        mask: rle_lib.Rle = {"size": [height, width], "counts": counts}
+        pixels = rle_lib.area(mask)
+        if not pixels:
+            self.problems.add("empty_mask", where)
+            return "", None, None
+        return counts, rle_lib.to_bbox(mask), pixels
 
     def _refuse(self, name: str, where: str) -> None:
         self.problems.add(name, where)
@@ -373,7 +385,7 @@ class _Reader:
             self.problems.add("box_outside", f"{where}: {value}")
         if w == 0 or h == 0:
             self.problems.add("zero_size_box", where)
-        if outline and max(abs(a - b) for a, b in zip(outline, (x, y, x + w, y + h))) > 2:  # noqa: B905
+        if outline and np.abs(np.subtract(outline, (x, y, x + w, y + h))).max() > 2:
             self.problems.add("bbox_mismatch", where)
         return x, y, w, h
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from segjax.data.shapes import ShapesConfig
 
+_SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -80,14 +82,9 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = {
-            name: getattr(self, name)
-            for name in ("batch_size", "eval_batch_size", "long_side", "size_divisor")
-            + ("max_instances", "mask_size", "prefetch")
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        for name in (*_SIZES, "max_instances", "mask_size", "prefetch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not self.short_side or min(self.short_side) < 1:
             raise ValueError(f"short_side is {self.short_side}: wanted positive pixels")
         if self.resize in ("fit", "stretch") and self.size is None:

@@ -54,10 +54,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.nd
     if mode != "CMYK":
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    if image is None:
-        image = _decode_with_pillow(data)
+    if image is not None:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     else:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image = _decode_with_pillow(data)
     if image.shape != (height, width, 3):
         raise ImageError(f"decoded to {image.shape}, but the header says {height} x {width}")
     return image

@@ -102,6 +102,9 @@ class BatchIterator:
             self._batches = _start(self._plan, self._loader, self._config, self._next)
         batch = next(self._batches)
         self._next += 1
+        if self._config.num_workers:
+            # Out of Grain's shared memory, which must be gone before the interpreter is.
+            return {name: np.array(value, copy=True, subok=False) for name, value in batch.items()}
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -282,7 +285,8 @@ class _Loader:
                 rng = None
                 if self.seed is not None:
                     rng = np.random.default_rng([self.seed, 2, int(draw)])
-                _fill(batch, place, make_example(self._records[int(row)], rng, self.config))
+                example = make_example(self._records[int(row)], rng, self.config)
+                _fill(batch, place, example, self.config)
         return batch
 
 
@@ -313,8 +317,8 @@ class _From:
     def __len__(self) -> int:
         return len(self.plan) - self.first
 
-    def __getitem__(self, number: int) -> PlannedBatch:
-        return self.plan[number + self.first]
+    def __getitem__(self, index: int) -> PlannedBatch:
+        return self.plan[index + self.first]
 
 
 def _mark_flags_parsed() -> None:
@@ -348,7 +352,7 @@ def _empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
     }
 
 
-def _fill(batch: HostBatch, place: int, example: Example, /) -> None:
+def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) -> None:
     """Writes an example into row `place`."""
     height, width = example.image.shape[:2]
     count = len(example.classes)
@@ -362,7 +366,7 @@ def _fill(batch: HostBatch, place: int, example: Example, /) -> None:
     mask_height, mask_width = example.masks.shape[1:]
     masks[place, :count, :mask_height, :mask_width] = example.masks
     frames[place, :count] = example.boxes
-    if masks.shape[2:] == batch["images"].shape[1:3]:
+    if config.masks and config.mask_frame == "image":
         frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
     batch["image_ids"][place] = example.image_id
     batch["original_sizes"][place] = example.original_size

@@ -278,7 +278,7 @@ def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) 
     from pycocotools import mask as mask_utils
 
     _check_size(height, width)
-    checked = [_check_polygon(polygon, height, width) for polygon in polygons]
+    checked: Any = [_check_polygon(polygon, height, width) for polygon in polygons]
     if not checked:
         raise RleError("a segmentation without polygons")
     merged: Any = mask_utils.merge(mask_utils.frPyObjects(checked, height, width))

@@ -13,14 +13,16 @@ import io
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 from jaxtyping import Int64
 
 from segjax.data.coco import Category, CocoDataset, CocoError, ImageRecord, load_coco
@@ -85,9 +87,9 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [CocoConfig(name="2017", description="COCO 2017 with instance masks")]  # noqa: RUF012
-    pkg_dir_path = Path(__file__).parent
+    pkg_dir_path = epath.Path(__file__).parent
     # TFDS 4.9.10 finds this with a package that it does not declare (importlib_resources).
-    code_path = Path(__file__)
+    code_path = epath.Path(__file__)
 
     def __init__(self, *, base_url: str = DataConfig.base_url, **kwargs: Any) -> None:
         self.base_url = base_url
@@ -228,7 +230,7 @@ def open_records(split: PreparedSplit) -> Any:
     Returns:
       A sequence of examples, as the features in `SegjaxCoco` say.
     """
-    builder = tfds.builder_from_directory(split.folder)
+    builder = tfds.builder_from_directory(builder_dir=split.folder)
     return builder.as_data_source(split.name, decoders={"image": tfds.decode.SkipDecoding()})
 
 
@@ -238,9 +240,14 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     kind: Any = "2017"
     if root:
         kind = CocoConfig(name="folder", root=root, on_bad_image=config.on_bad_image)
-    builder = SegjaxCoco(config=kind, data_dir=str(home), base_url=config.base_url)
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_dir=str(cache / "downloads"), download_config=downloads)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # whole pages of it in a log file
+    with redirect_stdout(io.StringIO()):
+        builder = SegjaxCoco(config=kind, data_dir=str(home), base_url=config.base_url)
+        builder.download_and_prepare(
+            download_dir=str(cache / "downloads"), download_config=downloads
+        )
     folder = Path(builder.data_dir)
     for name, rows in builder.index.items():
         np.save(folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, 5))

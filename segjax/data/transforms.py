@@ -113,10 +113,11 @@ def resize_image(
 
     if image.shape[:2] == size:
         return image
+    width_height = (size[1], size[0])
     if interpolation == "pil":
-        picture = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
+        picture = Image.fromarray(image).resize(width_height, Image.Resampling.BILINEAR)
         return np.asarray(picture)
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.asarray(cv2.resize(image, width_height, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float) -> Float[np.ndarray, "n 4"]:
