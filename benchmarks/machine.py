@@ -1,0 +1,48 @@
+"""The machine's description and the file of results that every benchmark writes."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str, Any]:
+    """Processor, cores, memory, and versions of Python and `packages`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": names[0].split(":")[1].strip() if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(pages * page / 2**30),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Medians in seconds, and the ratio ours / theirs of runs that stood side by side."""
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "ours_s": statistics.median(ours),
+        "theirs_s": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "runs": len(ratios),
+    }
+
+
+def write(name: str, results: dict[str, Any]) -> Path:
+    """Writes benchmarks/results/NAME.json and prints it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    text = json.dumps(results, indent=2)
+    path.write_text(text + "\n")
+    print(text)
+    return path

@@ -1,0 +1,241 @@
+"""Mask R-CNN R50-FPN here and in torchvision: same weights, same image, same machine, in turns.
+
+    pip install torch torchvision
+    python -m benchmarks.mask_rcnn_vs_torchvision
+
+800 x 1344 pixels, float32, as many threads as cores. Inference ends with 100 masks pasted
+into the image. A training step is forward, backward and SGD with momentum on 512 regions,
+128 of them foreground (both sides draw from a lowered IoU threshold, so that random weights
+give enough), stem and first stage frozen. Compilation is not in the times; it is reported.
+"""
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+import torchvision
+
+from benchmarks import machine
+from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.ops.masks import paste_masks
+from segjax.train.optim import frozen_mask
+from segjax.types import Batch
+from segjax.zoo.convert import RULES, convert
+from tests import golden_recipe as recipe
+
+HEIGHT, WIDTH, OBJECTS = 800, 1344, 20
+FOREGROUND_IOU = 0.05  # of random weights' proposals; 0.5 would leave a handful
+
+
+def main() -> None:
+    """Runs both sides in turns and writes benchmarks/results/mask_rcnn_vs_torchvision.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=7)
+    runs = parser.parse_args().runs
+    cores = machine.describe()["cores"]
+    torch.set_num_threads(cores)
+    theirs = Theirs()
+    ours = Ours(theirs.state)
+    results = {
+        "height": HEIGHT,
+        "width": WIDTH,
+        "objects": OBJECTS,
+        "machine": machine.describe(("jax", "jaxlib", "flax", "torch", "torchvision")),
+        "compile_s": {},
+    }
+    for name in ("inference", "training"):
+        start = time.perf_counter()
+        mine = getattr(ours, name)()
+        results["compile_s"][name] = time.perf_counter() - start
+        other = getattr(theirs, name)()
+        results[name] = {"check": compare(name, mine, other)}
+        pairs = [(timed(getattr(ours, name)), timed(getattr(theirs, name))) for _ in range(runs)]
+        results[name] |= machine.ratio(*(list(times) for times in zip(*pairs, strict=True)))
+    machine.write("mask_rcnn_vs_torchvision", results)
+
+
+def timed(function: Any) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def compare(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    """What shows that both sides did the same work."""
+    if name == "inference":
+        return {
+            "detections_ours": len(ours["boxes"]),
+            "detections_theirs": len(theirs["boxes"]),
+            "largest_box_difference": float(np.abs(ours["boxes"] - theirs["boxes"]).max()),
+            "mask_pixels_that_differ": float(
+                ((ours["masks"] > 0.5) != (theirs["masks"] > 0.5)).mean()
+            ),
+        }
+    return {
+        f"{side}_{k}": v
+        for side, got in (("ours", ours), ("theirs", theirs))
+        for k, v in got.items()
+    }
+
+
+class Theirs:
+    """torchvision's side."""
+
+    def __init__(self) -> None:
+        detection = torchvision.models.detection
+        model = detection.maskrcnn_resnet50_fpn(
+            weights=None,
+            weights_backbone=None,
+            min_size=HEIGHT,
+            max_size=WIDTH,
+            box_fg_iou_thresh=FOREGROUND_IOU,
+            box_bg_iou_thresh=FOREGROUND_IOU,
+        )
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        # Batch norms become frozen ones with eps 0, as for the released weights.
+        _freeze_norms(model)
+        manifest = {n: s for n, s in shapes.items() if not n.endswith("num_batches_tracked")}
+        self.state = recipe.state_dict(manifest, seed=0)
+        model.load_state_dict({n: torch.from_numpy(a) for n, a in self.state.items()})
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(
+                "body" not in name or any(f"layer{i}" in name for i in (2, 3, 4))
+            )
+        self.model = model
+        picture = recipe.image(HEIGHT, WIDTH, seed=0)
+        self.image = torch.from_numpy(picture.transpose(2, 0, 1).astype(np.float32) / 255)
+        boxes, classes, masks = recipe.instances(HEIGHT, WIDTH, OBJECTS, 90, seed=0)
+        self.target = {
+            "boxes": torch.from_numpy(boxes),
+            "labels": torch.from_numpy(classes + 1),
+            "masks": torch.from_numpy(masks.astype(np.uint8)),
+        }
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+        self.positives = 0
+        select = model.roi_heads.select_training_samples
+
+        def counting(proposals: Any, targets: Any) -> Any:
+            result = select(proposals, targets)
+            self.positives = int((result[2][0] > 0).sum())
+            return result
+
+        model.roi_heads.select_training_samples = counting
+
+    def inference(self) -> dict[str, Any]:
+        """Detections with soft masks of full size."""
+        self.model.eval()
+        with torch.inference_mode():
+            out = self.model([self.image])[0]
+        return {"boxes": out["boxes"].numpy(), "masks": out["masks"][:, 0].numpy()}
+
+    def training(self) -> dict[str, float]:
+        """One step of SGD."""
+        self.model.train()
+        losses = self.model([self.image], [self.target])
+        self.optimizer.zero_grad()
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        return {"positives": self.positives, "loss": float(sum(losses.values()).detach())}
+
+
+def _freeze_norms(module: torch.nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, torch.nn.BatchNorm2d | torchvision.ops.FrozenBatchNorm2d):
+            size = child.num_features if hasattr(child, "num_features") else len(child.weight)
+            setattr(module, name, torchvision.ops.FrozenBatchNorm2d(size, eps=0.0))
+        else:
+            _freeze_norms(child)
+
+
+class Ours:
+    """segjax's side."""
+
+    def __init__(self, state: dict[str, np.ndarray]) -> None:
+        model = mask_rcnn_resnet_fpn(90, style="torchvision")
+        sampler = dataclasses.replace(
+            model.sampler,
+            matcher=dataclasses.replace(
+                model.sampler.matcher, high=FOREGROUND_IOU, low=FOREGROUND_IOU
+            ),
+        )
+        self.model: MaskRCNN = model.clone(sampler=sampler)
+        self.images = jnp.asarray(recipe.image(HEIGHT, WIDTH, seed=0)[None])
+        self.sizes = jnp.array([[HEIGHT, WIDTH]], jnp.int32)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0), self.images, self.sizes)
+        self.variables = jax.tree.map(jnp.asarray, convert(state, RULES["torchvision"], shapes))
+        self.batch = self._batch()
+        self._predict = jax.jit(self._predict_and_paste)
+        frozen = frozen_mask(self.variables["params"], self.model.frozen_paths())
+        optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(1e-6, momentum=0.9))
+        self.optimizer = optax.masked(optimizer, jax.tree.map(lambda f: not f, frozen))
+        self.params = self.variables["params"]
+        self.opt_state = self.optimizer.init(self.params)
+        self._step = jax.jit(self._train, donate_argnums=(0, 1))
+
+    def _batch(self) -> Batch:
+        boxes, classes, masks = recipe.instances(HEIGHT, WIDTH, OBJECTS, 90, seed=0)
+        return Batch(
+            images=self.images,
+            image_sizes=self.sizes,
+            gt_boxes=jnp.asarray(boxes[None]),
+            gt_classes=jnp.asarray(classes[None], jnp.int32),
+            gt_valid=jnp.ones((1, OBJECTS), bool),
+            gt_is_crowd=jnp.zeros((1, OBJECTS), bool),
+            gt_masks=jnp.asarray(
+                np.stack([_crop(m, b) for m, b in zip(masks, boxes, strict=True)])[None]
+            ),
+            gt_mask_frames=jnp.asarray(boxes[None]),
+        )
+
+    def _predict_and_paste(self, variables: Any, images: Any, sizes: Any) -> Any:
+        found = self.model.apply(variables, images, sizes)
+        masks = paste_masks(found.mask_probs[0], found.boxes[0], HEIGHT, WIDTH, padded=True)
+        return found.boxes[0], found.valid[0], masks
+
+    def _train(self, params: Any, opt_state: Any, batch: Batch, keys: Any) -> Any:
+        def loss_fn(params: Any) -> Any:
+            terms, counts = self.model.apply(
+                {**self.variables, "params": params}, batch, keys, method="losses"
+            )
+            return sum(term.mean() for term in terms.values()), counts["positive_rois"]
+
+        (loss, positives), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = self.optimizer.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss, positives
+
+    def inference(self) -> dict[str, Any]:
+        """Detections with soft masks of full size."""
+        boxes, valid, masks = jax.block_until_ready(
+            self._predict(self.variables, self.images, self.sizes)
+        )
+        count = int(valid.sum())
+        return {"boxes": np.asarray(boxes)[:count], "masks": np.asarray(masks)[:count]}
+
+    def training(self) -> dict[str, float]:
+        """One step of SGD."""
+        keys = jax.random.split(jax.random.key(0), 1)
+        self.params, self.opt_state, loss, positives = self._step(
+            self.params, self.opt_state, self.batch, keys
+        )
+        return {"positives": float(positives), "loss": float(loss)}
+
+
+def _crop(mask: np.ndarray, box: np.ndarray, size: int = 112) -> np.ndarray:
+    """The raster of a mask over its box, nearest."""
+    x0, y0, x1, y1 = box
+    rows = (y0 + (np.arange(size) + 0.5) * (y1 - y0) / size).astype(int)
+    columns = (x0 + (np.arange(size) + 0.5) * (x1 - x0) / size).astype(int)
+    return mask[rows][:, columns].astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
