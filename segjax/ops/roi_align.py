@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from segjax.ops import roi_align_kernels as kernels
-from segjax.ops.roi_align_taps import make_axis
+from segjax.ops.roi_align_kernels import pool
+from segjax.ops.roi_align_taps import Regions, make_axis
 
 LevelConvention = Literal["torchvision", "detectron2", "mmdet"]
 
@@ -107,7 +107,8 @@ def multilevel_roi_align(
     placed = _place_regions(
         [f.shape[1:3] for f in features], rois, level, strides, sampling_ratio, output_size, aligned
     )
-    out = kernels.pool(sampling_ratio, flat, jax.lax.stop_gradient(placed))
+    min_width = min(f.shape[2] for f in features)
+    out = pool(sampling_ratio, min_width, flat, jax.lax.stop_gradient(placed))
     return out.reshape(batch, regions, output_size, output_size, channels)
 
 
@@ -119,7 +120,7 @@ def _place_regions(
     sampling_ratio: int,
     output_size: int,
     aligned: bool,
-) -> kernels.Regions:
+) -> Regions:
     """Finds the regions' samples, and their map's place in the flattened pyramid."""
     batch, regions = level.shape
     index = jnp.clip(level, 0, len(shapes) - 1).reshape(-1)
@@ -134,7 +135,7 @@ def _place_regions(
     axis = functools.partial(
         make_axis, num_bins=output_size, sampling_ratio=sampling_ratio, aligned=aligned
     )
-    return kernels.Regions(axis(y0, y1, heights), axis(x0, x1, widths), offset)
+    return Regions(axis(y0, y1, heights), axis(x0, x1, widths), offset)
 
 
 def assign_levels(

@@ -12,7 +12,7 @@ after the last cell's centre reads the last cell.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 # Coordinates beyond this are clamped: still far outside of every feature map, but their
 # products and differences stay finite in float32.
@@ -37,6 +37,25 @@ class Axis(NamedTuple):
     bin: Float32[Array, " N"]
     count: Float32[Array, " N"]
     size: Int32[Array, " N"]
+
+
+class Regions(NamedTuple):
+    """Regions placed in a flattened pyramid of features `[P, C]`.
+
+    Attributes:
+      y: their rows.
+      x: their columns.
+      offset: index of the first cell of their image's map of their level.
+    """
+
+    y: Axis
+    x: Axis
+    offset: Int32[Array, " N"]
+
+    def cells(self, rows: Int32[Array, "N S"], cols: Int32[Array, "N S"]) -> Int32[Array, "N S S"]:
+        """Places in the flattened pyramid of every row of bins with every column of bins."""
+        width = self.x.size[:, None, None]
+        return self.offset[:, None, None] + rows[:, :, None] * width + cols[:, None, :]
 
 
 def make_axis(
@@ -148,6 +167,16 @@ def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N 
     weight = jnp.where(counts, jnp.maximum(1.0 - distance, 0.0), 0.0).sum(axis=-1)
     inside = (cell >= 0.0) & (cell <= last)
     return jnp.where(inside[..., 0], weight / jnp.maximum(axis.count, 1.0)[:, None, None], 0.0)
+
+
+def zeros_varying(shape: tuple[int, ...], *sources: Float[Array, "..."]) -> Float32[Array, "..."]:
+    """Float32 zeros that a loop may add `sources` to.
+
+    Inside `jax.shard_map` a carry must vary over the mesh's axes as what is added does; only
+    the type of the unused sum is taken from it.
+    """
+    varying = jnp.sum(jnp.stack([jnp.sum(s).astype(jnp.float32) for s in sources]))
+    return jnp.zeros_like(jnp.broadcast_to(varying, shape))
 
 
 def _ceil_div(length: Float32[Array, " N"], parts: int) -> Float32[Array, " N"]:
