@@ -34,7 +34,8 @@ def test_a_model_that_knows_the_truth_scores_one(folder, paste_padded):
     assert results.scores.num_images == len(fakes.SIZES)
     assert len(results.detections) == len(content["annotations"])
     assert results.scores.box.ap == pytest.approx(1.0)
-    assert results.metrics()["segm/AP"] > 0.95
+    # Torchvision truncates pasted boxes to whole pixels, which costs these small objects some.
+    assert results.metrics()["segm/AP"] > (0.85 if paste_padded else 0.95)
     assert results.metrics()["segm/AP50"] == 1.0
     assert math.isnan(results.scores.box.per_class["none"])
     assert "segm AP" in results.text()
