@@ -251,10 +251,8 @@ class DeltaCoder:
         deltas = (
             (x - x_a) / width_a,
             (y - y_a) / height_a,
-            # A difference of logarithms has the gradient 1 / width; log(width / width_a)
-            # would divide first, and 4e18 / 1e-6 squared overflows.
-            jnp.log(width) - jnp.log(width_a),
-            jnp.log(height) - jnp.log(height_a),
+            jnp.log(width / width_a),
+            jnp.log(height / height_a),
         )
         return jnp.stack([d * w for d, w in zip(deltas, self.weights, strict=True)], axis=-1)
 

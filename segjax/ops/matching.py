@@ -121,34 +121,38 @@ class Matcher:
         gt_boxes: Float[Array, "G 4"],
         gt_valid: Bool[Array, "G"],
     ) -> _Running:
-        num_boxes, num_gt = boxes.shape[0], gt_boxes.shape[0]
-        box_sides = sides_of(boxes)
+        num_gt = gt_boxes.shape[0]
         block = max(min(_BLOCK, num_gt), 1)
-        padding = -num_gt % block
+        padding = -num_gt % block if num_gt else block
+        box_sides = sides_of(boxes)
         gt_sides = sides_of(jnp.pad(gt_boxes, ((0, padding), (0, 0))))
         gt_valid = jnp.pad(gt_valid, (0, padding))
 
+        def overlaps(gt: Sides, valid: Bool[Array, ""]) -> Float[Array, "N"]:
+            # -1 ranks below every overlap: neither a padded object nor a box that takes no
+            # part is ever the best of anything.
+            real = valid if boxes_valid is None else valid & boxes_valid
+            return jnp.where(real, iou_of_sides(gt.at(None), box_sides), -1.0)
+
         def step(state: _Running, xs: tuple[Array, Sides, Array]) -> tuple[_Running, None]:
             first, block_sides, block_valid = xs
-            rows = []
-            for k in range(block):
-                row = iou_of_sides(block_sides.at((k, None)), box_sides)
-                # -1 ranks below every overlap: neither a padded object nor a box that
-                # takes no part is ever the best of anything.
-                real = block_valid[k] if boxes_valid is None else block_valid[k] & boxes_valid
-                rows.append(jnp.where(real, row, -1.0))
             # Written out once: a division is too dear to be repeated for the maximum and
             # for the comparison with it, and those two must see the same number.
-            rows = jax.lax.optimization_barrier(rows)
+            rows = jax.lax.optimization_barrier(
+                [overlaps(block_sides.at(k), block_valid[k]) for k in range(block)]
+            )
             for k, row in enumerate(rows):
                 state = self._add(state, first + k, row, block_valid[k])
             return state, None
 
+        # Like a row rather than plain constants: inside shard_map a loop's carry must vary
+        # over the mesh from the start on. The row itself is not computed.
+        like = overlaps(gt_sides.at(0), gt_valid[0])
         start = _Running(
-            best=jnp.full(num_boxes, -1.0, boxes.dtype),
-            best_index=jnp.zeros(num_boxes, jnp.int32),
-            forced=jnp.zeros(num_boxes, bool),
-            forced_index=jnp.zeros(num_boxes, jnp.int32),
+            best=jnp.full_like(like, -1.0),
+            best_index=jnp.zeros_like(like, jnp.int32),
+            forced=jnp.zeros_like(like, bool),
+            forced_index=jnp.zeros_like(like, jnp.int32),
         )
         firsts = jnp.arange(0, num_gt + padding, block, dtype=jnp.int32)
         gt_sides = Sides(*(value.reshape(-1, block) for value in gt_sides))

@@ -106,6 +106,10 @@ def _keep_in_order(
     """Suppression among boxes in descending score; the answer is in that order too."""
     if problem.size == 0:
         return valid
+    # Inside shard_map a loop's carry must vary over the mesh from the start on, also where
+    # `valid` is a constant and only the boxes differ between devices. No code comes of it.
+    first_row = problem.suppresses(jnp.zeros(1, jnp.int32))[0]
+    valid &= jnp.full_like(first_row, True)
     match method:
         case "loop":
             return _loop(problem, valid)

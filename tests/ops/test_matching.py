@@ -40,8 +40,7 @@ def oracle_threshold(iou: np.ndarray, matcher: Matcher) -> tuple[np.ndarray, np.
 def oracle_keep_argmax(iou: np.ndarray, index: np.ndarray, label: np.ndarray) -> None:
     """Detectron2's set_low_quality_matches_: labels change, objects do not."""
     highest = iou.max(axis=0)
-    for n, g in np.argwhere(iou == highest[None, :]):
-        del g
+    for n, _ in np.argwhere(iou == highest[None, :]):
         label[n] = 1
 
 
@@ -84,14 +83,13 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return boxes, valid, gt, gt_valid
 
 
-def check(matcher: Matcher, got: Matches, want: tuple[np.ndarray, np.ndarray]) -> None:
+def check(got: Matches, want: tuple[np.ndarray, np.ndarray]) -> None:
     index, label = want
     np.testing.assert_array_equal(got.label, label)
     # Boxes that take no part have no object; everybody else's argmax is the peer's.
     positive = label == 1
     np.testing.assert_array_equal(np.asarray(got.gt_index)[positive], index[positive])
     assert got.gt_index.min() >= 0 and got.gt_index.max() < NUM_GT
-    del matcher
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
@@ -100,7 +98,7 @@ def check(matcher: Matcher, got: Matches, want: tuple[np.ndarray, np.ndarray]) -
 def test_matches_equal_the_peers_loops(matcher, seed):
     drawn = draw(seed)
     got = jit_match(matcher, *map(jnp.asarray, drawn))
-    check(matcher, got, oracle(matcher, *drawn))
+    check(got, oracle(matcher, *drawn))
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
@@ -124,9 +122,9 @@ def test_padding_never_matters(matcher, seed):
 def test_a_tie_makes_every_best_box_positive():
     gt = jnp.array([[10.0, 10, 20, 20]])
     boxes = jnp.array([[10.0, 10, 20, 40], [10, -10, 20, 20], [10, 10, 20, 60], [90, 90, 99, 99]])
-    keep = TORCHVISION.match(boxes, None, gt, jnp.array([True]))
+    keep = jit_match(TORCHVISION, boxes, None, gt, jnp.array([True]))
     assert keep.label.tolist() == [1, 1, 0, 0]  # IoU 1/3, 1/3, 1/5, 0
-    higher = Matcher(0.7, 0.3, "overwrite", 0.4).match(boxes, None, gt, jnp.array([True]))
+    higher = jit_match(Matcher(0.7, 0.3, "overwrite", 0.4), boxes, None, gt, jnp.array([True]))
     assert higher.label.tolist() == [-1, -1, 0, 0]  # 1/3 is below mmdet's minimum
 
 
@@ -135,17 +133,17 @@ def test_the_peers_disagree_on_whose_the_box_is():
     boxes = jnp.array([[0.0, 0, 10, 10]])
     gt = jnp.array([[0.0, 0, 8, 10], [0, 0, 4, 10]])
     both = jnp.array([True, True])
-    assert TORCHVISION.match(boxes, None, gt, both).gt_index.tolist() == [0]
-    assert MMDET.match(boxes, None, gt, both).gt_index.tolist() == [1]
-    assert MMDET.match(boxes, None, gt, jnp.array([True, False])).gt_index.tolist() == [0]
+    assert jit_match(TORCHVISION, boxes, None, gt, both).gt_index.tolist() == [0]
+    assert jit_match(MMDET, boxes, None, gt, both).gt_index.tolist() == [1]
+    assert jit_match(MMDET, boxes, None, gt, jnp.array([True, False])).gt_index.tolist() == [0]
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
 def test_without_objects_everything_is_negative(matcher):
     boxes = jnp.asarray(EDGE_BOXES)
-    none = matcher.match(boxes, None, jnp.zeros((3, 4)), jnp.zeros(3, bool))
+    none = jit_match(matcher, boxes, None, jnp.zeros((3, 4)), jnp.zeros(3, bool))
     assert not none.label.any()
-    empty = matcher.match(boxes, None, jnp.zeros((0, 4)), jnp.zeros(0, bool))
+    empty = jit_match(matcher, boxes, None, jnp.zeros((0, 4)), jnp.zeros(0, bool))
     assert not empty.label.any() and not empty.gt_index.any()
 
 
@@ -153,9 +151,9 @@ def test_objects_without_boxes_reach_nobody():
     # The only box on the object takes no part: the object must not fall back on others.
     boxes = jnp.array([[0.0, 0, 10, 10], [50, 50, 60, 60]])
     gt = jnp.array([[0.0, 0, 10, 10]])
-    got = MMDET.match(boxes, jnp.array([False, True]), gt, jnp.array([True]))
+    got = jit_match(MMDET, boxes, jnp.array([False, True]), gt, jnp.array([True]))
     assert got.label.tolist() == [-1, 0]
-    got = MMDET.match(boxes, jnp.array([False, False]), gt, jnp.array([True]))
+    got = jit_match(MMDET, boxes, jnp.array([False, False]), gt, jnp.array([True]))
     assert got.label.tolist() == [-1, -1]
 
 
@@ -167,6 +165,21 @@ def test_batches_go_by_vmap_and_do_not_mix():
     alone = jit_match(TORCHVISION, *map(jnp.asarray, drawn[0]))
     np.testing.assert_array_equal(got.label[0], alone.label)
     np.testing.assert_array_equal(got.gt_index[0], alone.gt_index)
+
+
+@pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
+def test_shards_are_independent_and_checked(matcher):
+    # Anchors and validity are the same everywhere, objects differ by device.
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    boxes, _, gt, gt_valid = map(jnp.asarray, draw(4))
+
+    def one(gt):
+        return matcher.match(boxes, None, gt, gt_valid).label
+
+    spec = jax.sharding.PartitionSpec("data")
+    mapped = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=spec, out_specs=spec)
+    both = jnp.stack([gt, gt[::-1]])
+    np.testing.assert_array_equal(jax.jit(mapped)(both), jax.jit(jax.vmap(one))(both))
 
 
 def test_targets_are_constants_of_the_loss():

@@ -143,7 +143,23 @@ def test_one_picture_does_not_reach_another():
     boxes, scores, valid, groups = map(jnp.asarray, draw(5))
     batch = jax.jit(jax.vmap(lambda b, s: nms(b, s, valid, 0.5, groups, method="fixpoint")))
     keep = batch(jnp.stack([boxes, boxes * jnp.nan]), jnp.stack([scores, scores * jnp.nan]))
-    np.testing.assert_array_equal(keep[0], nms(boxes, scores, valid, 0.5, groups))
+    alone = jax.jit(lambda b, s: nms(b, s, valid, 0.5, groups))(boxes, scores)
+    np.testing.assert_array_equal(keep[0], alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shards_are_independent_and_checked(method):
+    # `valid` and the groups are the same everywhere, boxes and scores differ by device.
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    boxes, scores, _, groups = map(jnp.asarray, draw(6))
+
+    def one(boxes, scores):
+        return nms(boxes, scores, jnp.ones(SIZE, bool), 0.5, groups, method=method)
+
+    spec = jax.sharding.PartitionSpec("data")
+    mapped = jax.shard_map(jax.vmap(one), mesh=mesh, in_specs=spec, out_specs=spec)
+    inputs = jnp.stack([boxes, boxes[::-1]]), jnp.stack([scores, scores])
+    np.testing.assert_array_equal(jax.jit(mapped)(*inputs), jax.jit(jax.vmap(one))(*inputs))
 
 
 @pytest.mark.parametrize("groups", [None, 3], ids=["one_group", "groups"])
@@ -166,11 +182,14 @@ def test_all_forms_agree_on_real_sizes(groups):
     np.testing.assert_array_equal(auto, loop)
 
 
+jit_nms = jax.jit(nms)
+
+
 def test_equality_with_the_threshold_does_not_suppress():
     for top in range(1, 20):
         exact = Fraction(top, 20)
         boxes = jnp.array([[0.0, 0, 20, 1], [0, 0, top, 1]])  # IoU is top / 20
-        keep = nms(boxes, jnp.array([1.0, 0.5]), jnp.array([True, True]), float(exact))
+        keep = jit_nms(boxes, jnp.array([1.0, 0.5]), jnp.array([True, True]), float(exact))
         assert keep.all(), exact
 
 
