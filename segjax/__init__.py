@@ -1,3 +1,83 @@
 """Instance segmentation in JAX: a pure-functional model zoo in Flax linen."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segjax.config import OptimConfig as OptimConfig
+    from segjax.config import TrainConfig as TrainConfig
+    from segjax.config import load_config as load_config
+    from segjax.data.config import DataConfig as DataConfig
+    from segjax.eval.detections import ImageDetections as ImageDetections
+    from segjax.eval.runner import evaluate as evaluate
+    from segjax.models import FasterRCNN as FasterRCNN
+    from segjax.models import MaskRCNN as MaskRCNN
+    from segjax.models import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
+    from segjax.models import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
+    from segjax.predict import Predictor as Predictor
+    from segjax.predict import predict as predict
+    from segjax.train import load_run as load_run
+    from segjax.train import train as train
+    from segjax.types import Batch as Batch
+    from segjax.types import Detections as Detections
+    from segjax.viz import draw as draw
+
 __version__ = "0.1.0"
+
+# Public names and where they live: imported on first use, so that `import segjax` is cheap
+# and touches no device.
+_HOMES = {
+    "Batch": "segjax.types",
+    "DataConfig": "segjax.data.config",
+    "Detections": "segjax.types",
+    "FasterRCNN": "segjax.models",
+    "ImageDetections": "segjax.eval.detections",
+    "MaskRCNN": "segjax.models",
+    "OptimConfig": "segjax.config",
+    "Predictor": "segjax.predict",
+    "TrainConfig": "segjax.config",
+    "draw": "segjax.viz",
+    "evaluate": "segjax.eval.runner",
+    "faster_rcnn_resnet_fpn": "segjax.models",
+    "load_config": "segjax.config",
+    "load_run": "segjax.train",
+    "mask_rcnn_resnet_fpn": "segjax.models",
+    "predict": "segjax.predict",
+    "train": "segjax.train",
+}
+
+__all__ = [
+    "Batch",
+    "DataConfig",
+    "Detections",
+    "FasterRCNN",
+    "ImageDetections",
+    "MaskRCNN",
+    "OptimConfig",
+    "Predictor",
+    "TrainConfig",
+    "__version__",
+    "draw",
+    "evaluate",
+    "faster_rcnn_resnet_fpn",
+    "load_config",
+    "load_run",
+    "mask_rcnn_resnet_fpn",
+    "predict",
+    "train",
+]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'segjax' has no attribute {name!r}")
+    value = importlib.import_module(_HOMES[name])
+    if name not in ("predict", "train"):  # these are modules that can be called
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

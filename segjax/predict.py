@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from segjax import viz
+from segjax._callable import make_callable
 from segjax.data import transforms
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
@@ -259,3 +260,6 @@ def _progress(files: Sequence[Path], progress: bool) -> Iterable[Path]:
     from tqdm import tqdm
 
     return tqdm(files, desc="predict", unit="image", leave=False)
+
+
+make_callable(__name__)

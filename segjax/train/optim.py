@@ -150,15 +150,15 @@ def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
       A tree of bools like `params`.
 
     Raises:
-      ValueError: if a prefix matches no parameter.
+      ValueError: if no prefix matches any parameter.
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for prefix in frozen_paths:
-        if not any(_under(name, prefix) for name in names):
-            raise ValueError(
-                f"frozen path {prefix!r} matches no parameter; the top-level names are"
-                f" {sorted({name.split('/')[0] for name in names})}"
-            )
+    # A single one may match nothing: frozen norms have no parameters.
+    if frozen_paths and not any(_under(name, p) for name in names for p in frozen_paths):
+        raise ValueError(
+            f"frozen paths {list(frozen_paths)} match no parameter; the top-level names are"
+            f" {sorted({name.split('/')[0] for name in names})}"
+        )
     return jax.tree_util.tree_map_with_path(
         lambda path, _: any(_under(path_name(path), prefix) for prefix in frozen_paths), params
     )

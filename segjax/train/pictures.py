@@ -35,7 +35,8 @@ def write_pictures(
     rows = {int(image_id): row for row, image_id in enumerate(split.index[:, 0])}
     quiet = dataclasses.replace(evaluator, score_threshold=score_threshold, progress=False)
     written = []
-    with contextlib.closing(quiet.predictions(variables)) as predictions:  # ends the reader too
+    predictions: Any = quiet.predictions(variables)
+    with contextlib.closing(predictions):  # ends the reader too
         for image_id, found in itertools.islice(predictions, number):
             image = decode_image(records[rows[image_id]]["image"])
             written.append(folder / f"{image_id}.png")

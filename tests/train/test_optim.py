@@ -145,5 +145,5 @@ def test_frozen_paths_match_whole_names():
         "layer1": {"kernel": True},
         "layer10": {"kernel": False},
     }
-    with pytest.raises(ValueError, match=r"'layr1' matches no parameter.*\['layer1', 'layer10'\]"):
+    with pytest.raises(ValueError, match=r"'layr1'\] match no parameter.*\['layer1', 'layer10'\]"):
         frozen_mask(params, ("layr1",))

@@ -1,0 +1,204 @@
+"""The command line: `segjax train|evaluate|predict|check-data`."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import segjax
+
+TRAIN_HELP = """\
+Every field of the config is a flag, checked against its type:
+  --steps=1000  --optim.learning-rate=0.01  --data.root=FOLDER
+`segjax train --config FILE --help` lists them all. A run that was stopped goes on where its
+folder's newest checkpoint left it.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      argv: arguments without the program's name; None: the process's own.
+
+    Returns:
+      The exit status: 0; 1 for an error in the input, which is printed; 2 for wrong usage.
+    """
+    parser = _parser()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    known, flags = parser.parse_known_args(arguments)
+    if flags and known.command not in (_train, _evaluate):
+        parser.error(f"unrecognized arguments: {' '.join(flags)}")
+    _avoid_slow_scatter()
+    try:
+        return known.command(known, flags)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"segjax: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("segjax", description=segjax.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=segjax.__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    # Without its own --help: that of a config lists the config's fields.
+    train = commands.add_parser(
+        "train",
+        help="train as a config file says",
+        allow_abbrev=False,
+        add_help=False,
+        epilog=TRAIN_HELP,
+        usage="segjax train --config FILE [--workdir FOLDER] [--any.field=value ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    train.add_argument("--workdir", metavar="FOLDER", help="default: runs/NAME_OF_CONFIG")
+    train.add_argument("-h", "--help", action="store_true", help="this, or a config's fields")
+    train.set_defaults(command=_train, parser=train)
+
+    evaluate = _run_parser(commands, "evaluate", "COCO scores of a trained model")
+    evaluate.add_argument("--split", choices=("val", "train"), default="val")
+    evaluate.add_argument("--results", metavar="FILE", help="write a COCO results json")
+    evaluate.epilog = "--data.FIELD, --model.FIELD and --max-detections change the run's config."
+    evaluate.set_defaults(command=_evaluate)
+
+    predict = _run_parser(commands, "predict", "detections in pictures, drawn and as json")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files or folders")
+    predict.add_argument("--out", metavar="FOLDER", required=True, help="for overlays and json")
+    predict.add_argument("--score-threshold", type=float, default=0.5, help="of what is drawn")
+    predict.add_argument("--max-detections", type=int, help="of a picture")
+    predict.set_defaults(command=_predict)
+
+    check = commands.add_parser("check-data", help="list the defects of a COCO-format folder")
+    check.add_argument("root", metavar="FOLDER")
+    check.add_argument("--no-decode", action="store_true", help="do not decode the images")
+    check.set_defaults(command=_check_data)
+    return parser
+
+
+def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """A command on a trained model."""
+    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a run's folder")
+    parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
+    return parser
+
+
+def _train(known: argparse.Namespace, flags: list[str]) -> int:
+    if known.config is None:
+        known.parser.print_help()
+        return 0 if known.help else 2
+    from segjax.config import load_config
+    from segjax.train.loop import train
+
+    workdir = known.workdir or f"runs/{Path(known.config).stem}"
+    help_flag = ["--help"] if known.help else []
+    train(load_config(known.config, [f"--workdir={workdir}", *flags, *help_flag]))
+    return 0
+
+
+def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
+    from segjax.config import override
+    from segjax.data.pipeline import open_dataset
+    from segjax.eval.runner import evaluate
+    from segjax.train.checkpoint import load_run
+
+    run = load_run(known.checkpoint, known.step)
+    fields = override(_evaluated_fields(run.config), flags, "segjax evaluate")
+    dataset = open_dataset(fields.data)
+    if tuple(dataset.class_names) != run.class_names:
+        raise ValueError(
+            f"the model's classes are {list(run.class_names)}, the data's"
+            f" {list(dataset.class_names)}: they must be the same, in the same order"
+        )
+    results = evaluate(
+        fields.model,
+        run.variables,
+        dataset,
+        known.split,
+        fields.data,
+        max_dets=fields.max_detections,
+        results_json=known.results,
+        progress=sys.stderr.isatty(),
+    )
+    print(f"{known.checkpoint}, step {run.step}, {known.split} split")
+    print(results.text())
+    return 0
+
+
+def _evaluated_fields(config: Any) -> Any:
+    """The part of a run's config that an evaluation uses, with flags of the same names."""
+    import flax.linen as nn
+
+    from segjax.data.config import DataConfig
+
+    @dataclasses.dataclass(frozen=True)
+    class Evaluated:
+        model: nn.Module
+        data: DataConfig
+        max_detections: tuple[int, ...]
+
+    return Evaluated(config.model, config.data, config.max_detections)
+
+
+def _predict(known: argparse.Namespace, _: list[str]) -> int:
+    from segjax.predict import Predictor, predict_files
+    from segjax.train.checkpoint import load_run
+
+    run = load_run(known.checkpoint, known.step)
+    predictor = Predictor(
+        run.model, run.variables, run.class_names, run.category_ids, data=run.config.data
+    )
+    report = predict_files(
+        predictor,
+        known.images,
+        known.out,
+        score_threshold=known.score_threshold,
+        max_detections=known.max_detections,
+        progress=sys.stderr.isatty(),
+    )
+    print(report.text())
+    return 1 if report.failed else 0
+
+
+def _check_data(known: argparse.Namespace, _: list[str]) -> int:
+    from segjax.data.coco import check
+    from segjax.data.layout import find_splits
+
+    fatal = False
+    for name, files in find_splits(known.root).items():
+        problems = check(files.annotations, files.images, decode=not known.no_decode)
+        print(f"{name}: {files.annotations}")
+        print("\n".join(problems.lines()) or "no defects")
+        fatal |= bool(problems.fatal())
+    return 1 if fatal else 0
+
+
+def _avoid_slow_scatter() -> None:
+    """Works around jaxlib releases whose scatter-add on NVIDIA GPUs is hundreds of times too slow.
+
+    RoIAlign's backward pass is one (openxla/xla#46225, jax-ml/jax#38806). Must run before JAX
+    starts its backend; a flag that the user has set is left alone.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" in flags or "xla_gpu_ftz" in flags:
+        return
+    if os.environ.get("JAX_PLATFORMS", "").lower() not in ("", "cuda", "gpu"):
+        return
+    plugins = [_version(f"jax-cuda{major}-plugin") for major in (12, 13)]
+    if _version("jaxlib") in ("0.10.2", "0.11.0") and any(plugins):
+        added = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
+        os.environ["XLA_FLAGS"] = f"{flags} {added}".strip()
+        print(f"jaxlib {_version('jaxlib')}: set XLA_FLAGS={added} (slow scatter-add)")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
