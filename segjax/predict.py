@@ -168,9 +168,10 @@ def predict_files(
     Args:
       predictor: the model to use.
       paths: picture files, or folders of them.
-      out: folder for `NAME_detections.{png,jpg}` and `detections.json`. The json has every
-        detection with its `file_name`; `image_id` is the file's number where all names are
-        different numbers (as in COCO), else its place in `paths` from 1.
+      out: folder for `NAME_detections.{png,jpg}`, small pictures enlarged, and `detections.json`.
+        The json has every detection, in original pixels, with its `file_name`; `image_id` is
+        the file's number where all names are different numbers (as in COCO), else its place in
+        `paths` from 1.
       score_threshold: draw objects with a score above it.
       max_detections: per picture, the best.
       progress: show a progress bar.
@@ -195,7 +196,8 @@ def predict_files(
         drawn = found.above(score_threshold)
         report.counts[path] = len(drawn)
         report.overlays[path] = _overlay_path(path, folder, set(report.overlays.values()))
-        _write_image(report.overlays[path], viz.draw(image, drawn))
+        scale = viz.readable_scale(drawn.image_size)
+        _write_image(report.overlays[path], viz.draw(image, drawn, scale=scale))
         category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
         for entry in found.to_coco(ids[path], category_ids):
             entries.append({"file_name": path.name} | entry)

@@ -31,7 +31,8 @@ def draw(
     show_masks: bool = True,
     show_boxes: bool = True,
     show_labels: bool = True,
-) -> UInt8[np.ndarray, "h w 3"]:
+    scale: int = 1,
+) -> UInt8[np.ndarray, "H W 3"]:
     """Draws objects over an image.
 
     Every object has its own colour for mask, outline, box and label. Labels read
@@ -47,12 +48,14 @@ def draw(
       show_masks: fill and outline the masks.
       show_boxes: draw the boxes.
       show_labels: write the labels.
+      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
 
     Returns:
-      A new RGB picture of the same size.
+      A new RGB picture, `scale` times as high and wide.
 
     Raises:
-      ValueError: if `image` is not a uint8 picture, or is not of the detections' size.
+      ValueError: if `image` is not a uint8 picture, is not of the detections' size, or `scale`
+        is below 1.
     """
     canvas = as_rgb(image)
     if tuple(detections.image_size) != canvas.shape[:2]:
@@ -60,19 +63,23 @@ def draw(
             f"the image is {canvas.shape[:2]} pixels (height, width), the detections are of one"
             f" of {tuple(detections.image_size)}: give the picture that was predicted"
         )
+    if scale < 1:
+        raise ValueError(f"scale is {scale}: wanted 1 or more")
+    canvas = _enlarge(canvas, scale)
+    boxes = detections.boxes * scale
     order = _drawing_order(detections)
     colours = {i: instance_colour(rank) for rank, i in enumerate(order)}
     # Large objects first, so that small ones lie on top of them.
-    by_area = sorted(order, key=lambda i: -_area(detections.boxes[i]))
+    by_area = sorted(order, key=lambda i: -_area(boxes[i]))
     width = line_width(canvas.shape[:2])
     for i in by_area:
         if show_masks and detections.mask_rles is not None:
-            _draw_mask(canvas, detections.mask(i), colours[i], width)
+            _draw_mask(canvas, _enlarge(detections.mask(i), scale), colours[i], width)
         if show_boxes:
-            _draw_box(canvas, detections.boxes[i], colours[i], width)
+            _draw_box(canvas, boxes[i], colours[i], width)
     if show_labels:
         names = detections.class_names if class_names is None else class_names
-        _draw_labels(canvas, detections, order, colours, names)
+        _draw_labels(canvas, boxes, label_texts(detections, order, names), order, colours)
     return canvas
 
 
@@ -83,6 +90,11 @@ def instance_colour(rank: int) -> tuple[int, int, int]:
     saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.80))[rank // 7 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def readable_scale(image_size: tuple[int, int]) -> int:
+    """How many times to enlarge a small picture so that labels leave its objects visible."""
+    return max(1, round(480 / max(image_size)))
 
 
 def line_width(image_size: tuple[int, int]) -> int:
@@ -113,6 +125,10 @@ def as_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     if channels.shape[2] == 1:
         return np.repeat(channels, 3, axis=2)
     return np.array(channels[..., :3], order="C")
+
+
+def _enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture
 
 
 def _area(box: np.ndarray) -> float:
@@ -156,10 +172,10 @@ def _draw_box(
 
 def _draw_labels(
     canvas: np.ndarray,
-    detections: Any,
+    boxes: np.ndarray,
+    texts: Sequence[str],
     order: Sequence[int],
     colours: dict[int, tuple[int, int, int]],
-    class_names: Sequence[str],
 ) -> None:
     from PIL import Image, ImageDraw
 
@@ -168,10 +184,10 @@ def _draw_labels(
     size = label_size(canvas.shape[:2])
     font = _font(size if len(order) <= CROWDED else max(9, round(0.8 * size)))
     placed: list[_Label] = []
-    for i, label_text in zip(order, label_texts(detections, order, class_names), strict=True):
+    for i, label_text in zip(order, texts, strict=True):
         # The font's space is so narrow that "1 0.98" would read as "10.98".
         text = label_text.replace(" ", "  ")
-        label = _place(pen, font, text, detections.boxes[i], canvas.shape[:2], placed)
+        label = _place(pen, font, text, boxes[i], canvas.shape[:2], placed)
         placed.append(label)
         pen.rectangle((label.left, label.top, label.right - 1, label.bottom - 1), fill=colours[i])
         centre = (label.left + label.right) / 2, (label.top + label.bottom) / 2

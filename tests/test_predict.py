@@ -113,7 +113,7 @@ def test_files_give_overlays_and_one_results_file(predictor, pictures, tmp_path)
         "detections.json",
     ]
     assert list(report.counts.values()) == [2, 2, 2]
-    assert read_image(out / "b_detections.jpg").shape == (*fakes.SIZES[1], 3)
+    assert read_image(out / "b_detections.jpg").shape == (450, 300, 3)  # 5 times 90 x 60
     entries = json.loads((out / "detections.json").read_text())
     assert len(entries) == 9  # all of them, drawn or not
     assert entries[0]["file_name"] == "a.png"

@@ -96,6 +96,16 @@ def test_every_kind_of_picture(shape):
     assert drawn.shape == (120, 160, 3)
 
 
+def test_small_pictures_can_be_enlarged():
+    assert [viz.readable_scale(size) for size in ((128, 128), (240, 300), (480, 640))] == [4, 2, 1]
+    image = np.full((120, 160, 3), 100, np.uint8)
+    drawn = viz.draw(image, _objects(), show_labels=False, show_masks=False, scale=3)
+    assert drawn.shape == (360, 480, 3)
+    assert (drawn[3 * 40, 3 * 35 : 3 * 75] == viz.instance_colour(1)).all()
+    with pytest.raises(ValueError, match="scale is 0"):
+        viz.draw(image, _objects(), scale=0)
+
+
 def test_no_objects_no_masks_and_boxes_on_the_edge():
     image = np.zeros((120, 160, 3), np.uint8)
     nothing = _objects().select(np.zeros(3, bool))
