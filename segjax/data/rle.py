@@ -149,7 +149,7 @@ def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
 
 
 def decode_crop(
-    rle: Rle, box: Sequence[float], size: tuple[int, int] = (112, 112)
+    rle: Rle, box: Sequence[float | int], size: tuple[int, int] = (112, 112)
 ) -> UInt8[np.ndarray, "mh mw"]:
     """Samples a mask on a grid over a box, without decoding the rest of the image.
 
@@ -239,7 +239,7 @@ def canonical(rle: Rle) -> Rle:
     return {"size": list(rle["size"]), "counts": string_from_counts(_drop_empty_runs(counts))}
 
 
-def from_counts(counts: Sequence[int], height: int, width: int) -> Rle:
+def from_counts(counts: Sequence[Any], height: int, width: int) -> Rle:
     """Makes RLE from the uncompressed form that COCO uses for crowds.
 
     Args:
@@ -260,7 +260,7 @@ def from_counts(counts: Sequence[int], height: int, width: int) -> Rle:
     return {"size": [height, width], "counts": string_from_counts(checked)}
 
 
-def from_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> Rle:
+def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
     """Rasterises polygons as COCO does; the mask is their union.
 
     Args:
@@ -371,7 +371,7 @@ def _check_size(height: int, width: int) -> None:
         )
 
 
-def _check_polygon(polygon: Sequence[float], height: int, width: int) -> list[float]:
+def _check_polygon(polygon: Sequence[Any], height: int, width: int) -> list[float]:
     if len(polygon) < 6 or len(polygon) % 2:
         raise RleError(f"a polygon of {len(polygon)} numbers: wanted x, y of three or more points")
     if len(polygon) > 2 * MAX_POLYGON_POINTS:

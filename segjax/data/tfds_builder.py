@@ -230,7 +230,7 @@ def open_records(split: PreparedSplit) -> Any:
     Returns:
       A sequence of examples, as the features in `SegjaxCoco` say.
     """
-    builder = tfds.builder_from_directory(builder_dir=split.folder)
+    builder: Any = tfds.builder_from_directory(builder_dir=split.folder)
     return builder.as_data_source(split.name, decoders={"image": tfds.decode.SkipDecoding()})
 
 

@@ -120,7 +120,7 @@ def resize_image(
     return np.asarray(cv2.resize(image, width_height, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float) -> Float[np.ndarray, "n 4"]:
+def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float | int) -> Float[np.ndarray, "n 4"]:
     """Mirrors boxes left to right.
 
     Args:

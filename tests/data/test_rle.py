@@ -1,0 +1,172 @@
+"""RLE: equal to pycocotools on good input, closed to bad input."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pycocotools import mask as mask_utils
+
+from segjax.data import rle
+
+MASKS = hnp.arrays(
+    bool,
+    st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    elements=st.booleans(),
+    fill=st.booleans(),
+)
+
+
+def reference(mask):
+    encoded = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
+@given(MASKS)
+@settings(max_examples=300, deadline=None)
+def test_agrees_with_pycocotools(mask):
+    encoded = rle.encode(mask)
+    assert encoded == reference(mask)
+    np.testing.assert_array_equal(rle.decode(encoded), mask)
+    assert rle.area(encoded) == mask.sum()
+    x, y, w, h = mask_utils.toBbox({**encoded, "counts": encoded["counts"].encode()})
+    assert rle.to_bbox(encoded) == (x, y, x + w, y + h) or not mask.any()
+
+
+@given(st.lists(st.integers(0, 90_000), min_size=1, max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_long_runs_round_trip(counts):
+    counts = np.array([*counts, 1])
+    height, width = 1, int(counts.sum())
+    text = rle.string_from_counts(counts)
+    np.testing.assert_array_equal(rle.counts_from_string(text, height, width), counts)
+
+
+@given(MASKS)
+@settings(max_examples=200, deadline=None)
+def test_packed_bits(mask):
+    height, width = mask.shape
+    packed = np.packbits(mask.T, axis=1)
+    assert rle.from_bits(packed, height, width) == reference(mask)
+
+
+@given(MASKS, st.data())
+@settings(max_examples=200, deadline=None)
+def test_crop_is_the_pixel_under_each_cell(mask, data):
+    height, width = mask.shape
+    x0, y0 = data.draw(st.floats(-3, width)), data.draw(st.floats(-3, height))
+    x1, y1 = x0 + data.draw(st.floats(0.01, 30)), y0 + data.draw(st.floats(0.01, 30))
+    crop = rle.decode_crop(rle.encode(mask), (x0, y0, x1, y1), (5, 7))
+    rows = np.floor(y0 + (np.arange(5) + 0.5) * ((y1 - y0) / 5)).astype(int)
+    columns = np.floor(x0 + (np.arange(7) + 0.5) * ((x1 - x0) / 7)).astype(int)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            inside = 0 <= row < height and 0 <= column < width
+            assert crop[i, j] == (inside and mask[row, column])
+
+
+def test_crop_of_whole_image_is_the_mask():
+    mask = np.random.default_rng(0).random((13, 29)) < 0.4
+    crop = rle.decode_crop(rle.encode(mask), (0, 0, 29, 13), (13, 29))
+    np.testing.assert_array_equal(crop, mask)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
+@settings(max_examples=2000, deadline=None)
+def test_fuzz_any_text(text):
+    check_hostile(text)
+
+
+@pytest.mark.parametrize("batch", range(5))
+def test_fuzz_near_the_truth(batch):
+    """What passes the parser is safe for pycocotools and re-encodes to the same mask."""
+    rng = np.random.default_rng(batch)
+    accepted = refused = 0
+    for _ in range(1500):
+        counts = np.diff(np.sort(rng.integers(0, 64, rng.integers(0, 9))), prepend=0, append=63)
+        text = list(rle.string_from_counts(counts))
+        for _ in range(rng.integers(0, 3)):
+            text[rng.integers(len(text))] = chr(rng.integers(46, 113))
+        good = check_hostile("".join(text))
+        accepted, refused = accepted + good, refused + (not good)
+    assert accepted > 300
+    assert refused > 300
+
+
+def check_hostile(text, size=(7, 9)):
+    value = {"size": list(size), "counts": text}
+    try:
+        mask = rle.decode(value)
+    except rle.RleError:
+        return False
+    clean = rle.canonical(value)
+    assert rle.encode(mask) == clean
+    assert mask_utils.area({**clean, "counts": clean["counts"].encode()}) == mask.sum()
+    return True
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("o", "middle of a number"),
+        ("ooooooooooooooooooo0", "digits"),
+        ("é", "ASCII"),
+        (" ", "outside"),
+        ("5O", "negative"),
+        ("5", "add up"),
+    ],
+)
+def test_malformed_strings_are_named(text, reason):
+    with pytest.raises(rle.RleError, match=reason):
+        rle.decode({"size": [4, 4], "counts": text})
+
+
+def test_size_is_capped_before_memory_is_taken():
+    with pytest.raises(rle.RleError, match="at most"):
+        rle.decode({"size": [1 << 20, 1 << 20], "counts": "0"})
+
+
+@pytest.mark.parametrize("counts", [[4, 4], [20, -4], [1.5, 14.5], ["16"], [], [[16]]])
+def test_bad_uncompressed_counts(counts):
+    with pytest.raises(rle.RleError):
+        rle.from_counts(counts, 4, 4)
+
+
+def test_uncompressed_counts():
+    mask = np.zeros((4, 4), bool)
+    mask[1:3, 1] = True
+    assert rle.from_counts([5, 2, 9], 4, 4) == rle.encode(mask)
+    assert rle.from_counts([5, 1, 0, 1, 9], 4, 4) == rle.encode(mask)
+
+
+def test_polygons_are_pycocotools_and_united():
+    squares = [[0, 0, 4, 0, 4, 4, 0, 4], [2.0, 2.0, 6, 2, 6, 6, 2, 6]]
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :4] = mask[2:6, 2:6] = True
+    assert rle.from_polygons(squares, 8, 8) == rle.encode(mask)
+    parts = [rle.from_polygons([square], 8, 8) for square in squares]
+    assert rle.merge(parts) == rle.encode(mask)
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [0, 0, 1, 1],
+        [0, 0, 1, 1, 2, 2, 3],
+        [0, 0, 1, float("nan"), 2, 2],
+        [0, 0, 1e9, 0, 2, 2],
+        [0, 0, "1", 0, 2, 2],
+        [0.0] * (2 * rle.MAX_POLYGON_POINTS + 2),
+    ],
+)
+def test_bad_polygons(polygon):
+    with pytest.raises(rle.RleError):
+        rle.from_polygons([polygon], 8, 8)
+
+
+def test_no_polygons_and_unequal_sizes():
+    with pytest.raises(rle.RleError):
+        rle.from_polygons([], 8, 8)
+    with pytest.raises(rle.RleError):
+        rle.merge([rle.encode(np.ones((2, 2), bool)), rle.encode(np.ones((2, 3), bool))])

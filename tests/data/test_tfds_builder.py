@@ -1,0 +1,175 @@
+"""The TFDS dataset: from a folder and from COCO's archives over HTTP, without TensorFlow."""
+
+import dataclasses
+import functools
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+
+from segjax.data import rle
+from segjax.data.coco import CocoError
+from segjax.data.config import DataConfig
+from segjax.data.pipeline import open_dataset
+from segjax.data.tfds_builder import SegjaxCoco, open_records, prepare
+from tests.data.samples import SHARED, annotation, content, encoded, make_folder, picture
+
+
+def data():
+    annotations = [
+        {**annotation(1, 20, (1.25, 2.5, 8.5, 9.75), 9), "area": 77.125},
+        annotation(2, 20, (3, 3, 4, 4), 2, 1),
+        annotation(3, 10, (0, 0, 6, 6), 2),
+    ]
+    images = [(20, 16, 24), (10, 24, 16), (30, 16, 16)]
+    return content(images, annotations, [(9, "dog"), (2, "cat")])
+
+
+def test_records_hold_the_file_as_it_is(tmp_path):
+    config = make_folder(tmp_path, data())
+    prepared = prepare(config, config.root)
+    assert [(c.id, c.name) for c in prepared.categories] == [(2, "cat"), (9, "dog")]
+    split = prepared.splits["train"]
+    assert split.index.tolist() == [[10, 24, 16, 1, 0], [20, 16, 24, 1, 1], [30, 16, 16, 0, 0]]
+    records = open_records(split)
+    assert len(records) == 3
+    assert records[1]["image"] == (tmp_path / "train" / "20.png").read_bytes()
+    objects = records[1]["objects"]
+    np.testing.assert_array_equal(objects["bbox"][0], [1.25, 2.5, 8.5, 9.75])
+    assert objects["area"][0] == 77.125
+    assert [int(label) for label in objects["label"]] == [1, 0]
+    assert [int(number) for number in objects["category_id"]] == [9, 2]
+    assert [bool(crowd) for crowd in objects["is_crowd"]] == [False, True]
+    mask = rle.decode({"size": [16, 24], "counts": objects["segmentation"][1].decode()})
+    assert mask.sum() == 16
+    assert records[2]["objects"]["segmentation"] == []
+    assert split.annotations == str(tmp_path / "annotations" / "instances_train.json")
+
+
+def test_is_built_once_and_again_after_a_change(tmp_path):
+    config = make_folder(tmp_path, data())
+    first = prepare(config, config.root)
+    assert prepare(config, config.root).fingerprint == first.fingerprint
+    built = os.listdir(tmp_path / "cache")
+    changed = data()
+    changed["annotations"].pop()
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(changed))
+    second = prepare(config, config.root)
+    assert second.splits["train"].index[0, 3] == 0
+    assert len(os.listdir(tmp_path / "cache")) > len(built)
+    (tmp_path / "val" / "10.png").write_bytes(encoded(picture(24, 16, seed=5)))
+    third = prepare(config, config.root)
+    assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
+
+
+def test_a_build_that_was_interrupted_is_done_again(tmp_path):
+    config = make_folder(tmp_path, data())
+    home = tmp_path / "cache" / f"folder-{prepare(config, config.root).fingerprint}"
+    (home / "segjax.json").unlink()
+    next(home.rglob("*.array_record*")).write_bytes(b"half")
+    assert len(open_records(prepare(config, config.root).splits["train"])) == 3
+
+
+def test_bad_images_stop_or_are_left_out(tmp_path):
+    config = make_folder(tmp_path, data())
+    whole = (tmp_path / "train" / "10.png").read_bytes()
+    (tmp_path / "train" / "10.png").write_bytes(whole[:200])
+    with pytest.raises(CocoError, match=r'image 10 \(10.png\).*on_bad_image="skip"'):
+        prepare(config, config.root)
+    skipping = dataclasses.replace(config, on_bad_image="skip")
+    split = prepare(skipping, config.root).splits["train"]
+    assert split.index[:, 0].tolist() == [20, 30]
+    assert any("bad_image: 1" in line for line in split.problems)
+
+
+def test_splits_must_agree_on_categories(tmp_path):
+    other = content([(1, 16, 16)], [], [(9, "wolf")])
+    config = make_folder(tmp_path, data(), other)
+    with pytest.raises(CocoError, match='category 9 is "dog" in one split and "wolf"'):
+        prepare(config, config.root)
+    more = content([(1, 16, 16)], [], [(9, "dog"), (11, "bird")])
+    config = make_folder(tmp_path, data(), more)
+    assert [c.name for c in prepare(config, config.root).categories] == ["cat", "dog", "bird"]
+
+
+@pytest.fixture
+def coco_server(tmp_path):
+    """Serves small archives of COCO's names and layout on loopback."""
+    site = tmp_path / "site"
+    (site / "zips").mkdir(parents=True)
+    (site / "annotations").mkdir()
+    listing = zipfile.ZipFile(site / "annotations" / "annotations_trainval2017.zip", "w")
+    for split in ("train", "val"):
+        with zipfile.ZipFile(site / "zips" / f"{split}2017.zip", "w") as archive:
+            for image in data()["images"]:
+                pixels = encoded(picture(image["height"], image["width"], image["id"]))
+                archive.writestr(f"{split}2017/{image['file_name']}", pixels)
+        listing.writestr(f"annotations/instances_{split}2017.json", json.dumps(data()))
+        listing.writestr(f"annotations/captions_{split}2017.json", "{}")
+    listing.close()
+    requests = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):
+            requests.append(args)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(site))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", requests
+    server.shutdown()
+    server.server_close()
+
+
+def test_2017_from_archives(tmp_path, coco_server):
+    url, requests = coco_server
+    config = DataConfig(name="2017", base_url=url, cache_dir=str(tmp_path / "cache"))
+    dataset = open_dataset(config)
+    assert dataset.class_names == ("cat", "dog")
+    assert set(dataset.splits) == {"train", "val"}
+    record = open_records(dataset.splits["val"])[1]
+    assert record["image"] == encoded(picture(16, 24, 20))
+    with open(dataset.annotations("val")) as file:
+        assert json.load(file) == data()
+    count = len(requests)
+    assert open_dataset(config).fingerprint == dataset.fingerprint
+    assert len(requests) == count
+
+
+def test_2017_is_a_config_of_the_builder(tmp_path):
+    builder = SegjaxCoco(config="2017", data_dir=str(tmp_path))
+    assert builder.info.full_name.startswith("segjax_coco/2017/")
+    assert builder.base_url == "http://images.cocodataset.org"
+
+
+def test_neither_tensorflow_nor_the_models_are_imported(tmp_path):
+    config = make_folder(tmp_path, data())
+    code = (
+        "import sys; from segjax.data.config import DataConfig\n"
+        "from segjax.data.pipeline import open_dataset, eval_iterator\n"
+        f"config = DataConfig(root={config.root!r}, resize='none',\n"
+        f"    cache_dir={config.cache_dir!r})\n"
+        "with eval_iterator(open_dataset(config), 'val', config) as batches: next(batches)\n"
+        "assert not {'tensorflow', 'flax', 'segjax.ops'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_real_photographs(tmp_path):
+    if not (SHARED / "coco_ci").exists():
+        pytest.skip(f"no {SHARED / 'coco_ci'}")
+    config = DataConfig(root=str(SHARED / "coco_ci"), cache_dir=str(tmp_path))
+    dataset = open_dataset(config)
+    assert dataset.num_classes == 80
+    assert dataset.category_ids[-1] == 90
+    index = dataset.splits["train"].index
+    assert len(index) == 24
+    assert index[:, 3:].sum(axis=0).tolist() == [180, 2]
