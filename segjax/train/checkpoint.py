@@ -76,7 +76,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The one with the best metric, or None where none has one."""
+        """The one with the best metric; where none has one, the newest."""
         return self._manager.best_step() if self._keep_best else None
 
     @property
@@ -103,7 +103,7 @@ class Checkpoints:
                 optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
                 data=ocp.args.JsonSave({"state": _encode(data_state)}),
             ),
-            metrics=finite or None,
+            metrics=finite if self._keep_best else None,
         )
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:

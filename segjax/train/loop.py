@@ -1,6 +1,7 @@
 """The training loop: `train` reads top to bottom, from the data to the pictures."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -112,7 +113,11 @@ def train(config: TrainConfig) -> TrainResults:
 
         # ------------------------------------------------------------ Training
         evaluator = Evaluator(
-            model, dataset, config.data, max_dets=config.max_detections, progress=True
+            model,
+            dataset,
+            config.data,
+            max_dets=config.max_detections,
+            progress=sys.stderr.isatty(),
         )
         run = _Loop(config, devices, compiled, checkpoints, evaluator)
         step_key = devices.replicate(jax.random.fold_in(key, STEP_STREAM))

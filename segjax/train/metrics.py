@@ -180,7 +180,7 @@ class FiniteCheck:
         step, metrics, image_ids = pending
         values = ", ".join(
             f"{name} {float(value):g}"
-            for name, value in metrics.items()
+            for name, value in sorted(metrics.items(), key=lambda item: item[0] == "grad_norm")
             if name.startswith("loss") or name == "grad_norm"
         )
         raise FloatingPointError(

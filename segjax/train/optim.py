@@ -31,7 +31,8 @@ def learning_rate(config: OptimConfig, steps: int) -> Schedule:
     factor = {"step": _step_factor, "cosine": _cosine_factor, "constant": _constant_factor}
     after = factor[config.schedule]
 
-    def schedule(step: Int32[Array, ""]) -> Float[Array, ""]:
+    def schedule(step: Int32[Array, ""] | int) -> Float[Array, ""]:
+        step = jnp.asarray(step, jnp.int32)
         return config.learning_rate * _warmup_factor(config, step) * after(config, steps, step)
 
     return schedule

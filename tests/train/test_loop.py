@@ -1,0 +1,191 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from segjax import config_json
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data import pipeline
+from segjax.data.config import DataConfig
+from segjax.data.shapes import ShapesConfig
+from segjax.train import loop
+from segjax.train.checkpoint import Checkpoints, load_run
+from segjax.train.loop import train
+from tests.train.toy import Toy
+
+
+@pytest.fixture(autouse=True)
+def trust_the_toy(monkeypatch):
+    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    shapes = ShapesConfig(image_size=32, num_train=20, num_val=4, min_side=8, max_side=16)
+    data = DataConfig(
+        name="shapes",
+        shapes=shapes,
+        root=str(cache / "shapes"),
+        cache_dir=str(cache),
+        resize="none",
+        batch_size=4,
+        eval_batch_size=4,
+        max_instances=8,
+        overflow="drop_smallest",
+        masks=False,
+    )
+    optim = OptimConfig(learning_rate=0.05, warmup_steps=2, schedule="cosine")
+    return TrainConfig(
+        model=Toy(num_classes=0),
+        data=data,
+        optim=optim,
+        steps=8,
+        log_every=2,
+        eval_every=4,
+        checkpoint_every=3,
+        num_pictures=2,
+        parallel="jit",
+    )
+
+
+@pytest.fixture(scope="module")
+def straight(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return train(dataclasses.replace(config, workdir=str(folder)))
+
+
+def records(folder, name):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def test_the_data_decide_the_classes(straight):
+    assert straight.class_names == ("disc", "box", "triangle", "star")
+    assert straight.model.num_classes == 4
+    assert straight.variables["params"]["head"]["kernel"].shape == (8, 4)
+
+
+def test_what_a_run_leaves_behind(straight, config):
+    names = {path.name for path in straight.workdir.iterdir()}
+    expected = {"config.json", "classes.json", "metrics.jsonl", "checkpoints", "pictures"}
+    assert names == expected
+    assert len(list((straight.workdir / "pictures").glob("*.png"))) == config.num_pictures
+    assert sorted(records(straight.workdir, "loss")) == [1, 2, 4, 6, 8]
+    assert sorted(records(straight.workdir, "box/AP")) == [4, 8]
+    assert "box/AP50" in straight.metrics
+    assert straight.compilations == 1
+    record = json.loads((straight.workdir / "config.json").read_text())
+    assert record["versions"]["jax"] == jax.__version__
+    assert all(np.isfinite(list(records(straight.workdir, "images_per_second").values())))
+
+
+class StopsAfter:
+    """A data iterator that breaks, as when a machine goes down."""
+
+    def __init__(self, iterator, batches):
+        self._iterator, self._left = iterator, batches
+
+    def __next__(self):
+        if not self._left:
+            raise ConnectionError("the machine went down")
+        self._left -= 1
+        return next(self._iterator)
+
+    def __getattr__(self, name):
+        return getattr(self._iterator, name)
+
+
+@pytest.mark.parametrize("batches", [4, 7])
+def test_a_resumed_run_is_bitwise_the_straight_one(
+    straight, config, tmp_path, monkeypatch, batches
+):
+    config = dataclasses.replace(config, workdir=str(tmp_path))
+    make = pipeline.train_iterator
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop.pipeline, "train_iterator", lambda *a, **k: StopsAfter(make(*a, **k), batches)
+        )
+        with pytest.raises(ConnectionError):
+            train(config)
+    resumed = train(config)
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, straight.variables)
+    with Checkpoints(tmp_path) as ours, Checkpoints(straight.workdir) as theirs:
+        template = load_state(config, straight)
+        mine, my_data = ours.restore(template)
+        other, other_data = theirs.restore(template)
+    jax.tree.map(np.testing.assert_array_equal, mine, other)
+    assert my_data == other_data
+    assert records(tmp_path, "loss")[8] == records(straight.workdir, "loss")[8]
+    assert resumed.metrics == straight.metrics or np.isnan(list(resumed.metrics.values())).any()
+
+
+def load_state(config, results):
+    optimizer = loop.make_optimizer(config.optim, config.steps, results.model.frozen_paths())
+    return loop.init_state(results.variables, optimizer)
+
+
+def test_a_finished_run_is_only_evaluated(straight, config, capsys):
+    again = train(dataclasses.replace(config, workdir=str(straight.workdir)))
+    assert "going on from step 8 of 8" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, again.variables, straight.variables)
+    assert again.compilations == 0
+
+
+def test_the_model_is_rebuilt_from_its_folder(straight):
+    run = load_run(straight.workdir, step=8)
+    assert run.model == straight.model
+    assert (run.class_names, run.category_ids, run.step) == (
+        straight.class_names,
+        (1, 3, 4, 8),
+        8,
+    )
+    jax.tree.map(np.testing.assert_array_equal, run.variables, straight.variables)
+
+
+def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
+    config = dataclasses.replace(
+        config, workdir=str(tmp_path), init_from=str(straight.workdir), steps=1, num_pictures=0
+    )
+    started = train(config)
+    text = capsys.readouterr().out
+    assert f"weights from {straight.workdir}" in text
+    assert "at random: none" in text
+    source = load_run(straight.workdir)
+    np.testing.assert_array_equal(
+        started.variables["params"]["stem"]["kernel"], source.variables["params"]["stem"]["kernel"]
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
+    make = pipeline.train_iterator
+
+    class White(StopsAfter):
+        def __next__(self):
+            batch = super().__next__()
+            if self._left == 96:  # the fourth
+                batch["images"][1] = 255
+            return batch
+
+    monkeypatch.setattr(loop.pipeline, "train_iterator", lambda *a, **k: White(make(*a, **k), 100))
+    config = dataclasses.replace(config, model=Toy(num_classes=0, blow_up=True))
+    with pytest.raises(FloatingPointError, match=r"step 4 is not finite: loss nan.*image ids \["):
+        train(dataclasses.replace(config, workdir=str(tmp_path)))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == (3,), "nothing of the bad step was saved"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"workdir": ""}, "workdir is not set"),
+        ({"model": Toy(num_classes=3)}, r"the model has 3 classes, the data has 4 \(disc, box"),
+        ({"parallel": "shard_map", "num_devices": 3}, "4 images cannot be split over 3 devices"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(config, tmp_path, changes, words):
+    config = dataclasses.replace(config, workdir=str(tmp_path))
+    with pytest.raises(ValueError, match=words):
+        train(dataclasses.replace(config, **changes))
