@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
-from segjax.ops.roi_align_taps import cell_weights, make_axis
+from segjax.ops.roi_align_taps import FAR, cell_weights, make_axis
 
 
 def mask_targets(
@@ -39,6 +39,8 @@ def mask_targets(
     Returns:
       Targets.
     """
+    # Beyond this, differences of coordinates would overflow.
+    frames, boxes = jnp.clip(frames, -FAR, FAR), jnp.clip(boxes, -FAR, FAR)
     rows = _target_weights(frames[:, 1::2], boxes[:, 1::2], gt_masks.shape[1], size, aligned)
     cols = _target_weights(frames[:, 0::2], boxes[:, 0::2], gt_masks.shape[2], size, aligned)
     targets = _resample(gt_masks.astype(jnp.float32), rows, cols)
@@ -92,6 +94,7 @@ def paste_masks(
     Returns:
       Soft masks, zero outside of the boxes; the peers call a pixel the object's from 0.5 on.
     """
+    boxes = jnp.clip(boxes, -FAR, FAR)
     weights = _padded_weights if padded else _grid_weights
     x, y = jnp.arange(width, dtype=jnp.float32)[None], jnp.arange(height, dtype=jnp.float32)[None]
     if origin is not None:
@@ -116,9 +119,11 @@ def _grid_weights(
 def _padded_weights(
     box: Float32[Array, "N 2"], pixel: Float32[Array, "#N pixels"], cells: int
 ) -> Float32[Array, "N pixels cells"]:
-    """torchvision's weights: the outermost of the `cells + 2` padded cells are zero."""
+    """Weights in torchvision: the outermost of the `cells + 2` padded cells are zero."""
     middle = (box[:, 1:] + box[:, :1]) * 0.5
-    half = (box[:, 1:] - box[:, :1]) * 0.5 * ((cells + 2) / cells)
+    # The minimum changes nothing but keeps XLA from a fused multiply-add: the next line
+    # truncates, and the peer's rounding decides by a whole pixel.
+    half = jnp.minimum((box[:, 1:] - box[:, :1]) * 0.5 * ((cells + 2) / cells), 1e30)
     low, high = jnp.trunc(middle - half), jnp.trunc(middle + half)
     extent = jnp.maximum(high - low + 1.0, 1.0)
     scale = (cells + 2) / extent

@@ -101,15 +101,13 @@ def multilevel_roi_align(
         raise ValueError(
             f"{len(features)} feature maps and {len(strides)} strides: give one stride a map"
         )
-    batch, regions = level.shape
+    shapes = [(f.shape[1], f.shape[2]) for f in features]
     channels = features[0].shape[-1]
     flat = jnp.concatenate([f.reshape(-1, channels) for f in features])
-    placed = _place_regions(
-        [f.shape[1:3] for f in features], rois, level, strides, sampling_ratio, output_size, aligned
-    )
-    min_width = min(f.shape[2] for f in features)
+    placed = _place_regions(shapes, rois, level, strides, sampling_ratio, output_size, aligned)
+    min_width = min(width for _, width in shapes)
     out = pool(sampling_ratio, min_width, flat, jax.lax.stop_gradient(placed))
-    return out.reshape(batch, regions, output_size, output_size, channels)
+    return out.reshape(*level.shape, output_size, output_size, channels)
 
 
 def _place_regions(

@@ -31,7 +31,6 @@ ACCELERATOR_CHUNK = 256
 ROW_BLOCK = 4
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def pool(
     sampling_ratio: int, min_width: int, flat: Float[Array, "P C"], regions: Regions
 ) -> Float[Array, "N S S C"]:
@@ -46,6 +45,14 @@ def pool(
     Returns:
       Pooled bins in the dtype of `flat`, accumulated in float32.
     """
+    return _pool(sampling_ratio, min_width, flat, regions)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _pool(
+    sampling_ratio: int, min_width: int, flat: Float[Array, "P C"], regions: Regions
+) -> Float[Array, "N S S C"]:
+    del min_width  # only the gradient needs it
     if regions.offset.shape[0] == 0:
         bins = regions.y.start.shape[1]
         return jnp.zeros((0, bins, bins, flat.shape[1]), flat.dtype)
@@ -90,4 +97,4 @@ def _pool_bwd(
     return total.astype(like.dtype), None
 
 
-pool.defvjp(_pool_fwd, _pool_bwd)
+_pool.defvjp(_pool_fwd, _pool_bwd)

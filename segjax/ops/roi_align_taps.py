@@ -29,13 +29,13 @@ class Axis(NamedTuple):
     Attributes:
       start: where each bin begins.
       bin: the length of a bin.
-      count: samples in a bin, a whole number; 0 for an empty region under adaptive sampling.
+      samples: samples in a bin, a whole number; 0 for an empty region under adaptive sampling.
       size: cells of the feature map along the axis.
     """
 
     start: Float32[Array, "N S"]
     bin: Float32[Array, " N"]
-    count: Float32[Array, " N"]
+    samples: Float32[Array, " N"]
     size: Int32[Array, " N"]
 
 
@@ -78,7 +78,9 @@ def make_axis(
       aligned: shift by half a cell so that 0.5 is the first cell's centre; without it,
         regions are at least one cell long.
     """
-    low, high = jnp.clip(low, -FAR, FAR), jnp.clip(high, -FAR, FAR)
+    # A region with NaN lies far outside: nothing may index a map with it.
+    bad = jnp.isnan(low) | jnp.isnan(high)
+    low, high = (jnp.where(bad, FAR, jnp.clip(v, -FAR, FAR)) for v in (low, high))
     start = low - 0.5 if aligned else low
     length = (high - 0.5) - start if aligned else jnp.maximum(high - start, 1.0)
     # A sample on the very rim counts or does not by the last bit. The selects and the minimum,
@@ -97,7 +99,7 @@ def make_axis(
 
 def sample_position(axis: Axis, index: Float32[Array, "#N #S K"]) -> Float32[Array, "N S K"]:
     """The position of sample `index` of every bin, in the peers' order of operations."""
-    size, count = axis.bin[:, None, None], axis.count[:, None, None]
+    size, count = axis.bin[:, None, None], axis.samples[:, None, None]
     return axis.start[..., None] + (index + 0.5) * size / jnp.maximum(count, 1.0)
 
 
@@ -105,7 +107,7 @@ def fixed_taps(axis: Axis, samples: int) -> tuple[Int32[Array, "N S T"], Float32
     """The `T = 2 * samples` cells a bin reads and their weights, samples in order.
 
     Args:
-      axis: with `count` equal to `samples`.
+      axis: with the same number of `samples`.
       samples: samples in a bin.
 
     Returns:
@@ -132,29 +134,29 @@ def cell_range(axis: Axis) -> tuple[Int32[Array, "N S"], Int32[Array, " N"]]:
       The first cell of every bin, in 0..size-1, and the largest number of cells that a bin
       of the region reads from its first on; 0 for regions without samples.
     """
-    ends = jnp.stack([jnp.zeros_like(axis.count), jnp.maximum(axis.count - 1.0, 0.0)], axis=-1)
+    ends = jnp.stack([jnp.zeros_like(axis.samples), jnp.maximum(axis.samples - 1.0, 0.0)], axis=-1)
     position = sample_position(axis, ends[:, None, :])
     last = (axis.size - 1).astype(jnp.float32)[:, None]
     first_cell = jnp.clip(jnp.floor(position[..., 0]), 0.0, last)
     last_cell = jnp.clip(jnp.floor(position[..., 1]) + 1.0, 0.0, last)
     outside = (position[..., 1] < -1.0) | (position[..., 0] > last + 1.0)
     reads = jnp.where(outside, 0.0, last_cell - first_cell + 1.0).max(axis=-1)
-    reads = jnp.where(axis.count > 0, reads, 0.0)
+    reads = jnp.where(axis.samples > 0, reads, 0.0)
     return first_cell.astype(jnp.int32), reads.astype(jnp.int32)
 
 
 def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N S T"]:
     """What share of a bin's adaptive mean the given cells have.
 
-    All samples that touch a cell are merged into one weight: `count + 1` cells rather than
-    `2 * count` taps. Their bilinear weights are evaluated one by one, so this is exact.
+    All samples that touch a cell are merged into one weight: `n + 1` cells rather than the
+    `2 * n` taps of `n` samples. Their bilinear weights are evaluated one by one, so this is exact.
 
     Args:
-      axis: with adaptive `count`.
+      axis: with an adaptive number of samples.
       cells: cell indices, any value; those outside of the map get weight 0.
     """
     last = (axis.size - 1).astype(jnp.float32)[:, None, None, None]
-    count = axis.count[:, None, None, None]
+    count = axis.samples[:, None, None, None]
     cell = cells.astype(jnp.float32)[..., None]
     first = sample_position(axis, jnp.zeros((1, 1, 1)))[..., None]
     step = jnp.maximum(axis.bin[:, None, None, None] / jnp.maximum(count, 1.0), 0.5)
@@ -166,7 +168,7 @@ def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N 
     distance = jnp.abs(jnp.clip(position, 0.0, last) - cell)
     weight = jnp.where(counts, jnp.maximum(1.0 - distance, 0.0), 0.0).sum(axis=-1)
     inside = (cell >= 0.0) & (cell <= last)
-    return jnp.where(inside[..., 0], weight / jnp.maximum(axis.count, 1.0)[:, None, None], 0.0)
+    return jnp.where(inside[..., 0], weight / jnp.maximum(axis.samples, 1.0)[:, None, None], 0.0)
 
 
 def zeros_varying(shape: tuple[int, ...], *sources: Float[Array, "..."]) -> Float32[Array, "..."]:
