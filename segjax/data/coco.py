@@ -312,11 +312,11 @@ class _Reader:
         if not counts:
             return "", None, None
         mask: rle_lib.Rle = {"size": [height, width], "counts": counts}
-        pixels = rle_lib.area(mask)
+        pixels, outline = rle_lib.measure(mask)
         if not pixels:
             self.problems.add("empty_mask", where)
             return "", None, None
-        return counts, rle_lib.to_bbox(mask), pixels
+        return counts, outline, pixels
 
     def _refuse(self, name: str, where: str) -> None:
         self.problems.add(name, where)

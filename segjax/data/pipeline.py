@@ -196,9 +196,7 @@ def train_iterator(
     """
     split = dataset.split("train")
     _check_caps(split, config)
-    positions = np.arange(len(split.index), dtype=np.int64)
-    if config.filter_empty:
-        positions = positions[split.index[:, INDEX_COLUMNS.index("objects")] > 0]
+    positions = _trained_on(split, config)
     canvases = dataset.buckets(config)
     groups = _groups(split, positions, canvases, config)
     plan = TrainPlan(groups, config.batch_size, seed, process_index, process_count)
@@ -255,9 +253,7 @@ def steps_per_epoch(dataset: Dataset, config: DataConfig) -> float:
       dataset: from `open_dataset`.
       config: `batch_size` and `filter_empty` are used.
     """
-    objects = dataset.split("train").index[:, INDEX_COLUMNS.index("objects")]
-    images = int((objects > 0).sum()) if config.filter_empty else len(objects)
-    return images / config.batch_size
+    return len(_trained_on(dataset.split("train"), config)) / config.batch_size
 
 
 class _Loader:
@@ -375,6 +371,23 @@ def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) ->
     batch["dropped_degenerate"][place] = example.degenerate
 
 
+def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, " n"]:
+    """Returns the positions of the images to train on.
+
+    Raises:
+      ValueError: if masks are wanted and no object has one.
+    """
+    column = "masked" if config.masks else "objects"
+    counts = split.index[:, INDEX_COLUMNS.index(column)]
+    if config.masks and not counts.any() and split.index[:, INDEX_COLUMNS.index("objects")].any():
+        raise ValueError(
+            f"no object of {split.annotations} has a segmentation: train a model without mask "
+            "head, with masks=False"
+        )
+    positions = np.arange(len(counts), dtype=np.int64)
+    return positions[counts > 0] if config.filter_empty else positions
+
+
 def _check_caps(split: PreparedSplit, config: DataConfig) -> None:
     """Finds images with too many objects before training starts; crowds give way silently."""
     counts = split.index[:, INDEX_COLUMNS.index("objects")]
@@ -396,7 +409,7 @@ def _groups(
     return group_by_canvas(positions, canvas, len(canvases))
 
 
-def _sizes(index: Int64[np.ndarray, "n 5"]) -> Int64[np.ndarray, "n 2"]:
+def _sizes(index: Int64[np.ndarray, "n 6"]) -> Int64[np.ndarray, "n 2"]:
     return index[:, 1:3]
 
 

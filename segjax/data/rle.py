@@ -195,7 +195,7 @@ def area(rle: Rle) -> int:
     Returns:
       The area in pixels.
     """
-    return int(counts_from_string(rle["counts"], *rle["size"])[1::2].sum())
+    return measure(rle)[0]
 
 
 def to_bbox(rle: Rle) -> tuple[int, int, int, int]:
@@ -207,20 +207,34 @@ def to_bbox(rle: Rle) -> tuple[int, int, int, int]:
     Returns:
       `(x0, y0, x1, y1)` in pixels, half-open; zeros for an empty mask.
     """
+    return measure(rle)[1]
+
+
+def measure(rle: Rle) -> tuple[int, tuple[int, int, int, int]]:
+    """Finds area and box in one pass.
+
+    Args:
+      rle: the mask as RLE.
+
+    Returns:
+      What `area` and `to_bbox` give.
+
+    Raises:
+      RleError: if the RLE is malformed.
+    """
     height, width = rle["size"]
     counts = counts_from_string(rle["counts"], height, width)
-    edges = np.cumsum(counts)
-    ends = edges[1::2]
+    ends = np.cumsum(counts)[1::2]
     starts = ends - counts[1::2]
     starts, ends = starts[starts < ends], ends[starts < ends]
     if starts.size == 0:
-        return (0, 0, 0, 0)
+        return 0, (0, 0, 0, 0)
     first, last = starts // height, (ends - 1) // height
     if (first != last).any():  # such a run reaches the bottom of one column and the next's top
         y0, y1 = 0, height
     else:
         y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
-    return int(first.min()), y0, int(last.max()) + 1, y1
+    return int((ends - starts).sum()), (int(first[0]), y0, int(last[-1]) + 1, y1)
 
 
 def canonical(rle: Rle) -> Rle:

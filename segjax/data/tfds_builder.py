@@ -31,8 +31,9 @@ from segjax.data.images import ImageError, verify_image
 from segjax.data.layout import find_splits
 from segjax.data.store import FolderStore, ImageStore, StoreError, ZipStore
 
-VERSION = "1.0.0"
-INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds")
+VERSION = "1.1.0"
+# "objects" are no crowds and have a box with an area; those "masked" have a mask too.
+INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
 _META = "segjax.json"
 
 
@@ -63,7 +64,7 @@ class PreparedSplit:
 
     name: str
     folder: str
-    index: Int64[np.ndarray, "images 5"]
+    index: Int64[np.ndarray, "images 6"]
     annotations: str
     problems: tuple[str, ...]
 
@@ -176,9 +177,10 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             data = self._read(dataset, image, store)
             if data is None:
                 continue
+            objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
             crowds = sum(a.is_crowd for a in image.annotations)
-            objects = len(image.annotations) - crowds
-            rows.append((image.id, image.height, image.width, objects, crowds))
+            masked = sum(a.counts != "" for a in objects)
+            rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
             yield len(rows) - 1, _example(image, data, labels)
         self.problems[split] = tuple(dataset.problems.lines())
 
@@ -250,7 +252,9 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
         )
     folder = Path(builder.data_dir)
     for name, rows in builder.index.items():
-        np.save(folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, 5))
+        np.save(
+            folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
+        )
     meta = {
         "folder": str(folder.relative_to(home)),
         "categories": [[c.id, c.name] for c in builder.categories],

@@ -187,6 +187,8 @@ def make_example(
     Returns:
       The example.
     """
+    import cv2
+
     image = decode_image(record["image"])
     height, width = image.shape[:2]
     short_side = config.eval_short_side or max(config.short_side)
@@ -203,7 +205,7 @@ def make_example(
     scale = np.array([size[1] / width, size[0] / height] * 2)
     boxes, masks = objects.boxes * scale[None], _masks(objects, (height, width), size, config)
     if flip:
-        image, masks = np.ascontiguousarray(image[:, ::-1]), masks[:, :, ::-1]
+        image, masks = np.asarray(cv2.flip(image, 1), np.uint8), masks[:, :, ::-1]
         boxes = flip_boxes(boxes, size[1])
     return Example(
         image=image,

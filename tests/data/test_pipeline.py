@@ -154,6 +154,17 @@ def test_training_leaves_out_images_without_objects(config, dataset):
     assert set(seen) == set(range(1, 10))
 
 
+def test_boxes_alone_train_without_masks(tmp_path):
+    boxes = content([(1, 24, 32)], [annotation(1, 1, (2, 2, 9, 9))])
+    boxes["annotations"][0]["segmentation"] = None
+    config = make_folder(tmp_path, boxes)
+    dataset = open_dataset(config)
+    with pytest.raises(ValueError, match=r"has a segmentation.*masks=False"):
+        train_iterator(dataset, config, seed=0)
+    (batch,) = take(train_iterator(dataset, dataclasses.replace(config, masks=False), seed=0), 1)
+    assert batch["gt_valid"].sum() == 2
+
+
 def test_batches_are_of_one_canvas_and_lose_no_image(config, dataset):
     batches = take(train_iterator(dataset, config, seed=4), 7)
     for batch in batches:

@@ -36,7 +36,11 @@ def test_records_hold_the_file_as_it_is(tmp_path):
     prepared = prepare(config, config.root)
     assert [(c.id, c.name) for c in prepared.categories] == [(2, "cat"), (9, "dog")]
     split = prepared.splits["train"]
-    assert split.index.tolist() == [[10, 24, 16, 1, 0], [20, 16, 24, 1, 1], [30, 16, 16, 0, 0]]
+    assert split.index.tolist() == [
+        [10, 24, 16, 1, 0, 1],
+        [20, 16, 24, 1, 1, 1],
+        [30, 16, 16, 0, 0, 0],
+    ]
     records = open_records(split)
     assert len(records) == 3
     assert records[1]["image"] == (tmp_path / "train" / "20.png").read_bytes()
@@ -172,4 +176,4 @@ def test_real_photographs(tmp_path):
     assert dataset.category_ids[-1] == 90
     index = dataset.splits["train"].index
     assert len(index) == 24
-    assert index[:, 3:].sum(axis=0).tolist() == [180, 2]
+    assert index[:, 3:].sum(axis=0).tolist() == [180, 2, 180]
