@@ -40,7 +40,7 @@ def _shrink(model, style, norm, dtype):
         fpn=model.fpn.clone(features=16),
         rpn=dataclasses.replace(
             flavour.rpn,
-            anchor_sizes=(8, 16, 32, 64, 128),
+            anchor_sizes=(8.0, 16.0, 32.0, 64.0, 128.0),
             pre_nms_topk=(32, 32),
             post_nms_topk=(32, 32),
             num_samples=32,
