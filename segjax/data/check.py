@@ -2,8 +2,9 @@
 
 import os
 
-from segjax.data.coco import Problems, load_coco, verify_images
+from segjax.data.coco import load_coco, verify_images
 from segjax.data.layout import find_splits
+from segjax.data.problems import Problems
 from segjax.data.store import FolderStore
 
 

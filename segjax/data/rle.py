@@ -368,8 +368,6 @@ def _decode_columns(
 
 def _drop_empty_runs(counts: Int64[np.ndarray, " runs"]) -> Int64[np.ndarray, " kept"]:
     """Joins the neighbours of empty runs; only the first run may stay empty."""
-    if not (counts[1:] == 0).any():
-        return counts
     values = np.arange(counts.size) % 2
     values, lengths = values[counts > 0], counts[counts > 0]
     starts = np.flatnonzero(np.diff(values, prepend=-1))
