@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from segjax.data import coco, rle
-from segjax.data.check import check_folder
 from segjax.data.layout import find_splits
 from tests.data.samples import SHARED, annotation, content, encoded, picture, write_split
 
@@ -101,9 +100,9 @@ def test_fatal_defects_stop_by_name(tmp_path, name, change):
     path.write_text(json.dumps(data))
     with pytest.raises(coco.CocoError, match=f"{name}: 1"):
         coco.load_coco(path, tmp_path / "train")
-    report, usable = check_folder(tmp_path, decode=False)
-    assert not usable
-    assert f"ERROR {name}: 1" in report
+    problems = coco.check(path, tmp_path / "train", decode=False)
+    assert problems.fatal() == {name: 1}
+    assert problems.lines()[0].startswith(f"ERROR {name}: 1; first:")
 
 
 HARMLESS = [
@@ -160,13 +159,15 @@ def test_paths_that_lead_out_are_refused(tmp_path, name):
 def test_missing_and_damaged_files(tmp_path):
     data = good()
     write_split(tmp_path, "train", data)
-    assert check_folder(tmp_path)[1]
+    assert not coco.check(path, tmp_path / "train").fatal()
     (tmp_path / "train" / "5.png").write_bytes(encoded(picture(9, 9)))
     whole = (tmp_path / "train" / "2.png").read_bytes()
     (tmp_path / "train" / "2.png").write_bytes(whole[: len(whole) // 2])
-    assert "ERROR bad_image: 2; first: image 2 (2.png)" in check_folder(tmp_path)[0]
+    problems = coco.check(path, tmp_path / "train")
+    assert problems.counts["bad_image"] == 2
+    assert problems.examples["bad_image"][0].startswith("image 2 (2.png)")
     (tmp_path / "train" / "2.png").unlink()
-    assert "ERROR missing_file: 1" in check_folder(tmp_path)[0]
+    assert coco.check(path, tmp_path / "train").counts["missing_file"] == 1
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"images": 3}', "[" * 100_000])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from segjax.data import coco, rle, shapes
-from segjax.data.check import check_folder
 from segjax.data.shapes import ShapesConfig, generate
 
 SMALL = ShapesConfig(
@@ -33,7 +32,7 @@ def test_is_valid_coco_without_any_defect(folder):
         dataset = coco.load_coco(path, folder / split)
         assert set(dataset.problems.counts) <= {"category_gap", "image_without_objects"}
         assert len(dataset.images) == count
-    assert check_folder(folder)[1]
+        assert not coco.check(path, folder / split).fatal()
 
 
 def test_every_kind_of_image_and_segmentation_occurs(folder):
