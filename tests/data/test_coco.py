@@ -159,6 +159,7 @@ def test_paths_that_lead_out_are_refused(tmp_path, name):
 def test_missing_and_damaged_files(tmp_path):
     data = good()
     write_split(tmp_path, "train", data)
+    path = tmp_path / "annotations" / "instances_train.json"
     assert not coco.check(path, tmp_path / "train").fatal()
     (tmp_path / "train" / "5.png").write_bytes(encoded(picture(9, 9)))
     whole = (tmp_path / "train" / "2.png").read_bytes()
