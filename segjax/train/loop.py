@@ -174,7 +174,7 @@ class _Loop:
                 self._count_dropped(host)
                 progress.advance()
 
-                if step % config.log_every == 0 or step in (first + 1, config.steps):
+                if step % config.log_every == 0 or step in (1, config.steps):
                     means = window.read() | self.dropped
                     writer.write(step, means)
                     progress.report(step, means)

@@ -1,0 +1,212 @@
+"""The command line, from a config file to scores and pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import segjax
+from segjax import cli, config_json
+
+CONFIG = '''
+"""A run of seconds."""
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.data.shapes import ShapesConfig
+from tests.tiny import mask_rcnn
+from tests.train.toy import Toy
+
+def get_config():
+    shapes = ShapesConfig(image_size=64, num_train=8, num_val=3, min_side=16, max_side=32)
+    return TrainConfig(
+        model=MODEL,
+        data=DataConfig(name="shapes", shapes=shapes, resize="none", batch_size=2,
+                        eval_batch_size=2, max_instances=4, overflow="drop_smallest",
+                        mask_size=14),
+        optim=OptimConfig(learning_rate=0.01),
+        steps=4, log_every=2, num_pictures=1, parallel="jit",
+    )
+'''
+
+
+MODELS = {"toy": "Toy(num_classes=0)", "mask_rcnn": "mask_rcnn(num_classes=0)"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trust_the_toy():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+        yield
+
+
+@pytest.fixture(scope="module", params=["toy", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
+def trained(request, tmp_path_factory, trust_the_toy):
+    folder = tmp_path_factory.mktemp("cli")
+    config, run = folder / "tiny.py", folder / "run"
+    config.write_text(CONFIG.replace("MODEL", MODELS[request.param]))
+    shared = [f"--data.cache-dir={folder}/cache", f"--data.root={folder}/shapes"]
+    flags = ["--steps", "3", "--optim.learning_rate=0.005", *shared]
+    assert cli.main(["train", "--config", str(config), "--workdir", str(run), *flags]) == 0
+    return run
+
+
+def test_train(trained):
+    config = json.loads((trained / "config.json").read_text())["config"]["fields"]
+    assert config["steps"] == 3
+    assert config["optim"]["fields"]["learning_rate"] == 0.005
+    last = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()][-1]
+    assert "box/AP" in last
+    assert len(list((trained / "pictures").iterdir())) == 1
+
+
+def test_evaluate(trained, tmp_path, capsys):
+    results = tmp_path / "results.json"
+    flags = ["--data.eval-batch-size=2", "--max-detections", "1", "10", "50"]
+    arguments = ["evaluate", "--checkpoint", str(trained), "--results", str(results), *flags]
+    assert cli.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "step 3, val split" in text
+    assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 50 ]" in text
+    assert "triangle" in text
+    assert isinstance(json.loads(results.read_text()), list)
+
+
+def test_predict(trained, tmp_path, capsys):
+    images = sorted((trained.parent / "shapes" / "val").iterdir())[:2]
+    out = tmp_path / "out"
+    arguments = ["predict", "--checkpoint", str(trained), "--out", str(out), *map(str, images)]
+    assert cli.main([*arguments[:5], "--score-threshold", "0.1", *arguments[5:]]) == 0
+    assert "2 pictures" in capsys.readouterr().out
+    assert len(list(out.glob("*_detections.png"))) == 2
+    assert isinstance(json.loads((out / "detections.json").read_text()), list)
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    assert cli.main([*arguments, str(tmp_path / "broken.png")]) == 1
+    assert "broken.png" in capsys.readouterr().out
+
+
+def test_check_data(trained, capsys):
+    assert cli.main(["check-data", str(trained.parent / "shapes")]) == 0
+    text = capsys.readouterr().out
+    assert "train: " in text
+    assert "val: " in text
+
+
+def test_data_of_other_classes_are_refused(trained, tmp_path, capsys):
+    folder = tmp_path / "other"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        source = trained.parent / "shapes" / split
+        content = json.loads((source.parent / f"annotations/instances_{split}.json").read_text())
+        for category in content["categories"]:
+            category["name"] += "s"
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+        for image in source.iterdir():
+            (folder / split / image.name).write_bytes(image.read_bytes())
+    flags = ["--data.name=folder", f"--data.root={folder}", f"--data.cache-dir={tmp_path}"]
+    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 1
+    assert "the model's classes are ['disc'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--config", "nowhere.py"], "no config file nowhere.py"),
+        (["evaluate", "--checkpoint", "nowhere"], "no config.json in nowhere"),
+        (["predict", "--checkpoint", "nowhere", "a.png", "--out", "x"], "no config.json"),
+        (["check-data", "nowhere"], "no COCO annotations"),
+    ],
+)
+def test_errors_are_one_line_and_status_1(arguments, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--checkpoint", "x", "a.png", "--out", "y", "--stepz=3"],
+        ["fly"],
+        [],
+        ["predict"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+
+
+def test_unknown_fields_are_refused(tmp_path, capsys):
+    (tmp_path / "tiny.py").write_text(CONFIG.replace("MODEL", MODELS["toy"]))
+    with pytest.raises(SystemExit) as error:
+        cli.main(["train", "--config", str(tmp_path / "tiny.py"), "--optim.speed=3"])
+    assert error.value.code == 2
+    assert "--optim.speed" in capsys.readouterr().err
+
+
+def test_train_without_config_explains_itself(capsys):
+    assert cli.main(["train"]) == 2
+    assert cli.main(["train", "--help"]) == 0
+    assert "Every field of the config is a flag" in capsys.readouterr().out
+
+
+def run_python(*arguments):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        cwd=Path(__file__).parent.parent,
+    ).stdout
+
+
+def test_module_and_version():
+    assert run_python("-m", "segjax", "--version").strip() == segjax.__version__
+
+
+def test_import_touches_nothing():
+    loaded = run_python("-c", "import segjax, sys; print(*sys.modules)").split()
+    heavy = {"jax", "flax", "numpy", "tensorflow", "orbax", "grain", "tensorflow_datasets"}
+    assert not heavy & set(loaded)
+
+
+def test_public_names():
+    for name in segjax.__all__:
+        assert getattr(segjax, name) is not None
+    assert callable(segjax.predict)
+    assert callable(segjax.train)
+    assert "train" in dir(segjax)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = segjax.trian
+
+
+@pytest.mark.parametrize(
+    ("versions", "flags", "platforms", "expected"),
+    [
+        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "", "", True),
+        ({"jaxlib": "0.11.0", "jax-cuda13-plugin": "0.11.0"}, "--xla_a=1", "cuda", True),
+        ({"jaxlib": "0.10.2"}, "", "", False),
+        ({"jaxlib": "0.12.0", "jax-cuda12-plugin": "0.12.0"}, "", "", False),
+        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "--xla_gpu_ftz=true", "", False),
+        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "", "cpu", False),
+    ],
+)
+def test_slow_scatter_is_avoided_where_it_is(
+    versions, flags, platforms, expected, monkeypatch, capsys
+):
+    monkeypatch.setattr(cli, "_version", versions.get)
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    cli._avoid_slow_scatter()
+    added = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
+    assert os.environ["XLA_FLAGS"] == (f"{flags} {added}".strip() if expected else flags)
+    assert ("XLA_FLAGS" in capsys.readouterr().out) == expected
