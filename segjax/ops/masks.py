@@ -111,7 +111,8 @@ def _grid_weights(
 ) -> Float32[Array, "N pixels cells"]:
     """Bilinear weights of the cells at each pixel's centre, none beyond the outer cells."""
     low, high = box[:, :1], box[:, 1:]
-    extent = jnp.where(high > low, high - low, 1.0)
+    # A millionth of a pixel holds no pixel's centre to speak of, and gradients stay finite.
+    extent = jnp.maximum(high - low, 1e-6)
     position = (pixel + 0.5 - low) / extent * cells - 0.5
     return _hat(position, cells)
 

@@ -49,7 +49,7 @@ class RoIAlign:
         features: Sequence[Float[Array, "B _h _w C"]],
         rois: Float32[Array, "B R 4"],
         level: Int32[Array, "B R"],
-        strides: Sequence[float],
+        strides: Sequence[float | int],
     ) -> Float[Array, "B R S S C"]:
         """`multilevel_roi_align` with these settings."""
         return multilevel_roi_align(
@@ -67,7 +67,7 @@ def multilevel_roi_align(
     features: Sequence[Float[Array, "B _h _w C"]],
     rois: Float32[Array, "B R 4"],
     level: Int32[Array, "B R"],
-    strides: Sequence[float],
+    strides: Sequence[float | int],
     *,
     output_size: int,
     sampling_ratio: int,
@@ -114,7 +114,7 @@ def _place_regions(
     shapes: Sequence[tuple[int, int]],
     rois: Float32[Array, "B R 4"],
     level: Int32[Array, "B R"],
-    strides: Sequence[float],
+    strides: Sequence[float | int],
     sampling_ratio: int,
     output_size: int,
     aligned: bool,
