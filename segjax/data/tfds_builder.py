@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -245,7 +246,7 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # whole pages of it in a log file
-    with redirect_stdout(io.StringIO()):
+    with _quiet():
         builder = SegjaxCoco(config=kind, data_dir=str(home), base_url=config.base_url)
         builder.download_and_prepare(
             download_dir=str(cache / "downloads"), download_config=downloads
@@ -344,6 +345,19 @@ def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
             elif entry.is_file():
                 status = entry.stat()
                 yield entry.path, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mutes TFDS's announcements of sizes that it does not know."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
