@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from segjax.data import rle, transforms
@@ -46,10 +46,12 @@ def block(height, width, x0, y0, x1, y1):
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.booleans(), st.integers(10, 70), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_image_masks_and_boxes_stay_aligned(height, width, flip, short_side, data):
     x0, y0 = data.draw(st.integers(0, width - 3)), data.draw(st.integers(0, height - 3))
     x1, y1 = data.draw(st.integers(x0 + 2, width)), data.draw(st.integers(y0 + 2, height))
+    # Thinner than a pixel of the result, a mask may fall between the samples, as the peers' do.
+    assume(min(x1 - x0, y1 - y0) * short_side >= min(height, width) + 1)
     mask = block(height, width, x0, y0, x1, y1)
     config = dataclasses.replace(
         CONFIG, resize="shortest_edge", short_side=(short_side,), long_side=10_000
