@@ -106,7 +106,9 @@ class MaskRCNN(nn.Module):
     ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
         """Proposals [B, R] with the RPN's output and the anchors they come from."""
         output = self.rpn_head(features)
-        anchors = self.rpn.anchors([(f.shape[1], f.shape[2]) for f in features], padded_size(features))
+        anchors = self.rpn.anchors(
+            [(f.shape[1], f.shape[2]) for f in features], padded_size(features)
+        )
         return self.rpn.proposals(output, anchors, image_sizes, train=train), output, anchors
 
     def box_outputs(

@@ -25,7 +25,7 @@ def write_pictures(
       score_threshold: only detections above it are drawn.
 
     Returns:
-      The files written: `IMAGE_ID.png`, in the images' own size.
+      The files written: `IMAGE_ID.png`, small images enlarged.
     """
     from PIL import Image
 
@@ -40,5 +40,6 @@ def write_pictures(
         for image_id, found in itertools.islice(predictions, number):
             image = decode_image(records[rows[image_id]]["image"])
             written.append(folder / f"{image_id}.png")
-            Image.fromarray(viz.draw(image, found)).save(written[-1])
+            scale = viz.readable_scale(found.image_size)
+            Image.fromarray(viz.draw(image, found, scale=scale)).save(written[-1])
     return written

@@ -1,0 +1,67 @@
+"""Trains a config as `segjax train` does and keeps what came out, with the time it took.
+
+    python -m benchmarks.runs shapes --config configs/shapes_mask_rcnn.py
+    python -m benchmarks.runs dsb_ci --config configs/finetune_coco_format.py --data.root=FOLDER
+
+The name is that of the file under benchmarks/results/. Times hold everything: reading and
+preparing the data, compiling, training, evaluating, pictures.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import machine
+
+
+def main() -> None:
+    """Runs `segjax train` in a process of its own and writes the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("name")
+    parser.add_argument("--workdir", help="default: a new folder")
+    parser.add_argument("--data-name", help="what the results call --data.root", default=None)
+    known, flags = parser.parse_known_args()
+    workdir = known.workdir or tempfile.mkdtemp(prefix=f"{known.name}-")
+    command = [sys.executable, "-m", "segjax", "train", "--workdir", workdir, *flags]
+    started = time.perf_counter()
+    subprocess.run(command, check=True)
+    wall = time.perf_counter() - started
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    results = {
+        # The folder of the data is the reader's own.
+        "command": " ".join(
+            "--data.root=FOLDER" if flag.startswith("--data.root") else flag
+            for flag in ("segjax", "train", *flags)
+        ),
+        "data": known.data_name or known.name,
+        "wall_minutes": round(wall / 60, 2),
+        "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 2),
+        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
+        **scores(Path(workdir) / "metrics.jsonl"),
+        "machine": machine.describe(),
+    }
+    machine.write(known.name, results)
+
+
+def scores(path: Path) -> dict[str, float | dict[str, float]]:
+    """Number of steps, loss at the first and the last log line, and AP of the last evaluation."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    evaluated = [line for line in lines if "box/AP" in line]
+    return {
+        "steps": losses[-1][0],
+        "first_loss": losses[0][1],
+        "last_loss": losses[-1][1],
+        "scores": {k: v for k, v in evaluated[-1].items() if "/A" in k},
+    }
+
+
+if __name__ == "__main__":
+    main()
