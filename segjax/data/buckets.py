@@ -29,7 +29,8 @@ def derive_canvases(sizes: Int64[np.ndarray, "images 2"], config: DataConfig) ->
 
     Returns:
       `config.buckets`, or one canvas for landscape (and square) and one for portrait images, as
-      small as the images allow; one alone where both would waste little (a quarter) of it.
+      small as the images allow; one alone where both would waste little (a quarter) of it; none
+      without images.
     """
     if config.buckets is not None:
         return config.buckets
@@ -60,6 +61,8 @@ def assign_canvases(
     Raises:
       ValueError: if an image fits on no canvas.
     """
+    if not len(sizes):
+        return np.zeros(0, np.int64)  # and perhaps there is no canvas either
     unique, inverse = np.unique(sizes, axis=0, return_inverse=True)
     needed = _needed_sizes(unique, config)
     fits = (needed[:, None] <= np.asarray(canvases)[None]).all(axis=2)

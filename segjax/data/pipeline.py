@@ -135,6 +135,8 @@ def train_iterator(
         or `start_state` belongs to another run.
     """
     split = dataset.split("train")
+    if not len(split.index):
+        raise ValueError(f"{split.annotations} has no image to train on")
     _check_caps(split, config)
     positions = _trained_on(split, config)
     canvases = dataset.buckets(config)

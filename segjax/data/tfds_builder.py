@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -132,10 +133,14 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         sources = self._folder() if self._config.root else self._archives(dl_manager)
         datasets = {name: load_coco(*source) for name, source in sources.items()}
         self.categories = _merge_categories(list(datasets.values()))
-        return {
-            name: self._generate_examples(name, datasets[name], sources[name][1])
-            for name in sources
-        }
+        made = {}
+        for name, (_, store) in sources.items():
+            examples = self._generate_examples(name, datasets[name], store)
+            first = next(examples, None)
+            # TFDS writes no split without examples: such a one has an index of no rows alone.
+            if first is not None:
+                made[name] = itertools.chain([first], examples)
+        return made
 
     @property
     def _config(self) -> CocoConfig:
@@ -231,8 +236,10 @@ def open_records(split: PreparedSplit) -> Any:
       split: what `prepare` gave.
 
     Returns:
-      A sequence of examples, as the features in `SegjaxCoco` say.
+      A sequence of examples, as the features in `SegjaxCoco` say; empty for a split of no images.
     """
+    if not len(split.index):
+        return []
     builder: Any = tfds.builder_from_directory(builder_dir=split.folder)
     return builder.as_data_source(split.name, decoders={"image": tfds.decode.SkipDecoding()})
 

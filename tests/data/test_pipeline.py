@@ -165,6 +165,21 @@ def test_boxes_alone_train_without_masks(tmp_path):
     assert batch["gt_valid"].sum() == 2
 
 
+def test_a_split_without_images(tmp_path):
+    nothing = content([], [])
+    config = make_folder(tmp_path / "val", data(), nothing)
+    dataset = open_dataset(config)
+    assert dataset.num_images("val") == 0
+    assert list(eval_iterator(dataset, "val", config)) == []
+    assert take(train_iterator(dataset, config, seed=0), 1)[0]["example_valid"].all()
+    for name, val in (("train", data()), ("both", nothing)):
+        config = make_folder(tmp_path / name, nothing, val)
+        dataset = open_dataset(config)
+        assert len(list(eval_iterator(dataset, "val", config))) == (5 if name == "train" else 0)
+        with pytest.raises(ValueError, match=r"instances_train\.json has no image to train on"):
+            train_iterator(dataset, config, seed=0)
+
+
 def test_batches_are_of_one_canvas_and_lose_no_image(config, dataset):
     batches = take(train_iterator(dataset, config, seed=4), 7)
     for batch in batches:

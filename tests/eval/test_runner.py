@@ -89,6 +89,21 @@ def test_a_model_that_finds_nothing(folder):
     assert results.metrics()["segm/AP"] == 0.0
 
 
+def test_a_split_without_images_has_no_scores(folder, tmp_path):
+    config, _, content = folder
+    root = tmp_path / "data"
+    fakes.write_folder(root)
+    empty = content | {"images": [], "annotations": []}
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(empty))
+    config = dataclasses.replace(config, root=str(root))
+    results = evaluate(
+        fakes.OracleModel(), fakes.oracle_variables(), open_dataset(config), "val", config
+    )
+    assert (results.detections, results.scores.num_images) == ([], 0)
+    assert all(math.isnan(value) for value in results.metrics().values())
+    assert results.text().splitlines()[-1].split() == ["none", "n/a", "n/a"]
+
+
 def test_a_model_without_masks(folder):
     config, dataset, _ = folder
     config = dataclasses.replace(config, masks=False)
