@@ -33,7 +33,7 @@ from segjax.data.images import ImageError, verify_image
 from segjax.data.layout import find_splits
 from segjax.data.store import FolderStore, ImageStore, StoreError, ZipStore
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 # "objects" are no crowds and have a box with an area; those "masked" have a mask too.
 INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
 _META = "segjax.json"
@@ -62,6 +62,7 @@ class PreparedSplit:
       index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
       annotations: the `instances_*.json`, for pycocotools.
       problems: what reading found, a line a kind.
+      skipped: images left out because they could not be read.
     """
 
     name: str
@@ -69,6 +70,7 @@ class PreparedSplit:
     index: Int64[np.ndarray, "images 6"]
     annotations: str
     problems: tuple[str, ...]
+    skipped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +88,15 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
-    """COCO instances with masks; config "2017" is COCO's own, others read a folder."""
+    """COCO instances with masks; configs "2017" are COCO's own, others read a folder."""
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [CocoConfig(name="2017", description="COCO 2017 with instance masks")]  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        CocoConfig(name="2017", description="COCO 2017 with instance masks"),
+        CocoConfig(
+            name="2017_skip", description="2017 without its bad images", on_bad_image="skip"
+        ),
+    ]
     pkg_dir_path = epath.Path(__file__).parent
     # TFDS 4.9.10 finds this with a package that it does not declare (importlib_resources).
     code_path = epath.Path(__file__)
@@ -99,6 +106,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.index: dict[str, list[tuple[int, ...]]] = {}
         self.annotations: dict[str, str] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
+        self.skipped: dict[str, int] = {}
         self.categories: tuple[Category, ...] = ()
         super().__init__(file_format="array_record", **kwargs)
 
@@ -189,6 +197,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
             yield len(rows) - 1, _example(image, data, labels)
         self.problems[split] = tuple(dataset.problems.lines())
+        self.skipped[split] = len(dataset.images) - len(rows)
 
     def _read(self, dataset: CocoDataset, image: ImageRecord, store: ImageStore) -> bytes | None:
         """Reads and tries an image, once, so that training never meets one that fails."""
@@ -247,7 +256,7 @@ def open_records(split: PreparedSplit) -> Any:
 def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     """Builds into a new folder; the file that marks it complete is written last."""
     shutil.rmtree(home, ignore_errors=True)
-    kind: Any = "2017"
+    kind: Any = "2017_skip" if config.on_bad_image == "skip" else "2017"
     if root:
         kind = CocoConfig(name="folder", root=root, on_bad_image=config.on_bad_image)
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -268,6 +277,7 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
         "categories": [[c.id, c.name] for c in builder.categories],
         "annotations": builder.annotations,
         "problems": builder.problems,
+        "skipped": builder.skipped,
     }
     partial = home / f"{_META}.new"
     partial.write_text(json.dumps(meta))
@@ -283,7 +293,8 @@ def _load(home: Path, fingerprint: str) -> Prepared:
             folder=str(folder),
             index=np.load(folder / f"index_{name}.npy", allow_pickle=False),
             annotations=str(folder / path),  # an absolute path stays as it is
-            problems=tuple(meta["problems"].get(name, ())),
+            problems=tuple(meta["problems"][name]),
+            skipped=meta["skipped"][name],
         )
         for name, path in meta["annotations"].items()
     }

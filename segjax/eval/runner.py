@@ -25,12 +25,15 @@ class EvalResults:
       detections: COCO results entries of all images.
       seconds: wall-clock time, scoring included.
       images_per_second: of prediction and mask encoding alone.
+      num_unreadable: images of the annotation file that are not scored, because they could not
+        be read (`on_bad_image="skip"`).
     """
 
     scores: CocoScores
     detections: list[dict[str, Any]]
     seconds: float
     images_per_second: float
+    num_unreadable: int
 
     def metrics(self) -> dict[str, float]:
         """Flat names for logs, as `segm/AP`; nan where undefined."""
@@ -38,7 +41,10 @@ class EvalResults:
 
     def text(self) -> str:
         """The printed report: pycocotools' summaries and a table of classes."""
-        return self.scores.text()
+        if not self.num_unreadable:
+            return self.scores.text()
+        note = f"{self.num_unreadable} images could not be read and are not scored"
+        return f"{note}\n{self.scores.text()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +104,7 @@ class Evaluator:
             detections=entries,
             seconds=time.monotonic() - started,
             images_per_second=len(seen) / max(predicted - started, 1e-9),
+            num_unreadable=self.dataset.split(self.split).skipped,
         )
 
     def predictions(self, variables: Any) -> Iterator[tuple[int, ImageDetections]]:

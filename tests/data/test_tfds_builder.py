@@ -91,6 +91,11 @@ def test_bad_images_stop_or_are_left_out(tmp_path):
     split = prepare(skipping, config.root).splits["train"]
     assert split.index[:, 0].tolist() == [20, 30]
     assert any("bad_image: 1" in line for line in split.problems)
+    assert split.skipped == 1
+    for name in ("20.png", "30.png"):
+        (tmp_path / "train" / name).write_bytes(whole[:200])
+    split = prepare(skipping, config.root).splits["train"]
+    assert (len(split.index), split.skipped, len(open_records(split))) == (0, 3, 0)
 
 
 def test_splits_must_agree_on_categories(tmp_path):
@@ -146,6 +151,23 @@ def test_2017_from_archives(tmp_path, coco_server):
     count = len(requests)
     assert open_dataset(config).fingerprint == dataset.fingerprint
     assert len(requests) == count
+
+
+def test_bad_images_of_2017_stop_or_are_left_out(tmp_path, coco_server):
+    url, _ = coco_server
+    archive = tmp_path / "site" / "zips" / "val2017.zip"
+    with zipfile.ZipFile(archive) as source:
+        files = {name: source.read(name) for name in source.namelist()}
+    files["val2017/20.png"] = files["val2017/20.png"][:200]
+    with zipfile.ZipFile(archive, "w") as damaged:
+        for name, content_of_file in files.items():
+            damaged.writestr(name, content_of_file)
+    config = DataConfig(name="2017", base_url=url, cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(CocoError, match=r"image 20 \(20.png\)"):
+        open_dataset(config)
+    splits = open_dataset(dataclasses.replace(config, on_bad_image="skip")).splits
+    assert splits["val"].index[:, 0].tolist() == [10, 30]
+    assert (splits["train"].skipped, splits["val"].skipped) == (0, 1)
 
 
 def test_2017_is_a_config_of_the_builder(tmp_path):

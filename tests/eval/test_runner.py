@@ -104,6 +104,22 @@ def test_a_split_without_images_has_no_scores(folder, tmp_path):
     assert results.text().splitlines()[-1].split() == ["none", "n/a", "n/a"]
 
 
+def test_images_that_cannot_be_read_are_not_scored_but_counted(folder, tmp_path):
+    config, dataset, content = folder
+    root = tmp_path / "data"
+    fakes.write_folder(root)
+    (root / "val" / content["images"][0]["file_name"]).write_bytes(b"no picture")
+    config = dataclasses.replace(config, root=str(root), on_bad_image="skip")
+    model, variables = fakes.OracleModel(), fakes.oracle_variables()
+    results = evaluate(model, variables, open_dataset(config), "val", config)
+    assert (results.num_unreadable, results.scores.num_images) == (1, len(fakes.SIZES) - 1)
+    assert results.scores.box.ap == pytest.approx(1.0)
+    line = "1 images could not be read and are not scored"
+    assert results.text().splitlines()[0] == line
+    whole = evaluate(model, variables, dataset, "val", config)
+    assert (whole.num_unreadable, "could not be read" in whole.text()) == (0, False)
+
+
 def test_a_model_without_masks(folder):
     config, dataset, _ = folder
     config = dataclasses.replace(config, masks=False)
