@@ -2,9 +2,9 @@
 
 A dataclass (linen modules are dataclasses) becomes `{"class": "module:Name", "fields":
 {...}}`, a function `{"function": "module:name"}`, a dtype `{"dtype": "bfloat16"}`. On
-reading, only classes and functions of the packages in `TRUSTED` are looked up, and of
-those only dataclasses are called: a config that came with somebody's checkpoint runs no
-code of theirs.
+reading, only classes and functions that the packages in `TRUSTED` define are looked up, and
+of those only dataclasses are called, with fields of the declared types: a config that came
+with somebody's checkpoint runs no code of theirs.
 """
 
 import contextlib
@@ -12,6 +12,8 @@ import dataclasses
 import functools
 import importlib
 import json
+import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-TRUSTED = ("segjax.", "flax.linen", "jax.nn", "jax._src.nn", "jax.nn.initializers")
+# Packages whose classes and functions a config may name: parts of models, layers and settings,
+# nothing that reads or writes files.
+TRUSTED = (
+    "segjax.config",
+    "segjax.data.config",
+    "segjax.data.shapes",
+    "segjax.models",
+    "segjax.nn",
+    "segjax.ops",
+    "flax.linen",
+    "jax.nn",
+    "jax._src.nn",
+)
 
 
 def to_json(value: Any) -> Any:
@@ -55,7 +69,8 @@ def from_json(value: Any) -> Any:
     """Rebuilds what `to_json` wrote; lists come back as tuples.
 
     Raises:
-      ValueError: if a class or function is not segjax's, Flax's or JAX's, or does not exist.
+      ValueError: if a class or function is not segjax's, Flax's or JAX's, or does not exist, or
+        a field has another type than the class declares.
     """
     if isinstance(value, list):
         return tuple(from_json(item) for item in value)
@@ -68,22 +83,75 @@ def from_json(value: Any) -> Any:
 
 
 def _build_dataclass(record: dict[str, Any]) -> Any:
-    cls: Any = _look_up(record["class"])
-    if not (isinstance(cls, type) and hasattr(cls, "__dataclass_fields__")):
-        raise ValueError(f"{record['class']} in a config is not a dataclass")
-    return cls(**{name: from_json(item) for name, item in record["fields"].items()})
+    name = record["class"]
+    cls: Any = _look_up(name)
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise ValueError(f"{name} in a config is not a dataclass")
+    known = {f.name for f in dataclasses.fields(cls) if f.init} - {"parent"}
+    if strange := sorted(record["fields"].keys() - known):
+        raise ValueError(f"{name} in a config has no field {', '.join(strange)}")
+    fields = {field: from_json(item) for field, item in record["fields"].items()}
+    hints = typing.get_type_hints(cls)
+    for field, value in fields.items():
+        if not _fits(value, hints[field]):
+            raise ValueError(f"{name} in a config: {field} is {value!r}, not {hints[field]}")
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"{name} in a config: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tells whether a value is of a declared type; kinds that no config has count as fitting."""
+    kind, parts = typing.get_origin(hint), typing.get_args(hint)
+    if kind is None:
+        return _is_a(value, hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is typing.Literal:
+        return value in parts
+    if kind is tuple:
+        if parts[-1:] == (...,):
+            parts = parts[:1] * len(value) if isinstance(value, tuple) else ()
+        right = isinstance(value, tuple) and len(value) == len(parts)
+        return right and all(map(_fits, value, parts))
+    return callable(value) if kind is Callable else True
+
+
+def _is_a(value: Any, cls: Any) -> bool:
+    if cls is Any or not isinstance(cls, type):
+        return True
+    if isinstance(value, bool):  # an int to Python
+        return cls in (bool, object)
+    return isinstance(value, int | float if cls is float else cls)
+
+
+def _build_function(record: dict[str, Any]) -> Any:
+    found = _look_up(record["function"])
+    if isinstance(found, type) or not callable(found):
+        raise ValueError(f"{record['function']} in a config is not a function")
+    return found
 
 
 def _build_partial(record: dict[str, Any]) -> Any:
-    keywords = from_json(record["keywords"])
-    return functools.partial(from_json(record["partial"]), *from_json(record["args"]), **keywords)
+    if "function" not in record["partial"]:
+        raise ValueError(f"a config holds a partial application of {record['partial']}")
+    function = _build_function(record["partial"])
+    return functools.partial(function, *from_json(record["args"]), **from_json(record["keywords"]))
+
+
+def _build_dtype(record: dict[str, Any]) -> Any:
+    try:
+        return getattr(jnp, jnp.dtype(record["dtype"]).name)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"a config names the dtype {record['dtype']}: {error}") from error
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "class": _build_dataclass,
     "partial": _build_partial,
-    "function": lambda record: _look_up(record["function"]),
-    "dtype": lambda record: getattr(jnp, jnp.dtype(record["dtype"]).name),
+    "function": _build_function,
+    "dtype": _build_dtype,
     "dict": lambda record: {key: from_json(item) for key, item in record["dict"].items()},
 }
 
@@ -137,15 +205,31 @@ def _name_of(named: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _look_up(name: str) -> Any:
-    """The class or function called `module:Name`, from a trusted package only."""
-    module, _, path = name.partition(":")
-    if not module.startswith(TRUSTED):
-        raise ValueError(
-            f"a config names {name}, which is not of segjax, flax.linen or jax.nn;"
-            " for a module of your own, build the model in Python and restore its variables"
-        )
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
+def _look_up(reference: str) -> Any:
+    """The class or function called `module:Name`, of a trusted package that defines it.
+
+    One level deep only: whatever a module has imported (`os`, `runpy`) is not its own, and
+    neither is what can be reached through that.
+    """
+    module, _, name = reference.partition(":")
+    refusal = (
+        f"a config names {reference}, which is not of segjax, flax.linen or jax.nn;"
+        " for a module of your own, build the model in Python and restore its variables"
+    )
+    if not _trusted(module) or not name.isidentifier():
+        raise ValueError(refusal)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"a config names {reference}, which does not exist here") from error
+    # A re-export (jax.nn:relu is of jax._src.nn) is fine where its home is trusted too.
+    home = getattr(found, "__module__", None)
+    if not _trusted(home) or getattr(found, "__qualname__", None) != name:
+        raise ValueError(refusal)
     return found
+
+
+def _trusted(module: Any) -> bool:
+    return isinstance(module, str) and any(
+        module == package or module.startswith(package + ".") for package in TRUSTED
+    )

@@ -33,6 +33,7 @@ class Outer(nn.Module):
     num_classes: int = 0
 
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 CONFIG = TrainConfig(model=Outer(), data=DataConfig(root="here"), steps=100)
 
 
@@ -142,6 +143,7 @@ def test_json_round_trip(tmp_path):
         nn.sigmoid,
         {"a": (1, None)},
         functools.partial(nn.gelu, approximate=False),
+        nn.BatchNorm(momentum=0.5),
         0.1,
     ],
 )
@@ -160,6 +162,10 @@ def test_json_refuses_what_has_no_name():
         to_json(object())
 
 
+def partial_of(record, *args):
+    return {"partial": record, "args": list(args), "keywords": {"dict": {}}}
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -168,12 +174,42 @@ def test_json_refuses_what_has_no_name():
         {"partial": {"function": "os:system"}, "args": ["true"], "keywords": {"dict": {}}},
         {"class": "segjax.config:load_config", "fields": {"path": "x"}},
         {"class": "segjax.config:runpy.run_path", "fields": {"path_name": "x"}},
+        {"function": "segjax.config:runpy.run_path"},
+        {"function": "segjax.cli:os.system"},
+        {"function": "segjax.config:runpy"},
+        {"function": "segjax.config:load_config.__globals__"},
+        {"function": "segjax.config:Path"},
+        {"function": "segjax.config:OptimConfig"},
+        {"function": "segjax.__main__:main"},
+        {"function": "segjax.nn:nothing_of_this_name"},
+        {"function": "jax.nn_evil:x"},
+        {"function": "jax.nn.nothing:x"},
+        {"function": "jax:jit"},
+        partial_of({"function": "segjax.config:dataclasses.builtins.max"}, 1, 2),
+        partial_of({"function": "segjax.config:runpy.run_path"}, "x.py"),
+        partial_of({"class": "segjax.config:OptimConfig", "fields": {}}, 1),
+        partial_of({"partial": {"function": "os:system"}}, "true"),
+        {"class": "segjax.config:OptimConfig", "fields": {"learning_rate": "fast"}},
+        {"class": "segjax.config:OptimConfig", "fields": {"milestones": [1, None]}},
+        {"class": "segjax.config:OptimConfig", "fields": {"name": "adagrad"}},
+        {"class": "segjax.config:OptimConfig", "fields": {"speed": 1}},
+        {"class": "segjax.config:TrainConfig", "fields": {"model": 1, "data": None}},
+        {"class": "segjax.data.config:DataConfig", "fields": {"batch_size": True}},
+        {"class": "segjax.nn.norm:Norm", "fields": {}},
+        {"class": "segjax.nn.norm:Norm", "fields": {"parent": None}},
+        {"dtype": "str"},
         {"strange": 1},
     ],
 )
 def test_reading_a_config_runs_no_code_of_its_author(record):
     with pytest.raises(ValueError, match="a config"):
         from_json(record)
+
+
+@pytest.mark.parametrize("ready", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_ready_config_comes_back(ready):
+    config = load_config(ready)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_a_folder_without_config_is_named(tmp_path):
