@@ -20,7 +20,7 @@ class Dataset:
       class_names: by class index.
       category_ids: of the annotation file, by class index.
       splits: "train" and "val", as far as there are.
-      fingerprint: changes with annotations and images.
+      fingerprint: changes with annotations and images, not with where they lie.
     """
 
     class_names: tuple[str, ...]

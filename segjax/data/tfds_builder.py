@@ -4,6 +4,8 @@ TFDS's own `coco/2017` has no instance masks and cuts areas to whole numbers, so
 shifts; this one keeps the image bytes as they are, areas and boxes as the file's floats, and
 masks as RLE text. Examples stand in the order of their image ids, and beside the records lies a
 small index (sizes, counts), so that batches are planned without reading images.
+
+Processes that prepare one dataset at once wait for each other with `fcntl`: POSIX systems only.
 """
 
 import dataclasses
@@ -13,7 +15,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import shutil
 import sys
 import zipfile
@@ -29,6 +30,7 @@ from jaxtyping import Int64
 
 from segjax.data.coco import Category, CocoDataset, CocoError, ImageRecord, load_coco
 from segjax.data.config import DataConfig
+from segjax.data.hashing import add_file, cache_key
 from segjax.data.images import ImageError, verify_image
 from segjax.data.layout import find_splits
 from segjax.data.store import FolderStore, ImageStore, StoreError, ZipStore
@@ -75,7 +77,14 @@ class PreparedSplit:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A dataset on disk: its categories by id, its splits by name, and a fingerprint."""
+    """A dataset on disk.
+
+    Attributes:
+      categories: in the order of their ids.
+      splits: by name.
+      fingerprint: hash of the annotation files, and of the images' names and contents; the same
+        wherever the files lie and whenever they were written.
+    """
 
     categories: tuple[Category, ...]
     splits: dict[str, PreparedSplit]
@@ -107,6 +116,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.annotations: dict[str, str] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, int] = {}
+        self.image_hashes: dict[str, str] = {}
         self.categories: tuple[Category, ...] = ()
         super().__init__(file_format="array_record", **kwargs)
 
@@ -187,10 +197,12 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         labels = {category.id: index for index, category in enumerate(self.categories)}
         rows = self.index.setdefault(split, [])
+        digest = hashlib.blake2b(digest_size=8)
         for image in dataset.images:
             data = self._read(dataset, image, store)
             if data is None:
                 continue
+            digest.update(f"{image.file_name}\0{len(data)}\n".encode() + data)
             objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
             crowds = sum(a.is_crowd for a in image.annotations)
             masked = sum(a.counts != "" for a in objects)
@@ -198,6 +210,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             yield len(rows) - 1, _example(image, data, labels)
         self.problems[split] = tuple(dataset.problems.lines())
         self.skipped[split] = len(dataset.images) - len(rows)
+        self.image_hashes[split] = digest.hexdigest()
 
     def _read(self, dataset: CocoDataset, image: ImageRecord, store: ImageStore) -> bytes | None:
         """Reads and tries an image, once, so that training never meets one that fails."""
@@ -228,14 +241,13 @@ def prepare(config: DataConfig, root: str) -> Prepared:
     Raises:
       CocoError: if the annotations or images cannot be used; the text names what and where.
     """
-    fingerprint = _fingerprint(config, root)
     cache = Path(config.cache_dir).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    home = cache / f"{config.name}-{fingerprint}"
+    home = cache / f"{config.name}-{cache_key(config, root, VERSION)}"
     with _locked(cache / f"{home.name}.lock"):
         if not (home / _META).exists():
             _build(config, root, cache, home)
-    return _load(home, fingerprint)
+    return _load(home)
 
 
 def open_records(split: PreparedSplit) -> Any:
@@ -278,13 +290,23 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
         "annotations": builder.annotations,
         "problems": builder.problems,
         "skipped": builder.skipped,
+        "fingerprint": _fingerprint(builder, folder),
     }
     partial = home / f"{_META}.new"
     partial.write_text(json.dumps(meta))
     partial.replace(home / _META)
 
 
-def _load(home: Path, fingerprint: str) -> Prepared:
+def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
+    """Hashes what was built: a run may go on with any copy of it."""
+    digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
+    for name, path in sorted(builder.annotations.items()):
+        digest.update(f"{name} {builder.image_hashes[name]}".encode())
+        add_file(digest, folder / path)
+    return digest.hexdigest()
+
+
+def _load(home: Path) -> Prepared:
     meta = json.loads((home / _META).read_text())
     folder = home / meta["folder"]
     splits = {
@@ -299,7 +321,7 @@ def _load(home: Path, fingerprint: str) -> Prepared:
         for name, path in meta["annotations"].items()
     }
     categories = tuple(Category(*entry) for entry in meta["categories"])
-    return Prepared(categories, splits, fingerprint)
+    return Prepared(categories, splits, meta["fingerprint"])
 
 
 def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[str, Any]:
@@ -336,33 +358,6 @@ def _merge_categories(datasets: list[CocoDataset]) -> tuple[Category, ...]:
                     "another: give the splits the same categories"
                 )
     return tuple(Category(number, names[number]) for number in sorted(names))
-
-
-def _fingerprint(config: DataConfig, root: str) -> str:
-    """Hashes what the dataset depends on: annotations by content, images by name, size, time."""
-    digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
-    digest.update(f"{config.name} {config.on_bad_image}".encode())
-    if not root:
-        digest.update(config.base_url.encode())
-        return digest.hexdigest()
-    for name, found in find_splits(root).items():
-        digest.update(f"{name} {found.annotations}".encode())
-        with found.annotations.open("rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
-        for path, size, time in sorted(_list_files(found.images)):
-            digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _list_files(Path(entry.path))
-            elif entry.is_file():
-                status = entry.stat()
-                yield entry.path, status.st_size, status.st_mtime_ns
 
 
 @contextmanager

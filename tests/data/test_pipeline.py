@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import eval_iterator, open_dataset, steps_per_epoch, train_iterator
 from segjax.data.shapes import ShapesConfig
-from tests.data.samples import SHARED, annotation, content, make_folder
+from tests.data.samples import SHARED, annotation, content, encoded, make_folder
 
 FIELDS = {
     "images": ("uint8", (2, 32, 64, 3)),
@@ -225,6 +226,25 @@ def test_state_of_another_run_is_refused(config, dataset):
         pytest.raises(ValueError, match=r"seed 0.*seed 1"),
     ):
         other.set_state(state)
+
+
+def test_a_copy_of_the_data_is_the_same_data(tmp_path):
+    """Neither folder, cache nor times of files matter to a run that goes on; contents do."""
+    config = make_folder(tmp_path / "first", data())
+    with train_iterator(open_dataset(config), config, seed=0) as iterator:
+        next(iterator)
+        state, second = iterator.get_state(), next(iterator)
+    shutil.copytree(config.root, tmp_path / "copy", ignore=shutil.ignore_patterns("cache"))
+    os.utime(tmp_path / "copy" / "train" / "1.png", (0, 0))
+    copied = dataclasses.replace(
+        config, root=str(tmp_path / "copy"), cache_dir=str(tmp_path / "cache")
+    )
+    resumed = train_iterator(open_dataset(copied), copied, seed=0, start_state=state)
+    assert_equal(take(resumed, 1)[0], second)
+    pixels = encoded(np.zeros((24, 60, 3), np.uint8))
+    (tmp_path / "copy" / "train" / "1.png").write_bytes(pixels)
+    with pytest.raises(ValueError, match="resume with the same data"):
+        train_iterator(open_dataset(copied), copied, seed=0, start_state=state)
 
 
 def test_processes_get_parts_of_the_same_batches(config, dataset):
