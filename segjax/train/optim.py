@@ -117,7 +117,8 @@ def _add_decay(config: OptimConfig) -> optax.GradientTransformation:
 def weight_decays(config: OptimConfig, params: Any) -> Any:
     """The weight decay of every parameter, by its kind.
 
-    Normalisation layers are known by their `scale`: their `bias` is theirs too.
+    Normalisation layers are known by their `scale`, which no other layer has: their `bias` is
+    theirs too. Biases are named `bias`, or `..._bias` where a layer has several parameters.
 
     Args:
       config: decays of kernels, norms and biases.
@@ -133,7 +134,7 @@ def weight_decays(config: OptimConfig, params: Any) -> Any:
         kind = None
         if path_name(path[:-1]) in norms:
             kind = config.norm_decay
-        elif path_name(path[-1:]) == "bias":
+        elif path_name(path[-1:]) == "bias" or path_name(path[-1:]).endswith("_bias"):
             kind = config.bias_decay
         return config.weight_decay if kind is None else kind
 

@@ -12,8 +12,10 @@ from segjax.train.optim import (
     global_norm,
     learning_rate,
     make_optimizer,
+    path_name,
     weight_decays,
 )
+from tests import tiny
 
 PARAMS = {
     "stem": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
@@ -115,6 +117,20 @@ def test_decay_goes_by_the_kind_of_parameter():
     }
     everywhere = weight_decays(OptimConfig(weight_decay=0.3), PARAMS)
     assert set(jax.tree.leaves(everywhere)) == {0.3}
+
+
+def test_decay_knows_the_detectors_norms_and_biases():
+    config = OptimConfig(weight_decay=0.3, norm_decay=0.2, bias_decay=0.1)
+    shapes = jax.eval_shape(lambda: tiny.init(tiny.mask_rcnn()))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(weight_decays(config, shapes))
+    for path, decay in leaves:
+        *layer, name = path_name(path).split("/")
+        if layer[-1] == "group":
+            expected = 0.2
+        else:
+            expected = {"kernel": 0.3, "logits_kernel": 0.3, "bias": 0.1, "logits_bias": 0.1}[name]
+        assert decay == expected, path
+    assert {decay for _, decay in leaves} == {0.1, 0.2, 0.3}
 
 
 def test_frozen_parameters_see_neither_update_nor_decay_nor_clipping():
