@@ -2,14 +2,11 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-
+from segjax.data.pipeline import HostBatch
 from segjax.types import Batch
-
-HostBatch = Mapping[str, np.ndarray]
 
 
 @runtime_checkable
