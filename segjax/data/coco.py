@@ -79,16 +79,6 @@ class CocoDataset:
     images: tuple[ImageRecord, ...]
     problems: Problems
 
-    def report(self) -> str:
-        """Returns totals and named problems as text."""
-        objects = sum(len(image.annotations) for image in self.images)
-        crowds = sum(a.is_crowd for image in self.images for a in image.annotations)
-        head = (
-            f"{len(self.images)} images, {objects} objects ({crowds} crowds), "
-            f"{len(self.categories)} categories"
-        )
-        return "\n".join([head, *self.problems.lines()])
-
 
 def load_coco(
     annotations_json: str | os.PathLike[str],

@@ -28,11 +28,6 @@ class Dataset:
     splits: dict[str, PreparedSplit]
     fingerprint: str
 
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, without background."""
-        return len(self.class_names)
-
     def split(self, name: str) -> PreparedSplit:
         """Returns a split.
 
@@ -46,10 +41,6 @@ class Dataset:
     def annotations(self, split: str) -> str:
         """Returns the path of a split's `instances_*.json`, for pycocotools."""
         return self.split(split).annotations
-
-    def num_images(self, split: str) -> int:
-        """Returns how many images a split has."""
-        return len(self.split(split).index)
 
     def buckets(self, config: DataConfig) -> tuple[Canvas, ...]:
         """Returns the canvases (height, width) that batches of any split can have."""

@@ -5,6 +5,7 @@ import io
 import numpy as np
 from jaxtyping import UInt8
 
+# Larger images are refused by their header: a few kilobytes can unfold into gigabytes.
 MAX_IMAGE_PIXELS = 50_000_000
 
 
@@ -12,24 +13,23 @@ class ImageError(ValueError):
     """An image file that cannot be used."""
 
 
-def read_size(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[int, int]:
+def read_size(data: bytes) -> tuple[int, int]:
     """Reads height and width from the header alone.
 
     Args:
       data: the bytes of an image file of any format that Pillow knows.
-      max_pixels: refuse larger images: a few kilobytes can unfold into gigabytes.
 
     Returns:
       Height and width in pixels, as stored: EXIF rotation is ignored, as COCO's tools do, since
       annotations refer to the stored pixels.
 
     Raises:
-      ImageError: if this is no image, or one of too many pixels.
+      ImageError: if this is no image, or one of more than `MAX_IMAGE_PIXELS`.
     """
-    return _header(data, max_pixels)[:2]
+    return _header(data)[:2]
 
 
-def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.ndarray, "h w 3"]:
+def decode_image(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB.
 
     Gray becomes three equal channels, palettes are resolved, CMYK is converted, 16 bits a channel
@@ -38,17 +38,16 @@ def decode_image(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> UInt8[np.nd
 
     Args:
       data: the bytes of the file.
-      max_pixels: refuse larger images by their header.
 
     Returns:
       RGB pixels.
 
     Raises:
-      ImageError: if this is no image, one of too many pixels, or one that cannot be decoded.
+      ImageError: if this is no image, has more than `MAX_IMAGE_PIXELS`, or cannot be decoded.
     """
     import cv2
 
-    height, width, mode = _header(data, max_pixels)
+    height, width, mode = _header(data)
     image = None
     # OpenCV is faster, but reads CMYK without its colour transform.
     if mode != "CMYK":
@@ -82,7 +81,7 @@ def verify_image(data: bytes, height: int, width: int) -> None:
     _decode_with_pillow(data)
 
 
-def _header(data: bytes, max_pixels: int) -> tuple[int, int, str]:
+def _header(data: bytes) -> tuple[int, int, str]:
     from PIL import Image
 
     if not data:
@@ -94,9 +93,9 @@ def _header(data: bytes, max_pixels: int) -> tuple[int, int, str]:
         raise ImageError(f"has too many pixels: {error}") from None
     except Exception as error:  # decoders of hostile files raise anything
         raise ImageError(f"is not an image that can be read: {error}") from None
-    if width * height > max_pixels:
+    if width * height > MAX_IMAGE_PIXELS:
         raise ImageError(
-            f"has {width * height} pixels ({height} x {width}), the limit is {max_pixels}"
+            f"has {width * height} pixels ({height} x {width}), the limit is {MAX_IMAGE_PIXELS}"
         )
     if mode in ("F", "I"):
         raise ImageError(f'has 32 bits a channel (mode "{mode}"): convert it to 8 or 16 bits')

@@ -25,7 +25,6 @@ __all__ = [
     "HostBatch",
     "eval_iterator",
     "open_dataset",
-    "steps_per_epoch",
     "train_iterator",
 ]
 
@@ -160,7 +159,6 @@ def eval_iterator(
     *,
     process_index: int = 0,
     process_count: int = 1,
-    limit: int | None = None,
 ) -> BatchIterator:
     """Makes an iterator that gives each image of a split once, without augmentation.
 
@@ -173,7 +171,6 @@ def eval_iterator(
       config: batches and transforms.
       process_index: this process of a multi-host run.
       process_count: of the run.
-      limit: only the first so many images.
 
     Returns:
       An iterator as `train_iterator`'s, but finite; `example_valid` is False in rows that only
@@ -181,21 +178,11 @@ def eval_iterator(
     """
     source = dataset.split(split)
     canvases = dataset.buckets(config)
-    positions = np.arange(len(source.index), dtype=np.int64)[:limit]
+    positions = np.arange(len(source.index), dtype=np.int64)
     groups = _groups(source, positions, canvases, config)
     plan = EvalPlan(groups, config.eval_batch_size, process_index, process_count)
     identity = f"dataset {dataset.fingerprint}, split {split}, canvases {canvases}"
     return BatchIterator(plan, _Loader(source, config, canvases, None), config, identity)
-
-
-def steps_per_epoch(dataset: Dataset, config: DataConfig) -> float:
-    """Returns how many batches an epoch of training has, on average.
-
-    Args:
-      dataset: from `open_dataset`.
-      config: `batch_size` and `filter_empty` are used.
-    """
-    return len(_trained_on(dataset.split("train"), config)) / config.batch_size
 
 
 class _Loader:

@@ -127,7 +127,13 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
       The mask as RLE.
     """
     height, width = mask.shape
-    return _from_column_major(np.ravel(mask.astype(bool), order="F"), 0, height, width)
+    padded = np.concatenate([[False], np.ravel(mask.astype(bool), order="F"), [False]])
+    changes = np.flatnonzero(padded[1:] != padded[:-1])
+    # A one in the last pixel closes exactly at the end: then no run of zeros follows.
+    closed = changes.size and changes[-1] == height * width
+    edges = changes if closed else [*changes, height * width]
+    counts = np.diff(np.asarray(edges, np.int64), prepend=0)
+    return {"size": [height, width], "counts": string_from_counts(counts)}
 
 
 def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
@@ -297,63 +303,6 @@ def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
         raise RleError("a segmentation without polygons")
     merged: Any = mask_utils.merge(mask_utils.frPyObjects(checked, height, width))
     return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
-
-
-def merge(rles: Sequence[Rle]) -> Rle:
-    """Unites masks of one size.
-
-    Args:
-      rles: at least one mask, all of the same size.
-
-    Returns:
-      Their union.
-
-    Raises:
-      RleError: if a mask is malformed or the sizes differ.
-    """
-    from pycocotools import mask as mask_utils
-
-    if not rles or any(list(rle["size"]) != list(rles[0]["size"]) for rle in rles):
-        raise RleError("masks can be united only if there are some, all of one size")
-    objects: Any = [
-        {"size": rle["size"], "counts": canonical(rle)["counts"].encode()} for rle in rles
-    ]
-    merged: Any = mask_utils.merge(objects)
-    return {"size": list(rles[0]["size"]), "counts": merged["counts"].decode("ascii")}
-
-
-def from_bits(packed: UInt8[np.ndarray, "w hb"], height: int, width: int) -> Rle:
-    """Encodes a mask that comes packed, eight pixels of a column to a byte.
-
-    Only columns between the first and the last set one are unpacked: the masks of 100
-    detections cost what their boxes cover, not 100 images.
-
-    Args:
-      packed: one row a column of the mask, in `numpy.unpackbits`' order.
-      height: rows of the mask, at most `8 * hb`.
-      width: columns of the mask.
-
-    Returns:
-      The mask as RLE.
-    """
-    used = np.flatnonzero(packed.any(axis=1))
-    if used.size == 0:
-        return {"size": [height, width], "counts": string_from_counts(np.array([height * width]))}
-    first, last = int(used[0]), int(used[-1]) + 1
-    bits = np.unpackbits(packed[first:last], axis=1, count=height)
-    return _from_column_major(bits.reshape(-1).astype(bool), first * height, height, width)
-
-
-def _from_column_major(pixels: Bool[np.ndarray, " n"], before: int, height: int, width: int) -> Rle:
-    """Encodes column-major pixels that follow `before` zeros; the rest is zero."""
-    padded = np.concatenate([[False], pixels, [False]])
-    changes = np.flatnonzero(padded[1:] != padded[:-1]) + before
-    # A one in the last pixel closes exactly at the end: then no run of zeros follows.
-    edges = (
-        changes if changes.size and changes[-1] == height * width else [*changes, height * width]
-    )
-    counts = np.diff(np.asarray(edges, np.int64), prepend=0)
-    return {"size": [height, width], "counts": string_from_counts(counts)}
 
 
 def _decode_columns(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from segjax.data.config import DataConfig
-from segjax.data.pipeline import eval_iterator, open_dataset, steps_per_epoch, train_iterator
+from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
 from tests.data.samples import SHARED, annotation, content, encoded, make_folder
 
@@ -91,7 +91,7 @@ def test_evaluation_gives_each_image_once_and_fills_up(config, dataset):
     assert not filling["gt_valid"][1].any()
     sizes = by_image(batches)[6]
     assert sizes["original_sizes"].tolist() == sizes["image_sizes"].tolist() == [60, 24]
-    assert len(list(eval_iterator(dataset, "train", config, limit=3))) == 2
+    assert len(list(eval_iterator(dataset, "train", config))) == 5
 
 
 def test_ground_truth(config, dataset):
@@ -149,7 +149,6 @@ def test_cap(config, dataset):
 
 def test_training_leaves_out_images_without_objects(config, dataset):
     assert set(by_image(take(train_iterator(dataset, config, seed=0), 20))) == set(range(1, 8))
-    assert steps_per_epoch(dataset, config) == 3.5
     everything = dataclasses.replace(config, filter_empty=False)
     seen = by_image(take(train_iterator(dataset, everything, seed=0), 20))
     assert set(seen) == set(range(1, 10))
@@ -170,7 +169,7 @@ def test_a_split_without_images(tmp_path):
     nothing = content([], [])
     config = make_folder(tmp_path / "val", data(), nothing)
     dataset = open_dataset(config)
-    assert dataset.num_images("val") == 0
+    assert len(dataset.split("val").index) == 0
     assert list(eval_iterator(dataset, "val", config)) == []
     assert take(train_iterator(dataset, config, seed=0), 1)[0]["example_valid"].all()
     for name, val in (("train", data()), ("both", nothing)):
@@ -285,7 +284,7 @@ def test_shapes_by_name(tmp_path):
     config = DataConfig(name="shapes", shapes=made, cache_dir=str(tmp_path), resize="none")
     dataset = open_dataset(config)
     assert dataset.class_names == ("disc", "box", "triangle", "star")
-    assert dataset.num_images("val") == 3
+    assert len(dataset.split("val").index) == 3
     assert os.path.exists(dataset.annotations("val"))
     (batch,) = eval_iterator(dataset, "val", config)
     assert batch["images"].shape == (8, 64, 64, 3)
@@ -307,4 +306,4 @@ def test_real_data(name, canvases, tmp_path):
         filled = batch["gt_masks"].reshape(*batch["gt_valid"].shape, -1).mean(axis=2)
         assert (filled[batch["gt_valid"]] > 0).mean() > 0.98
     seen = itertools.chain(*(b["image_ids"] for b in eval_iterator(dataset, "val", config)))
-    assert sum(i >= 0 for i in seen) == dataset.num_images("val")
+    assert sum(i >= 0 for i in seen) == len(dataset.split("val").index)

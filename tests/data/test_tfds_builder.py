@@ -195,7 +195,7 @@ def test_real_photographs(tmp_path):
         pytest.skip(f"no {SHARED / 'coco_ci'}")
     config = DataConfig(root=str(SHARED / "coco_ci"), cache_dir=str(tmp_path))
     dataset = open_dataset(config)
-    assert dataset.num_classes == 80
+    assert len(dataset.class_names) == 80
     assert dataset.category_ids[-1] == 90
     index = dataset.splits["train"].index
     assert len(index) == 24
