@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from segjax.predict import Predictor as Predictor
     from segjax.predict import predict as predict
     from segjax.train import load_run as load_run
+    from segjax.train import save_run as save_run
     from segjax.train import train as train
     from segjax.types import Batch as Batch
     from segjax.types import Detections as Detections
@@ -43,6 +44,7 @@ _HOMES = {
     "load_run": "segjax.train",
     "mask_rcnn_resnet_fpn": "segjax.models",
     "predict": "segjax.predict",
+    "save_run": "segjax.train",
     "train": "segjax.train",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "load_run",
     "mask_rcnn_resnet_fpn",
     "predict",
+    "save_run",
     "train",
 ]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -8,10 +8,17 @@ from segjax._callable import make_callable
 if TYPE_CHECKING:
     from segjax.train.checkpoint import Run as Run
     from segjax.train.checkpoint import load_run as load_run
+    from segjax.train.checkpoint import save_run as save_run
     from segjax.train.loop import TrainResults as TrainResults
     from segjax.train.loop import train as train
 
-_HOMES = {"Run": "checkpoint", "load_run": "checkpoint", "TrainResults": "loop", "train": "loop"}
+_HOMES = {
+    "Run": "checkpoint",
+    "load_run": "checkpoint",
+    "save_run": "checkpoint",
+    "TrainResults": "loop",
+    "train": "loop",
+}
 
 
 def __getattr__(name: str) -> Any:

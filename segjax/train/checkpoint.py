@@ -8,22 +8,23 @@ A run's folder:
     checkpoints/STEP/  variables, optimizer and data state (orbax)
 """
 
-import base64
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from segjax.config import TrainConfig
-from segjax.config_json import read_config
+from segjax.config_json import read_config, save_config
 from segjax.train.state import TrainState, init_variables
 
 CONFIG_FILE = "config.json"
@@ -40,17 +41,31 @@ class Checkpoints:
       folder: of the run.
       keep_best: name of the metric (larger is better) whose best checkpoint is kept, or None.
       keep_last: how many of the newest are kept.
+      read_only: nothing in the folder is made, changed or cleaned up: the run may be going on.
+
+    Raises:
+      FileNotFoundError: if there is nothing to read.
     """
 
-    def __init__(self, folder: Path | str, keep_best: str | None = None, keep_last: int = 1):
+    def __init__(
+        self,
+        folder: Path | str,
+        keep_best: str | None = None,
+        keep_last: int = 1,
+        read_only: bool = False,
+    ):
         self._path = (Path(folder) / "checkpoints").absolute()
         self._keep_best = keep_best
+        if read_only and not self._path.is_dir():
+            raise FileNotFoundError(f"no checkpoint in {self._path}: there is no such folder")
         self._manager = ocp.CheckpointManager(
             self._path,
             options=ocp.CheckpointManagerOptions(
                 best_fn=self._score if keep_best else None,
                 preservation_policy=self._preservation(keep_last),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -91,7 +106,7 @@ class Checkpoints:
 
         Args:
           state: to save.
-          data_state: of the data iterator after the last batch; bytes or what JSON can hold.
+          data_state: of the data after the last batch; what JSON can hold.
           metrics: of an evaluation at this step; those that are not finite are left out.
         """
         step = int(state.step)
@@ -101,10 +116,16 @@ class Checkpoints:
             args=ocp.args.Composite(
                 variables=ocp.args.StandardSave(state.variables),
                 optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
-                data=ocp.args.JsonSave({"state": _encode(data_state)}),
+                data=ocp.args.JsonSave({"state": data_state}),
             ),
             metrics=finite if self._keep_best else None,
         )
+
+    def save_variables(self, variables: Any) -> None:
+        """Saves parameters and statistics alone, as step 0: a start for other runs."""
+        variables = jax.tree.map(jnp.asarray, dict(variables))
+        args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
+        self._manager.save(0, args=args)
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
         """Restores a whole state.
@@ -114,13 +135,19 @@ class Checkpoints:
           step: which; None: the newest.
 
         Returns:
-          The state and the data iterator's state.
+          The state and the data's state.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if the shapes are others.
+          ValueError: if the shapes are others, or the checkpoint holds weights alone.
         """
         step = self.find(step)
+        self.wait()
+        if not (self._path / str(step) / "optimizer").exists():
+            raise ValueError(
+                f"{self._path} holds weights alone, no training to go on with: give another"
+                f" --workdir, and --init-from={self._path.parent} to start from these weights"
+            )
         optimizer = {"step": state.step, "state": state.opt_state}
         restored = self._manager.restore(
             step,
@@ -134,7 +161,7 @@ class Checkpoints:
         new = TrainState(
             optimizer["step"], variables["params"], variables["batch_stats"], optimizer["state"]
         )
-        return new, _decode(restored["data"]["state"])
+        return new, restored["data"]["state"]
 
     def restore_variables(self, variables: Any, step: int | None = None) -> dict[str, Any]:
         """Restores parameters and statistics alone.
@@ -220,13 +247,81 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
       ValueError: if the config is not of this version.
     """
     folder = Path(folder)
-    config: TrainConfig = read_config(folder / CONFIG_FILE)
+    config = read_config(folder / CONFIG_FILE)
+    if not isinstance(config, TrainConfig):
+        raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
     classes = read_classes(folder)
     shapes = jax.eval_shape(lambda key: init_variables(config.model, key), jax.random.key(0))
-    with Checkpoints(folder, best_metric(config)) as checkpoints:
+    with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)
         variables = checkpoints.restore_variables(shapes, step)
     return Run(config, config.model, variables, classes.names, classes.category_ids, step)
+
+
+def save_run(
+    folder: str | Path,
+    config: TrainConfig,
+    variables: Mapping[str, Any],
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+) -> None:
+    """Writes weights that come from elsewhere as a run that `load_run` and `init_from` read.
+
+    Such as those of `segjax.zoo.convert`, for evaluation, prediction, or as a start for
+    training on other classes.
+
+    Args:
+      folder: new, or without checkpoints.
+      config: its `model` is the one the variables are for; `data` tells how images are resized.
+      variables: {"params", "batch_stats"}, arrays of numpy or jax.
+      class_names: in the model's order; a model with 0 classes gets as many.
+      category_ids: COCO's ids of the classes.
+
+    Raises:
+      FileExistsError: if the folder has checkpoints already.
+      ValueError: if model, variables and classes do not fit together; it names the first arrays.
+    """
+    folder, number = Path(folder), len(class_names)
+    model: Any = config.model
+    model = model if model.num_classes else model.with_num_classes(number)
+    if not model.num_classes == number == len(category_ids):
+        raise ValueError(
+            f"the model has {model.num_classes} classes, but there are {number} names and"
+            f" {len(category_ids)} category ids"
+        )
+    shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    variables = {"batch_stats": {}} | dict(variables)
+    if wrong := differing_shapes(shapes, variables):
+        raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.steps:
+            raise FileExistsError(f"{folder} has checkpoints {list(checkpoints.steps)} already")
+        checkpoints.save_variables(variables)
+    save_config(folder / CONFIG_FILE, dataclasses.replace(config, model=model), library_versions())
+    save_classes(folder, class_names, category_ids)
+
+
+def differing_shapes(wanted: Any, given: Any) -> list[str]:
+    """Describes, a line each, the arrays that two trees do not have in common by name and shape."""
+    ours, theirs = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, given)
+    )
+    return [
+        f"{name} is {theirs.get(name, 'missing')}, wanted {ours.get(name, 'no such array')}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a run's numbers depend on."""
+    names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {name: metadata.version(name) for name in names}
 
 
 class Classes(NamedTuple):
@@ -294,15 +389,3 @@ def _abstract(tree: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(shape_of, tree)
-
-
-def _encode(data_state: Any) -> Any:
-    if isinstance(data_state, bytes):
-        return {"base64": base64.b64encode(data_state).decode()}
-    return {"json": data_state}
-
-
-def _decode(record: Mapping[str, Any]) -> Any:
-    if "base64" in record:
-        return base64.b64decode(record["base64"])
-    return record["json"]

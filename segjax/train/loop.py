@@ -4,7 +4,6 @@ import dataclasses
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from segjax.train.checkpoint import (
     CONFIG_FILE,
     Checkpoints,
     best_metric,
+    library_versions,
     load_run,
     merge_variables,
     save_classes,
@@ -260,12 +260,6 @@ def initial_variables(config: TrainConfig, key: PRNGKeyArray) -> dict[str, Any]:
     merged, kept = merge_variables(fresh, source.variables)
     say(f"weights from {config.init_from}, step {source.step}; at random: {kept or 'none'}")
     return merged
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that a run's numbers depend on."""
-    names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    return {name: metadata.version(name) for name in names}
 
 
 def _announce(batch: Batch, shapes: list[tuple[int, ...]]) -> None:

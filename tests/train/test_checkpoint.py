@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -5,8 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.config import OptimConfig
-from segjax.train.checkpoint import Checkpoints, merge_variables
+from segjax import config_json
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.train.checkpoint import Checkpoints, load_run, merge_variables, save_run
+from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
 from segjax.train.state import TrainState, init_state, init_variables
 from tests.train.toy import Toy
@@ -36,7 +40,7 @@ def test_keeps_the_best_and_the_newest(tmp_path, state):
         assert (again.best_step, again.latest_step) == (2, 6)
 
 
-@pytest.mark.parametrize("data_state", [{"next_index": 3, "epoch": [1, None]}, b"\x00\xff{", None])
+@pytest.mark.parametrize("data_state", [{"next_index": 3, "epoch": [1, None]}, None])
 def test_restores_every_bit_and_the_place_in_the_data(tmp_path, state, data_state):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at(state, 3), data_state)
@@ -55,6 +59,80 @@ def test_missing_checkpoints_are_named(tmp_path, state):
         checkpoints.save(at(state, 4), None)
         with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 7 .*\[4\]"):
             checkpoints.restore(state, 7)
+
+
+def files(folder):
+    return sorted(path.relative_to(folder) for path in folder.rglob("*"))
+
+
+def test_readers_leave_the_folder_as_it_is(tmp_path, state):
+    with Checkpoints(tmp_path, "segm/AP", keep_last=2) as checkpoints:
+        for step, score in ((1, 0.9), (2, 0.1)):
+            checkpoints.save(at(state, step), None, {"segm/AP": score})
+    unfinished = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    (unfinished / "half").write_text("of a checkpoint that is being written")
+    before = files(tmp_path)
+    with Checkpoints(tmp_path, "segm/AP", read_only=True) as reader:
+        assert (reader.best_step, reader.latest_step, reader.steps) == (1, 2, (1, 2))
+        variables = reader.restore_variables(jax.eval_shape(lambda: state.variables), 1)
+    jax.tree.map(np.testing.assert_array_equal, variables, at(state, 1).variables)
+    assert files(tmp_path) == before
+
+
+def test_readers_make_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*checkpoints"):
+        Checkpoints(tmp_path, read_only=True)
+    assert files(tmp_path) == []
+
+
+@pytest.fixture
+def trust_the_toy(monkeypatch):
+    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+
+
+CONFIG = TrainConfig(model=Toy(), data=DataConfig(root="here"))
+
+
+def converted(model):
+    """Variables as a converter gives them: numpy arrays, none at its initial value."""
+    shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
+    return jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
+
+
+def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_toy, state):
+    variables = converted(Toy())
+    save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
+    run = load_run(tmp_path)
+    assert (run.model, run.class_names, run.category_ids, run.step) == (
+        Toy(),
+        ("a", "b", "c"),
+        (1, 5, 7),
+        0,
+    )
+    jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
+    config = dataclasses.replace(CONFIG, model=Toy(num_classes=5), init_from=str(tmp_path))
+    started = initial_variables(config, jax.random.key(3))
+    fresh = init_variables(Toy(num_classes=5), jax.random.key(3))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(started):
+        if "head" not in jax.tree_util.keystr(path):
+            np.testing.assert_array_equal(leaf, 0.25)
+    jax.tree.map(np.testing.assert_array_equal, started["params"]["head"], fresh["params"]["head"])
+    with Checkpoints(tmp_path) as checkpoints, pytest.raises(ValueError, match="weights alone"):
+        checkpoints.restore(state)
+
+
+def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
+    variables, names = converted(Toy()), ("a", "b", "c")
+    other = dataclasses.replace(CONFIG, model=Toy(features=4))
+    with pytest.raises(ValueError, match=r"batch_stats/norm/mean is \(8,\), wanted \(4,\)"):
+        save_run(tmp_path, other, variables, names, (1, 2, 3))
+    with pytest.raises(ValueError, match="3 classes, but there are 2 names and 3 category ids"):
+        save_run(tmp_path, CONFIG, variables, names[:2], (1, 2, 3))
+    assert files(tmp_path) == []
+    save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
+    with pytest.raises(FileExistsError, match=r"has checkpoints \[0\] already"):
+        save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
 
 
 def test_another_model_is_refused(tmp_path, state):
