@@ -28,7 +28,6 @@ class Writer:
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False):
-        self._file = (folder / "metrics.jsonl").open("a")
         self._events: Any = None
         if tensorboard:
             try:
@@ -38,6 +37,7 @@ class Writer:
                     "tensorboard=True needs tensorboardX: pip install 'segjax[tensorboard]'"
                 ) from error
             self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
+        self._file = (folder / "metrics.jsonl").open("a")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one record."""
