@@ -1,1 +1,1 @@
-"""TBD."""
+"""Evaluation: detections in original pixels, COCO results, and pycocotools' AP and AR."""
