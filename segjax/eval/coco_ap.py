@@ -6,6 +6,7 @@ class, results without detections, named errors, and no run-length text that was
 first (malformed text makes pycocotools write past its buffers).
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -37,7 +38,7 @@ class AveragePrecision:
       ar_small: recall of small objects at the largest of `max_dets`.
       ar_medium: of medium ones.
       ar_large: of large ones.
-      per_class: class name to AP; nan for a class without ground truth.
+      per_class: category id to AP; nan for a class without ground truth.
       max_dets: detections per image and class that were counted, ascending.
     """
 
@@ -51,7 +52,7 @@ class AveragePrecision:
     ar_small: float
     ar_medium: float
     ar_large: float
-    per_class: dict[str, float]
+    per_class: dict[int, float]
     max_dets: tuple[int, ...]
 
     def summary(self) -> str:
@@ -91,6 +92,7 @@ class CocoScores:
     Attributes:
       box: scores of the boxes.
       segm: scores of the masks; None for detections without masks.
+      class_names: category id to name; two categories may share one.
       num_images: images of the split.
       num_objects: ground-truth objects in them, crowds left out.
       num_detections: detections given.
@@ -98,6 +100,7 @@ class CocoScores:
 
     box: AveragePrecision
     segm: AveragePrecision | None
+    class_names: dict[int, str]
     num_images: int
     num_objects: int
     num_detections: int
@@ -124,15 +127,15 @@ class CocoScores:
 
     def per_class_table(self) -> str:
         """A line per class: its AP in percent for boxes and masks, n/a without ground truth."""
-        names = list(self.box.per_class)
-        width = max([len("class"), *map(len, names)])
+        names = _distinct(self.class_names)
+        width = max([len("class"), *map(len, names.values())])
         columns = [("box AP", self.box.per_class)]
         if self.segm is not None:
             columns.append(("segm AP", self.segm.per_class))
         head = f"{'class':<{width}}" + "".join(f"{title:>9}" for title, _ in columns)
         rows = [
-            f"{name:<{width}}" + "".join(f"{_percent(table[name]):>9}" for _, table in columns)
-            for name in names
+            f"{name:<{width}}" + "".join(f"{_percent(table[number]):>9}" for _, table in columns)
+            for number, name in names.items()
         ]
         return "\n".join([head, *rows])
 
@@ -146,6 +149,12 @@ class CocoScores:
         if self.segm is not None:
             parts.append(f"segm\n{self.segm.summary()}")
         return "\n".join([*parts, self.per_class_table()])
+
+
+def _distinct(names: Mapping[int, str]) -> dict[int, str]:
+    """Adds the id to names that more than one category has."""
+    common = collections.Counter(names.values())
+    return {i: f"{name} (id {i})" if common[name] > 1 else name for i, name in names.items()}
 
 
 def _percent(value: float) -> str:
@@ -199,10 +208,11 @@ def coco_scores(
     for kind in kinds:
         truth = _index(content, annotations, kind)
         found = _index(content, results, kind)
-        scores[kind] = _score(truth, found, kind, wanted, limits, categories)
+        scores[kind] = _score(truth, found, kind, wanted, limits, sorted(categories))
     return CocoScores(
         box=scores["bbox"],
         segm=scores.get("segm"),
+        class_names={number: categories[number] for number in sorted(categories)},
         num_images=len(wanted),
         num_objects=sum(
             not entry["iscrowd"] and entry["image_id"] in chosen for entry in annotations
@@ -246,22 +256,22 @@ def _score(
     kind: IouType,
     image_ids: Sequence[int],
     max_dets: Sequence[int],
-    categories: Mapping[int, str],
+    category_ids: Sequence[int],
 ) -> AveragePrecision:
     """Runs COCOeval for one IoU type."""
     from pycocotools.cocoeval import COCOeval
 
     evaluation = COCOeval(truth, found, kind)
     evaluation.params.imgIds = list(image_ids)
-    evaluation.params.catIds = sorted(categories)
+    evaluation.params.catIds = list(category_ids)
     evaluation.params.maxDets = list(max_dets)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    return _summarize(evaluation, [categories[i] for i in evaluation.params.catIds])
+    return _summarize(evaluation, category_ids)
 
 
-def _summarize(evaluation: Any, class_names: Sequence[str]) -> AveragePrecision:
+def _summarize(evaluation: Any, category_ids: Sequence[int]) -> AveragePrecision:
     """COCOeval.summarize for any `maxDets`: the original looks up 100 and three limits."""
     # precision: [IoU, recall, class, area range, max_dets]; recall: [IoU, class, area, max_dets]
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
@@ -278,7 +288,7 @@ def _summarize(evaluation: Any, class_names: Sequence[str]) -> AveragePrecision:
         ar_small=_mean(recall[:, :, small, -1]),
         ar_medium=_mean(recall[:, :, medium, -1]),
         ar_large=_mean(recall[:, :, large, -1]),
-        per_class={name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(class_names)},
+        per_class={i: _mean(precision[:, :, k, 0, -1]) for k, i in enumerate(category_ids)},
         max_dets=tuple(evaluation.params.maxDets),
     )
 
