@@ -33,6 +33,9 @@ class Predictor:
       data: how images are resized: the config the model was trained with.
       pad_multiple: padded sides are multiples of this and of the model's `size_divisor`, where
         no bucket of `data` holds the image: photos of many shapes share a few compiled programs.
+        Models whose anchors depend on the padding (`rpn.stride_from_shape`, as torchvision's)
+        are padded to `size_divisor` alone, as torchvision does, and compiled for every shape:
+        set `data.buckets` to have fewer, with the results that evaluation has on them.
     """
 
     model: Any
@@ -94,10 +97,13 @@ class Predictor:
 
     def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest bucket of the data config that holds the image, else multiples."""
+        divisor = int(self.model.size_divisor)
         fitting = [b for b in self.data.buckets or () if b[0] >= size[0] and b[1] >= size[1]]
         if fitting:
             return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
-        multiple = math.lcm(self.pad_multiple, int(self.model.size_divisor))
+        rpn = getattr(self.model, "rpn", None)  # a model without one has no such anchors
+        exact = rpn is not None and rpn.stride_from_shape
+        multiple = divisor if exact else math.lcm(self.pad_multiple, divisor)
         height, width = (-(-side // multiple) * multiple for side in size)
         return height, width
 

@@ -6,6 +6,8 @@ import pytest
 
 from segjax.data import rle
 from segjax.data.config import DataConfig
+from segjax.models.rpn import RPN
+from segjax.ops.anchors import level_stride
 from segjax.predict import Predictor, predict, predict_files, read_image
 from tests.eval import fakes
 
@@ -74,6 +76,22 @@ def test_few_canvases_for_many_sizes(resize, size, canvas):
     assert padded.shape == (*canvas, 3)
     assert (padded[: inside[0], : inside[1]] == 9).all()
     assert not padded[inside[0] :].any()
+
+
+@pytest.mark.parametrize(
+    ("from_shape", "canvases"),
+    [(True, [(64, 96), (96, 160), (96, 96)]), (False, [(128, 128), (128, 256), (128, 128)])],
+)
+def test_padding_is_torchvisions_where_anchors_depend_on_it(from_shape, canvases):
+    model = fakes.OracleModel(rpn=RPN(stride_from_shape=from_shape))
+    predictor = Predictor(model, {}, data=DataConfig(resize="none"))
+    sizes = [(60, 90), (83, 140), (96, 96)]
+    assert [predictor._canvas(size) for size in sizes] == canvases
+    # Then the stride of the coarsest anchors is that of torchvision's padded image.
+    padded, _ = predictor._prepare(np.zeros((60, 90, 3), np.uint8))
+    cells = (-(-canvases[0][0] // 64), -(-canvases[0][1] // 64))
+    strides = level_stride(padded.shape[:2], cells, 64, from_shape)
+    assert tuple(strides) == ((64, 48) if from_shape else (64, 64))
 
 
 def test_buckets_are_used_where_the_image_fits():

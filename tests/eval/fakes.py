@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data import rle
+from segjax.models.rpn import RPN
 from segjax.types import Detections
 
 CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 17, "name": "box"}, {"id": 90, "name": "none"}]
@@ -26,6 +27,7 @@ class OracleModel:
     has_masks: bool = True
     paste_padded: bool = False
     size_divisor: int = 32
+    rpn: RPN | None = None
 
     def apply(self, variables: Any, images: Any, image_sizes: Any, *, method: str) -> Detections:
         assert method == "predict"
