@@ -69,20 +69,56 @@ def test_fuzz_any_text(text):
     check_hostile(text)
 
 
-@pytest.mark.parametrize("batch", range(5))
-def test_fuzz_near_the_truth(batch):
+def near_the_truth(rng):
+    """Draws the text of a mask of 7 x 9 pixels, with up to two wrong characters."""
+    counts = np.diff(np.sort(rng.integers(0, 64, rng.integers(0, 9))), prepend=0, append=63)
+    text = list(rle.string_from_counts(counts))
+    for _ in range(rng.integers(0, 3)):
+        text[rng.integers(len(text))] = chr(rng.integers(46, 113))
+    return "".join(text)
+
+
+def test_fuzz_near_the_truth():
     """What passes the parser is safe for pycocotools and re-encodes to the same mask."""
-    rng = np.random.default_rng(batch)
-    accepted = refused = 0
-    for _ in range(1500):
-        counts = np.diff(np.sort(rng.integers(0, 64, rng.integers(0, 9))), prepend=0, append=63)
-        text = list(rle.string_from_counts(counts))
-        for _ in range(rng.integers(0, 3)):
-            text[rng.integers(len(text))] = chr(rng.integers(46, 113))
-        good = check_hostile("".join(text))
-        accepted, refused = accepted + good, refused + (not good)
-    assert accepted > 300
-    assert refused > 300
+    rng = np.random.default_rng(0)
+    accepted = sum(check_hostile(near_the_truth(rng)) for _ in range(3000))
+    assert 600 < accepted < 2400
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [(100_000, 1), pytest.param(1_000_000, 2, marks=pytest.mark.nightly)]
+)
+def test_fuzz_many_strings(count, seed):
+    """Every string is refused by name, or means the same pixels to pycocotools."""
+    rng = np.random.default_rng(seed)
+    seeds = [near_the_truth(rng).encode() for _ in range(500)]
+    accepted = 0
+    for _ in range(count):
+        text = mutated(seeds, rng)
+        try:
+            counts = rle.counts_from_string(text, 7, 9)
+        except rle.RleError:
+            continue
+        accepted += 1
+        assert counts.min() >= 0
+        assert counts.sum() == 63
+        pixels = mask_utils.decode({"size": [7, 9], "counts": text.encode()})
+        assert (pixels.ravel("F") == np.repeat(np.arange(counts.size) % 2, counts)).all()
+    assert count / 100 < accepted < count / 2
+
+
+def mutated(seeds, rng):
+    """Joins the head of one string and the tail of another, and changes up to three bytes."""
+    first, second, head, tail, changes = rng.integers(0, 1 << 30, 5).tolist()
+    first, second = seeds[first % len(seeds)], seeds[second % len(seeds)]
+    if tail % 2:
+        second = first
+    cut = head % (len(first) + 1)
+    text = bytearray(first[:cut] + second[cut:])
+    for place, byte in rng.integers(0, 1 << 30, (changes % 4, 2)).tolist():
+        if text:
+            text[place % len(text)] = byte % 128 if byte % 3 == 0 else 48 + byte % 64
+    return text.decode("ascii")
 
 
 def check_hostile(text, size=(7, 9)):
