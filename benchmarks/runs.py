@@ -35,11 +35,7 @@ def main() -> None:
     wall = time.perf_counter() - started
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     results = {
-        # The folder of the data is the reader's own.
-        "command": " ".join(
-            "--data.root=FOLDER" if flag.startswith("--data.root") else flag
-            for flag in ("segjax", "train", *flags)
-        ),
+        "command": shown(["segjax", "train", *flags]),
         "data": known.data_name or known.name,
         "wall_minutes": round(wall / 60, 2),
         "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 2),
@@ -48,6 +44,12 @@ def main() -> None:
         "machine": machine.describe(),
     }
     machine.write(known.name, results)
+
+
+def shown(command: list[str]) -> str:
+    """The command without folders of this machine, which change nothing."""
+    words = [word for word in command if not word.startswith("--data.cache-dir")]
+    return " ".join("--data.root=FOLDER" if w.startswith("--data.root") else w for w in words)
 
 
 def scores(path: Path) -> dict[str, float | dict[str, float]]:

@@ -1,121 +1,29 @@
 """Faster R-CNN with FPN (1506.01497, 1612.03144)."""
 
-from collections.abc import Sequence
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key, UInt8
 
 from segjax.models.flavours import Flavour, flavour
-from segjax.models.preprocess import Preprocess
-from segjax.models.rois import DetectionFilter, RoIPooler, RoISampler, box_losses
-from segjax.models.rpn import RPN
-from segjax.nn.box_head import BoxHead
+from segjax.models.two_stage import TwoStage
 from segjax.nn.fpn import FPN
-from segjax.nn.resnet import ResNet
-from segjax.nn.rpn import RPNHead, RPNOutput
-from segjax.ops.boxes import DeltaCoder
-from segjax.types import Batch, Detections, Dtype, LossTerm, Proposals
+from segjax.nn.rpn import RPNHead
+from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
-class FasterRCNN(nn.Module):
-    """Two-stage detector: backbone, FPN, RPN, RoIAlign, box head.
-
-    Every method is usable alone under jit: `model.apply(variables, ...,
-    method="features")`. Images are uint8 RGB [B, H, W, 3] padded to multiples
-    of 32, `image_sizes` [B, 2] the (height, width) inside the padding.
-
-    Attributes:
-      preprocess: channel order and normalisation.
-      backbone: gives C2..C5.
-      fpn: gives P2..P6.
-      rpn_head: objectness and deltas of the anchors.
-      rpn: anchors, proposals and losses of the RPN.
-      box_pooler: RoIAlign for the box head.
-      box_head: class logits and deltas of regions; its `num_classes` is the
-        model's, 0 until the data decide.
-      box_coder: box deltas of the box head.
-      sampler: regions drawn for training.
-      detections: what becomes a final detection.
-      box_smooth_l1_beta: of the box head's loss; 0 is L1.
-    """
-
-    preprocess: Preprocess
-    backbone: ResNet
-    fpn: FPN
-    rpn_head: RPNHead
-    rpn: RPN
-    box_pooler: RoIPooler
-    box_head: BoxHead
-    box_coder: DeltaCoder
-    sampler: RoISampler
-    detections: DetectionFilter
-    box_smooth_l1_beta: float = 0.0
+class FasterRCNN(TwoStage):
+    """Two-stage detector: `TwoStage` has its fields and the methods on the way."""
 
     has_masks = False
     paste_padded = False
-    size_divisor = 32
-
-    @property
-    def num_classes(self) -> int:
-        """K, without background; 0 until `with_num_classes` was called."""
-        return self.box_head.num_classes
 
     def with_num_classes(self, num_classes: int) -> "FasterRCNN":
         """The same model for another number of classes."""
         return self.clone(box_head=self.box_head.clone(num_classes=num_classes))
 
-    def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
-        return tuple(f"backbone/{name}" for name in self.backbone.frozen_paths())
-
-    def features(
-        self,
-        images: UInt8[Array, "B H W 3"],
-        image_sizes: Int32[Array, "B 2"],
-        train: bool = False,
-    ) -> tuple[Float[Array, "B _ _ C"], ...]:
-        """P2..P6, each [B, H / stride, W / stride, C]."""
-        return self.fpn(self.backbone(self.preprocess(images, image_sizes), train), train)
-
-    def region_proposals(
-        self,
-        features: Sequence[Float[Array, "B _ _ C"]],
-        image_sizes: Int32[Array, "B 2"],
-        train: bool = False,
-    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
-        """Proposals [B, R] with the RPN's output and the anchors they come from."""
-        output = self.rpn_head(features)
-        anchors = self.rpn.anchors(
-            [(f.shape[1], f.shape[2]) for f in features], padded_size(features)
-        )
-        return self.rpn.proposals(output, anchors, image_sizes, train=train), output, anchors
-
-    def box_outputs(
-        self,
-        features: Sequence[Float[Array, "B _ _ C"]],
-        boxes: Float[Array, "B R 4"],
-        train: bool = False,
-    ) -> tuple[Float[Array, "N K1"], Float[Array, "N Kb 4"]]:
-        """Class logits [B * R, K + 1], background last, and deltas of regions."""
-        return self.box_head(self.box_pooler(features, boxes), train)
-
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
         """Final detections [B, D] in pixels of the padded input."""
-        features = self.features(images, image_sizes)
-        proposals, _, _ = self.region_proposals(features, image_sizes)
-        logits, deltas = self.box_outputs(features, proposals.boxes)
-        batch = proposals.boxes.shape[0]
-        return self.detections(
-            logits.reshape(batch, -1, logits.shape[-1]),
-            deltas.reshape(batch, -1, *deltas.shape[1:]),
-            proposals,
-            image_sizes,
-            self.box_coder,
-        )
+        return self.find_boxes(self.features(images, image_sizes), image_sizes)
 
     __call__ = predict
 
@@ -123,28 +31,9 @@ class FasterRCNN(nn.Module):
         self, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """Loss terms of a batch, with one random key for each image, and counts."""
-        rpn_keys, roi_keys = split_keys(keys)
         features = self.features(batch.images, batch.image_sizes, train=True)
-        proposals, output, anchors = self.region_proposals(features, batch.image_sizes, train=True)
-        terms, counts = self.rpn.losses(output, anchors, batch, rpn_keys)
-        samples = self.sampler(roi_keys, proposals, batch, self.num_classes)
-        logits, deltas = self.box_outputs(features, samples.boxes, train=True)
-        terms |= box_losses(
-            logits, deltas, samples, batch.gt_boxes, self.box_coder, self.box_smooth_l1_beta
-        )
-        counts["positive_rois"] = samples.positive.sum().astype(jnp.float32)
+        _, terms, counts = self.rpn_and_box_losses(features, batch, keys)
         return terms, counts
-
-
-def padded_size(features: Sequence[Float[Array, "B _ _ C"]]) -> tuple[int, int]:
-    """(height, width) of the padded input, from P2 at stride 4."""
-    return 4 * features[0].shape[1], 4 * features[0].shape[2]
-
-
-def split_keys(keys: Key[Array, " B"]) -> tuple[Key[Array, " B"], Key[Array, " B"]]:
-    """Two independent keys from each image's key."""
-    pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    return pairs[:, 0], pairs[:, 1]
 
 
 def faster_rcnn_resnet_fpn(

@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from segjax.nn.conv import Conv, Dense
 from segjax.nn.norm import Norm, NormSpec
@@ -38,11 +38,15 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "N S S C"], train: bool = False
+        self,
+        x: Float[Array, "N S S C"],
+        train: bool = False,
+        valid: Bool[Array, " N"] | None = None,
     ) -> tuple[Float[Array, "N K1"], Float[Array, "N Kb 4"]]:
         """Region features [N, S, S, C] -> logits [N, K + 1], deltas [N, K or 1, 4].
 
-        The last logit is the background's.
+        The last logit is the background's. `valid` names the rows that enter
+        batch norm's statistics; None is all.
         """
         for i in range(self.num_convs):
             conv = Conv(
@@ -54,7 +58,7 @@ class BoxHead(nn.Module):
             )
             x = conv(x)
             if self.norm is not None:
-                x = Norm(self.norm, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+                x = Norm(self.norm, dtype=self.dtype, name=f"norm{i + 1}")(x, train, valid)
             x = nn.relu(x)
         x = x.reshape(x.shape[0], -1)  # [N, S * S * C]
         for i in range(self.num_fcs):

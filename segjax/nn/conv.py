@@ -8,6 +8,7 @@ matrix product they really are, so both are written as that product.
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segjax.types import Dtype
@@ -49,6 +50,8 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         if k == 1 and self.groups == 1:
             y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        elif k == 3 and self.groups == 1 and self.stride == 1:
+            y = conv3x3(x, kernel)
         else:
             y = jax.lax.conv_general_dilated(
                 x,
@@ -72,6 +75,63 @@ def pointwise(x: Float[Array, "*b C"], kernel: Float[Array, "C F"]) -> Float[Arr
     """
     flat = x.reshape(-1, x.shape[-1]) @ kernel
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.custom_vjp
+def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C F"]) -> Float[Array, "B H W F"]:
+    """A 3x3 convolution of stride 1 and padding 1, with a kernel gradient that CPUs do fast.
+
+    XLA:CPU computes the kernel's gradient as a convolution with the whole image as the
+    window: 20 GFLOP/s on two cores for 256 channels at 200 x 336, where the convolution
+    itself runs at 180. As nine matrix products, one for each tap, it runs at 100.
+    """
+    return _conv3x3(x, kernel)
+
+
+def _conv3x3(x: Array, kernel: Array) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv3x3_fwd(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _conv3x3(x, kernel), (x, kernel)
+
+
+def _conv3x3_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    x_grad = jax.vjp(lambda x: _conv3x3(x, kernel), x)[1](grad)[0]
+    cells = x.shape[0] * x.shape[1] * x.shape[2]
+    # Few channels or cells: the products are too small to pay for their copies.
+    if min(kernel.shape[2:]) < TAPS_CHANNELS or cells < TAPS_CELLS:
+        return x_grad, _kernel_grad(x, kernel, grad)
+    kernel_grad = jax.lax.platform_dependent(
+        x, kernel, grad, cpu=_kernel_grad_by_taps, default=_kernel_grad
+    )
+    return x_grad, kernel_grad
+
+
+# From where on the products win, measured on two cores of an AMD EPYC.
+TAPS_CHANNELS, TAPS_CELLS = 192, 8192
+
+
+def _kernel_grad(x: Array, kernel: Array, grad: Array) -> Array:
+    return jax.vjp(lambda kernel: _conv3x3(x, kernel), kernel)[1](grad)[0]
+
+
+def _kernel_grad_by_taps(x: Array, kernel: Array, grad: Array) -> Array:
+    _, height, width, channels = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    flat = grad.reshape(-1, grad.shape[-1])
+    taps = [
+        padded[:, y : y + height, x0 : x0 + width].reshape(-1, channels).T @ flat
+        for y in range(3)
+        for x0 in range(3)
+    ]
+    return jnp.stack(taps).reshape(kernel.shape)
+
+
+conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
 
 
 class Dense(nn.Module):

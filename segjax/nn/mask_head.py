@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from segjax.nn.conv import Conv, Deconv2x2, pointwise
 from segjax.nn.norm import Norm, NormSpec
@@ -47,22 +47,12 @@ class MaskHead(nn.Module):
         self.kernel = self.param("logits_kernel", nn.initializers.normal(0.001), shape)
         self.bias = self.param("logits_bias", nn.initializers.zeros, (self.num_classes,))
 
-    def features_of(
-        self, x: Float[Array, "N S S C"], train: bool = False
-    ) -> Float[Array, "N S S F"]:
-        """Region features [N, S, S, C] after the 3x3 convolutions."""
-        for i, conv in enumerate(self.convs):
-            x = conv(x)
-            if self.norms:
-                x = self.norms[i](x, train)
-            x = nn.relu(x)
-        return x
-
     def __call__(
         self,
         x: Float[Array, "N S S C"],
         classes: Int32[Array, " N"] | None = None,
         train: bool = False,
+        valid: Bool[Array, " N"] | None = None,
     ) -> Float[Array, "N M M *K"]:
         """Region features [N, S, S, C] -> mask logits of side M = 2 S.
 
@@ -71,11 +61,17 @@ class MaskHead(nn.Module):
           classes: a class 0..K-1 for each region: only that class's logits are
             computed, which saves all but 1/K of the predictor; None for all.
           train: lets batch norm use batch statistics.
+          valid: rows that enter these; None for all.
 
         Returns:
           [N, M, M] for given classes, [N, M, M, K] for all, float32.
         """
-        x = nn.relu(self.deconv(self.features_of(x, train)))  # [N, M, M, F]
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if self.norms:
+                x = self.norms[i](x, train, valid)
+            x = nn.relu(x)
+        x = nn.relu(self.deconv(x))  # [N, M, M, F]
         kernel = self.kernel[0, 0].astype(self.dtype)
         bias = self.bias.astype(self.dtype)
         if classes is None:

@@ -6,7 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from segjax.types import Dtype
 
@@ -46,21 +46,33 @@ class Norm(nn.Module):
     dtype: Dtype = "float32"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b C"], train: bool = False) -> Float[Array, "*b C"]:
-        """Normalises `x` [..., C]; `train` lets "batch" use and update batch statistics."""
+    def __call__(
+        self,
+        x: Float[Array, "N *b C"],
+        train: bool = False,
+        valid: Bool[Array, " N"] | None = None,
+    ) -> Float[Array, "N *b C"]:
+        """Normalises `x` [N, ..., C].
+
+        Args:
+          x: features.
+          train: lets "batch" use and update batch statistics.
+          valid: rows that enter these; None for all.
+
+        Returns:
+          Features of the same shape and dtype.
+        """
         if self.spec.kind == "group":
             return self._group(x)
         affine, stats = self._variables(x.shape[-1])
         mean, var = stats[0].value, stats[1].value
         if self.spec.kind == "batch" and train and not self.is_initializing():
-            mean, var = self._batch_statistics(x)
+            mean, var, count = self._batch_statistics(x, valid)
             keep = self.spec.momentum
             # The running variance is unbiased, as in PyTorch.
-            n = x.size / x.shape[-1]
-            if self.spec.axis_name is not None:
-                n = n * jax.lax.axis_size(self.spec.axis_name)
+            unbiased = var * (count / jnp.maximum(count - 1, 1))
             stats[0].value = keep * stats[0].value + (1 - keep) * mean
-            stats[1].value = keep * stats[1].value + (1 - keep) * var * (n / max(n - 1, 1))
+            stats[1].value = keep * stats[1].value + (1 - keep) * unbiased
         scale = affine[0] * jax.lax.rsqrt(var + self.spec.epsilon)
         bias = affine[1] - mean * scale
         return x * _to(scale, x) + _to(bias, x)
@@ -79,16 +91,22 @@ class Norm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (channels,))
         return (scale, bias), stats
 
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        axes = tuple(range(x.ndim - 1))
-        wide = x.astype(jnp.float32)
-        mean = wide.mean(axes)
-        if self.spec.axis_name is None:
-            return mean, wide.var(axes)
-        # Pool first and second moments: a mean of variances would miss the
-        # differences between the devices' means.
-        moments = jax.lax.pmean(jnp.stack([mean, (wide**2).mean(axes)]), self.spec.axis_name)
-        return moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0.0)
+    def _batch_statistics(
+        self, x: Array, valid: Array | None
+    ) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
+        """Mean, biased variance, and how many values of a channel they are of."""
+        wide = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+        rows = jnp.ones(x.shape[0]) if valid is None else valid.astype(jnp.float32)
+        weights = rows[:, None, None]
+        count = self._pool(rows.sum() * wide.shape[1])
+        total = jnp.maximum(count, 1.0)
+        mean = self._pool((wide * weights).sum((0, 1))) / total
+        deviations = (wide - mean[None, None]) ** 2
+        return mean, self._pool((deviations * weights).sum((0, 1))) / total, count
+
+    def _pool(self, x: Array) -> Array:
+        """Adds up over the devices, where the statistics are synchronised."""
+        return x if self.spec.axis_name is None else jax.lax.psum(x, self.spec.axis_name)
 
     def _group(self, x: Array) -> Array:
         channels = x.shape[-1]

@@ -125,18 +125,16 @@ def test_the_same_key_gives_the_same_loss_and_another_key_another(run):
     assert one != other
 
 
-def test_more_padding_gives_the_same_detections():
-    # Without norm over the canvas, which would see the padding.
-    model = tiny.mask_rcnn(norm=NormSpec("frozen"))
-    run = Run(model)
-    small, large = tiny.batch(), tiny.batch(canvas=96)
-    found = run.predict(run.variables, small.images, small.image_sizes)
-    padded = run.predict(run.variables, large.images, large.image_sizes)
-    # The borders of the canvas differ for the convolutions, not for the frame of the
-    # output: boxes stay inside the image, and padding is never proposed.
-    for detections in (found, padded):
-        assert (detections.boxes <= tiny.SIZE).all()
-    assert found.valid.sum() > 0
+def test_what_lies_in_the_padding_changes_nothing(run):
+    batch = tiny.batch(canvas=96)
+    pixels = np.asarray(batch.images).copy()
+    pixels[:, tiny.SIZE :], pixels[:, :, tiny.SIZE :] = 255, 99
+    clean = run.predict(run.variables, batch.images, batch.image_sizes)
+    dirty = run.predict(run.variables, jnp.asarray(pixels), batch.image_sizes)
+    assert clean.valid.any()
+    assert (clean.boxes <= tiny.SIZE).all()
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("style", FLAVOURS)
@@ -162,21 +160,29 @@ def test_every_flavour_trains(style):
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
-    model = tiny.mask_rcnn(dtype="bfloat16")
-    variables = tiny.init(model)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    full = Run(tiny.mask_rcnn())
+    def run_of(dtype):
+        model = tiny.mask_rcnn(dtype=dtype)
+        # Every anchor enters the loss: no sample hangs on the last bits of a score.
+        return Run(model.clone(rpn=dataclasses.replace(model.rpn, num_samples=10**5)))
+
+    half, full = run_of("bfloat16"), run_of("float32")
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.variables)} == {jnp.dtype("float32")}
     batch = tiny.batch()
-    features = jax.jit(lambda v, *a: model.apply(v, *a, method="features"))
-    levels = features(variables, batch.images, batch.image_sizes)
-    assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
-    terms, _ = jax.jit(lambda v, *a: model.apply(v, *a, method="losses"))(
-        variables, batch, tiny.keys()
+    levels, exact = (
+        jax.jit(lambda v, *a, r=r: r.model.apply(v, *a, method="features"))(
+            r.variables, batch.images, batch.image_sizes
+        )
+        for r in (half, full)
     )
-    _, exact, _, _ = full.losses(batch, tiny.keys())
-    # Sampling hangs on the order of scores, so that only the whole is comparable.
-    for name, term in terms.items():
-        assert abs(term.mean() - exact[name]) < 0.1 + 0.2 * abs(exact[name]), name
+    assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
+    for level, wanted in zip(levels, exact, strict=True):
+        error = np.asarray(level, np.float32) - np.asarray(wanted)
+        assert np.sqrt((error**2).mean() / (np.asarray(wanted) ** 2).mean()) < 2e-2
+    _, terms, _, grads = half.losses(batch, tiny.keys())
+    _, wanted, _, _ = full.losses(batch, tiny.keys())
+    assert_finite(grads)
+    for name in ("loss_rpn_cls", "loss_rpn_box"):
+        np.testing.assert_allclose(terms[name], wanted[name], rtol=2e-2)
 
 
 def test_classes_can_be_left_to_the_data():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.nn.conv import Conv, Deconv2x2, Dense
+from segjax.nn.conv import Conv, Deconv2x2, Dense, _conv3x3, conv3x3
 from segjax.nn.fpn import FPN
 from segjax.nn.norm import Norm, NormSpec
 from segjax.nn.resnet import resnet
@@ -30,6 +30,19 @@ def test_conv_and_its_gradient_equal_a_plain_convolution(kernel, stride):
         )
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [4, 192])
+def test_conv3x3_and_its_gradients_equal_a_plain_convolution(channels):
+    # 192 channels on 8192 cells take the kernel's gradient as nine products on a CPU.
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 32, 128, channels))
+    kernel = jax.random.normal(keys[1], (3, 3, channels, channels)) / channels**0.5
+    grad = jax.random.normal(keys[2], (2, 32, 128, channels))
+    got, wanted = (jax.jit(lambda *a, f=f: jax.vjp(f, *a)[1](grad)) for f in (conv3x3, _conv3x3))
+    for a, b in zip(got(x, kernel), wanted(x, kernel), strict=True):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=2e-5)
 
 
 def test_deconv_equals_a_transposed_convolution():
@@ -71,6 +84,20 @@ def test_batch_norm_normalises_and_keeps_running_statistics():
     x = np.asarray(X).reshape(-1, 4)
     np.testing.assert_allclose(stats["mean"], 0.25 * x.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(stats["var"], 0.75 + 0.25 * x.var(0, ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_leaves_padding_rows_out_of_its_statistics():
+    norm = Norm(NormSpec("batch"))
+    variables = norm.init(jax.random.key(0), X)
+
+    def apply(x, valid):
+        return norm.apply(variables, x, True, valid, mutable=["batch_stats"])
+
+    wanted, stats = apply(X[:1], None)
+    got, padded_stats = apply(X.at[1].mul(100.0), jnp.array([True, False]))
+    np.testing.assert_allclose(got[:1], wanted, rtol=1e-5, atol=1e-6)
+    for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(padded_stats), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_synchronised_norm_over_shards_equals_norm_over_the_whole():

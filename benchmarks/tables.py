@@ -1,0 +1,91 @@
+"""Writes the README's tables from the files under benchmarks/results/.
+
+    python -m benchmarks.tables
+
+A test checks that the README holds what this would write.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import RESULTS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def main() -> None:
+    """Rewrites the marked parts of README.md."""
+    README.write_text(filled(README.read_text()))
+
+
+def filled(text: str) -> str:
+    """The README with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
+    for name, table in (("runs", runs), ("goldens", goldens), ("speed", speed)):
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        if not re.search(pattern, text, flags=re.DOTALL):
+            raise ValueError(f"README.md has no part <!-- {name} --> ... <!-- /{name} -->")
+        text = re.sub(pattern, rf"\g<1>{table()}\n\g<2>", text, flags=re.DOTALL)
+    return text
+
+
+def load(name: str) -> dict[str, Any]:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def runs() -> str:
+    """What training runs gave."""
+    lines = [
+        "| data | box AP | segm AP | segm AP50 | loss, first to last | steps | min | CPU min |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("shapes", "dsb_ci", "coco_ci"):
+        r = load(name)
+        s = r["scores"]
+        lines.append(
+            f"| {r['data']} | {s['box/AP']:.3f} | {s['segm/AP']:.3f} | {s['segm/AP50']:.3f} | "
+            f"{r['first_loss']:.2f} to {r['last_loss']:.2f} | {r['steps']} | "
+            f"{r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def goldens() -> str:
+    """How far the numbers are from the peers'."""
+    lines = [
+        "| peer | features | detections paired | first losses | 5 steps | gradients, median |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, r in load("goldens").items():
+        lines.append(
+            f"| {name} | {r['feature: largest / rms']:.0e} | {r['detection: share paired']:.1%} | "
+            f"{r['loss_trajectory: first']:.0e} | {r['loss_trajectory: 5 steps']:.0e} | "
+            f"{r['grad_norms: median']:.0e} |"
+        )
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    """Time beside torchvision."""
+    results = load("mask_rcnn_vs_torchvision")
+    lines = [
+        "| Mask R-CNN R50-FPN, 800 x 1344, float32, 2 threads | segjax s | torchvision s | ratio "
+        "(least to largest of runs) |",
+        "|---|---|---|---|",
+    ]
+    for name, what in (
+        ("inference", "inference, masks pasted"),
+        ("training", "training step, 512 regions"),
+    ):
+        r = results[name]
+        lines.append(
+            f"| {what} | {r['ours_s']:.2f} | {r['theirs_s']:.2f} | "
+            f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
