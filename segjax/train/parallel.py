@@ -1,8 +1,8 @@
 """The same step on one device, on a mesh, or under pmap.
 
-`jit` and `jit(shard_map)` are the two to use; `pmap` is kept because people ask for it
-(JAX has it in maintenance mode). In all three the state is one copy on each device and
-the batch is split in runs of consecutive images.
+`jit` (one device) and `shard_map` are the two to use; `pmap` is kept because people ask for
+it (JAX has it in maintenance mode). In all three the state is one copy on each device, the
+batch is split in runs of consecutive images, and the axis "data" is bound.
 """
 
 import dataclasses
@@ -112,9 +112,9 @@ def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]
         on_trace(batch)
         return step(state, batch, key, axis_name)
 
-    if devices.mode == "jit":
-        return jax.jit(functools.partial(traced, axis_name=None), donate_argnums=0)
-    per_device = functools.partial(traced, axis_name=AXIS)
+    # One device has nothing to add up; its mesh of one still binds the axis, for
+    # normalisation that pools its statistics over it.
+    per_device = functools.partial(traced, axis_name=None if devices.mode == "jit" else AXIS)
     if devices.mode == "pmap":
         mapped = jax.pmap(
             per_device,

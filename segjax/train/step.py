@@ -29,7 +29,10 @@ def make_step(
     The loss is `sum_k psum(sum_k) / max(psum(count_k), 1)` over the model's loss terms,
     so that any number of devices computes that of the whole batch. Each image draws with
     its own key, made from the run's key, the step and the image's place in the global
-    batch: the numbers do not depend on how the batch is split.
+    batch: the numbers do not depend on how the batch is split. This holds for frozen and
+    group normalisation and for synchronised batch normalisation (`NormSpec("batch",
+    axis_name="data")`); plain "batch" normalises each device's images by themselves, as
+    torch's does, and its running statistics are averaged over the devices.
 
     A step whose loss or gradient is not finite changes nothing but the counter.
 

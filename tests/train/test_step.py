@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from segjax.config import OptimConfig
 from segjax.train.metrics import FiniteCheck
-from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.optim import learning_rate, make_optimizer, path_name
 from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.state import init_state, init_variables
 from segjax.train.step import image_keys, make_step
@@ -14,6 +15,7 @@ from segjax.types import Batch
 from tests import tiny
 from tests.train.toy import Toy, random_batch
 
+BATCH_FIELDS = dataclasses.fields(Batch)
 OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
 
 
@@ -110,6 +112,31 @@ def test_running_statistics_are_averaged_over_devices():
     np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(("mode", "number"), [("shard_map", 4), ("pmap", 4), ("shard_map", 1)])
+def test_synchronised_statistics_do_not_depend_on_the_split(mode, number):
+    model = Toy(running_norm=True, norm_axis="data")
+    one, expected_history, _ = run(model, "jit", 1, steps=5)
+    many, history, _ = run(model, mode, number, steps=5)
+    losses = [metrics["loss"] for metrics in history]
+    np.testing.assert_allclose(losses, [m["loss"] for m in expected_history], rtol=2e-6)
+    # Absolute, as a bias in front of a normalisation has a gradient of rounding errors alone.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, (many.params, many.batch_stats), (one.params, one.batch_stats))
+
+
+def test_on_one_device_synchronised_statistics_are_plain_ones():
+    synchronised, _, _ = run(Toy(running_norm=True, norm_axis="data"), "jit", 1, steps=2)
+    plain, _, _ = run(Toy(running_norm=True), "jit", 1, steps=2)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(close, synchronised.variables, plain.variables)
+
+
+def relative_error(found, expected):
+    """The norm of the difference, relative to the array's."""
+    error = np.linalg.norm(np.subtract(found, expected, dtype=np.float64))
+    return error / max(np.linalg.norm(expected), 1e-30)
+
+
 def test_bfloat16_computes_on_float32_parameters():
     state, history, _ = run(Toy(dtype="bfloat16"), "jit", 1, steps=3)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype("float32")}
@@ -161,26 +188,27 @@ def test_keys_follow_the_place_in_the_global_batch():
     assert len(np.unique(jax.random.key_data(longer), axis=0)) == 6
 
 
+def different_batches(step):
+    batch = tiny.batch(images=8, seed=step)
+    return {field.name: np.asarray(getattr(batch, field.name)) for field in BATCH_FIELDS}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])
 def test_mask_rcnn_has_the_numbers_of_one_device(mode):
     model = tiny.mask_rcnn()
-    batch = {
-        field.name: np.asarray(getattr(tiny.batch(images=8), field.name))
-        for field in dataclasses.fields(Batch)
-    }
     optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
-    one, expected_history, _ = run(model, "jit", 1, 10, lambda _: batch, optim)
-    many, history, _ = run(model, mode, 8, 10, lambda _: batch, optim)
+    one, expected_history, _ = run(model, "jit", 1, 10, different_batches, optim)
+    many, history, _ = run(model, mode, 8, 10, different_batches, optim)
     for metrics, expected in zip(history, expected_history, strict=True):
         np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
-    # Of all parameters together. By array the worst has 1.4e-6: biases that started at zero
-    # and are sums of gradients that nearly cancel, so that their last bits follow the order
-    # in which images are added.
-    error = tree_norm(jax.tree.map(np.subtract, many.params, one.params))
-    print("relative error", mode, error / tree_norm(one.params))
-    assert error <= 1e-6 * tree_norm(one.params)
-
-
-def tree_norm(tree):
-    return np.sqrt(sum(np.square(leaf, dtype=np.float64).sum() for leaf in jax.tree.leaves(tree)))
+    leaves = jax.tree_util.tree_leaves_with_path(many.params)
+    errors = {
+        path_name(path): relative_error(leaf, expected)
+        for (path, leaf), expected in zip(leaves, jax.tree.leaves(one.params), strict=True)
+    }
+    # This one is small (it starts at 0.001) and so are the gradients that it sums, of deltas of
+    # both signs: their last bits follow the order in which images are added. Measured: 1.06e-6,
+    # the same under both modes; the next array has 5.3e-7.
+    assert errors.pop("box_head/box_deltas/kernel") <= 2e-6
+    assert max(errors.values()) <= 1e-6, max(errors, key=errors.__getitem__)

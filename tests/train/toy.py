@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.nn.norm import Norm, NormSpec
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
@@ -19,6 +20,8 @@ class Toy(nn.Module):
     noise: float = 0.5
     blow_up: bool = False
     running_norm: bool = False
+    norm_axis: str | None = None
+    frozen: tuple[str, ...] = ("stem",)
 
     size_divisor = 32
     has_masks = False
@@ -27,18 +30,18 @@ class Toy(nn.Module):
     def setup(self) -> None:
         self.stem = nn.Conv(self.features, (3, 3), (2, 2), dtype=self.dtype)
         self.conv = nn.Conv(self.features, (3, 3), (2, 2), dtype=self.dtype)
-        self.norm = nn.BatchNorm(use_running_average=not self.running_norm, axis_name=None)
+        self.norm = Norm(NormSpec("batch", axis_name=self.norm_axis))
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
     def with_num_classes(self, num_classes: int) -> "Toy":
         return self.clone(num_classes=num_classes)
 
     def frozen_paths(self) -> tuple[str, ...]:
-        return ("stem",)
+        return self.frozen
 
-    def __call__(self, images: jax.Array, image_sizes: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, image_sizes: jax.Array, train: bool = False) -> jax.Array:
         x = images.astype(self.dtype) / 255 - 0.5
-        x = nn.relu(self.norm(self.conv(nn.relu(self.stem(x)))))
+        x = nn.relu(self.norm(self.conv(nn.relu(self.stem(x))), train and self.running_norm))
         return self.head(x.mean((1, 2)))
 
     def predict(self, images: jax.Array, image_sizes: jax.Array) -> Detections:
@@ -51,7 +54,7 @@ class Toy(nn.Module):
         return Detections(boxes, scores, classes, jnp.ones_like(classes, bool))
 
     def losses(self, batch: Batch, keys: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Any]]:
-        logits = self(batch.images, batch.image_sizes)
+        logits = self(batch.images, batch.image_sizes, train=True)
         noise = jax.vmap(lambda key: jax.random.normal(key, (logits.shape[-1],)))(keys)
         logits = logits + self.noise * noise
         if self.blow_up:  # an image that is white all over has no finite loss
