@@ -6,8 +6,8 @@ Hardware of the published run: 8 V100, 2 images each; 0.286 s a step, 7 hours.
 Schedule: 90,000 steps of 16 images (about 12 epochs), learning rate 0.02, divided by 10 at
 60,000 and 80,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
 The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first
-stage stay frozen: give a run that holds them with --init-from. This recipe has not been run in
-full here yet.
+stage stay frozen: give a run that holds them with --init-from (segjax.save_run makes one of
+weights that segjax.zoo.convert has converted). This recipe has not been run in full here yet.
 
     segjax train --config configs/faster_rcnn_r101_fpn_1x_coco.py --init-from FOLDER
 """

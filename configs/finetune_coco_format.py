@@ -65,4 +65,5 @@ def get_config() -> TrainConfig:
         ),
         steps=600,
         log_every=50,
+        checkpoint_every=200,
     )

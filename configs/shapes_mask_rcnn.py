@@ -67,4 +67,5 @@ def get_config() -> TrainConfig:
         ),
         steps=STEPS,
         log_every=50,
+        checkpoint_every=200,
     )
