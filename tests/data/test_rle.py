@@ -85,6 +85,7 @@ def test_fuzz_near_the_truth():
     assert 600 < accepted < 2400
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 @pytest.mark.parametrize(
     ("count", "seed"), [(100_000, 1), pytest.param(1_000_000, 2, marks=pytest.mark.nightly)]
 )
