@@ -93,7 +93,7 @@ class CocoScores:
       box: scores of the boxes.
       segm: scores of the masks; None for detections without masks.
       class_names: category id to name; two categories may share one.
-      num_images: images of the split.
+      num_images: images scored.
       num_objects: ground-truth objects in them, crowds left out.
       num_detections: detections given.
     """
