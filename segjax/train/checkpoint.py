@@ -8,10 +8,12 @@ A run's folder:
     checkpoints/STEP/  variables, optimizer and data state (orbax)
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +27,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
-from segjax.train.state import TrainState, init_variables
+from segjax.train.state import TrainState, differing_shapes, init_variables
 
 CONFIG_FILE = "config.json"
 CLASSES_FILE = "classes.json"
@@ -58,16 +60,16 @@ class Checkpoints:
         self._keep_best = keep_best
         if read_only and not self._path.is_dir():
             raise FileNotFoundError(f"no checkpoint in {self._path}: there is no such folder")
-        self._manager = ocp.CheckpointManager(
-            self._path,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=self._score if keep_best else None,
-                preservation_policy=self._preservation(keep_last),
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=0 if read_only else 1,
+            best_fn=self._score if keep_best else None,
+            preservation_policy=self._preservation(keep_last),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
+        with _errors_only("absl"):  # orbax warns of read_only, which is meant
+            self._manager = ocp.CheckpointManager(self._path, options=options)
 
     def _preservation(self, keep_last: int) -> checkpoint_managers.AnyPreservationPolicy:
         policies: list[checkpoint_managers.PreservationPolicy] = [
@@ -302,22 +304,6 @@ def save_run(
     save_classes(folder, class_names, category_ids)
 
 
-def differing_shapes(wanted: Any, given: Any) -> list[str]:
-    """Describes, a line each, the arrays that two trees do not have in common by name and shape."""
-    ours, theirs = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (wanted, given)
-    )
-    return [
-        f"{name} is {theirs.get(name, 'missing')}, wanted {ours.get(name, 'no such array')}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-
-
 def library_versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -378,6 +364,18 @@ def merge_variables(fresh: Any, trained: Any) -> tuple[Any, list[str]]:
     if len(kept) == len(jax.tree.leaves(fresh)):
         raise ValueError("init_from has no weight of this model's names and shapes")
     return merged, kept
+
+
+@contextlib.contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """Mutes a logger's warnings."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _abstract(tree: Any) -> Any:

@@ -59,3 +59,19 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(params),
     )
+
+
+def differing_shapes(wanted: Any, given: Any) -> list[str]:
+    """Describes, a line each, the arrays that two trees do not have in common by name and shape."""
+    ours, theirs = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (wanted, given)
+    )
+    return [
+        f"{name} is {theirs.get(name, 'missing')}, wanted {ours.get(name, 'no such array')}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
