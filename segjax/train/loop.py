@@ -1,9 +1,10 @@
 """The training loop: `train` reads top to bottom, from the data to the pictures."""
 
+import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from segjax.train.checkpoint import (
     merge_variables,
     save_classes,
 )
+from segjax.train.checks import check_frozen, check_same_run, check_splits, variable_names
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.parallel import CompiledStep, Devices, choose_devices, compile_step
@@ -71,7 +73,8 @@ def train(config: TrainConfig) -> TrainResults:
       The trained model and its scores.
 
     Raises:
-      ValueError: if config and data or devices do not fit together.
+      ValueError: if config and data, devices or the run in the folder do not fit together, or
+        weights would stay random for being frozen.
       FloatingPointError: if a loss or gradient is not finite; it names step, terms and images.
     """
     # ---------------------------------------------------------------- Work directory, devices
@@ -85,31 +88,38 @@ def train(config: TrainConfig) -> TrainResults:
 
     # ---------------------------------------------------------------- Data
     dataset = pipeline.open_dataset(config.data)
+    check_splits(dataset, config.data, ("train", "val"))
     config = resolve(config, dataset.class_names)
-    save_config(workdir / CONFIG_FILE, config, library_versions())
-    save_classes(workdir, dataset.class_names, dataset.category_ids)
-
-    # ---------------------------------------------------------------- Model, optimizer, step
-    model: Any = config.model
-    key = jax.random.key(config.seed)
-    variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM))
-    frozen = model.frozen_paths()
-    optimizer = make_optimizer(config.optim, config.steps, frozen)
-    schedule = learning_rate(config.optim, config.steps)
-    state = devices.replicate(init_state(variables, optimizer))
-    del variables  # donated with the first step
-    say(f"{_count(state.params):,} parameters, {len(dataset.class_names)} classes")
-
-    shapes: list[tuple[int, ...]] = []
-    step = make_step(model, optimizer, schedule, frozen)
-    compiled = compile_step(step, devices, lambda batch: _announce(batch, shapes))
 
     # ---------------------------------------------------------------- Checkpoint to go on from
     with Checkpoints(workdir, best_metric(config), config.keep_last) as checkpoints:
-        data_state = None
-        if checkpoints.latest_step is not None:
-            state, data_state = checkpoints.restore(state)
+        resumes = checkpoints.latest_step is not None
+        if resumes:
+            check_same_run(workdir, config, dataset.class_names)
+
+        # ------------------------------------------------------------ Model, optimizer, step
+        model: Any = config.model
+        key = jax.random.key(config.seed)
+        variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes)
+        frozen = model.frozen_paths()
+        optimizer = make_optimizer(config.optim, config.steps, frozen)
+        schedule = learning_rate(config.optim, config.steps)
+        state = devices.replicate(init_state(variables, optimizer))
+        del variables  # donated with the first step
+        say(f"{_count(state.params):,} parameters, {len(dataset.class_names)} classes")
+
+        shapes: list[tuple[int, ...]] = []
+        step = make_step(model, optimizer, schedule, frozen)
+        compiled = compile_step(step, devices, lambda batch: _announce(batch, shapes))
+
+        place = DataPlace()
+        if resumes:
+            state, saved = checkpoints.restore(state)
+            place = DataPlace(**saved)
             say(f"going on from step {int(state.step)} of {config.steps}")
+        # Only now: what is in the folder belongs to the checkpoints until they are taken over.
+        save_config(workdir / CONFIG_FILE, config, library_versions())
+        save_classes(workdir, dataset.class_names, dataset.category_ids)
 
         # ------------------------------------------------------------ Training
         evaluator = Evaluator(
@@ -119,10 +129,10 @@ def train(config: TrainConfig) -> TrainResults:
             max_dets=config.max_detections,
             progress=sys.stderr.isatty(),
         )
-        run = _Loop(config, devices, compiled, checkpoints, evaluator)
+        run = _Loop(config, devices, compiled, checkpoints, evaluator, dict(place.dropped))
         step_key = devices.replicate(jax.random.fold_in(key, STEP_STREAM))
         iterator = pipeline.train_iterator(
-            dataset, config.data, seed=config.seed + config.data.seed, start_state=data_state
+            dataset, config.data, seed=config.seed + config.data.seed, start_state=place.iterator
         )
         state, results = run(state, step_key, iterator)
 
@@ -140,6 +150,21 @@ def train(config: TrainConfig) -> TrainResults:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class DataPlace:
+    """How far a run has come in its data, as a checkpoint keeps it.
+
+    Attributes:
+      iterator: the data iterator's state after the last batch.
+      dropped: objects that were left out of training since step 0, by cause.
+    """
+
+    iterator: Any = None
+    dropped: Mapping[str, int] = dataclasses.field(
+        default_factory=lambda: {"truncated": 0, "dropped_degenerate": 0}
+    )
+
+
 class _Loop:
     """The steps of a run, with what happens between them."""
 
@@ -150,21 +175,27 @@ class _Loop:
         step: CompiledStep,
         checkpoints: Checkpoints,
         evaluator: Evaluator,
+        dropped: dict[str, int],
     ):
         self.config, self.devices, self.step = config, devices, step
         self.checkpoints, self.evaluator = checkpoints, evaluator
-        self.dropped = {"truncated": 0, "dropped_degenerate": 0}
+        self.dropped = dropped
 
     def __call__(
         self, state: TrainState, key: PRNGKeyArray, iterator: Any
     ) -> tuple[TrainState, EvalResults | None]:
         """Takes the steps that are left; returns the last state and evaluation."""
         config, first = self.config, int(state.step)
-        batches = Prefetch(iterator, self.devices.put_batch)
-        writer = Writer(Path(config.workdir), config.tensorboard)
-        progress = Progress(config.steps, first)
         finite, window, results = FiniteCheck(), Window(), None
-        try:
+        with contextlib.ExitStack() as closing:
+            closing.callback(iterator.close)  # also if nothing gets to draw from it
+            writer = closing.enter_context(
+                contextlib.closing(Writer(Path(config.workdir), config.tensorboard))
+            )
+            progress = closing.enter_context(contextlib.closing(Progress(config.steps, first)))
+            batches = closing.enter_context(
+                contextlib.closing(Prefetch(iterator, self.devices.put_batch))
+            )
             for step in range(first + 1, config.steps + 1):
                 batch, host, data_state = next(batches)
                 state, metrics = self.step(state, batch, key)
@@ -183,16 +214,24 @@ class _Loop:
                 if self._evaluates(step) or self._saves(step):
                     finite.flush()
                     started = time.perf_counter()
-                    if self._evaluates(step):
-                        results = self.evaluate(state)
-                        writer.write(step, results.metrics())
-                    self.checkpoints.save(state, data_state, results and results.metrics())
+                    results = self._evaluate_and_save(state, data_state, writer)
                     window.exclude(time.perf_counter() - started)
-        finally:
-            progress.close()
-            writer.close()
-            batches.close()
         return state, results
+
+    def _evaluate_and_save(
+        self, state: TrainState, data_state: Any, writer: Writer
+    ) -> EvalResults | None:
+        """Scores the state where it is time to, and saves it, whatever becomes of the scores."""
+        results = None
+        try:
+            if self._evaluates(int(state.step)):
+                results = self.evaluate(state)
+                writer.write(int(state.step), results.metrics())
+        finally:
+            # A checkpoint takes its scores when it is saved, so it cannot be saved before.
+            place = dataclasses.asdict(DataPlace(data_state, self.dropped))
+            self.checkpoints.save(state, place, results and results.metrics())
+        return results
 
     def evaluate(self, state: TrainState) -> EvalResults:
         """Scores the state on the validation split."""
@@ -223,9 +262,15 @@ def resolve(config: TrainConfig, class_names: Sequence[str]) -> TrainConfig:
     """Fills in what the config leaves to the data, and the compute dtype of every part.
 
     Raises:
-      ValueError: if the model is for another number of classes than the data has.
+      ValueError: if the model is for another number of classes than the data has, or for masks
+        that the data shall not give.
     """
     model: Any = config.model
+    if model.has_masks and not config.data.masks:
+        raise ValueError(
+            "--data.masks=False leaves out what the model's mask head learns from: set"
+            " --data.masks=True, or take a model without masks (faster_rcnn_resnet_fpn)"
+        )
     number = len(class_names)
     if model.num_classes == 0:
         model = model.with_num_classes(number)
@@ -251,15 +296,31 @@ def with_dtype(part: Any, dtype: Dtype) -> Any:
     return part.clone(**changes)
 
 
-def initial_variables(config: TrainConfig, key: PRNGKeyArray) -> dict[str, Any]:
-    """Draws the model's variables, then takes over those of `init_from`."""
+def initial_variables(
+    config: TrainConfig, key: PRNGKeyArray, resumes: bool = False
+) -> dict[str, Any]:
+    """Draws the model's variables, then takes over those of `init_from`.
+
+    Args:
+      config: with the model resolved.
+      key: random key.
+      resumes: whether a checkpoint replaces all of them, so that random ones will do.
+
+    Raises:
+      ValueError: if random ones would be trained on that the model freezes.
+    """
     fresh = init_variables(config.model, key)
-    if config.init_from is None:
+    if resumes:
         return fresh
-    source = load_run(config.init_from)
-    merged, kept = merge_variables(fresh, source.variables)
-    say(f"weights from {config.init_from}, step {source.step}; at random: {kept or 'none'}")
-    return merged
+    untrained = variable_names(fresh)
+    if config.init_from is not None:
+        source = load_run(config.init_from)
+        fresh, untrained = merge_variables(fresh, source.variables)
+        say(f"weights from {config.init_from}, step {source.step}")
+        say(f"at random: {', '.join(untrained) or 'none'}")
+    model: Any = config.model
+    check_frozen(model.frozen_paths(), untrained)
+    return fresh
 
 
 def _announce(batch: Batch, shapes: list[tuple[int, ...]]) -> None:

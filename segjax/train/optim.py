@@ -156,13 +156,13 @@ def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
     """
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     # A single one may match nothing: frozen norms have no parameters.
-    if frozen_paths and not any(_under(name, p) for name in names for p in frozen_paths):
+    if frozen_paths and not any(under_any(name, frozen_paths) for name in names):
         raise ValueError(
             f"frozen paths {list(frozen_paths)} match no parameter; the top-level names are"
             f" {sorted({name.split('/')[0] for name in names})}"
         )
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(_under(path_name(path), prefix) for prefix in frozen_paths), params
+        lambda path, _: under_any(path_name(path), frozen_paths), params
     )
 
 
@@ -177,5 +177,6 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _under(name: str, prefix: str) -> bool:
-    return name == prefix or name.startswith(prefix.rstrip("/") + "/")
+def under_any(name: str, prefixes: Sequence[str]) -> bool:
+    """Tells whether a path lies under one of the prefixes, matched by whole names."""
+    return any(name == p or name.startswith(p.rstrip("/") + "/") for p in prefixes)

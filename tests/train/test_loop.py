@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import sys
+import threading
 
 import jax
 import numpy as np
@@ -13,7 +15,10 @@ from segjax.data.shapes import ShapesConfig
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
+from tests import tiny
 from tests.train.toy import Toy
+
+RECORDS = ("config.json", "classes.json")
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +38,13 @@ def config(tmp_path_factory):
         resize="none",
         batch_size=4,
         eval_batch_size=4,
-        max_instances=8,
+        max_instances=2,  # fewer than many images have
         overflow="drop_smallest",
         masks=False,
     )
     optim = OptimConfig(learning_rate=0.05, warmup_steps=2, schedule="cosine")
     return TrainConfig(
-        model=Toy(num_classes=0),
+        model=Toy(num_classes=0, frozen=()),
         data=data,
         optim=optim,
         steps=8,
@@ -119,7 +124,12 @@ def test_a_resumed_run_is_bitwise_the_straight_one(
     jax.tree.map(np.testing.assert_array_equal, mine, other)
     assert my_data == other_data
     assert records(tmp_path, "loss")[8] == records(straight.workdir, "loss")[8]
-    assert resumed.metrics == straight.metrics or np.isnan(list(resumed.metrics.values())).any()
+    for name in ("truncated", "dropped_degenerate"):
+        assert records(tmp_path, name)[8] == records(straight.workdir, name)[8]
+    assert records(tmp_path, "truncated")[8] > records(tmp_path, "truncated")[2] > 0
+    assert resumed.metrics.keys() == straight.metrics.keys()
+    for name, value in straight.metrics.items():
+        np.testing.assert_equal(resumed.metrics[name], value)  # nan equals nan here
 
 
 def load_state(config, results):
@@ -147,16 +157,91 @@ def test_the_model_is_rebuilt_from_its_folder(straight):
 
 def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
     config = dataclasses.replace(
-        config, workdir=str(tmp_path), init_from=str(straight.workdir), steps=1, num_pictures=0
+        config,
+        model=Toy(num_classes=0),  # with a frozen stem
+        workdir=str(tmp_path),
+        init_from=str(straight.workdir),
+        steps=1,
+        num_pictures=0,
     )
     started = train(config)
     text = capsys.readouterr().out
     assert f"weights from {straight.workdir}" in text
     assert "at random: none" in text
     source = load_run(straight.workdir)
-    np.testing.assert_array_equal(
-        started.variables["params"]["stem"]["kernel"], source.variables["params"]["stem"]["kernel"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        started.variables["params"]["stem"],
+        source.variables["params"]["stem"],
     )
+    resumed = train(dataclasses.replace(config, init_from="a folder that is gone", steps=2))
+    assert resumed.compilations == 1, "going on needs no init_from"
+
+
+def test_frozen_weights_must_have_been_trained(config, tmp_path):
+    config = dataclasses.replace(config, model=Toy(num_classes=0), workdir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"stem are frozen, but .*--init-from=RUN"):
+        train(config)
+
+
+def test_a_failing_evaluation_loses_no_training(config, tmp_path, monkeypatch):
+    def fails(self, variables):
+        raise RuntimeError("no memory to evaluate")
+
+    config = dataclasses.replace(config, workdir=str(tmp_path), checkpoint_every=0, eval_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Evaluator, "__call__", fails)
+        with pytest.raises(RuntimeError, match="no memory"):
+            train(config)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == (8,)
+    again = train(config)
+    assert again.compilations == 0
+    assert "box/AP" in again.metrics
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"model": Toy(num_classes=0, frozen=(), features=4)},
+            "another model: model.features was 8 and is 4: give another --workdir",
+        ),
+        ({}, r"on the classes disc, box, triangle, star \(4\), the data have"),
+    ],
+)
+def test_another_run_does_not_take_over_the_folder(straight, config, monkeypatch, changes, words):
+    if not changes:  # of the config, but of the data
+        opened = pipeline.open_dataset(config.data)
+        other = dataclasses.replace(opened, class_names=("disc", "box", "triangle", "ring"))
+        monkeypatch.setattr(loop.pipeline, "open_dataset", lambda _: other)
+    before = {name: (straight.workdir / name).read_text() for name in RECORDS}
+    with pytest.raises(ValueError, match=words):
+        train(dataclasses.replace(config, workdir=str(straight.workdir), **changes))
+    assert {name: (straight.workdir / name).read_text() for name in RECORDS} == before
+
+
+def test_nothing_stays_open_without_the_tensorboard_extra(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    closed = []
+    make = pipeline.train_iterator
+
+    class Closing(StopsAfter):
+        def close(self):
+            closed.append(True)
+            self._iterator.close()
+
+    monkeypatch.setattr(loop.pipeline, "train_iterator", lambda *a, **k: Closing(make(*a, **k), 9))
+    with pytest.raises(ModuleNotFoundError, match="tensorboardX"):
+        train(dataclasses.replace(config, workdir=str(tmp_path), tensorboard=True))
+    assert closed
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+
+
+def test_masks_must_be_given_to_a_model_with_masks(config):
+    config = dataclasses.replace(config, model=tiny.mask_rcnn(num_classes=0))
+    with pytest.raises(ValueError, match=r"--data\.masks=False leaves out"):
+        loop.resolve(config, ("a", "b"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
@@ -170,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
             return batch
 
     monkeypatch.setattr(loop.pipeline, "train_iterator", lambda *a, **k: White(make(*a, **k), 100))
-    config = dataclasses.replace(config, model=Toy(num_classes=0, blow_up=True))
+    config = dataclasses.replace(config, model=Toy(num_classes=0, frozen=(), blow_up=True))
     with pytest.raises(FloatingPointError, match=r"step 4 is not finite: loss nan.*image ids \["):
         train(dataclasses.replace(config, workdir=str(tmp_path)))
     with Checkpoints(tmp_path) as checkpoints:

@@ -1,0 +1,116 @@
+"""What is looked at before a run starts: its data, its folder, its weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from segjax.config import TrainConfig
+from segjax.config_json import to_json
+from segjax.data.config import DataConfig
+from segjax.data.dataset import Dataset
+from segjax.train.checkpoint import CLASSES_FILE, CONFIG_FILE, read_classes
+from segjax.train.metrics import say
+from segjax.train.optim import under_any
+
+
+def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> None:
+    """Says what reading the splits found, as counts and the first places of each defect.
+
+    Args:
+      dataset: that was opened.
+      data: that it was opened by.
+      names: of the splits that will be read.
+
+    Raises:
+      ValueError: if one is missing; it names the split and the folder.
+    """
+    for name in names:
+        if name not in dataset.splits:
+            where = data.root if data.name == "folder" else data.name
+            raise ValueError(
+                f'{where} has no split "{name}", only {sorted(dataset.splits)}: wanted'
+                f" annotations/instances_{name}.json and the folder {name}/"
+            )
+        for line in dataset.split(name).problems:
+            say(f"{name}: {line}")
+
+
+def check_same_run(folder: Path, config: TrainConfig, class_names: Sequence[str]) -> None:
+    """Compares a config with the one that the checkpoints in a folder belong to.
+
+    Args:
+      folder: of a run that has checkpoints.
+      config: to go on with, its model resolved.
+      class_names: of the data.
+
+    Raises:
+      ValueError: if the model or the classes are others; it names the fields that differ.
+    """
+    advice = (
+        f"give another --workdir for a new run (--init-from={folder} starts from these weights),"
+        " or go on with the config that this run was started with"
+    )
+    if (folder / CLASSES_FILE).exists():
+        names = read_classes(folder).names
+        if names != tuple(class_names):
+            raise ValueError(
+                f"{folder} holds a run on the classes {_short(names)}, the data have"
+                f" {_short(class_names)}: {advice}"
+            )
+    if (folder / CONFIG_FILE).exists():
+        # The JSON itself is compared: a module of the user's own can be written, but not read.
+        saved = json.loads((folder / CONFIG_FILE).read_text())["config"]["fields"]["model"]
+        if differences := differing_fields(saved, json.loads(json.dumps(to_json(config.model)))):
+            raise ValueError(
+                f"{folder} holds a run of another model: {'; '.join(differences[:5])}: {advice}"
+            )
+
+
+def differing_fields(saved: Any, new: Any, name: str = "model") -> list[str]:
+    """Describes, a line each, where two configs written as JSON differ."""
+    if isinstance(saved, dict) and isinstance(new, dict) and saved.get("class") == new.get("class"):
+        old, fresh = saved.get("fields", saved), new.get("fields", new)
+        return [
+            line
+            for field in sorted(old.keys() | fresh.keys())
+            for line in differing_fields(old.get(field), fresh.get(field), f"{name}.{field}")
+        ]
+    return [] if saved == new else [f"{name} was {_brief(saved)} and is {_brief(new)}"]
+
+
+def check_frozen(frozen_paths: Sequence[str], untrained: Sequence[str]) -> None:
+    """Refuses random weights that training would leave as they are.
+
+    Args:
+      frozen_paths: prefixes of parameters and statistics that are not trained.
+      untrained: names of the model's variables that are drawn at random, such as
+        "params/backbone/stem_conv/kernel".
+
+    Raises:
+      ValueError: if one of these is frozen; it names the prefixes.
+    """
+    names = [name.partition("/")[2] for name in untrained]
+    stuck = [prefix for prefix in frozen_paths if any(under_any(n, (prefix,)) for n in names)]
+    if stuck:
+        raise ValueError(
+            f"{', '.join(stuck)} are frozen, but their weights are random and nothing would ever"
+            " train them: give trained ones with --init-from=RUN (segjax.save_run makes a run of"
+            " converted weights), or train them with --model.backbone.frozen-stages=0"
+        )
+
+
+def variable_names(variables: Any) -> list[str]:
+    """The "/"-joined names of all arrays, collection first."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _short(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
+
+
+def _brief(value: Any) -> Any:
+    return value["class"] if isinstance(value, dict) and "class" in value else value
