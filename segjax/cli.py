@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _avoid_slow_scatter()
     try:
         return known.command(known, flags)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"segjax: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files or folders")
     predict.add_argument("--out", metavar="FOLDER", required=True, help="for overlays and json")
     predict.add_argument("--score-threshold", type=float, default=0.5, help="of what is drawn")
-    predict.add_argument("--max-detections", type=int, help="of a picture")
+    predict.add_argument("--max-detections", type=_positive, help="of a picture")
     predict.set_defaults(command=_predict)
 
     check = commands.add_parser("check-data", help="list the defects of a COCO-format folder")
@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--no-decode", action="store_true", help="do not decode the images")
     check.set_defaults(command=_check_data)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
 
 
 def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -107,17 +114,22 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
     from segjax.data.pipeline import open_dataset
     from segjax.eval.runner import evaluate
     from segjax.train.checkpoint import load_run
+    from segjax.train.checks import check_splits
 
     run = load_run(known.checkpoint, known.step)
     fields = override(_evaluated_fields(run.config), flags, "segjax evaluate")
+    model = fields.model
+    if any(flag.replace("_", "-").startswith("--max-detections") for flag in flags):
+        model = _with_detections(model, max(fields.max_detections))
     dataset = open_dataset(fields.data)
+    check_splits(dataset, fields.data, (known.split,))
     if tuple(dataset.class_names) != run.class_names:
         raise ValueError(
             f"the model's classes are {list(run.class_names)}, the data's"
             f" {list(dataset.class_names)}: they must be the same, in the same order"
         )
     results = evaluate(
-        fields.model,
+        model,
         run.variables,
         dataset,
         known.split,
@@ -144,6 +156,17 @@ def _evaluated_fields(config: Any) -> Any:
         max_detections: tuple[int, ...]
 
     return Evaluated(config.model, config.data, config.max_detections)
+
+
+def _with_detections(model: Any, number: int) -> Any:
+    """The model giving so many detections of an image, if it gives fewer: else AP@N is of fewer."""
+    rule = getattr(model, "detections", None)
+    if rule is None or rule.max_detections >= number:
+        return model
+    candidates = max(rule.num_candidates, number)
+    return model.clone(
+        detections=dataclasses.replace(rule, max_detections=number, num_candidates=candidates)
+    )
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 import segjax
 from segjax import cli, config_json
+from tests import tiny
+from tests.train.toy import Toy
 
 CONFIG = '''
 """A run of seconds."""
@@ -32,7 +35,7 @@ def get_config():
 '''
 
 
-MODELS = {"toy": "Toy(num_classes=0)", "mask_rcnn": "mask_rcnn(num_classes=0)"}
+MODELS = {"toy": "Toy(num_classes=0, frozen=())", "mask_rcnn": "mask_rcnn(num_classes=0)"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,6 +75,42 @@ def test_evaluate(trained, tmp_path, capsys):
     assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 50 ]" in text
     assert "triangle" in text
     assert isinstance(json.loads(results.read_text()), list)
+
+
+def test_a_split_that_is_missing_is_named(trained, tmp_path, capsys):
+    shutil.copytree(trained.parent / "shapes", tmp_path / "shapes")
+    shutil.rmtree(tmp_path / "shapes" / "val")
+    (tmp_path / "shapes/annotations/instances_val.json").unlink()
+    flags = [
+        "--data.name=folder",
+        f"--data.root={tmp_path}/shapes",
+        f"--data.cache-dir={tmp_path}/cache",
+    ]
+    config, workdir = str(trained.parent / "tiny.py"), str(tmp_path / "run")
+    assert cli.main(["train", "--config", config, "--workdir", workdir, *flags]) == 1
+    assert f'{tmp_path}/shapes has no split "val", only' in capsys.readouterr().err
+    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 1
+    assert f'{tmp_path}/shapes has no split "val", only' in capsys.readouterr().err
+
+
+def test_what_reading_the_data_found_is_printed(trained, tmp_path, capsys):
+    shutil.copytree(trained.parent / "shapes", tmp_path / "shapes")
+    first = min((tmp_path / "shapes/val").iterdir())
+    first.write_bytes(b"not a picture")
+    flags = [f"--data.root={tmp_path}/shapes", f"--data.cache-dir={tmp_path}/cache"]
+    flags += ["--data.name=folder", "--data.on-bad-image=skip"]
+    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 0
+    text = capsys.readouterr().out
+    assert "val: ERROR bad_image: 1; first:" in text
+    assert first.name in text
+
+
+def test_more_detections_are_asked_of_the_model_too():
+    model = tiny.mask_rcnn()
+    raised = cli._with_detections(model, 300).detections
+    assert (raised.max_detections, raised.num_candidates) == (300, 300)
+    assert cli._with_detections(model, 5) is model
+    assert cli._with_detections(Toy(), 300) == Toy()
 
 
 def test_predict(trained, tmp_path, capsys):
@@ -132,6 +171,7 @@ def test_errors_are_one_line_and_status_1(arguments, words, capsys, monkeypatch,
     "arguments",
     [
         ["predict", "--checkpoint", "x", "a.png", "--out", "y", "--stepz=3"],
+        ["predict", "--checkpoint", "x", "a.png", "--out", "y", "--max-detections", "-1"],
         ["fly"],
         [],
         ["predict"],
@@ -141,6 +181,17 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as error:
         cli.main(arguments)
     assert error.value.code == 2
+
+
+def test_a_missing_extra_is_one_line(monkeypatch, capsys):
+    def missing(*_):
+        raise ModuleNotFoundError("tensorboard=True needs tensorboardX")
+
+    monkeypatch.setattr(cli, "_train", missing)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == (
+        "segjax: ModuleNotFoundError: tensorboard=True needs tensorboardX\n"
+    )
 
 
 def test_unknown_fields_are_refused(tmp_path, capsys):
