@@ -22,12 +22,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-# Packages whose classes and functions a config may name: parts of models, layers and settings,
-# nothing that reads or writes files.
+# Of these a config may name classes alone: their functions read, write or execute files.
+SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes")
+# Packages whose classes and functions a config may name: parts of models and layers.
 TRUSTED = (
-    "segjax.config",
-    "segjax.data.config",
-    "segjax.data.shapes",
+    *SETTINGS,
     "segjax.models",
     "segjax.nn",
     "segjax.ops",
@@ -130,6 +129,8 @@ def _build_function(record: dict[str, Any]) -> Any:
     found = _look_up(record["function"])
     if isinstance(found, type) or not callable(found):
         raise ValueError(f"{record['function']} in a config is not a function")
+    if _within(found.__module__, SETTINGS):
+        raise ValueError(f"{record['function']} in a config is not a function of a model")
     return found
 
 
@@ -216,7 +217,7 @@ def _look_up(reference: str) -> Any:
         f"a config names {reference}, which is not of segjax, flax.linen or jax.nn;"
         " for a module of your own, build the model in Python and restore its variables"
     )
-    if not _trusted(module) or not name.isidentifier():
+    if not _within(module, TRUSTED) or not name.isidentifier():
         raise ValueError(refusal)
     try:
         found = getattr(importlib.import_module(module), name)
@@ -224,12 +225,12 @@ def _look_up(reference: str) -> Any:
         raise ValueError(f"a config names {reference}, which does not exist here") from error
     # A re-export (jax.nn:relu is of jax._src.nn) is fine where its home is trusted too.
     home = getattr(found, "__module__", None)
-    if not _trusted(home) or getattr(found, "__qualname__", None) != name:
+    if not _within(home, TRUSTED) or getattr(found, "__qualname__", None) != name:
         raise ValueError(refusal)
     return found
 
 
-def _trusted(module: Any) -> bool:
+def _within(module: Any, packages: tuple[str, ...]) -> bool:
     return isinstance(module, str) and any(
-        module == package or module.startswith(package + ".") for package in TRUSTED
+        module == package or module.startswith(package + ".") for package in packages
     )

@@ -187,6 +187,8 @@ def partial_of(record, *args):
         {"function": "jax:jit"},
         partial_of({"function": "segjax.config:dataclasses.builtins.max"}, 1, 2),
         partial_of({"function": "segjax.config:runpy.run_path"}, "x.py"),
+        partial_of({"function": "segjax.config:load_config"}, "x.py"),
+        partial_of({"function": "segjax.data.shapes:generate"}, None, "x"),
         partial_of({"class": "segjax.config:OptimConfig", "fields": {}}, 1),
         partial_of({"partial": {"function": "os:system"}}, "true"),
         {"class": "segjax.config:OptimConfig", "fields": {"learning_rate": "fast"}},
