@@ -84,6 +84,13 @@ def speed() -> str:
             f"| {what} | {r['ours_s']:.2f} | {r['theirs_s']:.2f} | "
             f"{r['ratio']:.2f} ({r['ratio_min']:.2f} to {r['ratio_max']:.2f}) |"
         )
+    seconds = load("compile_times")["seconds"]
+    slowest = max(seconds, key=lambda name: seconds[name])
+    lines += [
+        "",
+        f"Compiling the training step takes {seconds['mask_rcnn_r50_fpn_1x_coco']:.0f} s for "
+        f"Mask R-CNN R50 and at most {seconds[slowest]:.0f} s (`{slowest}`) among the recipes.",
+    ]
     return "\n".join(lines)
 
 
