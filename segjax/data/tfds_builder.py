@@ -21,7 +21,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -100,7 +100,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     """COCO instances with masks; configs "2017" are COCO's own, others read a folder."""
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [  # noqa: RUF012
+    BUILDER_CONFIGS: ClassVar = [
         CocoConfig(name="2017", description="COCO 2017 with instance masks"),
         CocoConfig(
             name="2017_skip", description="2017 without its bad images", on_bad_image="skip"

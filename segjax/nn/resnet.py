@@ -173,7 +173,7 @@ def resnet(
     group_width: int = 64,
     features: int = 64,
     stride_in_1x1: bool = False,
-    norm: NormSpec = NormSpec(),  # noqa: B008 (a frozen value)
+    norm: NormSpec = NormSpec(),
     frozen_stages: int = 0,
     dtype: Dtype = "float32",
 ) -> ResNet:

@@ -178,9 +178,10 @@ def assign_levels(
 
 
 def _log2(x: Float32[Array, "*b"]) -> Float32[Array, "*b"]:
-    """Base-2 logarithm, exact at powers of two; `log(x) / log(2)` is not, and a box of side
-    112 must not fall one level down for it.
-    """  # noqa: D205
+    """Base-2 logarithm, exact at powers of two.
+
+    `log(x) / log(2)` is not, and a box of side 112 must not fall one level down for it.
+    """
     mantissa, exponent = jnp.frexp(x)
     # Mantissa to 0.7..1.4: the logarithm is then small next to any exponent but 0.
     low = mantissa < 0.70710678

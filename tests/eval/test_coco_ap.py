@@ -2,16 +2,15 @@ import contextlib
 import io
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from segjax.data import rle
 from segjax.eval.coco_ap import coco_scores
+from tests.data.samples import SHARED
 from tests.eval import oracle
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 HEIGHT, WIDTH = 60, 80
 
 

@@ -92,12 +92,7 @@ def test_wrong_shapes_are_refused(wrong):
 
 @pytest.mark.golden
 def test_every_97th_anchor_is_torchvisions():
-    file = "tv_mask_rcnn_r50_fpn.npz"
-    folders = [ROOT / "tests" / "goldens", ROOT.parent / "shared" / "goldens"]
-    found = [folder / file for folder in folders if (folder / file).exists()]
-    if not found:
-        pytest.skip(f"{file} is in neither {folders[0]} nor {folders[1]}")
-    with np.load(found[0]) as golden:
+    with np.load(ROOT / "tests" / "goldens" / "tv_mask_rcnn_r50_fpn.npz") as golden:
         want, meta = golden["anchors_sample"], json.loads(str(golden["meta"]))
     padded = (meta["height"], meta["width"])
     levels = []

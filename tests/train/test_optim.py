@@ -42,8 +42,7 @@ def test_mmdet_warmup_is_full_one_step_earlier():
     config = OptimConfig(
         learning_rate=0.02, warmup_steps=500, warmup_start=0.001, warmup_form="mmdet"
     )
-    factor = lambda t: 0.001 + (1 - 0.001) * t / 499  # noqa: E731
-    expected = [0.02 * factor(t) for t in (0, 1, 250, 499)] + [0.02]
+    expected = [0.02 * (0.001 + 0.999 * t / 499) for t in (0, 1, 250, 499)] + [0.02]
     np.testing.assert_allclose(rates(config, 1000, (0, 1, 250, 499, 500)), expected, rtol=1e-6)
 
 
