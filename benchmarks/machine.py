@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str, Any]:
-    """Processor, cores, memory, and versions of Python and `packages`."""
+    """Processor, cores, memory, versions of Python and `packages`, and the code's commit."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -21,8 +22,17 @@ def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(pages * page / 2**30),
         "python": platform.python_version(),
+        "commit": commit(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def commit() -> str:
+    """The checkout's commit, with "-dirty" if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(
+        command, cwd=RESULTS.parent, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
