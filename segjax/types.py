@@ -58,6 +58,8 @@ class Batch:
       gt_mask_frames: the box `(x0, y0, x1, y1)` in padded-input pixels that
         each raster covers: the object's box, or the whole image for exact
         parity with the peers.
+      gt_semantic: class of every pixel, 255 where it counts for nothing (also
+        in the padding), or None where the data give no semantic labels.
     """
 
     images: UInt8[Array, "B H W 3"]
@@ -68,6 +70,7 @@ class Batch:
     gt_is_crowd: Bool[Array, "B G"]
     gt_masks: UInt8[Array, "B G Mh Mw"]
     gt_mask_frames: Float32[Array, "B G 4"]
+    gt_semantic: UInt8[Array, "B H W"] | None = None
 
 
 @struct
