@@ -123,3 +123,7 @@ class LossTerm:
     def mean(self) -> Float[Array, ""]:
         """`sum / max(count, 1)`: zero where there is nothing to average."""
         return self.sum / jax.numpy.maximum(self.count, 1.0)
+
+    def scaled(self, weight: float) -> "LossTerm":
+        """The loss times a weight."""
+        return LossTerm(self.sum * weight, self.count)

@@ -32,6 +32,7 @@ class RoISamples:
       positive: True where the region shows an object.
       classes: its class 0..K-1, or K for background.
       gt_index: row of the ground truth it is matched to.
+      is_gt: True for rows that are ground-truth boxes themselves.
     """
 
     boxes: Float32[Array, "*B R 4"]
@@ -39,6 +40,7 @@ class RoISamples:
     positive: Bool[Array, "*B R"]
     classes: Int32[Array, "*B R"]
     gt_index: Int32[Array, "*B R"]
+    is_gt: Bool[Array, "*B R"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,7 @@ class RoISampler:
         gt_classes: Int32[Array, " G"],
         num_classes: int,
     ) -> RoISamples:
+        num_proposals = boxes.shape[0]
         if self.append_gt == "before_matching":
             boxes, valid = jnp.concatenate([boxes, gt_boxes]), jnp.concatenate([valid, gt_valid])
         matches = self.matcher.match(boxes, valid, gt_boxes, gt_valid)
@@ -155,6 +158,7 @@ class RoISampler:
             positive=positive,
             classes=jnp.where(positive, gt_classes[gt_index], num_classes),
             gt_index=jnp.where(positive, gt_index, 0),
+            is_gt=chosen.valid & (chosen.index >= num_proposals),
         )
 
 
@@ -186,6 +190,11 @@ def box_losses(
         "loss_cls": LossTerm(jnp.where(valid, classification, 0.0).sum(), count),
         "loss_box": LossTerm(jnp.where(positive, regression, 0.0).sum(), count),
     }
+
+
+def class_probabilities(class_logits: Float32[Array, "*n K1"]) -> Float32[Array, "*n K"]:
+    """Softmax over K classes and background, which is last and left out."""
+    return jax.nn.softmax(class_logits)[..., :-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,16 +262,15 @@ class DetectionFilter:
 
     def __call__(
         self,
-        class_logits: Float32[Array, "B R K1"],
+        class_probs: Float32[Array, "B R K"],
         box_deltas: Float32[Array, "B R Kb 4"],
         proposals: Proposals,
         image_sizes: Int32[Array, "B 2"],
         coder: DeltaCoder,
     ) -> Detections:
-        """Softmax, decode, clip, threshold, NMS within each class, the best D."""
-        probs = jax.nn.softmax(class_logits)[..., :-1]
+        """Decode, clip, threshold, NMS within each class, the best D."""
         return jax.vmap(self._filter, in_axes=(0, 0, 0, 0, 0, None))(
-            probs, box_deltas, proposals.boxes, proposals.valid, image_sizes, coder
+            class_probs, box_deltas, proposals.boxes, proposals.valid, image_sizes, coder
         )
 
     def _filter(

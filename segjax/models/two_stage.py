@@ -1,36 +1,29 @@
-"""What Faster R-CNN and Mask R-CNN share, from pixels to boxes."""
+"""What Faster R-CNN and Mask R-CNN share, from regions to boxes."""
 
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key
 
-from segjax.models.preprocess import Preprocess
-from segjax.models.rois import DetectionFilter, RoIPooler, RoISampler, RoISamples, box_losses
-from segjax.models.rpn import RPN
+from segjax.models.pyramid_rpn import PyramidRPN
+from segjax.models.rois import (
+    DetectionFilter,
+    RoIPooler,
+    RoISampler,
+    RoISamples,
+    box_losses,
+    class_probabilities,
+)
 from segjax.nn.box_head import BoxHead
-from segjax.nn.fpn import FPN
-from segjax.nn.resnet import ResNet
-from segjax.nn.rpn import RPNHead, RPNOutput
 from segjax.ops.boxes import DeltaCoder
-from segjax.types import Batch, Detections, LossTerm, Proposals
+from segjax.types import Batch, Detections, LossTerm
 
 
-class TwoStage(nn.Module):
-    """Backbone, FPN, RPN, RoIAlign and box head; nothing here is meant to be overridden.
+class TwoStage(PyramidRPN):
+    """`PyramidRPN`, RoIAlign and box head; nothing here is meant to be overridden.
 
-    Every method is usable alone under jit: `model.apply(variables, ...,
-    method="features")`. Images are uint8 RGB [B, H, W, 3] padded to multiples
-    of 32, `image_sizes` [B, 2] the (height, width) inside the padding.
-
-    Attributes:
-      preprocess: channel order and normalisation.
-      backbone: gives C2..C5.
-      fpn: gives P2..P6.
-      rpn_head: objectness and deltas of the anchors.
-      rpn: anchors, proposals and losses of the RPN.
+    Attributes, besides those of `PyramidRPN`:
       box_pooler: RoIAlign for the box head.
       box_head: class logits and deltas of regions; its `num_classes` is the
         model's, 0 until the data decide.
@@ -40,11 +33,6 @@ class TwoStage(nn.Module):
       box_smooth_l1_beta: of the box head's loss; 0 is L1.
     """
 
-    preprocess: Preprocess
-    backbone: ResNet
-    fpn: FPN
-    rpn_head: RPNHead
-    rpn: RPN
     box_pooler: RoIPooler
     box_head: BoxHead
     box_coder: DeltaCoder
@@ -52,38 +40,12 @@ class TwoStage(nn.Module):
     detections: DetectionFilter
     box_smooth_l1_beta: float = 0.0
 
-    size_divisor = 32
+    semantic_classes = None
 
     @property
     def num_classes(self) -> int:
         """K, without background; 0 until `with_num_classes` was called."""
         return self.box_head.num_classes
-
-    def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
-        return tuple(f"backbone/{name}" for name in self.backbone.frozen_paths())
-
-    def features(
-        self,
-        images: UInt8[Array, "B H W 3"],
-        image_sizes: Int32[Array, "B 2"],
-        train: bool = False,
-    ) -> tuple[Float[Array, "B _ _ C"], ...]:
-        """P2..P6, each [B, H / stride, W / stride, C]."""
-        return self.fpn(self.backbone(self.preprocess(images, image_sizes), train), train)
-
-    def region_proposals(
-        self,
-        features: Sequence[Float[Array, "B _ _ C"]],
-        image_sizes: Int32[Array, "B 2"],
-        train: bool = False,
-    ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
-        """Proposals [B, R] with the RPN's output and the anchors they come from."""
-        output = self.rpn_head(features)
-        shapes = [(level.shape[1], level.shape[2]) for level in features]
-        padded_size = (4 * shapes[0][0], 4 * shapes[0][1])  # from P2, at stride 4
-        anchors = self.rpn.anchors(shapes, padded_size)
-        return self.rpn.proposals(output, anchors, image_sizes, train=train), output, anchors
 
     def box_outputs(
         self,
@@ -107,7 +69,7 @@ class TwoStage(nn.Module):
         logits, deltas = self.box_outputs(features, proposals.boxes)
         batch = proposals.boxes.shape[0]
         return self.detections(
-            logits.reshape(batch, -1, logits.shape[-1]),
+            class_probabilities(logits.reshape(batch, -1, logits.shape[-1])),
             deltas.reshape(batch, -1, *deltas.shape[1:]),
             proposals,
             image_sizes,
@@ -122,8 +84,7 @@ class TwoStage(nn.Module):
     ) -> tuple[RoISamples, dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """Samples regions; their box losses, the RPN's losses, and counts."""
         rpn_keys, roi_keys = split_keys(keys)
-        proposals, output, anchors = self.region_proposals(features, batch.image_sizes, train=True)
-        terms, counts = self.rpn.losses(output, anchors, batch, rpn_keys)
+        proposals, terms, counts = self.rpn_losses(features, batch, rpn_keys)
         samples = self.sampler(roi_keys, proposals, batch, self.num_classes)
         logits, deltas = self.box_outputs(features, samples.boxes, samples.valid, train=True)
         terms |= box_losses(

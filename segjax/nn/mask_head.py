@@ -66,11 +66,26 @@ class MaskHead(nn.Module):
         Returns:
           [N, M, M] for given classes, [N, M, M, K] for all, float32.
         """
+        return self.logits(self.trunk(x, train, valid), classes)
+
+    def trunk(
+        self,
+        x: Float[Array, "N S S C"],
+        train: bool = False,
+        valid: Bool[Array, " N"] | None = None,
+    ) -> Float[Array, "N S S F"]:
+        """The 3x3 convolutions alone: what a cascade hands to its next mask head."""
         for i, conv in enumerate(self.convs):
             x = conv(x)
             if self.norms:
                 x = self.norms[i](x, train, valid)
             x = nn.relu(x)
+        return x
+
+    def logits(
+        self, x: Float[Array, "N S S F"], classes: Int32[Array, " N"] | None = None
+    ) -> Float[Array, "N M M *K"]:
+        """What `__call__` does with the output of `trunk`."""
         x = nn.relu(self.deconv(x))  # [N, M, M, F]
         kernel = self.kernel[0, 0].astype(self.dtype)
         bias = self.bias.astype(self.dtype)
