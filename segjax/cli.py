@@ -76,7 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check-data", help="list the defects of a COCO-format folder")
     check.add_argument("root", metavar="FOLDER")
-    check.add_argument("--no-decode", action="store_true", help="do not decode the images")
+    check.add_argument("--no-decode", action="store_true", help="do not decode images and maps")
+    check.add_argument(
+        "--semantic",
+        choices=("none", "stuffthingmaps", "panoptic", "instances"),
+        default="none",
+        help="also check these semantic labels, as --data.semantic takes them",
+    )
+    check.add_argument("--semantic-root", metavar="FOLDER", default="", help="of their maps")
     check.set_defaults(command=_check_data)
     return parser
 
@@ -190,12 +197,18 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
 
 
 def _check_data(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.data.coco import check
-    from segjax.data.layout import find_splits
+    from segjax.data.check import check
+    from segjax.data.sources import folder_sources
 
     fatal = False
-    for name, files in find_splits(known.root).items():
-        problems = check(files.annotations, files.images, decode=not known.no_decode)
+    for name, files in folder_sources(known.root, known.semantic, known.semantic_root).items():
+        problems = check(
+            files.annotations,
+            files.images,
+            decode=not known.no_decode,
+            semantic=known.semantic,
+            maps=files.maps,
+        )
         print(f"{name}: {files.annotations}")
         print("\n".join(problems.lines()) or "no defects")
         fatal |= bool(problems.fatal())

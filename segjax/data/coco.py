@@ -1,22 +1,24 @@
 """COCO annotation files, read with every fact checked.
 
 What would train wrongly stops with a name for it; harmless defects, which COCO itself has, are
-counted. `check` lists both.
+counted. `segjax.data.check` lists both.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from segjax.data import rle as rle_lib
-from segjax.data.images import MAX_IMAGE_PIXELS, ImageError, verify_image
+from segjax.data.images import MAX_IMAGE_PIXELS
 from segjax.data.problems import Problems
-from segjax.data.store import FolderStore, ImageStore, StoreError
+from segjax.data.store import FolderStore, ImageStore
 
 MAX_JSON_BYTES = 4 << 30
 
@@ -102,7 +104,7 @@ def load_coco(
     """
     store = images if isinstance(images, ImageStore) else FolderStore(images)
     reader = _Reader(store)
-    dataset = reader.read(_load_json(Path(annotations_json)))
+    dataset = reader.read(load_json(Path(annotations_json)))
     if on_problem == "raise" and dataset.problems.fatal():
         names = list(dataset.problems.fatal())
         raise CocoError(
@@ -113,36 +115,19 @@ def load_coco(
     return dataset
 
 
-def check(
-    annotations_json: str | os.PathLike[str],
-    images: str | os.PathLike[str] | ImageStore,
-    *,
-    decode: bool = True,
-) -> Problems:
-    """Finds the defects of a dataset without stopping at any.
+def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
+    """Reads an annotation file in one of COCO's formats.
 
     Args:
-      annotations_json: the annotation file.
-      images: the folder, or another store, of its images.
-      decode: also decode every image, which takes a few milliseconds each.
+      path: the file.
+      kind: "instances" or "panoptic", for the message.
 
     Returns:
-      Named defects with counts and first places.
+      Its object, with the lists "images", "annotations" and "categories".
 
     Raises:
-      CocoError: if the annotation file is no JSON object with the three lists.
+      CocoError: if the file is missing, too large, no JSON, or lacks a list.
     """
-    store = images if isinstance(images, ImageStore) else FolderStore(images)
-    dataset = load_coco(annotations_json, store, on_problem="collect")
-    for image in dataset.images if decode else ():
-        try:
-            verify_image(store.read(image.file_name), image.height, image.width)
-        except (ImageError, StoreError) as error:
-            dataset.problems.add("bad_image", f"image {image.id} ({image.file_name}) {error}")
-    return dataset.problems
-
-
-def _load_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CocoError(f"no annotation file at {path}")
     if path.stat().st_size > MAX_JSON_BYTES:
@@ -155,7 +140,7 @@ def _load_json(path: Path) -> dict[str, Any]:
         raise CocoError(f"{path} holds a {type(content).__name__}, wanted a JSON object")
     for section in ("images", "annotations", "categories"):
         if not isinstance(content.get(section), list):
-            raise CocoError(f'{path} has no list "{section}": is it COCO\'s instances format?')
+            raise CocoError(f'{path} has no list "{section}": is it COCO\'s {kind} format?')
     return content
 
 
@@ -185,7 +170,7 @@ class _Reader:
     def _read_categories(self, entries: list[Any]) -> None:
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
-            if not _is_id(number) or not isinstance(entry.get("name"), str):
+            if not is_id(number) or not isinstance(entry.get("name"), str):
                 self.problems.add("bad_category", f"{entry!r:.80}")
             elif number in self.categories:
                 self.problems.add("duplicate_category_id", f"category {number}")
@@ -203,7 +188,7 @@ class _Reader:
         seen: set[str] = set()
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
-            size: Any = (entry.get("height"), entry.get("width")) if _is_id(number) else (0, 0)
+            size: Any = (entry.get("height"), entry.get("width")) if is_id(number) else (0, 0)
             if not _is_size(size):
                 self.problems.add("bad_image_entry", f"{entry!r:.80}")
                 continue
@@ -227,7 +212,7 @@ class _Reader:
         seen: set[int] = set()
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
-            if not _is_id(number):
+            if not is_id(number):
                 self.problems.add("bad_annotation_entry", f"{entry!r:.80}")
             elif number in seen:
                 self.problems.add("duplicate_annotation_id", f"annotation {number}")
@@ -258,7 +243,7 @@ class _Reader:
     def _known(self, entry: dict[str, Any], where: str) -> bool:
         """Checks that the image and the category exist."""
         for key, known in (("image_id", self.sizes), ("category_id", self.categories)):
-            if not _is_id(entry.get(key)) or entry[key] not in known:
+            if not is_id(entry.get(key)) or entry[key] not in known:
                 self.problems.add(f"unknown_{key}", f"{where}: {entry.get(key)!r:.40}")
                 return False
         return True
@@ -349,7 +334,8 @@ class _Reader:
         return float(value)
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Says whether a value from a JSON file can be an id: a whole number of 64 bits."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
@@ -366,3 +352,26 @@ def _as_list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise rle_lib.RleError(f"a segmentation holds {value!r:.40} in place of a list")
     return value
+
+
+def merge_categories(lists: Sequence[Sequence[Category]]) -> tuple[Category, ...]:
+    """Unites the splits' categories, so that an index means the same class in each.
+
+    Args:
+      lists: the categories of each split.
+
+    Returns:
+      All of them, in the order of their ids.
+
+    Raises:
+      CocoError: if an id has two names.
+    """
+    names: dict[int, str] = {}
+    for category in itertools.chain(*lists):
+        known = names.setdefault(category.id, category.name)
+        if known != category.name:
+            raise CocoError(
+                f'category {category.id} is "{known}" in one split and "{category.name}" in '
+                "another: give the splits the same categories"
+            )
+    return tuple(Category(number, names[number]) for number in sorted(names))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from segjax.data.shapes import ShapesConfig
 
+Semantic = Literal["none", "stuffthingmaps", "panoptic", "instances"]
 _SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor")
 
 
@@ -20,6 +21,13 @@ class DataConfig:
       shapes: what "shapes" makes.
       cache_dir: where prepared datasets, downloads and made pictures are kept.
       base_url: where "2017" finds `zips/` and `annotations/`.
+      semantic: semantic labels of training: "none"; "stuffthingmaps", COCO-stuff's PNGs, in
+        `stuffthingmaps/train/` or `train2017/` below `root`; "panoptic", from COCO's
+        `annotations/panoptic_train.json` (or `panoptic_train2017.json`) and the PNGs in the folder
+        of that name, below `root` or `annotations/`; "instances", from the masks alone, all else
+        being one more class. `name="2017"` downloads what it needs.
+      semantic_root: folder with the maps ("stuffthingmaps": `train/`; "panoptic": the json and its
+        folder) where they do not lie below `root`.
       on_bad_image: what to do with image files that cannot be decoded or whose size differs from
         the annotations: stop, or leave them out and count them.
       batch_size: training images a step, over all processes.
@@ -57,6 +65,8 @@ class DataConfig:
     shapes: ShapesConfig | None = None
     cache_dir: str = "~/.cache/segjax"
     base_url: str = "http://images.cocodataset.org"
+    semantic: Semantic = "none"
+    semantic_root: str = ""
     on_bad_image: Literal["raise", "skip"] = "raise"
     batch_size: int = 16
     eval_batch_size: int = 8

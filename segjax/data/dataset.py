@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from segjax.data import shapes
 from segjax.data.buckets import Canvas, derive_canvases
-from segjax.data.config import DataConfig
+from segjax.data.config import DataConfig, Semantic
 from segjax.data.tfds_builder import PreparedSplit, prepare
 
 
@@ -20,13 +20,17 @@ class Dataset:
       class_names: by class index.
       category_ids: of the annotation file, by class index.
       splits: "train" and "val", as far as there are.
-      fingerprint: changes with annotations and images, not with where they lie.
+      fingerprint: changes with annotations, images and labels, not with where they lie.
+      semantic: what the semantic labels were made from, as `DataConfig.semantic` names it.
+      semantic_names: classes of the semantic labels, by label; empty if there are none.
     """
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     splits: dict[str, PreparedSplit]
     fingerprint: str
+    semantic: Semantic = "none"
+    semantic_names: tuple[str, ...] = ()
 
     def split(self, name: str) -> PreparedSplit:
         """Returns a split.
@@ -58,7 +62,7 @@ def open_dataset(config: DataConfig) -> Dataset:
       The dataset.
 
     Raises:
-      CocoError: if annotations or images cannot be used.
+      CocoError: if annotations, images or label maps cannot be used.
       ValueError: if the config names no data.
     """
     prepared = prepare(config, _root(config))
@@ -67,6 +71,8 @@ def open_dataset(config: DataConfig) -> Dataset:
         category_ids=tuple(category.id for category in prepared.categories),
         splits=prepared.splits,
         fingerprint=prepared.fingerprint,
+        semantic=config.semantic,
+        semantic_names=prepared.semantic_names,
     )
 
 

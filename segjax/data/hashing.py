@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data.config import DataConfig
-from segjax.data.layout import find_splits
+from segjax.data.layout import find_maps, find_splits
+from segjax.data.semantic import LABELS_VERSION
 
 
 def cache_key(config: DataConfig, root: str, version: str) -> str:
     """Hashes annotations by content, images by place, size and time: unread, as they are many.
 
     Args:
-      config: `name`, `base_url` and `on_bad_image` are used.
+      config: `name`, `base_url`, `on_bad_image`, `semantic` and `semantic_root` are used.
       root: the folder in COCO format; "" for COCO's archives.
       version: of the files to build.
 
@@ -23,15 +24,27 @@ def cache_key(config: DataConfig, root: str, version: str) -> str:
     """
     digest = hashlib.blake2b(version.encode(), digest_size=8)
     digest.update(f"{config.name} {config.on_bad_image}".encode())
+    splits = find_splits(root) if root else {}
     if not root:
         digest.update(config.base_url.encode())
-        return digest.hexdigest()
-    for name, found in find_splits(root).items():
+    for name, found in splits.items():
         digest.update(f"{name} {found.annotations}".encode())
         add_file(digest, found.annotations)
-        for path, size, time in sorted(_list_files(found.images)):
-            digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
+        _add_listing(digest, found.images)
+    if config.semantic != "none":  # whose key stays what it was before there were labels
+        digest.update(f"semantic {config.semantic} {LABELS_VERSION}".encode())
+        if root or config.semantic_root:
+            _add_maps(digest, config, root, tuple(splits) or ("train", "val"))
     return digest.hexdigest()
+
+
+def _add_maps(digest: Any, config: DataConfig, root: str, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        maps = find_maps(config.semantic, root, config.semantic_root, split)
+        if maps is not None:
+            if maps.annotations is not None:
+                add_file(digest, maps.annotations)
+            _add_listing(digest, maps.folder)
 
 
 def add_file(digest: Any, path: Path) -> None:
@@ -39,6 +52,11 @@ def add_file(digest: Any, path: Path) -> None:
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+
+
+def _add_listing(digest: Any, folder: Path) -> None:
+    for path, size, time in sorted(_list_files(folder)):
+        digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:

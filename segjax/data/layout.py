@@ -1,10 +1,12 @@
-"""Finds annotations and images of each split in a folder."""
+"""Finds annotations, images and label maps of each split in a folder."""
 
 import dataclasses
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segjax.data.coco import CocoError
+from segjax.data.config import Semantic
 
 _ANNOTATIONS = (
     "annotations/instances_{}.json",
@@ -12,7 +14,17 @@ _ANNOTATIONS = (
     "{}/_annotations.coco.json",
 )
 _IMAGES = ("{}", "{}2017", "images/{}", "images/{}2017", "images")
+_STUFF_MAPS = ("stuffthingmaps/{}", "stuffthingmaps/{}2017")
+_PANOPTIC_FILES = ("panoptic_{}", "panoptic_{}2017")
 _ALIASES = {"train": ("train",), "val": ("val", "valid")}
+
+SEMANTIC_WAYS = (
+    'semantic="stuffthingmaps" reads COCO-stuff\'s PNGs in stuffthingmaps/train2017/ below root, '
+    'or in train2017/ below semantic_root; semantic="panoptic" reads '
+    "annotations/panoptic_train2017.json and the PNGs in panoptic_train2017/ or "
+    'annotations/panoptic_train2017/, below root or semantic_root; semantic="instances" needs '
+    "nothing but the masks of the instances"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +66,48 @@ def find_splits(root: str | os.PathLike[str]) -> dict[str, SplitFiles]:
             "train/, annotations/instances_val.json and val/"
         )
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class MapFiles:
+    """The folder of a split's label maps, and the panoptic json that they need, if any."""
+
+    folder: Path
+    annotations: Path | None = None
+
+
+def find_maps(semantic: Semantic, root: str, semantic_root: str, split: str) -> MapFiles | None:
+    """Looks for the label maps of a split.
+
+    Args:
+      semantic: which kind.
+      root: folder in COCO format, searched where `semantic_root` is empty.
+      semantic_root: folder of the maps alone.
+      split: "train" or "val".
+
+    Returns:
+      The files; None for "none" and "instances", which need none.
+
+    Raises:
+      CocoError: if they are missing; it names what was looked for.
+    """
+    if semantic not in ("stuffthingmaps", "panoptic"):
+        return None
+    base = Path(semantic_root or root).expanduser().absolute()
+    folders, annotations = _STUFF_MAPS, None
+    if semantic_root:
+        folders = (*folders, "{}", "{}2017")
+    if semantic == "panoptic":
+        below = [f"{place}{name}" for place in ("annotations/", "") for name in _PANOPTIC_FILES]
+        annotations = _first(base, [f"{name}.json" for name in below], split, Path.is_file)
+        folders = (*below[2:], *below[:2])
+    return MapFiles(_first(base, folders, split, Path.is_dir), annotations)
+
+
+def _first(base: Path, forms: Sequence[str], split: str, accepts: Callable[[Path], bool]) -> Path:
+    paths = [base / form.format(name) for name in _ALIASES[split] for form in forms]
+    for path in paths:
+        if accepts(path):
+            return path
+    tried = ", ".join(str(path) for path in paths[: len(forms)])
+    raise CocoError(f"no semantic labels of {split}: found none of {tried}: {SEMANTIC_WAYS}")

@@ -1,5 +1,6 @@
 """From prepared datasets to batches: Grain loads in threads or processes what a plan asks for."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from segjax.data.buckets import (
 )
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
+from segjax.data.images import IGNORE
 from segjax.data.tfds_builder import INDEX_COLUMNS, PreparedSplit, open_records
 from segjax.data.transforms import Example, make_example
 
@@ -127,15 +129,21 @@ def train_iterator(
 
     Returns:
       An iterator of dictionaries: the fields of `segjax.types.Batch` and `image_ids`,
-      `original_sizes`, `example_valid`, `truncated`, `dropped_degenerate`.
+      `original_sizes`, `example_valid`, `truncated`, `dropped_degenerate`; `gt_semantic` is among
+      them unless `config.semantic` is "none", which a dataset with labels can be read with too.
 
     Raises:
       ValueError: if an image has too many objects (and `overflow` is "error"), no image is left,
-        or `start_state` belongs to another run.
+        the dataset has other semantic labels, or `start_state` belongs to another run.
     """
     split = dataset.split("train")
     if not len(split.index):
         raise ValueError(f"{split.annotations} has no image to train on")
+    if config.semantic not in ("none", dataset.semantic):
+        raise ValueError(
+            f'the dataset was opened with semantic="{dataset.semantic}" and has no labels '
+            f'"{config.semantic}": open it with the config that the iterator gets'
+        )
     _check_caps(split, config)
     positions = _trained_on(split, config)
     canvases = dataset.buckets(config)
@@ -173,9 +181,10 @@ def eval_iterator(
       process_count: of the run.
 
     Returns:
-      An iterator as `train_iterator`'s, but finite; `example_valid` is False in rows that only
-      fill the last batch of a canvas.
+      An iterator as `train_iterator`'s, but finite and without semantic labels; `example_valid`
+      is False in rows that only fill the last batch of a canvas.
     """
+    config = dataclasses.replace(config, semantic="none")
     source = dataset.split(split)
     canvases = dataset.buckets(config)
     positions = np.arange(len(source.index), dtype=np.int64)
@@ -269,12 +278,19 @@ def _empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
         "gt_is_crowd": np.zeros((rows, count), bool),
         "gt_masks": np.zeros((rows, count, *raster), np.uint8),
         "gt_mask_frames": np.zeros((rows, count, 4), np.float32),
+        **_empty_labels(rows, canvas, config),
         "image_ids": np.full(rows, -1, np.int64),
         "original_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
         "example_valid": np.zeros(rows, bool),
         "truncated": np.zeros(rows, np.int32),
         "dropped_degenerate": np.zeros(rows, np.int32),
     }
+
+
+def _empty_labels(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
+    if config.semantic == "none":
+        return {}
+    return {"gt_semantic": np.full((rows, *canvas), IGNORE, np.uint8)}
 
 
 def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) -> None:
@@ -293,6 +309,8 @@ def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) ->
     frames[place, :count] = example.boxes
     if config.masks and config.mask_frame == "image":
         frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
+    if example.semantic is not None:
+        batch["gt_semantic"][place, :height, :width] = example.semantic
     batch["image_ids"][place] = example.image_id
     batch["original_sizes"][place] = example.original_size
     batch["example_valid"][place] = True

@@ -26,6 +26,10 @@ class ImageStore(Protocol):
         """Returns the bytes of the file `name`, which must have no problem."""
         ...
 
+    def where(self, name: str) -> str:
+        """Returns what to call the file `name` in a message."""
+        ...
+
 
 def bad_name(name: Any) -> bool:
     """Says whether a file name could lead out of its folder, or is none at all.
@@ -84,6 +88,10 @@ class FolderStore:
             raise StoreError(f"{path} has more than {MAX_FILE_BYTES} bytes")
         return path.read_bytes()
 
+    def where(self, name: str) -> str:
+        """Returns the path of a file."""
+        return str(self.root / name)
+
 
 class ZipStore:
     """Images in a zip archive, read in place.
@@ -122,3 +130,7 @@ class ZipStore:
             return self._archive.read(info)
         except zipfile.BadZipFile as error:
             raise StoreError(f"{self._archive.filename}: {name}: {error}") from None
+
+    def where(self, name: str) -> str:
+        """Returns the path of the archive and, after a colon, that inside it."""
+        return f"{self._archive.filename}:{self.prefix}/{name}"

@@ -17,7 +17,6 @@ import json
 import logging
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -28,12 +27,20 @@ import tensorflow_datasets as tfds
 from etils import epath
 from jaxtyping import Int64
 
-from segjax.data.coco import Category, CocoDataset, CocoError, ImageRecord, load_coco
-from segjax.data.config import DataConfig
+from segjax.data.coco import (
+    Category,
+    CocoDataset,
+    CocoError,
+    ImageRecord,
+    load_coco,
+    merge_categories,
+)
+from segjax.data.config import DataConfig, Semantic
 from segjax.data.hashing import add_file, cache_key
-from segjax.data.images import ImageError, verify_image
-from segjax.data.layout import find_splits
-from segjax.data.store import FolderStore, ImageStore, StoreError, ZipStore
+from segjax.data.images import ImageError, encode_labels, verify_image
+from segjax.data.semantic import LabelSource, open_labels
+from segjax.data.sources import UNPACKED, SplitSource, archive_sources, folder_sources
+from segjax.data.store import ImageStore, StoreError
 
 VERSION = "1.2.0"
 # "objects" are no crowds and have a box with an area; those "masked" have a mask too.
@@ -48,10 +55,14 @@ class CocoConfig(tfds.core.BuilderConfig):
     Attributes:
       root: folder in COCO format.
       on_bad_image: "raise", or "skip" to leave out and count images that do not decode.
+      semantic: which labels to build beside each image.
+      semantic_root: folder of their maps, if it is not `root`.
     """
 
     root: str = ""
     on_bad_image: str = "raise"
+    semantic: Semantic = "none"
+    semantic_root: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +95,13 @@ class Prepared:
       splits: by name.
       fingerprint: hash of the annotation files, and of the images' names and contents; the same
         wherever the files lie and whenever they were written.
+      semantic_names: classes of the semantic labels, by label; empty if there are none.
     """
 
     categories: tuple[Category, ...]
     splits: dict[str, PreparedSplit]
     fingerprint: str
+    semantic_names: tuple[str, ...] = ()
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -118,10 +131,10 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.skipped: dict[str, int] = {}
         self.image_hashes: dict[str, str] = {}
         self.categories: tuple[Category, ...] = ()
+        self.semantic_names: tuple[str, ...] = ()
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # Panoptic and stuff maps, when they come, are further entries beside "image".
         objects = {
             "id": np.int64,
             "category_id": np.int64,
@@ -139,6 +152,8 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             "image/width": np.int64,
             "objects": tfds.features.Sequence(objects),
         }
+        if self._config.semantic != "none":
+            features["semantic"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
         return _Info(
             builder=self,
             description="COCO instances: encoded images, xywh boxes in pixels, masks as RLE text.",
@@ -148,12 +163,18 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        sources = self._folder() if self._config.root else self._archives(dl_manager)
-        datasets = {name: load_coco(*source) for name, source in sources.items()}
-        self.categories = _merge_categories(list(datasets.values()))
+        sources = self._sources(dl_manager)
+        datasets = {name: load_coco(s.annotations, s.images) for name, s in sources.items()}
+        self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
+        labels = None
+        if self._config.semantic != "none":
+            maps = {name: source.maps for name, source in sources.items()}
+            labels = open_labels(self._config.semantic, self.categories, maps)
+            self.semantic_names = labels.names
         made = {}
-        for name, (_, store) in sources.items():
-            examples = self._generate_examples(name, datasets[name], store)
+        for name, source in sources.items():
+            reader = labels and labels.sources[name]
+            examples = self._generate_examples(name, datasets[name], source.images, reader)
             first = next(examples, None)
             # TFDS writes no split without examples: such a one has an index of no rows alone.
             if first is not None:
@@ -165,35 +186,23 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         assert isinstance(self.builder_config, CocoConfig)
         return self.builder_config
 
-    def _folder(self) -> dict[str, tuple[Path, ImageStore]]:
-        splits = find_splits(self._config.root)
-        self.annotations = {name: str(found.annotations) for name, found in splits.items()}
-        return {s: (found.annotations, FolderStore(found.images)) for s, found in splits.items()}
-
-    def _archives(self, dl_manager: Any) -> dict[str, tuple[Path, ImageStore]]:
-        """Downloads COCO's archives; images are read out of them without unpacking."""
-        paths = dl_manager.download(
-            {
-                "train": f"{self.base_url}/zips/train2017.zip",
-                "val": f"{self.base_url}/zips/val2017.zip",
-                "annotations": f"{self.base_url}/annotations/annotations_trainval2017.zip",
-            }
+    def _sources(self, dl_manager: Any) -> dict[str, SplitSource]:
+        config = self._config
+        if config.root:
+            sources = folder_sources(config.root, config.semantic, config.semantic_root)
+            self.annotations = {name: str(found.annotations) for name, found in sources.items()}
+            return sources
+        folder = Path(self.data_dir)  # is renamed when all is built
+        sources = archive_sources(
+            dl_manager, self.base_url, folder, config.semantic, config.semantic_root
         )
-        folder = Path(self.data_dir) / "annotations"
-        folder.mkdir(parents=True, exist_ok=True)
-        sources: dict[str, tuple[Path, ImageStore]] = {}
-        with zipfile.ZipFile(paths["annotations"]) as archive:
-            for split in ("train", "val"):
-                target = folder / f"instances_{split}.json"
-                member = f"annotations/instances_{split}2017.json"
-                with archive.open(member) as source, target.open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
-                self.annotations[split] = f"annotations/{target.name}"
-                sources[split] = (target, ZipStore(paths[split], f"{split}2017"))
+        self.annotations = {
+            name: str(found.annotations.relative_to(folder)) for name, found in sources.items()
+        }
         return sources
 
     def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, split: str, dataset: CocoDataset, store: ImageStore
+        self, split: str, dataset: CocoDataset, store: ImageStore, reader: LabelSource | None
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         labels = {category.id: index for index, category in enumerate(self.categories)}
         rows = self.index.setdefault(split, [])
@@ -207,7 +216,12 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             crowds = sum(a.is_crowd for a in image.annotations)
             masked = sum(a.counts != "" for a in objects)
             rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
-            yield len(rows) - 1, _example(image, data, labels)
+            example = _example(image, data, labels)
+            if reader is not None:
+                pixels = reader.read(image)
+                digest.update(pixels.tobytes())
+                example["semantic"] = io.BytesIO(encode_labels(pixels))
+            yield len(rows) - 1, example
         self.problems[split] = tuple(dataset.problems.lines())
         self.skipped[split] = len(dataset.images) - len(rows)
         self.image_hashes[split] = digest.hexdigest()
@@ -232,7 +246,8 @@ def prepare(config: DataConfig, root: str) -> Prepared:
     """Builds the dataset, unless the cache holds it for these very files.
 
     Args:
-      config: `name`, `cache_dir`, `base_url` and `on_bad_image` are used.
+      config: `name`, `cache_dir`, `base_url`, `on_bad_image`, `semantic` and `semantic_root` are
+        used.
       root: the folder in COCO format; "" takes COCO's archives from `base_url`.
 
     Returns:
@@ -251,7 +266,7 @@ def prepare(config: DataConfig, root: str) -> Prepared:
 
 
 def open_records(split: PreparedSplit) -> Any:
-    """Opens the records of a split for random access; images come as their encoded bytes.
+    """Opens the records of a split for random access; images and labels come encoded.
 
     Args:
       split: what `prepare` gave.
@@ -262,15 +277,23 @@ def open_records(split: PreparedSplit) -> Any:
     if not len(split.index):
         return []
     builder: Any = tfds.builder_from_directory(builder_dir=split.folder)
-    return builder.as_data_source(split.name, decoders={"image": tfds.decode.SkipDecoding()})
+    encoded = {"image", "semantic"} & set(builder.info.features)
+    decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
+    return builder.as_data_source(split.name, decoders=decoders)
 
 
 def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     """Builds into a new folder; the file that marks it complete is written last."""
     shutil.rmtree(home, ignore_errors=True)
     kind: Any = "2017_skip" if config.on_bad_image == "skip" else "2017"
-    if root:
-        kind = CocoConfig(name="folder", root=root, on_bad_image=config.on_bad_image)
+    if root or config.semantic != "none":
+        kind = CocoConfig(
+            name="folder" if root else f"{kind}_{config.semantic}",
+            root=root,
+            on_bad_image=config.on_bad_image,
+            semantic=config.semantic,
+            semantic_root=config.semantic_root,
+        )
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # whole pages of it in a log file
@@ -280,6 +303,7 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
             download_dir=str(cache / "downloads"), download_config=downloads
         )
     folder = Path(builder.data_dir)
+    shutil.rmtree(folder / UNPACKED, ignore_errors=True)
     for name, rows in builder.index.items():
         np.save(
             folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
@@ -291,6 +315,7 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
         "problems": builder.problems,
         "skipped": builder.skipped,
         "fingerprint": _fingerprint(builder, folder),
+        "semantic_names": builder.semantic_names,
     }
     partial = home / f"{_META}.new"
     partial.write_text(json.dumps(meta))
@@ -303,6 +328,8 @@ def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
     for name, path in sorted(builder.annotations.items()):
         digest.update(f"{name} {builder.image_hashes[name]}".encode())
         add_file(digest, folder / path)
+    if builder.semantic_names:
+        digest.update(json.dumps(builder.semantic_names).encode())
     return digest.hexdigest()
 
 
@@ -321,7 +348,9 @@ def _load(home: Path) -> Prepared:
         for name, path in meta["annotations"].items()
     }
     categories = tuple(Category(*entry) for entry in meta["categories"])
-    return Prepared(categories, splits, meta["fingerprint"])
+    # Datasets from before there were labels say nothing of them.
+    names = tuple(meta.get("semantic_names", ()))
+    return Prepared(categories, splits, meta["fingerprint"], names)
 
 
 def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[str, Any]:
@@ -344,20 +373,6 @@ def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[st
             for a in image.annotations
         ],
     }
-
-
-def _merge_categories(datasets: list[CocoDataset]) -> tuple[Category, ...]:
-    """Unites the splits' categories, so that an index means the same class in each."""
-    names: dict[int, str] = {}
-    for dataset in datasets:
-        for category in dataset.categories:
-            known = names.setdefault(category.id, category.name)
-            if known != category.name:
-                raise CocoError(
-                    f'category {category.id} is "{known}" in one split and "{category.name}" in '
-                    "another: give the splits the same categories"
-                )
-    return tuple(Category(number, names[number]) for number in sorted(names))
 
 
 @contextmanager

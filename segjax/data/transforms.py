@@ -1,4 +1,4 @@
-"""Geometry of one example: image, boxes and masks moved together, on the host."""
+"""Geometry of one example: image, boxes, masks and labels moved together, on the host."""
 
 import dataclasses
 from typing import Any
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 
 from segjax.data import rle as rle_lib
 from segjax.data.config import DataConfig
-from segjax.data.images import decode_image
+from segjax.data.images import decode_image, decode_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Example:
       masks: 0/1 rasters: of the boxes, or of all of `image`.
       truncated: objects dropped because there were too many.
       degenerate: objects dropped for want of size or mask.
+      semantic: label of every pixel of `image`, or None where none are wanted.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -65,6 +66,7 @@ class Example:
     masks: UInt8[np.ndarray, "n mh mw"]
     truncated: int
     degenerate: int
+    semantic: UInt8[np.ndarray, "h w"] | None = None
 
 
 def resized_size(height: int, width: int, short_side: int, config: DataConfig) -> tuple[int, int]:
@@ -118,6 +120,32 @@ def resize_image(
         picture = Image.fromarray(image).resize(width_height, Image.Resampling.BILINEAR)
         return np.asarray(picture)
     return np.asarray(cv2.resize(image, width_height, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def resize_labels(
+    labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h2 w2"]:
+    """Resizes labels, each pixel taking the one under its centre.
+
+    As Pillow (Detectron2) and the rasters of masks do, so that labels lie where the bilinear image
+    lies. OpenCV's INTER_NEAREST (MMDetection) takes the one under the pixel's upper left corner,
+    up to half a pixel away.
+
+    Args:
+      labels: of the image as stored.
+      size: new height and width.
+
+    Returns:
+      The resized labels.
+    """
+    old = labels.shape
+    if old == size:
+        return labels
+    rows, columns = (
+        np.floor((np.arange(new) + 0.5) * (side / new)).astype(np.int64)
+        for new, side in zip(size, old, strict=True)
+    )
+    return labels[np.minimum(rows, old[0] - 1)][:, np.minimum(columns, old[1] - 1)]
 
 
 def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float | int) -> Float[np.ndarray, "n 4"]:
@@ -182,7 +210,7 @@ def make_example(
       record: one example of the dataset.
       rng: source of scale and flip; None for evaluation, which draws nothing and takes
         `eval_short_side`.
-      config: how.
+      config: how; `semantic` other than "none" takes the record's labels too.
 
     Returns:
       The example.
@@ -204,9 +232,13 @@ def make_example(
     objects, truncated = cap_objects(objects, config.max_instances)
     scale = np.array([size[1] / width, size[0] / height] * 2)
     boxes, masks = objects.boxes * scale[None], _masks(objects, (height, width), size, config)
+    labels = None
+    if config.semantic != "none":
+        labels = resize_labels(decode_labels(record["semantic"]), size)
     if flip:
         image, masks = np.asarray(cv2.flip(image, 1), np.uint8), masks[:, :, ::-1]
         boxes = flip_boxes(boxes, size[1])
+        labels = labels if labels is None else labels[:, ::-1]
     return Example(
         image=image,
         image_id=int(record["image/id"]),
@@ -217,6 +249,7 @@ def make_example(
         masks=masks,
         truncated=truncated,
         degenerate=degenerate,
+        semantic=labels,
     )
 
 

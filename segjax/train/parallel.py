@@ -54,7 +54,8 @@ class Devices:
         """Splits a batch from the host over the devices.
 
         Args:
-          arrays: Batch's fields, each [B, ...]; other entries are left out.
+          arrays: Batch's fields, each [B, ...], those with a default if there are any; other
+            entries are left out.
 
         Raises:
           ValueError: if the devices cannot have equally many images each.
@@ -62,7 +63,7 @@ class Devices:
         self.check_batch_size(len(arrays["images"]))
         sharding = NamedSharding(self.mesh, P(AXIS))
         put = functools.partial(jax.make_array_from_process_local_data, sharding)
-        return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS})
+        return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS if name in arrays})
 
     def check_batch_size(self, images: int) -> None:
         """Refuses a batch that the devices cannot share equally."""

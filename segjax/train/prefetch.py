@@ -88,4 +88,5 @@ class Prefetch(Iterator[Prefetched]):
 
 def _light(host: HostBatch) -> HostBatch:
     """What the loop needs of a batch on the host: not the pixels."""
-    return {name: array for name, array in host.items() if name not in ("images", "gt_masks")}
+    pixels = ("images", "gt_masks", "gt_semantic")
+    return {name: array for name, array in host.items() if name not in pixels}
