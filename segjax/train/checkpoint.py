@@ -274,7 +274,8 @@ def save_run(
 
     Args:
       folder: new, or without checkpoints.
-      config: its `model` is the one the variables are for; `data` tells how images are resized.
+      config: its `model` is the one the variables are for, the classes of its semantic branch
+        (if it has one) filled in; `data` tells how images are resized.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
       class_names: in the model's order; a model with 0 classes gets as many.
       category_ids: COCO's ids of the classes.
@@ -290,6 +291,11 @@ def save_run(
         raise ValueError(
             f"the model has {model.num_classes} classes, but there are {number} names and"
             f" {len(category_ids)} category ids"
+        )
+    if model.semantic_classes == 0:
+        raise ValueError(
+            "the model's semantic branch leaves its number of classes to the data: give it the one"
+            " that the weights are for, as in model.with_semantic_classes(183)"
         )
     shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
     variables = {"batch_stats": {}} | dict(variables)

@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from segjax.config import TrainConfig
 from segjax.config_json import save_config
 from segjax.data import pipeline
+from segjax.data.config import DataConfig
 from segjax.eval.runner import EvalResults, Evaluator
 from segjax.train.checkpoint import (
     CONFIG_FILE,
@@ -37,6 +38,12 @@ from segjax.types import Batch, Dtype
 
 # Each purpose draws from its own stream of the run's seed.
 INIT_STREAM, STEP_STREAM = 0, 1
+# What --data.semantic can be, in a few words.
+SEMANTIC = {
+    "stuffthingmaps": "COCO-stuff's maps",
+    "panoptic": "from COCO's panoptic annotation",
+    "instances": "things only",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +96,8 @@ def train(config: TrainConfig) -> TrainResults:
     # ---------------------------------------------------------------- Data
     dataset = pipeline.open_dataset(config.data)
     check_splits(dataset, config.data, ("train", "val"))
-    config = resolve(config, dataset.class_names)
+    config = resolve(config, dataset.class_names, dataset.semantic_names)
+    training_data = semantic_wanted(config)
 
     # ---------------------------------------------------------------- Checkpoint to go on from
     with Checkpoints(workdir, best_metric(config), config.keep_last) as checkpoints:
@@ -132,7 +140,7 @@ def train(config: TrainConfig) -> TrainResults:
         run = _Loop(config, devices, compiled, checkpoints, evaluator, dict(place.dropped))
         step_key = devices.replicate(jax.random.fold_in(key, STEP_STREAM))
         iterator = pipeline.train_iterator(
-            dataset, config.data, seed=config.seed + config.data.seed, start_state=place.iterator
+            dataset, training_data, seed=config.seed + config.data.seed, start_state=place.iterator
         )
         state, results = run(state, step_key, iterator)
 
@@ -258,12 +266,19 @@ class _Loop:
             self.dropped[name] += int(host[name].sum())
 
 
-def resolve(config: TrainConfig, class_names: Sequence[str]) -> TrainConfig:
+def resolve(
+    config: TrainConfig, class_names: Sequence[str], semantic_names: Sequence[str] = ()
+) -> TrainConfig:
     """Fills in what the config leaves to the data, and the compute dtype of every part.
 
+    Args:
+      config: of the run.
+      class_names: of the data.
+      semantic_names: classes of the data's semantic labels, if it has any.
+
     Raises:
-      ValueError: if the model is for another number of classes than the data has, or for masks
-        that the data shall not give.
+      ValueError: if the model is for another number of classes than the data has, or for masks or
+        semantic labels that the data shall not give.
     """
     model: Any = config.model
     if model.has_masks and not config.data.masks:
@@ -279,9 +294,44 @@ def resolve(config: TrainConfig, class_names: Sequence[str]) -> TrainConfig:
             f"the model has {model.num_classes} classes, the data has {number}"
             f" ({', '.join(class_names[:5])}, ...): leave num_classes at 0 to follow the data"
         )
+    model = _resolve_semantic(model, config.data.semantic, len(semantic_names))
     if config.compute_dtype is not None:
         model = with_dtype(model, config.compute_dtype)
     return dataclasses.replace(config, model=model)
+
+
+def _resolve_semantic(model: Any, source: str, number: int) -> Any:
+    """Gives a semantic branch as many classes as the data's labels have."""
+    if model.semantic_classes is None:
+        return model
+    if source == "none":
+        ways = "; or ".join(f"--data.semantic={way} ({text})" for way, text in SEMANTIC.items())
+        raise ValueError(
+            "the model has a semantic branch, but --data.semantic=none gives it nothing to learn"
+            f" from: choose {ways}; or take a model without the branch"
+        )
+    if model.semantic_classes == 0:
+        model = model.with_semantic_classes(number)
+    if model.semantic_classes != number:
+        raise ValueError(
+            f"the model has {model.semantic_classes} semantic classes, the labels of"
+            f" --data.semantic={source} have {number}: leave semantic_classes at 0 to follow the"
+            " data, or choose the labels that the model is for"
+        )
+    return model
+
+
+def semantic_wanted(config: TrainConfig) -> DataConfig:
+    """The data as training reads them: with semantic labels only if the model learns from them."""
+    model: Any = config.model
+    source, number = config.data.semantic, model.semantic_classes
+    if source == "none":
+        return config.data
+    if number is None:
+        say(f"semantic labels: {source!r} are not read: the model has no semantic branch")
+        return dataclasses.replace(config.data, semantic="none")
+    say(f"semantic labels: {source!r} ({SEMANTIC[source]}), {number} classes")
+    return config.data
 
 
 def with_dtype(part: Any, dtype: Dtype) -> Any:

@@ -25,6 +25,7 @@ class Toy(nn.Module):
 
     size_divisor = 32
     has_masks = False
+    semantic_classes = None
     paste_padded = False
 
     def setup(self) -> None:
