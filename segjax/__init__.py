@@ -10,9 +10,15 @@ if TYPE_CHECKING:
     from segjax.data.config import DataConfig as DataConfig
     from segjax.eval.detections import ImageDetections as ImageDetections
     from segjax.eval.runner import evaluate as evaluate
+    from segjax.models import CascadeMaskRCNN as CascadeMaskRCNN
+    from segjax.models import CascadeRCNN as CascadeRCNN
     from segjax.models import FasterRCNN as FasterRCNN
+    from segjax.models import HybridTaskCascade as HybridTaskCascade
     from segjax.models import MaskRCNN as MaskRCNN
+    from segjax.models import cascade_mask_rcnn_resnet_fpn as cascade_mask_rcnn_resnet_fpn
+    from segjax.models import cascade_rcnn_resnet_fpn as cascade_rcnn_resnet_fpn
     from segjax.models import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
+    from segjax.models import htc_resnet_fpn as htc_resnet_fpn
     from segjax.models import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
     from segjax.predict import Predictor as Predictor
     from segjax.predict import predict as predict
@@ -29,17 +35,23 @@ __version__ = "0.1.0"
 # and touches no device.
 _HOMES = {
     "Batch": "segjax.types",
+    "CascadeMaskRCNN": "segjax.models",
+    "CascadeRCNN": "segjax.models",
     "DataConfig": "segjax.data.config",
     "Detections": "segjax.types",
     "FasterRCNN": "segjax.models",
+    "HybridTaskCascade": "segjax.models",
     "ImageDetections": "segjax.eval.detections",
     "MaskRCNN": "segjax.models",
     "OptimConfig": "segjax.config",
     "Predictor": "segjax.predict",
     "TrainConfig": "segjax.config",
+    "cascade_mask_rcnn_resnet_fpn": "segjax.models",
+    "cascade_rcnn_resnet_fpn": "segjax.models",
     "draw": "segjax.viz",
     "evaluate": "segjax.eval.runner",
     "faster_rcnn_resnet_fpn": "segjax.models",
+    "htc_resnet_fpn": "segjax.models",
     "load_config": "segjax.config",
     "load_run": "segjax.train",
     "mask_rcnn_resnet_fpn": "segjax.models",
@@ -50,18 +62,24 @@ _HOMES = {
 
 __all__ = [
     "Batch",
+    "CascadeMaskRCNN",
+    "CascadeRCNN",
     "DataConfig",
     "Detections",
     "FasterRCNN",
+    "HybridTaskCascade",
     "ImageDetections",
     "MaskRCNN",
     "OptimConfig",
     "Predictor",
     "TrainConfig",
     "__version__",
+    "cascade_mask_rcnn_resnet_fpn",
+    "cascade_rcnn_resnet_fpn",
     "draw",
     "evaluate",
     "faster_rcnn_resnet_fpn",
+    "htc_resnet_fpn",
     "load_config",
     "load_run",
     "mask_rcnn_resnet_fpn",

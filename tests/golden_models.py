@@ -1,12 +1,20 @@
 """What a golden file's peer is here: the model, the converter, and the peer's names for things."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
-from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.models import (
+    HybridTaskCascade,
+    MaskRCNN,
+    cascade_mask_rcnn_resnet_fpn,
+    htc_resnet_fpn,
+    mask_rcnn_resnet_fpn,
+)
 from segjax.models.flavours import TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.zoo.convert import RULES
@@ -27,8 +35,6 @@ class Peer:
     Attributes:
       rules: the converter's table.
       losses: the file's loss names -> ours.
-      stage_suffix: what follows `roi_class_logits` and the like.
-      mask_suffix: what follows `roi_mask_logits`.
       class_order: our class logits -> the peer's order.
       first_box_column: columns of the peer's box deltas before this belong to
         the background and are not converted.
@@ -38,8 +44,6 @@ class Peer:
 
     rules: list
     losses: dict[str, str]
-    stage_suffix: str = ""
-    mask_suffix: str = ""
     class_order: Callable[[np.ndarray], np.ndarray] = _as_is
     first_box_column: int = 0
     first_class: int = 0
@@ -60,29 +64,32 @@ TORCHVISION = Peer(
     first_class=1,
     first_mask=1,
 )
+_DETECTRON2_RPN = {"loss_rpn_cls": "loss_rpn_cls", "loss_rpn_loc": "loss_rpn_box"}
 DETECTRON2 = Peer(
     RULES["detectron2"],
-    {
-        "loss_rpn_cls": "loss_rpn_cls",
-        "loss_rpn_loc": "loss_rpn_box",
-        "loss_cls": "loss_cls",
-        "loss_box_reg": "loss_box",
-        "loss_mask": "loss_mask",
-    },
-    stage_suffix="/0",
+    _DETECTRON2_RPN
+    | {"loss_cls": "loss_cls", "loss_box_reg": "loss_box", "loss_mask": "loss_mask"},
 )
-MMDET = Peer(
+DETECTRON2_CASCADE = Peer(
+    RULES["detectron2_cascade"],
+    _DETECTRON2_RPN
+    | {f"loss_cls_stage{t}": f"loss_cls_stage{t + 1}" for t in range(3)}
+    | {f"loss_box_reg_stage{t}": f"loss_box_stage{t + 1}" for t in range(3)}
+    | {"loss_mask": "loss_mask_stage1"},
+)
+_MMDET_RPN = {"loss_rpn_cls": "loss_rpn_cls", "loss_rpn_bbox": "loss_rpn_box"}
+_MMDET_HEADS = {"loss_cls": "loss_cls", "loss_bbox": "loss_box", "loss_mask": "loss_mask"}
+MMDET = Peer(RULES["mmdet"], _MMDET_RPN | _MMDET_HEADS)
+MMDET_CASCADE = Peer(
     RULES["mmdet"],
-    {
-        "loss_rpn_cls": "loss_rpn_cls",
-        "loss_rpn_bbox": "loss_rpn_box",
-        "loss_cls": "loss_cls",
-        "loss_bbox": "loss_box",
-        "loss_mask": "loss_mask",
+    _MMDET_RPN
+    | {
+        f"s{t}.{theirs}": f"{ours}_stage{t + 1}"
+        for t in range(3)
+        for theirs, ours in _MMDET_HEADS.items()
     },
-    stage_suffix="/0",
-    mask_suffix="/0",
 )
+MMDET_HTC = Peer(RULES["mmdet"], MMDET_CASCADE.losses | {"loss_semantic_seg": "loss_semantic"})
 
 
 def _torchvision_v2() -> Any:
@@ -91,27 +98,64 @@ def _torchvision_v2() -> Any:
     return dataclasses.replace(TORCHVISION_V2, backbone_norm=norm, head_norm=norm)
 
 
-# (library, variant or config) -> peer, number of classes, depth, style. Every config of a
-# library that the models cover has its line here; a file that none fits fails its test.
-CONFIGS: dict[tuple[str, str], tuple[Peer, int, Any]] = {
-    ("torchvision", "maskrcnn_resnet50_fpn"): (TORCHVISION, 50, "torchvision"),
-    ("torchvision", "maskrcnn_resnet50_fpn_v2"): (TORCHVISION, 50, _torchvision_v2()),
-} | {
-    (library, config.format(depth=depth, times=times)): (peer, depth, library)
-    for depth in (50, 101)
-    for times in (1, 3)
-    for library, peer, config in (
-        (
-            "detectron2",
-            DETECTRON2,
-            "COCO-InstanceSegmentation/mask_rcnn_R_{depth}_FPN_{times}x.yaml",
-        ),
-        ("mmdet", MMDET, "mask_rcnn/mask-rcnn_r{depth}_fpn_{times}x_coco.py"),
-    )
+# The depths and widths in configs' names.
+_BACKBONES = {
+    "50": {"depth": 50},
+    "101": {"depth": 101},
+    "x101-32x4d": {"depth": 101, "groups": 32, "group_width": 4},
+    "x101-64x4d": {"depth": 101, "groups": 64, "group_width": 4},
 }
 
 
-def find(meta: dict[str, Any]) -> tuple[Peer, MaskRCNN]:
+def _cascade(style: str) -> Callable[..., Any]:
+    return lambda classes, **backbone: cascade_mask_rcnn_resnet_fpn(
+        classes, style=style, **backbone
+    )
+
+
+def _mask_rcnn(style: Any) -> Callable[..., Any]:
+    return lambda classes, **backbone: mask_rcnn_resnet_fpn(classes, style=style, **backbone)
+
+
+def _htc(semantic: bool) -> Callable[..., Any]:
+    def make(classes: int, **backbone: Any) -> HybridTaskCascade:
+        model = htc_resnet_fpn(classes, semantic=semantic, semantic_classes=183, **backbone)
+        return model.clone(mask_stages="last")  # mmdet 3's way, which the files hold
+
+    return make
+
+
+# (library, pattern of the variant or config) -> peer, model. Every config of a library
+# that the models cover fits one; a file that none fits fails its test.
+_MMDET_BACKBONE = r"r?(50|101|x101-32x4d|x101-64x4d)_fpn.*\.py"
+CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
+    ("torchvision", r"maskrcnn_resnet(50)_fpn", TORCHVISION, _mask_rcnn("torchvision")),
+    ("torchvision", r"maskrcnn_resnet(50)_fpn_v2", TORCHVISION, _mask_rcnn(_torchvision_v2())),
+    (
+        "detectron2",
+        r"COCO-InstanceSegmentation/mask_rcnn_R_(50|101)_FPN_\dx\.yaml",
+        DETECTRON2,
+        _mask_rcnn("detectron2"),
+    ),
+    (
+        "detectron2",
+        r"Misc/cascade_mask_rcnn_R_(50|101)_FPN_\dx\.yaml",
+        DETECTRON2_CASCADE,
+        _cascade("detectron2"),
+    ),
+    ("mmdet", rf"mask_rcnn/mask-rcnn_{_MMDET_BACKBONE}", MMDET, _mask_rcnn("mmdet")),
+    (
+        "mmdet",
+        rf"cascade_rcnn/cascade-mask-rcnn_{_MMDET_BACKBONE}",
+        MMDET_CASCADE,
+        _cascade("mmdet"),
+    ),
+    ("mmdet", rf"htc/htc_{_MMDET_BACKBONE}", MMDET_HTC, _htc(True)),
+    ("mmdet", rf"htc/htc-without-semantic_{_MMDET_BACKBONE}", MMDET_CASCADE, _htc(False)),
+]
+
+
+def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
     """The peer and the model of a golden file.
 
     Raises:
@@ -119,20 +163,59 @@ def find(meta: dict[str, Any]) -> tuple[Peer, MaskRCNN]:
     """
     library = meta["source"].split()[0]
     config = meta.get("variant") or meta["config"]
-    if (library, config) not in CONFIGS:
-        raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
-    peer, depth, style = CONFIGS[library, config]
     classes = meta.get("num_classes") or meta["num_classes_with_background"] - 1
-    return peer, _take_every_sample(mask_rcnn_resnet_fpn(classes, depth=depth, style=style), meta)
+    for candidate, pattern, peer, make in CONFIGS:
+        match = re.fullmatch(pattern, config)
+        if candidate == library and match:
+            return peer, _take_every_sample(make(classes, **_BACKBONES[match[1]]), meta)
+    raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
 
 
-def _take_every_sample(model: MaskRCNN, meta: dict[str, Any]) -> MaskRCNN:
+def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
     """The file's samplers are so large that every anchor and every proposal is taken."""
     if meta["sampling"] != "all":
         raise KeyError(f"sampling is {meta['sampling']!r}; only 'all' is known")
+    anchors = meta.get("rpn_batch_size_per_image", 10**6)
+    regions = meta.get("roi_batch_size_per_image", 10**6)
+    model = model.clone(rpn=dataclasses.replace(model.rpn, num_samples=anchors))
+    if isinstance(model, MaskRCNN):
+        return model.clone(sampler=dataclasses.replace(model.sampler, num_samples=regions))
     return model.clone(
-        rpn=dataclasses.replace(model.rpn, num_samples=meta.get("rpn_batch_size_per_image", 10**6)),
-        sampler=dataclasses.replace(
-            model.sampler, num_samples=meta.get("roi_batch_size_per_image", 10**6)
-        ),
+        stages=tuple(
+            dataclasses.replace(
+                stage, sampler=dataclasses.replace(stage.sampler, num_samples=regions)
+            )
+            for stage in model.stages
+        )
     )
+
+
+def heads(model: Any, features: Any, rois: jax.Array) -> dict[str, Any]:
+    """What the files hold of the heads, each a list over stages, within `model.apply`.
+
+    Args:
+      model: bound to variables.
+      features: P2..P6.
+      rois: [1, R, 4]; masks are of the first 8.
+    """
+    if isinstance(model, MaskRCNN):
+        logits, deltas = model.box_outputs(features, rois)
+        masks = model.mask_outputs(features, rois[:, :8])
+        return {"class_logits": [logits], "box_deltas": [deltas], "mask_logits": [masks]}
+    if isinstance(model, HybridTaskCascade):
+        semantic_logits, semantic = model.semantic(features)
+        box_features = model.box_features(features, semantic, rois)
+        mask_features = model.mask_features(features, semantic, rois[:, :8])
+        masks = model.mask_outputs(mask_features, range(3))
+        extra = {"semantic_logits": semantic_logits, "semantic_feature": semantic}
+    else:
+        box_features = model.box_pooler(features, rois)
+        masks = [model.mask_outputs(t, features, rois[:, :8]) for t in range(len(model.mask_heads))]
+        extra = {}
+    shape = (1, rois.shape[1])
+    boxes = [model.box_stage(t, box_features, shape) for t in range(len(model.stages))]
+    return {
+        "class_logits": [logits[0] for logits, _ in boxes],
+        "box_deltas": [deltas[0] for _, deltas in boxes],
+        "mask_logits": masks,
+    } | extra

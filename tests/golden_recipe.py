@@ -126,3 +126,12 @@ def regions(height: int, width: int, count: int, seed: int) -> np.ndarray:
     boxes[:, 1::2] = boxes[:, 1::2].clip(0, height)
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 4)
     return boxes.astype(np.float32)
+
+
+def semantic(height: int, width: int, num_classes: int, seed: int) -> np.ndarray:
+    """[height, width] uint8 labels in blocks of 32 pixels, a tenth of them 255 (ignored)."""
+    random = np.random.RandomState(4000 + seed)
+    rows, columns = height // 32 + 1, width // 32 + 1
+    blocks = random.randint(0, num_classes, (rows, columns))
+    blocks[random.uniform(size=blocks.shape) < 0.1] = 255
+    return blocks.repeat(32, 0).repeat(32, 1)[:height, :width].astype(np.uint8)

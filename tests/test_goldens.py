@@ -28,7 +28,7 @@ from segjax.train.step import make_step
 from segjax.types import Batch
 from segjax.zoo.convert import convert, path_of
 from tests import golden_recipe as recipe
-from tests.golden_models import find
+from tests.golden_models import find, heads
 
 pytestmark = pytest.mark.golden
 
@@ -127,7 +127,18 @@ class Golden:
             gt_is_crowd=jnp.zeros((1, count), bool),
             gt_masks=jnp.asarray(masks[None], jnp.uint8),
             gt_mask_frames=jnp.tile(jnp.array([0, 0, w, h], jnp.float32), (1, count, 1)),
+            gt_semantic=self.semantic_labels(padded.shape[:2]),
         )
+
+    def semantic_labels(self, canvas):
+        number = self.model.semantic_classes
+        if number is None:
+            return None
+        labels = np.full((1, *canvas), 255, np.uint8)
+        labels[0, : self.height, : self.width] = recipe.semantic(
+            self.height, self.width, number, self.seed
+        )
+        return jnp.asarray(labels)
 
     @cached_property
     def rois(self):
@@ -140,7 +151,6 @@ class Golden:
         def compute(model, images, image_sizes, rois):
             features = model.features(images, image_sizes)
             proposals, rpn, anchors = model.region_proposals(features, image_sizes)
-            logits, deltas = model.box_outputs(features, rois)
             detections = model.predict(images, image_sizes)
             masks = paste_masks(
                 detections.mask_probs[0],
@@ -155,12 +165,9 @@ class Golden:
                 "anchors": jnp.concatenate(anchors),
                 "proposals": proposals,
                 "roi_feature": model.box_pooler(features, rois[:, :8]),
-                "class_logits": logits,
-                "box_deltas": deltas,
-                "mask_logits": model.mask_outputs(features, rois[:, :8]),
                 "detections": detections,
                 "masks": masks > 0.5 if model.paste_padded else masks >= 0.5,
-            }
+            } | heads(model, features, rois)
 
         run = jax.jit(lambda v, *args: self.model.apply(v, *args, method=compute))
         batch = self.batch
@@ -267,24 +274,41 @@ class Golden:
             self.close(self.ours["roi_feature"][..., ::16].transpose(0, 3, 1, 2), self.data[key])
         ]
 
+    def of_stage(self, kind, rest):
+        """Our numbers of one stage; the file must hold every stage that we have."""
+        stages = self.ours[kind]
+        keys = [key for key in self.data.files if key.split("/")[0] == f"roi_{kind}"]
+        assert len(keys) == len(stages), (keys, len(stages))
+        return stages[int(rest or 0)]
+
     def check_roi_class_logits(self, key, rest):
-        assert key == "roi_class_logits" + self.peer.stage_suffix
-        return [self.close(self.peer.class_order(self.ours["class_logits"]), self.data[key])]
+        return [
+            self.close(self.peer.class_order(self.of_stage("class_logits", rest)), self.data[key])
+        ]
 
     def check_roi_box_deltas(self, key, rest):
-        assert key == "roi_box_deltas" + self.peer.stage_suffix
-        ours = self.ours["box_deltas"].reshape(48, -1)
+        ours = self.of_stage("box_deltas", rest).reshape(48, -1)
+        if ours.shape[1] == 4:  # one box for all classes
+            return [self.close(ours, self.data[key])]
         ours = np.pad(ours, ((0, 0), (self.peer.first_box_column, 0)))[:, ::7]
         skip = -(-self.peer.first_box_column // 7)  # the background's columns, never read
         return [self.close(ours[:, skip:], self.data[key][:, skip:])]
 
     def check_roi_mask_logits(self, key, rest):
-        assert key == "roi_mask_logits" + self.peer.mask_suffix
-        ours = self.ours["mask_logits"].transpose(0, 3, 1, 2)
+        ours = self.of_stage("mask_logits", rest).transpose(0, 3, 1, 2)
         ours = np.pad(ours, ((0, 0), (self.peer.first_mask, 0), (0, 0), (0, 0)))[:, ::9]
         return [
             self.close(ours[:, self.peer.first_mask :], self.data[key][:, self.peer.first_mask :])
         ]
+
+    def check_semantic_logits(self, key, rest):
+        ours = self.ours["semantic_logits"][0, ::2, ::2, ::12].transpose(2, 0, 1)
+        return [self.close(ours, self.data[key])]
+
+    def check_semantic_feature(self, key, rest):
+        feature = self.ours["semantic_feature"][0]
+        step = max(1, feature.shape[1] // 16)
+        return [self.close(feature[::step, ::step, ::8].transpose(2, 0, 1), self.data[key])]
 
     def check_detection(self, key, rest):
         checks = {

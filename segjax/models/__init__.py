@@ -1,6 +1,12 @@
 """Architectures: each a linen module, its losses, and a factory per published flavour."""
 
+from segjax.models.cascade_rcnn import CascadeMaskRCNN as CascadeMaskRCNN
+from segjax.models.cascade_rcnn import CascadeRCNN as CascadeRCNN
+from segjax.models.cascade_rcnn import cascade_mask_rcnn_resnet_fpn as cascade_mask_rcnn_resnet_fpn
+from segjax.models.cascade_rcnn import cascade_rcnn_resnet_fpn as cascade_rcnn_resnet_fpn
 from segjax.models.faster_rcnn import FasterRCNN as FasterRCNN
 from segjax.models.faster_rcnn import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
+from segjax.models.htc import HybridTaskCascade as HybridTaskCascade
+from segjax.models.htc import htc_resnet_fpn as htc_resnet_fpn
 from segjax.models.mask_rcnn import MaskRCNN as MaskRCNN
 from segjax.models.mask_rcnn import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn

@@ -1,5 +1,6 @@
 """Semantic heads: pyramid levels to a class for every pixel."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -39,13 +40,12 @@ class FusedSemanticHead(nn.Module):
         self, levels: Sequence[Float[Array, "B _ _ C"]]
     ) -> tuple[Float[Array, "B h w K"], Float[Array, "B h w F"]]:
         """P2..P6 -> logits [B, h, w, K], feature [B, h, w, F], at the fusion level's size."""
-        size = levels[self.fusion_level].shape[1:3]
-        fused = None
+        _, height, width, _ = levels[self.fusion_level].shape
+        embedded = []
         for i, level in enumerate(levels):
-            level = resize_bilinear(level.astype(self.dtype), size, align_corners=True)
-            level = nn.relu(self._conv(1, f"lateral{i + 1}")(level))
-            fused = level if fused is None else fused + level
-        x = fused
+            resized = resize_bilinear(level.astype(self.dtype), (height, width), align_corners=True)
+            embedded.append(nn.relu(self._conv(1, f"lateral{i + 1}")(resized)))
+        x = functools.reduce(jnp.add, embedded)
         for i in range(self.num_convs):
             x = nn.relu(self._conv(3, f"conv{i + 1}")(x))
         logits = Conv(

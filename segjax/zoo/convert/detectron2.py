@@ -1,4 +1,4 @@
-"""Detectron2's names: Faster and Mask R-CNN. Background is its last class, as ours."""
+"""Detectron2's names: Faster, Mask and Cascade R-CNN. Background is its last class, as ours."""
 
 from segjax.zoo.convert.rules import (
     Rule,
@@ -22,6 +22,27 @@ def _stage(stage: int) -> list[Rule]:
     ]
 
 
+def _box_head(stage: str, ours: str) -> list[Rule]:
+    head, predictor = rf"roi_heads\.box_head{stage}\.", rf"roi_heads\.box_predictor{stage}\."
+    return [
+        *dense_rules(head + "fc1", f"{ours}/fc1", dense_after_pool(7)),
+        *dense_rules(head + "fc2", f"{ours}/fc2"),
+        *dense_rules(predictor + "cls_score", f"{ours}/class_logits"),
+        *dense_rules(predictor + "bbox_pred", f"{ours}/box_deltas"),
+    ]
+
+
+def _mask_head(ours: str) -> list[Rule]:
+    head = r"roi_heads\.mask_head\."
+    return [
+        *conv_rules(head + r"mask_fcn(\d)", ours + r"/conv\1", bias=True),
+        Rule(head + r"deconv\.weight", f"{ours}/deconv/kernel", deconv),
+        Rule(head + r"deconv\.bias", f"{ours}/deconv/bias", same),
+        Rule(head + r"predictor\.weight", f"{ours}/logits_kernel", conv),
+        Rule(head + r"predictor\.bias", f"{ours}/logits_bias", same),
+    ]
+
+
 RULES: list[Rule] = [
     *conv_rules(r"backbone\.bottom_up\.stem\.conv1", "backbone/stem_conv", bias=False),
     *norm_rules(r"backbone\.bottom_up\.stem\.conv1\.norm", "backbone/stem_norm"),
@@ -33,13 +54,13 @@ RULES: list[Rule] = [
         r"proposal_generator\.rpn_head\.objectness_logits", "rpn_head/objectness", bias=True
     ),
     *conv_rules(r"proposal_generator\.rpn_head\.anchor_deltas", "rpn_head/deltas", bias=True),
-    *dense_rules(r"roi_heads\.box_head\.fc1", "box_head/fc1", dense_after_pool(7)),
-    *dense_rules(r"roi_heads\.box_head\.fc2", "box_head/fc2"),
-    *dense_rules(r"roi_heads\.box_predictor\.cls_score", "box_head/class_logits"),
-    *dense_rules(r"roi_heads\.box_predictor\.bbox_pred", "box_head/box_deltas"),
-    *conv_rules(r"roi_heads\.mask_head\.mask_fcn(\d)", r"mask_head/conv\1", bias=True),
-    Rule(r"roi_heads\.mask_head\.deconv\.weight", "mask_head/deconv/kernel", deconv),
-    Rule(r"roi_heads\.mask_head\.deconv\.bias", "mask_head/deconv/bias", same),
-    Rule(r"roi_heads\.mask_head\.predictor\.weight", "mask_head/logits_kernel", conv),
-    Rule(r"roi_heads\.mask_head\.predictor\.bias", "mask_head/logits_bias", same),
+    *_box_head("", "box_head"),
+    *_box_head(r"\.(\d)", r"box_heads_\1"),
+    *_mask_head("mask_head"),
+]
+
+# Its cascade has one mask head, with the names of a Mask R-CNN's.
+CASCADE_RULES: list[Rule] = [
+    *(rule for rule in RULES if "mask_head" not in rule.pattern),
+    *_mask_head("mask_heads_0"),
 ]

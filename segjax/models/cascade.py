@@ -1,0 +1,197 @@
+"""The cascade of box heads (Cascade R-CNN, 1712.00726, figure 3d), shared by all its models."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+
+from segjax.models.pyramid_rpn import PyramidRPN
+from segjax.models.rois import (
+    DetectionFilter,
+    RoIPooler,
+    RoISampler,
+    RoISamples,
+    box_losses,
+    class_probabilities,
+)
+from segjax.nn.box_head import BoxHead
+from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
+from segjax.types import Batch, Detections, LossTerm, Proposals
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a cascade.
+
+    Attributes:
+      sampler: the regions it is trained on; its matcher holds the stage's IoU
+        threshold.
+      coder: scale of its box deltas.
+      loss_weight: of its losses.
+    """
+
+    sampler: RoISampler
+    coder: DeltaCoder
+    loss_weight: float = 1.0
+
+
+class BoxCascade(PyramidRPN):
+    """`PyramidRPN` and a chain of box heads, each of which starts from the last one's boxes.
+
+    Nothing here is meant to be overridden; the models write the loop over stages.
+
+    Attributes, besides those of `PyramidRPN`:
+      box_pooler: RoIAlign for the box heads.
+      box_heads: one for each stage, with one box for all classes or one for each.
+      stages: what each stage is trained on, and how.
+      detections: what becomes a final detection.
+      box_smooth_l1_beta: of the box heads' losses; 0 is L1.
+      averaged: what the final scores average over the stages: "logits" (mmdet)
+        or "probabilities" (Detectron2).
+      passes_gt: whether ground-truth boxes among a stage's regions, once refined,
+        go on to the next stage (Detectron2) or not (mmdet).
+      passes_empty: whether boxes that were refined to nothing go on in training
+        (mmdet) or not (Detectron2).
+      feature_gradient: factor on the gradient that each box head sends into the
+        region features (Detectron2: one over the number of stages).
+    """
+
+    box_pooler: RoIPooler
+    box_heads: tuple[BoxHead, ...]
+    stages: tuple[Stage, ...]
+    detections: DetectionFilter
+    box_smooth_l1_beta: float = 0.0
+    averaged: Literal["logits", "probabilities"] = "logits"
+    passes_gt: bool = False
+    passes_empty: bool = True
+    feature_gradient: float = 1.0
+
+    semantic_classes = None
+
+    @property
+    def num_classes(self) -> int:
+        """K, without background; 0 until `with_num_classes` was called."""
+        return self.box_heads[0].num_classes
+
+    def box_stage(
+        self,
+        stage: int,
+        box_features: Float[Array, "N S S C"],
+        shape: tuple[int, int],
+        valid: Bool[Array, "B R"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float32[Array, "B R K1"], Float32[Array, "B R Kb 4"]]:
+        """Class logits, background last, and deltas of one stage's head.
+
+        Args:
+          stage: which head, from 0.
+          box_features: of B * R regions.
+          shape: (B, R).
+          valid: keeps padding rows out of batch norm's statistics.
+          train: lets batch norm use batch statistics.
+        """
+        rows = None if valid is None else valid.reshape(-1)
+        x: Any = optax.scale_gradient(box_features, self.feature_gradient)
+        logits, deltas = self.box_heads[stage](x, train, rows)
+        return logits.reshape(*shape, -1), deltas.reshape(*shape, -1, 4)
+
+    def refine(
+        self,
+        stage: int,
+        boxes: Float32[Array, "B R 4"],
+        classes: Int32[Array, "B R"],
+        logits: Float32[Array, "B R K1"],
+        deltas: Float32[Array, "B R Kb 4"],
+        image_sizes: Int32[Array, "B 2"],
+    ) -> Float32[Array, "B R 4"]:
+        """Boxes as a stage regresses them, clipped to the image; no gradient passes.
+
+        Deltas for each class are those of `classes`, or, where these say
+        background (K), of the best class (mmdet's `refine_bboxes`).
+        """
+        if deltas.shape[2] > 1:
+            best = logits[..., :-1].argmax(-1).astype(classes.dtype)
+            own = jnp.where(classes < self.num_classes, classes, best)
+            deltas = jnp.take_along_axis(deltas, own[..., None, None], axis=2)
+        refined = self.stages[stage].coder.decode(deltas[:, :, 0], boxes)
+        return jax.lax.stop_gradient(clip_boxes(refined, image_sizes))
+
+    def train_boxes(
+        self,
+        stage: int,
+        box_features: Float[Array, "N S S C"],
+        samples: RoISamples,
+        batch: Batch,
+    ) -> tuple[dict[str, LossTerm], Proposals]:
+        """The box losses of one stage, and the regions for the next."""
+        images, regions = samples.classes.shape
+        logits, deltas = self.box_stage(
+            stage, box_features, (images, regions), samples.valid, train=True
+        )
+        terms = box_losses(
+            logits.reshape(-1, logits.shape[-1]),
+            deltas.reshape(-1, *deltas.shape[2:]),
+            samples,
+            batch.gt_boxes,
+            self.stages[stage].coder,
+            self.box_smooth_l1_beta,
+        )
+        boxes = self.refine(
+            stage, samples.boxes, samples.classes, logits, deltas, batch.image_sizes
+        )
+        passed = samples.valid
+        if not self.passes_gt:
+            passed &= ~samples.is_gt
+        if not self.passes_empty:
+            passed &= nonempty(boxes)
+        return self.of_stage(stage, terms), Proposals(boxes, jnp.zeros_like(boxes[..., 0]), passed)
+
+    def of_stage(self, stage: int, terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
+        """Loss terms with the stage's weight and its number, from 1, in their names."""
+        weight = self.stages[stage].loss_weight
+        return {f"{name}_stage{stage + 1}": term.scaled(weight) for name, term in terms.items()}
+
+    def find_boxes(
+        self,
+        box_features: Callable[[Float32[Array, "B R 4"]], Float[Array, "N S S C"]],
+        proposals: Proposals,
+        image_sizes: Int32[Array, "B 2"],
+    ) -> Detections:
+        """Final boxes [B, D], without masks, in pixels of the padded input.
+
+        Args:
+          box_features: gives the region features of boxes.
+          proposals: of the RPN.
+          image_sizes: (height, width) inside the padding.
+        """
+        boxes = proposals.boxes
+        shape = (boxes.shape[0], boxes.shape[1])
+        unknown = jnp.full(shape, self.num_classes, jnp.int32)
+        votes = []
+        logits, deltas = self.box_stage(0, box_features(boxes), shape)
+        for stage in range(1, len(self.stages)):
+            votes.append(logits)
+            boxes = self.refine(stage - 1, boxes, unknown, logits, deltas, image_sizes)
+            logits, deltas = self.box_stage(stage, box_features(boxes), shape)
+        votes.append(logits)
+        return self.detections(
+            self._scores(votes),
+            deltas,
+            dataclasses.replace(proposals, boxes=boxes),
+            image_sizes,
+            self.stages[-1].coder,
+        )
+
+    def _scores(self, votes: list[Float32[Array, "B R K1"]]) -> Float32[Array, "B R K"]:
+        if self.averaged == "logits":
+            return class_probabilities(jnp.stack(votes).mean(0))
+        return jnp.stack([class_probabilities(logits) for logits in votes]).mean(0)
+
+
+def fold_keys(keys: Key[Array, " B"], number: int) -> Key[Array, " B"]:
+    """Each image's key for one of several independent draws."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

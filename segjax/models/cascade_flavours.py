@@ -1,0 +1,148 @@
+"""What Detectron2's and MMDetection's cascades do differently, as one value each.
+
+As with `Flavour`, only the source of a factory's constructor arguments.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from segjax.models.cascade import Stage
+from segjax.models.flavours import DETECTRON2, MMDET, Flavour
+from segjax.models.rois import DetectionFilter, RoISampler
+from segjax.nn.fpn import FPN
+from segjax.nn.mask_head import MaskHead
+from segjax.nn.rpn import RPNHead
+from segjax.ops.boxes import DeltaCoder
+from segjax.ops.matching import Matcher
+from segjax.types import Dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeFlavour:
+    """Conventions of one library's cascade; the fields are those of `BoxCascade` but for these.
+
+    Attributes:
+      library: what the cascade has in common with the library's Mask R-CNN.
+      mask_heads: how many; the first stages have one each.
+    """
+
+    library: Flavour
+    stages: tuple[Stage, ...]
+    averaged: Literal["logits", "probabilities"]
+    passes_gt: bool
+    passes_empty: bool
+    feature_gradient: float
+    mask_heads: int
+
+    def box_cascade(
+        self, num_classes: int, depth: int, groups: int, group_width: int, dtype: Dtype
+    ) -> dict[str, Any]:
+        """The constructor arguments that every `BoxCascade` has."""
+        f = self.library
+        return {
+            "preprocess": f.preprocess,
+            "backbone": f.backbone(depth, groups, group_width, dtype),
+            "fpn": FPN(norm=f.head_norm, dtype=dtype),
+            "rpn_head": RPNHead(num_convs=f.rpn_convs, dtype=dtype),
+            "rpn": f.rpn,
+            "box_pooler": f.box_pooler,
+            "box_heads": tuple(
+                f.box_head(num_classes, dtype).clone(class_agnostic=True) for _ in self.stages
+            ),
+            "stages": self.stages,
+            "detections": f.detections,
+            "box_smooth_l1_beta": f.box_smooth_l1_beta,
+            "averaged": self.averaged,
+            "passes_gt": self.passes_gt,
+            "passes_empty": self.passes_empty,
+            "feature_gradient": self.feature_gradient,
+        }
+
+    def make_mask_heads(self, num_classes: int, dtype: Dtype, count: int) -> tuple[MaskHead, ...]:
+        """Mask heads with the library's norm."""
+        norm = self.library.head_norm
+        return tuple(MaskHead(num_classes, norm=norm, dtype=dtype) for _ in range(count))
+
+
+def _detectron2_stage(iou: float, scale: float) -> Stage:
+    # After the first stage all regions stay, whatever their label: no draw, no share
+    # of positives, and the ground truth is among them already.
+    sampler = (
+        RoISampler(Matcher(iou, iou, "none"))
+        if scale == 1
+        else RoISampler(Matcher(iou, iou, "none"), positive_fraction=1.0, append_gt="never")
+    )
+    return Stage(sampler, DeltaCoder((10.0 * scale, 10.0 * scale, 5.0 * scale, 5.0 * scale)))
+
+
+DETECTRON2_CASCADE = CascadeFlavour(
+    library=dataclasses.replace(
+        DETECTRON2, rpn=dataclasses.replace(DETECTRON2.rpn, post_nms_topk=(2000, 1000))
+    ),
+    stages=(_detectron2_stage(0.5, 1.0), _detectron2_stage(0.6, 2.0), _detectron2_stage(0.7, 3.0)),
+    averaged="probabilities",
+    passes_gt=True,
+    passes_empty=False,
+    feature_gradient=1 / 3,
+    mask_heads=1,
+)
+
+
+def _mmdet_stage(
+    iou: float, xy: float, wh: float, weight: float, low_quality: Literal["none", "overwrite"]
+) -> Stage:
+    matcher = Matcher(iou, iou, low_quality, iou if low_quality == "overwrite" else 0.0)
+    coder = DeltaCoder((1 / xy, 1 / xy, 1 / wh, 1 / wh), symmetric_clamp=True)
+    return Stage(RoISampler(matcher, append_gt="after_matching"), coder, weight)
+
+
+def _mmdet_stages(low_quality: Literal["none", "overwrite"]) -> tuple[Stage, ...]:
+    # Its configs give standard deviations, and round a third of 0.1 and 0.2.
+    return (
+        _mmdet_stage(0.5, 0.1, 0.2, 1.0, low_quality),
+        _mmdet_stage(0.6, 0.05, 0.1, 0.5, low_quality),
+        _mmdet_stage(0.7, 0.033, 0.067, 0.25, low_quality),
+    )
+
+
+_MMDET_LIBRARY = dataclasses.replace(
+    MMDET,
+    rpn=dataclasses.replace(
+        MMDET.rpn, post_nms_topk=(2000, 1000), allowed_border=0.0, smooth_l1_beta=1 / 9
+    ),
+    box_smooth_l1_beta=1.0,
+)
+
+MMDET_CASCADE = CascadeFlavour(
+    library=_MMDET_LIBRARY,
+    stages=_mmdet_stages("none"),
+    averaged="logits",
+    passes_gt=False,
+    passes_empty=True,
+    feature_gradient=1.0,
+    mask_heads=3,
+)
+
+# Its configs leave out the flag that turns low-quality matches off.
+MMDET_HTC = dataclasses.replace(
+    MMDET_CASCADE,
+    library=dataclasses.replace(_MMDET_LIBRARY, detections=DetectionFilter(score_threshold=0.001)),
+    stages=_mmdet_stages("overwrite"),
+)
+
+CASCADE_FLAVOURS = {"detectron2": DETECTRON2_CASCADE, "mmdet": MMDET_CASCADE}
+
+
+def cascade_flavour(style: CascadeFlavour | str) -> CascadeFlavour:
+    """The flavour of that name, or the one given.
+
+    Raises:
+      ValueError: for a name that is not in `CASCADE_FLAVOURS`.
+    """
+    if isinstance(style, CascadeFlavour):
+        return style
+    if style not in CASCADE_FLAVOURS:
+        raise ValueError(
+            f"style is {style!r}; it must be a CascadeFlavour or one of {sorted(CASCADE_FLAVOURS)}"
+        )
+    return CASCADE_FLAVOURS[style]
