@@ -12,6 +12,7 @@ import pytest
 import segjax
 from segjax import cli, config_json
 from tests import tiny
+from tests.data.map_samples import make_everything
 from tests.train.toy import Toy
 
 CONFIG = '''
@@ -131,6 +132,24 @@ def test_check_data(trained, capsys):
     text = capsys.readouterr().out
     assert "train: " in text
     assert "val: " in text
+
+
+def test_check_data_of_semantic_labels(tmp_path, capsys):
+    make_everything(tmp_path)
+    for semantic in ("stuffthingmaps", "panoptic", "instances"):
+        assert cli.main(["check-data", str(tmp_path), "--semantic", semantic]) == 0
+    (tmp_path / "stuffthingmaps" / "train" / "1.png").unlink()
+    arguments = ["check-data", str(tmp_path), "--semantic=stuffthingmaps"]
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    assert (
+        "ERROR missing_map: 1; first: image 1 (1.png) has no label map" in capsys.readouterr().out
+    )
+    (tmp_path / "stuffthingmaps").rename(tmp_path / "apart")
+    assert cli.main(arguments) == 1
+    assert "found none of" in capsys.readouterr().err
+    assert cli.main([*arguments, f"--semantic-root={tmp_path}/apart"]) == 1
+    assert "missing_map: 1" in capsys.readouterr().out
 
 
 def test_data_of_other_classes_are_refused(trained, tmp_path, capsys):

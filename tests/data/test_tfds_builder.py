@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import http.server
+import io
 import json
 import os
 import subprocess
@@ -13,10 +14,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from segjax.data import rle
+from segjax.data import rle, sources
 from segjax.data.coco import CocoError
 from segjax.data.config import DataConfig
+from segjax.data.images import decode_labels
 from segjax.data.pipeline import open_dataset
+from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.tfds_builder import SegjaxCoco, open_records, prepare
 from tests.data.samples import SHARED, annotation, content, encoded, make_folder, picture
 
@@ -169,6 +172,115 @@ def test_bad_images_of_2017_stop_or_are_left_out(tmp_path, coco_server):
     splits = open_dataset(dataclasses.replace(config, on_bad_image="skip")).splits
     assert splits["val"].index[:, 0].tolist() == [10, 30]
     assert (splits["train"].skipped, splits["val"].skipped) == (0, 1)
+
+
+def archive(files):
+    """The bytes of a zip file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as opened:
+        for name, held in files.items():
+            opened.writestr(name, held)
+    return file.getvalue()
+
+
+def labels_of_2017(image):
+    """Labels 0 and 1, which are the panoptic categories 1 and 5."""
+    labels = np.zeros((image["height"], image["width"]), np.uint8)
+    labels[3:9, 2 : 5 + image["id"] % 7] = 1
+    return labels
+
+
+def panoptic_archive():
+    """COCO's layout: a json and an archive of PNGs for each split."""
+    files = {}
+    for split in ("train", "val"):
+        pngs, annotations = {}, []
+        for image in data()["images"]:
+            labels = labels_of_2017(image)
+            ids = np.stack([labels + 1, labels * 0, labels * 0], axis=-1)
+            pngs[f"panoptic_{split}2017/{image['id']}.png"] = encoded(ids)
+            segments = [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 5}]
+            file_name = f"{image['id']}.png"
+            annotations.append(
+                {"image_id": image["id"], "file_name": file_name, "segments_info": segments}
+            )
+        categories = [{"id": 1, "name": "cat"}, {"id": 5, "name": "sky"}]
+        listing = {"images": [], "annotations": annotations, "categories": categories}
+        files[f"annotations/panoptic_{split}2017.json"] = json.dumps(listing)
+        files[f"annotations/panoptic_{split}2017.zip"] = archive(pngs)
+    return archive(files)
+
+
+def stuff_archive():
+    return archive(
+        {
+            f"{split}2017/{image['id']}.png": encoded(labels_of_2017(image))
+            for split in ("train", "val")
+            for image in data()["images"]
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("semantic", "names"),
+    [
+        ("panoptic", ("cat", "sky")),
+        ("stuffthingmaps", STUFF_NAMES),
+        ("instances", ("cat", "dog", "other")),
+    ],
+)
+def test_labels_of_2017_from_archives(tmp_path, coco_server, monkeypatch, semantic, names):
+    url, requests = coco_server
+    monkeypatch.setattr(sources, "STUFFTHINGMAPS_URL", f"{url}/elsewhere/stuff.zip")
+    site = tmp_path / "site"
+    (site / "elsewhere").mkdir()
+    (site / "elsewhere" / "stuff.zip").write_bytes(stuff_archive())
+    (site / "annotations" / "panoptic_annotations_trainval2017.zip").write_bytes(panoptic_archive())
+    cache = tmp_path / "cache"
+    config = DataConfig(name="2017", base_url=url, cache_dir=str(cache), semantic=semantic)
+    dataset = open_dataset(config)
+    assert (dataset.class_names, dataset.semantic_names) == (("cat", "dog"), names)
+    for split in ("train", "val"):
+        records = open_records(dataset.splits[split])
+        assert len(records) == 3
+        images = sorted(data()["images"], key=lambda image: image["id"])
+        for record, image in zip(records, images, strict=True):
+            labels = decode_labels(record["semantic"])
+            if semantic == "instances":
+                assert labels.max() == 2
+            else:
+                np.testing.assert_array_equal(labels, labels_of_2017(image))
+    assert len(requests) == (3 if semantic == "instances" else 4)
+    kept = [path for path in cache.rglob("*panoptic*") if "downloads" not in path.parts]
+    assert not [path for path in kept if path.is_file()], "what was unpacked is gone"
+    with open(dataset.annotations("val")) as file:
+        assert json.load(file) == data()
+    bare = open_dataset(dataclasses.replace(config, semantic="none"))
+    assert bare.fingerprint != dataset.fingerprint
+
+
+def test_maps_of_2017_that_lie_in_a_folder_are_not_downloaded(tmp_path, coco_server):
+    url, requests = coco_server
+    with zipfile.ZipFile(io.BytesIO(stuff_archive())) as opened:
+        opened.extractall(tmp_path / "maps")
+    config = DataConfig(
+        name="2017",
+        base_url=url,
+        cache_dir=str(tmp_path / "cache"),
+        on_bad_image="skip",
+        semantic="stuffthingmaps",
+        semantic_root=str(tmp_path / "maps"),
+    )
+    record = open_records(open_dataset(config).splits["val"])[0]
+    image = next(image for image in data()["images"] if image["id"] == 10)
+    np.testing.assert_array_equal(decode_labels(record["semantic"]), labels_of_2017(image))
+    assert len(requests) == 3
+    (tmp_path / "maps/train2017/10.png").write_bytes(encoded(np.zeros((24, 16), np.uint8)))
+    first = open_dataset(config).fingerprint
+    assert first != open_dataset(dataclasses.replace(config, semantic="instances")).fingerprint
+    (tmp_path / "maps/val2017/10.png").unlink()
+    with pytest.raises(CocoError, match=r"no label map at .*val2017/10\.png"):
+        open_dataset(config)
 
 
 def test_2017_is_a_config_of_the_builder(tmp_path):

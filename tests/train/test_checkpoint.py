@@ -13,7 +13,7 @@ from segjax.train.checkpoint import Checkpoints, load_run, merge_variables, save
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
 from segjax.train.state import TrainState, init_state, init_variables
-from tests.train.toy import Toy
+from tests.train.toy import SemanticToy, Toy
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,16 @@ def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
     save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
     with pytest.raises(FileExistsError, match=r"has checkpoints \[0\] already"):
         save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
+
+
+def test_a_run_is_saved_with_its_semantic_classes(tmp_path, trust_the_toy):
+    model = SemanticToy(semantic_classes=7)
+    variables, names = converted(model), ("a", "b", "c")
+    open_config = dataclasses.replace(CONFIG, model=SemanticToy())
+    with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(183\)"):
+        save_run(tmp_path, open_config, variables, names, (1, 2, 3))
+    save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, names, (1, 2, 3))
+    assert load_run(tmp_path).model == model
 
 
 def test_another_model_is_refused(tmp_path, state):

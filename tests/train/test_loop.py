@@ -16,7 +16,7 @@ from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
 from tests import tiny
-from tests.train.toy import Toy
+from tests.train.toy import SemanticToy, Toy
 
 RECORDS = ("config.json", "classes.json")
 
@@ -242,6 +242,51 @@ def test_masks_must_be_given_to_a_model_with_masks(config):
     config = dataclasses.replace(config, model=tiny.mask_rcnn(num_classes=0))
     with pytest.raises(ValueError, match=r"--data\.masks=False leaves out"):
         loop.resolve(config, ("a", "b"))
+
+
+def with_semantic(config, model, semantic):
+    data = dataclasses.replace(config.data, semantic=semantic)
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def test_the_data_decide_the_semantic_classes(config, tmp_path, capsys):
+    model = SemanticToy(num_classes=0, frozen=())
+    config = with_semantic(config, model, "instances")
+    config = dataclasses.replace(
+        config, workdir=str(tmp_path), steps=3, checkpoint_every=2, num_pictures=0, log_every=1
+    )
+    trained = train(config)
+    assert trained.model.semantic_classes == 5
+    assert trained.variables["params"]["frequency"].shape == (5,)
+    text = capsys.readouterr().out
+    assert "semantic labels: 'instances' (things only), 5 classes" in text
+    losses = records(tmp_path, "loss/semantic")
+    np.testing.assert_allclose(losses[1], np.log(5), rtol=1e-5)
+    assert losses[3] < losses[1]
+    # Most pixels belong to no object.
+    assert trained.variables["params"]["frequency"].argmax() == 4
+    assert load_run(tmp_path).model == trained.model
+    assert train(dataclasses.replace(config, steps=4)).compilations == 1
+
+
+def test_labels_are_not_read_for_a_model_without_branch(straight, config, tmp_path, capsys):
+    config = with_semantic(config, config.model, "instances")
+    results = train(dataclasses.replace(config, workdir=str(tmp_path), num_pictures=0))
+    assert "'instances' are not read: the model has no semantic branch" in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, results.variables, straight.variables)
+
+
+def test_a_semantic_branch_needs_labels(config):
+    model = SemanticToy(num_classes=0)
+    ways = r"--data\.semantic=stuffthingmaps \(COCO.*=panoptic \(from.*=instances \(things only\)"
+    with pytest.raises(ValueError, match=rf"--data\.semantic=none gives it nothing.*{ways}"):
+        loop.resolve(with_semantic(config, model, "none"), ("a", "b"))
+    wrong = with_semantic(config, SemanticToy(semantic_classes=183), "panoptic")
+    words = r"183 semantic classes, the labels of --data\.semantic=panoptic have 133: leave"
+    with pytest.raises(ValueError, match=words):
+        loop.resolve(wrong, ("a", "b", "c"), ["a class"] * 133)
+    resolved = loop.resolve(wrong, ("a", "b", "c"), ["a class"] * 183)
+    assert resolved.model == wrong.model
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):

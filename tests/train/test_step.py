@@ -13,7 +13,7 @@ from segjax.train.state import init_state, init_variables
 from segjax.train.step import image_keys, make_step
 from segjax.types import Batch
 from tests import tiny
-from tests.train.toy import Toy, random_batch
+from tests.train.toy import SemanticToy, Toy, random_batch, random_labels
 
 BATCH_FIELDS = dataclasses.fields(Batch)
 OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
@@ -52,6 +52,38 @@ def test_any_split_gives_the_numbers_of_one_device(on_one, mode, number):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6 * max(scale, 1e-30))
     assert len(shapes) == 1, "compiled once"
+
+
+def labelled_batch(seed):
+    return random_batch(seed) | {"gt_semantic": random_labels(seed)}
+
+
+def test_semantic_labels_are_split_like_images():
+    model = SemanticToy(semantic_classes=4)
+    state, history, _ = run(model, "jit", 1, steps=1, batches=labelled_batch)
+    np.testing.assert_allclose(history[0]["loss/semantic"], np.log(4), rtol=1e-6)
+    labels = random_labels(0)
+    counts = np.bincount(labels[labels < 4], minlength=4)
+    assert (np.argsort(state.params["frequency"]) == np.argsort(counts)).all()
+    for mode, number in (("shard_map", 4), ("pmap", 4)):
+        other, metrics, _ = run(model, mode, number, steps=1, batches=labelled_batch)
+        for name in ("loss/semantic", "grad_norm"):
+            np.testing.assert_allclose(metrics[0][name], history[0][name], rtol=1e-6)
+        np.testing.assert_allclose(
+            other.params["frequency"], state.params["frequency"], rtol=1e-5, atol=0
+        )
+
+
+@pytest.mark.parametrize("mode", ["jit", "shard_map"])
+def test_batches_have_labels_only_where_the_data_have(mode):
+    devices = choose_devices(mode)
+    placed = devices.put_batch(labelled_batch(0))
+    np.testing.assert_array_equal(placed.gt_semantic, random_labels(0))
+    assert placed.gt_semantic.dtype == np.uint8
+    assert placed.gt_semantic.sharding == placed.images.sharding
+    assert devices.put_batch(random_batch(0)).gt_semantic is None
+    with pytest.raises(TypeError, match="gt_boxes"):
+        devices.put_batch({k: v for k, v in random_batch(0).items() if k != "gt_boxes"})
 
 
 def test_auto_is_a_mesh_on_several_devices_and_jit_on_one():

@@ -70,6 +70,37 @@ class Toy(nn.Module):
         return terms, {"objects": valid.sum()}
 
 
+class SemanticToy(Toy):
+    """A toy that also learns how frequent each semantic class is."""
+
+    semantic_classes: int | None = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def setup(self) -> None:
+        super().setup()
+        shape = (self.semantic_classes or 0,)
+        self.frequency = self.param("frequency", nn.initializers.zeros, shape)
+
+    def with_semantic_classes(self, semantic_classes: int) -> "SemanticToy":
+        return self.clone(semantic_classes=semantic_classes)
+
+    def losses(self, batch: Batch, keys: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Any]]:
+        terms, counts = super().losses(batch, keys)
+        labels = batch.gt_semantic
+        assert labels is not None
+        known = labels != 255
+        each = -jax.nn.log_softmax(self.frequency)[jnp.where(known, labels, 0)]
+        term = LossTerm((each * known).sum(), known.sum().astype(jnp.float32))
+        return terms | {"semantic": term}, counts
+
+
+def random_labels(seed: int, classes: int = 4, images: int = 8, side: int = 32) -> np.ndarray:
+    """Semantic labels, each image with its own part of pixels that count for nothing."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, (images, side, side), dtype=np.uint8)
+    hidden = rng.random(labels.shape) < np.linspace(0, 1, images)[:, None, None]
+    return np.where(hidden, np.uint8(255), labels)
+
+
 def random_batch(
     seed: int, images: int = 8, side: int = 32, rows: int = 3
 ) -> dict[str, np.ndarray]:
