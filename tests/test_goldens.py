@@ -375,7 +375,9 @@ class Golden:
         ours = np.array(
             [self.training[1][path_of(self.peer.rules, str(n))[0]] for n in self.data["grad_names"]]
         )
-        relative = np.abs(ours / self.data[key] - 1)
+        # A layer that nothing of this image reaches has a gradient of 0 on both sides.
+        theirs = self.data[key]
+        relative = np.abs(ours - theirs) / np.where((theirs == 0) & (ours == 0), 1.0, theirs)
         worst = self.data["grad_names"][relative.argmax()]
         return [
             at_most(f"largest ({str(worst)[-24:]})", relative.max(), GRADIENT),

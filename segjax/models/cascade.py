@@ -72,6 +72,17 @@ class BoxCascade(PyramidRPN):
 
     semantic_classes = None
 
+    def setup(self) -> None:
+        """Checks that heads and stages fit together.
+
+        Raises:
+          ValueError: if their numbers differ.
+        """
+        if not self.stages or len(self.box_heads) != len(self.stages):
+            raise ValueError(
+                f"{len(self.box_heads)} box_heads for {len(self.stages)} stages: give one each"
+            )
+
     @property
     def num_classes(self) -> int:
         """K, without background; 0 until `with_num_classes` was called."""

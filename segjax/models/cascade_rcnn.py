@@ -73,6 +73,19 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
     has_masks = True
     paste_padded = False
 
+    def setup(self) -> None:
+        """Checks that heads and stages fit together.
+
+        Raises:
+          ValueError: if there are more mask heads than stages, or none.
+        """
+        super().setup()
+        if not 1 <= len(self.mask_heads) <= len(self.stages):
+            raise ValueError(
+                f"{len(self.mask_heads)} mask_heads for {len(self.stages)} stages: give one for"
+                " each stage, or for the first ones"
+            )
+
     def with_num_classes(self, num_classes: int) -> "CascadeMaskRCNN":
         """The same model for another number of classes."""
         return self.clone(

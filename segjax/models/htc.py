@@ -59,11 +59,33 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
 
     def setup(self) -> None:
         """Makes the convolutions through which mask information flows."""
+        super().setup()
+        self._check_parts()
         self.mask_flows = [
-            Conv(head.features, dtype=head.dtype, name=f"mask_flow{t + 1}")
+            Conv(self.fpn.features, dtype=head.dtype, name=f"mask_flow{t + 1}")
             for t, head in enumerate(self.mask_heads[:-1])
             if self.mask_information_flow
         ]
+
+    def _check_parts(self) -> None:
+        if len(self.mask_heads) != len(self.stages):
+            raise ValueError(
+                f"{len(self.mask_heads)} mask_heads for {len(self.stages)} stages: give one each"
+            )
+        if self.semantic_head is None:
+            return
+        if self.semantic_head.features != self.fpn.features:
+            raise ValueError(
+                f"the semantic head gives {self.semantic_head.features} channels, which are added"
+                f" to region features of {self.fpn.features}: set its features to that"
+            )
+        size = self.semantic_pooler.output_size
+        for pooler in (self.box_pooler, self.mask_pooler):
+            if size % pooler.output_size:
+                raise ValueError(
+                    f"semantic_pooler gives {size} cells a side, which are no multiple of"
+                    f" {pooler.output_size}, as the box or mask pooler gives"
+                )
 
     @property
     def semantic_classes(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -343,6 +343,8 @@ def with_dtype(part: Any, dtype: Dtype) -> Any:
             changes["dtype"] = dtype
         elif isinstance(value, nn.Module) and field.name != "parent":
             changes[field.name] = with_dtype(value, dtype)
+        elif isinstance(value, tuple) and any(isinstance(v, nn.Module) for v in value):
+            changes[field.name] = tuple(with_dtype(v, dtype) for v in value)
     return part.clone(**changes)
 
 

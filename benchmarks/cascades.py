@@ -1,0 +1,112 @@
+"""Mask R-CNN, Cascade Mask R-CNN and HTC without and with semantic branch, side by side.
+
+    python -m benchmarks.cascades
+
+The models of `configs/shapes_htc.py` and what is left of it without its parts: the same
+backbone, pyramid, RPN, heads, loss, optimizer, data and number of steps, mmdet's conventions
+throughout, three seeds each. Runs that the file of results holds at the same number of steps
+and at the same commit are not repeated.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import segjax
+from benchmarks import machine
+from segjax.config import TrainConfig, load_config
+from segjax.models import HybridTaskCascade, cascade_mask_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
+
+CONFIG = Path(__file__).parent.parent / "configs" / "shapes_htc.py"
+
+SHARED = (
+    *("preprocess", "backbone", "fpn", "rpn_head", "rpn", "box_pooler"),
+    *("detections", "box_smooth_l1_beta", "mask_pooler", "mask_targets"),
+)
+
+
+def relatives(htc: HybridTaskCascade) -> dict[str, Any]:
+    """The four models, simplest first, of the same parts."""
+    shared = {name: getattr(htc, name) for name in SHARED}
+    first = htc.stages[0]
+    return {
+        "Mask R-CNN": mask_rcnn_resnet_fpn(style="mmdet").clone(
+            **shared,
+            box_head=htc.box_heads[0].clone(class_agnostic=False),
+            box_coder=first.coder,
+            sampler=first.sampler,
+            mask_head=htc.mask_heads[0].clone(),
+        ),
+        "Cascade Mask R-CNN": cascade_mask_rcnn_resnet_fpn(style="mmdet").clone(
+            **shared, box_heads=htc.box_heads, stages=htc.stages, mask_heads=htc.mask_heads
+        ),
+        "HTC without semantic branch": htc.clone(semantic_head=None),
+        "HTC": htc,
+    }
+
+
+def run(config: TrainConfig, seed: int) -> dict[str, float]:
+    """Trains once; AP of the last evaluation, and minutes with everything."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as workdir:
+        config = dataclasses.replace(
+            config, seed=seed, workdir=workdir, num_pictures=0, checkpoint_every=0
+        )
+        metrics = segjax.train(config).metrics
+    minutes = (time.perf_counter() - started) / 60
+    return {name: metrics[name] for name in ("box/AP", "segm/AP", "segm/AP75")} | {
+        "minutes": round(minutes, 2)
+    }
+
+
+def main() -> None:
+    """Runs what is missing and writes benchmarks/results/cascades.json after every run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=None, help="default: the config's")
+    parser.add_argument("--name", default="cascades", help="of the file of results")
+    options = parser.parse_args()
+    config = load_config(CONFIG)
+    config = dataclasses.replace(config, steps=options.steps or config.steps)
+    results: dict[str, Any] = {
+        "command": "python -m benchmarks.cascades",
+        "steps": config.steps,
+        "machine": machine.describe(),
+        "runs": {},
+    }
+    path = machine.RESULTS / f"{options.name}.json"
+    if path.exists():
+        known = json.loads(path.read_text())
+        if (known["steps"], known["machine"]) == (config.steps, results["machine"]):
+            results["runs"] = known["runs"]
+    htc: Any = config.model
+    for seed in options.seeds:
+        for name, model in relatives(htc).items():
+            runs = results["runs"].setdefault(name, {})
+            if str(seed) not in runs:
+                runs[str(seed)] = run(dataclasses.replace(config, model=model), seed)
+                machine.write(options.name, results | {"summary": summary(results["runs"])})
+                jax.clear_caches()
+
+
+def summary(runs: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over the seeds of each model."""
+    table: dict[str, dict[str, float]] = {}
+    for name, by_seed in runs.items():
+        table[name] = {"seeds": len(by_seed)}
+        for metric in ("box/AP", "segm/AP", "segm/AP75", "minutes"):
+            values = [one[metric] for one in by_seed.values()]
+            table[name][metric] = round(statistics.mean(values), 4)
+            table[name][f"{metric} std"] = round(statistics.pstdev(values), 4)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Hybrid Task Cascade on synthetic shapes: all of it, small enough for a laptop.
+
+    segjax train --config configs/shapes_htc.py --workdir runs/shapes_htc
+
+The data of `shapes_mask_rcnn.py`, and a Hybrid Task Cascade (1901.07518) with that model's widths:
+three stages at IoU 0.5, 0.6 and 0.7, interleaved, with mask information flow and a semantic branch.
+Its labels come from the instance masks alone (`semantic="instances"`). The COCO recipes'
+conventions but for the smooth L1 loss, whose beta of 1 asks for more than a few hundred steps:
+here it is L1. `python -m benchmarks.cascades` compares it with its simpler relatives.
+"""
+
+import dataclasses
+
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.data.shapes import ShapesConfig
+from segjax.models import HybridTaskCascade, htc_resnet_fpn
+from segjax.nn.norm import NormSpec
+from segjax.nn.resnet import resnet
+from segjax.nn.semantic_head import FusedSemanticHead
+
+STEPS = 600
+
+
+def small_htc() -> HybridTaskCascade:
+    """Hybrid Task Cascade for small images and few objects; the data decide the classes."""
+    model = htc_resnet_fpn()
+    pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=56.0)
+    return model.clone(
+        backbone=resnet(18, features=16, norm=NormSpec("batch")),
+        fpn=model.fpn.clone(features=64),
+        rpn=dataclasses.replace(
+            model.rpn,
+            anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
+            pre_nms_topk=(200, 200),
+            post_nms_topk=(100, 60),
+            num_samples=64,
+            allowed_border=None,
+            smooth_l1_beta=0.0,
+        ),
+        box_pooler=pooler,
+        box_heads=tuple(head.clone(fc_features=128) for head in model.box_heads),
+        box_smooth_l1_beta=0.0,
+        stages=tuple(
+            dataclasses.replace(stage, sampler=dataclasses.replace(stage.sampler, num_samples=48))
+            for stage in model.stages
+        ),
+        detections=dataclasses.replace(
+            model.detections, score_threshold=0.05, max_detections=30, num_candidates=512
+        ),
+        mask_pooler=dataclasses.replace(pooler, output_size=14),
+        mask_heads=tuple(head.clone(features=32, num_convs=2) for head in model.mask_heads),
+        semantic_head=FusedSemanticHead(0, features=64, num_convs=2),
+        semantic_pooler=dataclasses.replace(model.semantic_pooler, sampling_ratio=2),
+    )
+
+
+def get_config() -> TrainConfig:
+    """The run."""
+    return TrainConfig(
+        model=small_htc(),
+        data=DataConfig(
+            name="shapes",
+            shapes=ShapesConfig(),
+            semantic="instances",
+            resize="none",
+            batch_size=8,
+            eval_batch_size=10,
+            max_instances=16,
+            overflow="drop_smallest",
+            mask_size=56,
+        ),
+        optim=OptimConfig(
+            name="adamw",
+            learning_rate=2e-3,
+            weight_decay=1e-3,
+            warmup_steps=50,
+            schedule="cosine",
+            clip_norm=10.0,
+        ),
+        steps=STEPS,
+        log_every=50,
+        checkpoint_every=200,
+    )
