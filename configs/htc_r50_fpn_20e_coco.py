@@ -1,0 +1,55 @@
+"""Hybrid Task Cascade, ResNet-50-FPN, 20-epoch schedule on COCO 2017, in mmdet's conventions.
+
+Paper: 1901.07518.
+Wanted on val2017: box AP 43.3, mask AP 38.3 (mmdet's configs/htc/metafile.yml,
+htc_r50_fpn_20e_coco).
+Hardware of the published run: 8 V100, 2 images and 8.2 GB each; mmdet gives no training time.
+Schedule: 146,600 steps of 16 images (20 epochs of 7,330 steps, the images without objects left
+out), learning rate 0.02, divided by 10 after epochs 16 and 19; shortest edge 800 pixels, longest
+at most 1333.
+Semantic labels: COCO-stuff's stuffthingmaps, 183 classes. With other labels, as in
+--data.semantic=panoptic or instances, let the data decide the classes
+(--model.semantic-head.num-classes=0); the published AP is not theirs.
+The published run starts from torchvision's ImageNet weights of the backbone, whose stem and first
+stage stay frozen and whose norms keep ImageNet's statistics: give a run that holds them with
+--init-from (segjax.save_run makes one of weights that segjax.zoo.convert has converted). This
+recipe has not been run in full here yet.
+
+    segjax train --config configs/htc_r50_fpn_20e_coco.py --init-from FOLDER
+"""
+
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.models import htc_resnet_fpn
+
+
+def get_config() -> TrainConfig:
+    """The run."""
+    return TrainConfig(
+        model=htc_resnet_fpn(num_classes=80, semantic_classes=183, depth=50),
+        data=DataConfig(
+            name="2017",
+            semantic="stuffthingmaps",
+            batch_size=16,
+            short_side=(800,),
+            long_side=1333,
+            interpolation="cv2",
+            overflow="drop_smallest",
+            num_workers=8,
+        ),
+        optim=OptimConfig(
+            name="sgd",
+            learning_rate=0.02,
+            momentum=0.9,
+            weight_decay=1e-4,
+            warmup_steps=500,
+            warmup_start=0.001,
+            warmup_form="mmdet",
+            schedule="step",
+            milestones=(117_280, 139_270),
+        ),
+        steps=146_600,
+        log_every=100,
+        eval_every=29_320,
+        checkpoint_every=7_330,
+    )

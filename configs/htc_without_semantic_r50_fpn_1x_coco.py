@@ -1,0 +1,52 @@
+"""HTC without semantic branch, ResNet-50-FPN, 1x schedule on COCO 2017, in mmdet's conventions.
+
+Paper: 1901.07518.
+Wanted on val2017: there is no published box AP or mask AP; mmdet has the config
+(htc_without_semantic_r50_fpn_1x_coco), but lists no result. With the semantic branch the same
+schedule gives box AP 42.3, mask AP 37.4 (htc_r50_fpn_1x_coco).
+Hardware: mmdet's config is for 8 GPUs, 2 images each.
+Schedule: 87,960 steps of 16 images (12 epochs of 7,330 steps, the images without objects left
+out), learning rate 0.02, divided by 10 after epochs 8 and 11; shortest edge 800 pixels, longest at
+most 1333.
+mmdet's config starts from torchvision's ImageNet weights of the backbone, whose stem and first
+stage stay frozen and whose norms keep ImageNet's statistics: give a run that holds them with
+--init-from (segjax.save_run makes one of weights that segjax.zoo.convert has converted). This
+recipe has not been run in full here yet.
+
+    segjax train --config configs/htc_without_semantic_r50_fpn_1x_coco.py --init-from FOLDER
+"""
+
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.models import htc_resnet_fpn
+
+
+def get_config() -> TrainConfig:
+    """The run."""
+    return TrainConfig(
+        model=htc_resnet_fpn(num_classes=80, semantic=False, depth=50),
+        data=DataConfig(
+            name="2017",
+            batch_size=16,
+            short_side=(800,),
+            long_side=1333,
+            interpolation="cv2",
+            overflow="drop_smallest",
+            num_workers=8,
+        ),
+        optim=OptimConfig(
+            name="sgd",
+            learning_rate=0.02,
+            momentum=0.9,
+            weight_decay=1e-4,
+            warmup_steps=500,
+            warmup_start=0.001,
+            warmup_form="mmdet",
+            schedule="step",
+            milestones=(58_640, 80_630),
+        ),
+        steps=87_960,
+        log_every=100,
+        eval_every=29_320,
+        checkpoint_every=7_330,
+    )
