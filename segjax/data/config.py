@@ -29,7 +29,7 @@ class DataConfig:
       semantic_root: folder with the maps ("stuffthingmaps": `train/`; "panoptic": the json and its
         folder) where they do not lie below `root`.
       on_bad_image: what to do with image files that cannot be decoded or whose size differs from
-        the annotations: stop, or leave them out and count them.
+        the annotations: stop, or leave them out and count them. Bad label maps always stop.
       batch_size: training images a step, over all processes.
       eval_batch_size: evaluation images a step, over all processes.
       resize: "shortest_edge" scales the short side to `short_side` unless the long side would
