@@ -1,0 +1,126 @@
+"""The fused semantic head against its definition, written with loops in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.nn.semantic_head import FusedSemanticHead
+from tests.ops.resize_oracle import oracle as resize
+
+BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5
+# P2..P6 of a canvas of 32 x 48 pixels, were P2 at stride 4.
+SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
+
+
+@pytest.fixture(scope="module")
+def levels():
+    random = np.random.default_rng(0)
+    return [jnp.asarray(random.normal(size=(BATCH, *s, CHANNELS)), jnp.float32) for s in SIZES]
+
+
+def head(**changes) -> FusedSemanticHead:
+    return FusedSemanticHead(CLASSES, **{"num_convs": 2, "features": FEATURES} | changes)
+
+
+@pytest.fixture(scope="module")
+def variables(levels):
+    shapes = jax.eval_shape(head().init, jax.random.key(0), levels)
+    random = np.random.default_rng(1)
+
+    def draw(leaf):
+        # Biases, too, and logits as large as the feature: fresh ones would hide errors.
+        fan_in = int(np.prod(leaf.shape[:-1]))
+        values = random.normal(size=leaf.shape) * (2 / fan_in) ** 0.5
+        return jnp.asarray(values if leaf.ndim > 1 else 0.3 * values, jnp.float32)
+
+    return jax.tree.map(draw, shapes)
+
+
+def apply(variables, levels, **changes):
+    return jax.jit(head(**changes).apply)(variables, levels)
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def conv(x, layer):
+    """A convolution with zero padding, a tap at a time."""
+    kernel = np.asarray(layer["kernel"], np.float64)
+    _, height, width, _ = x.shape
+    pad = kernel.shape[0] // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    out = np.zeros((*x.shape[:3], kernel.shape[3])) + np.asarray(layer["bias"], np.float64)
+    for i, j in np.ndindex(*kernel.shape[:2]):
+        out += padded[:, i : i + height, j : j + width] @ kernel[i, j]
+    return out
+
+
+def naive(layers, levels, fusion_level):
+    size = SIZES[fusion_level]
+    x = np.zeros((BATCH, *size, FEATURES))
+    for i, level in enumerate(levels):
+        x += relu(conv(resize(np.asarray(level), size, True), layers[f"lateral{i + 1}"]))
+    for i in range(2):
+        x = relu(conv(x, layers[f"conv{i + 1}"]))
+    return conv(x, layers["logits"]), relu(conv(x, layers["embedding"]))
+
+
+# P2's size, too: then no level is shrunk; P4's: some are, some grow.
+@pytest.mark.parametrize("fusion_level", [0, 1, 2])
+def test_head_is_its_definition(variables, levels, fusion_level):
+    logits, feature = apply(variables, levels, fusion_level=fusion_level)
+    wanted = naive(variables["params"], levels, fusion_level)
+    assert logits.shape == (BATCH, *SIZES[fusion_level], CLASSES)
+    assert feature.shape == (BATCH, *SIZES[fusion_level], FEATURES)
+    assert (logits.dtype, feature.dtype) == (jnp.float32, jnp.float32)
+    for got, want in zip((logits, feature), wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    assert (feature == 0).any(), "a ReLU ends the feature"
+    assert (feature > 0).any()
+    assert (logits < 0).any(), "none ends the logits"
+
+
+def test_every_level_counts(variables, levels):
+    run = jax.jit(head().apply)
+    logits, _ = run(variables, levels)
+    for i in range(len(SIZES)):
+        without = [level * (j != i) for j, level in enumerate(levels)]
+        assert np.abs(run(variables, without)[0] - logits).max() > 1e-2
+
+
+def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
+    def total(params, output):
+        # Squares: the sum of a class's logits over pixels may not change with a kernel.
+        return (head().apply({"params": params}, levels)[output] ** 2).sum()
+
+    pull = jax.jit(jax.grad(total), static_argnums=1)
+    shared = {f"lateral{i + 1}" for i in range(5)} | {"conv1", "conv2"}
+    assert set(variables["params"]) == shared | {"logits", "embedding"}
+    for output, own in ((0, "logits"), (1, "embedding")):
+        grads = pull(variables["params"], output)
+        for layer, leaves in grads.items():
+            for name, grad in leaves.items():
+                assert np.isfinite(grad).all()
+                moved = float(np.abs(grad).max()) > 0
+                assert moved == (layer in shared | {own}), (own, layer, name)
+
+
+def test_published_head_has_the_published_parameters():
+    levels = [jnp.zeros((1, *s, 256)) for s in SIZES]
+    shapes = jax.eval_shape(FusedSemanticHead().init, jax.random.key(0), levels)["params"]
+    # mmdet's: 5 laterals, 4 convolutions, the embedding, 183 classes.
+    ones, threes = 256 * 256 + 256, 9 * 256 * 256 + 256
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == 6 * ones + 4 * threes + 256 * 183 + 183
+
+
+def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(variables, levels):
+    logits, feature = apply(variables, levels, dtype="bfloat16")
+    assert (logits.dtype, feature.dtype) == (jnp.float32, jnp.bfloat16)
+    fresh = jax.eval_shape(head(dtype="bfloat16").init, jax.random.key(1), levels)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+    for got, want in zip((logits, feature), apply(variables, levels), strict=True):
+        error = np.abs(np.asarray(got, np.float32) - want).max() / np.abs(want).max()
+        assert 0 < error < 0.03

@@ -1,0 +1,104 @@
+"""Bilinear resizing against a loop over pixels in float64."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segjax.ops.resize import interpolation_matrix, resize_bilinear
+from tests.ops.resize_oracle import oracle
+
+SIDES = st.integers(1, 12)
+# Up, down, both at once, by fractions, from and to single pixels, and not at all.
+CASES = [
+    ((5, 7), (10, 14)),
+    ((13, 9), (4, 5)),
+    ((7, 5), (3, 11)),
+    ((12, 20), (6, 10)),
+    ((1, 1), (3, 4)),
+    ((6, 8), (1, 1)),
+    ((4, 1), (7, 3)),
+    ((3, 2), (3, 2)),
+    ((2, 6), (2, 3)),
+    ((6, 2), (3, 2)),
+]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def resize(x, size, align_corners):
+    return resize_bilinear(x, size, align_corners=align_corners)
+
+
+def draw(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(("old", "new"), CASES)
+def test_values_are_the_oracles(old, new, align_corners):
+    x = draw((2, *old, 3))
+    got = resize(x, new, align_corners)
+    assert (got.shape, got.dtype) == ((2, *new, 3), jnp.float32)
+    np.testing.assert_allclose(got, oracle(x, new, align_corners), rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), align_corners=st.booleans())
+def test_values_are_the_oracles_for_any_sizes(old, new, align_corners):
+    # The map is one matrix for each axis: seeing them in float64 spares a compilation.
+    rows, columns = (
+        interpolation_matrix(a, b, align_corners) for a, b in zip(old, new, strict=True)
+    )
+    x = draw((1, *old, 1))
+    got = rows @ x[0, :, :, 0].astype(np.float64) @ columns.T
+    np.testing.assert_allclose(got, oracle(x, new, align_corners)[0, :, :, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_the_gradient_is_the_transposed_map(align_corners):
+    old, new = (3, 5), (7, 4)
+    cells = math.prod(old)
+    # What becomes of each pixel alone: the columns of the map.
+    columns = oracle(np.eye(cells).reshape(cells, *old, 1), new, align_corners)[..., 0]
+    grad = draw((2, *new, 3), seed=1)
+    x = draw((2, *old, 3))
+    pulled = jax.vjp(lambda x: resize(x, new, align_corners), x)[1](grad)[0]
+    wanted = np.einsum("nyx,byxc->bnc", columns, grad.astype(np.float64)).reshape(2, *old, 3)
+    np.testing.assert_allclose(pulled, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_size_changes_nothing():
+    x = draw((2, 3, 4, 5))
+    for align_corners in (False, True):
+        np.testing.assert_array_equal(resize(x, (3, 4), align_corners), x)
+
+
+def test_aligned_corners_keep_their_values_and_others_do_not():
+    x = draw((1, 4, 6, 2))
+    aligned, others = (np.asarray(resize(x, (7, 9), align)) for align in (True, False))
+    for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+        np.testing.assert_allclose(aligned[0][corner], x[0][corner], rtol=1e-6)
+    assert np.abs(aligned - others).max() > 0.1
+    # Doubling squares puts no new centre on an old one, except at the rim.
+    doubled = np.asarray(resize(x, (8, 12), False))
+    np.testing.assert_allclose(doubled[0, 0, 0], x[0, 0, 0], rtol=1e-6)
+    quarters = 0.75 * x[0, 0, :-1] + 0.25 * x[0, 0, 1:]
+    np.testing.assert_allclose(doubled[0, 0, 1:-2:2], quarters, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_stays_bfloat16():
+    x = draw((1, 5, 6, 2))
+    got = resize(jnp.asarray(x, jnp.bfloat16), (9, 4), True)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), oracle(x, (9, 4), True), atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(0, 4), (4, 0), (3, -1)])
+def test_a_size_below_one_is_named(size):
+    with pytest.raises(ValueError, match=rf"size is \({size[0]}, {size[1]}\): give a height"):
+        resize_bilinear(jnp.zeros((1, 2, 2, 1)), size, align_corners=False)
