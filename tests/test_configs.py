@@ -146,3 +146,9 @@ def test_compute_dtype_reaches_every_part():
     model = with_dtype(load_config(FOLDER / "shapes_mask_rcnn.py").model, "bfloat16")
     parts = [model.backbone, model.fpn, model.rpn_head, model.box_head, model.mask_head]
     assert {part.dtype for part in parts} == {"bfloat16"}
+
+
+def test_compute_dtype_reaches_every_head_of_a_cascade():
+    model = with_dtype(load_config(FOLDER / "htc_r50_fpn_1x_coco.py").model, "bfloat16")
+    heads = [*model.box_heads, *model.mask_heads, model.semantic_head]
+    assert [head.dtype for head in heads] == ["bfloat16"] * 7
