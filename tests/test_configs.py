@@ -13,6 +13,7 @@ from segjax.config import load_config
 from segjax.config_json import from_json, to_json
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.models.flavours import DETECTRON2, MMDET
+from segjax.nn.resnet import resnet
 from segjax.train.loop import resolve, with_dtype
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.state import init_variables
@@ -119,7 +120,14 @@ def test_recipe_follows_its_library(name):
     assert (optim.name, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 1e-4)
     library = DETECTRON2 if detectron2 else MMDET
     depth, groups, width = re.search(r"_[rx](\d+)_(?:(\d+)x(\d+)d_)?fpn", name).groups()
-    backbone = library.backbone(int(depth), int(groups or 1), int(width or 64), "float32")
+    backbone = resnet(
+        int(depth),
+        groups=int(groups or 1),
+        group_width=int(width or 64),
+        stride_in_1x1=detectron2,
+        norm=library.backbone_norm,
+        frozen_stages=2,
+    )
     assert (config.model.backbone, config.model.preprocess) == (backbone, library.preprocess)
 
 
