@@ -9,9 +9,7 @@ from typing import Any, Literal
 from segjax.models.cascade import Stage
 from segjax.models.flavours import DETECTRON2, MMDET, Flavour
 from segjax.models.rois import DetectionFilter, RoISampler
-from segjax.nn.fpn import FPN
 from segjax.nn.mask_head import MaskHead
-from segjax.nn.rpn import RPNHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
 from segjax.types import Dtype
@@ -40,11 +38,7 @@ class CascadeFlavour:
         """The constructor arguments that every `BoxCascade` has."""
         f = self.library
         return {
-            "preprocess": f.preprocess,
-            "backbone": f.backbone(depth, groups, group_width, dtype),
-            "fpn": FPN(norm=f.head_norm, dtype=dtype),
-            "rpn_head": RPNHead(num_convs=f.rpn_convs, dtype=dtype),
-            "rpn": f.rpn,
+            **f.pyramid_rpn(depth, groups, group_width, dtype),
             "box_pooler": f.box_pooler,
             "box_heads": tuple(
                 f.box_head(num_classes, dtype).clone(class_agnostic=True) for _ in self.stages
@@ -64,22 +58,24 @@ class CascadeFlavour:
         return tuple(MaskHead(num_classes, norm=norm, dtype=dtype) for _ in range(count))
 
 
-def _detectron2_stage(iou: float, scale: float) -> Stage:
-    # After the first stage all regions stay, whatever their label: no draw, no share
-    # of positives, and the ground truth is among them already.
-    sampler = (
-        RoISampler(Matcher(iou, iou, "none"))
-        if scale == 1
-        else RoISampler(Matcher(iou, iou, "none"), positive_fraction=1.0, append_gt="never")
-    )
-    return Stage(sampler, DeltaCoder((10.0 * scale, 10.0 * scale, 5.0 * scale, 5.0 * scale)))
+def _iou(threshold: float) -> Matcher:
+    return Matcher(threshold, threshold, "none")
+
+
+def _kept(matcher: Matcher) -> RoISampler:
+    """Labels the regions of the stage before and keeps them all, as long as they are 512."""
+    return RoISampler(matcher, positive_fraction=1.0, append_gt="never")
 
 
 DETECTRON2_CASCADE = CascadeFlavour(
     library=dataclasses.replace(
         DETECTRON2, rpn=dataclasses.replace(DETECTRON2.rpn, post_nms_topk=(2000, 1000))
     ),
-    stages=(_detectron2_stage(0.5, 1.0), _detectron2_stage(0.6, 2.0), _detectron2_stage(0.7, 3.0)),
+    stages=(
+        Stage(RoISampler(_iou(0.5)), DeltaCoder((10.0, 10.0, 5.0, 5.0))),
+        Stage(_kept(_iou(0.6)), DeltaCoder((20.0, 20.0, 10.0, 10.0))),
+        Stage(_kept(_iou(0.7)), DeltaCoder((30.0, 30.0, 15.0, 15.0))),
+    ),
     averaged="probabilities",
     passes_gt=True,
     passes_empty=False,

@@ -4,8 +4,6 @@ from jaxtyping import Array, Float, Int32, Key, UInt8
 
 from segjax.models.flavours import Flavour, flavour
 from segjax.models.two_stage import TwoStage
-from segjax.nn.fpn import FPN
-from segjax.nn.rpn import RPNHead
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
@@ -58,11 +56,7 @@ def faster_rcnn_resnet_fpn(
     """
     f = flavour(style)
     return FasterRCNN(
-        preprocess=f.preprocess,
-        backbone=f.backbone(depth, groups, group_width, dtype),
-        fpn=FPN(norm=f.head_norm, dtype=dtype),
-        rpn_head=RPNHead(num_convs=f.rpn_convs, dtype=dtype),
-        rpn=f.rpn,
+        **f.pyramid_rpn(depth, groups, group_width, dtype),
         box_pooler=f.box_pooler,
         box_head=f.box_head(num_classes, dtype),
         box_coder=f.box_coder,

@@ -5,13 +5,16 @@ none of it. Versions read: torchvision 0.29, Detectron2 of 2026-06, mmdet 3.3.
 """
 
 import dataclasses
+from typing import Any
 
 from segjax.models.preprocess import Preprocess
 from segjax.models.rois import DetectionFilter, MaskTargets, RoIPooler, RoISampler
 from segjax.models.rpn import RPN
 from segjax.nn.box_head import BoxHead
+from segjax.nn.fpn import FPN
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import ResNet, resnet
+from segjax.nn.resnet import resnet
+from segjax.nn.rpn import RPNHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
 from segjax.types import Dtype
@@ -48,17 +51,25 @@ class Flavour:
     box_smooth_l1_beta: float = 0.0
     paste_padded: bool = False
 
-    def backbone(self, depth: int, groups: int, group_width: int, dtype: Dtype) -> ResNet:
-        """The backbone with this flavour's norm, stride and frozen stages."""
-        return resnet(
-            depth,
-            groups=groups,
-            group_width=group_width,
-            stride_in_1x1=self.stride_in_1x1,
-            norm=self.backbone_norm,
-            frozen_stages=self.frozen_stages,
-            dtype=dtype,
-        )
+    def pyramid_rpn(
+        self, depth: int, groups: int, group_width: int, dtype: Dtype
+    ) -> dict[str, Any]:
+        """The constructor arguments of every `PyramidRPN`."""
+        return {
+            "preprocess": self.preprocess,
+            "backbone": resnet(
+                depth,
+                groups=groups,
+                group_width=group_width,
+                stride_in_1x1=self.stride_in_1x1,
+                norm=self.backbone_norm,
+                frozen_stages=self.frozen_stages,
+                dtype=dtype,
+            ),
+            "fpn": FPN(norm=self.head_norm, dtype=dtype),
+            "rpn_head": RPNHead(num_convs=self.rpn_convs, dtype=dtype),
+            "rpn": self.rpn,
+        }
 
     def box_head(self, num_classes: int, dtype: Dtype) -> BoxHead:
         """The box head: two fully connected layers, or convolutions and one."""

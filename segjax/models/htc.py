@@ -39,6 +39,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         features of both branches (figure 2d); None for HTC without semantic.
       semantic_pooler: RoIAlign of that feature.
       semantic_loss_weight: of the semantic branch.
+      semantic_averaged_over: see `semantic_loss`.
       mask_stages: what a predicted mask is made of: the "mean" of all stages'
         probabilities (the paper, and mmdet up to 2), or the "last" alone, which
         mmdet 3 does inadvertently.
@@ -52,6 +53,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     semantic_head: FusedSemanticHead | None = None
     semantic_pooler: RoIPooler = RoIPooler(14, strides=(8,))
     semantic_loss_weight: float = 0.2
+    semantic_averaged_over: Literal["labelled", "all"] = "all"
     mask_stages: Literal["mean", "last"] = "mean"
 
     has_masks = True
@@ -170,6 +172,13 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
                 logits.append(head.logits(previous, classes))
         return logits
 
+    def mask_probabilities(
+        self, logits: Sequence[Float32[Array, "N M M"]]
+    ) -> Float32[Array, "N M M"]:
+        """Probabilities 0..1 of predicted masks from the stages' logits, as `mask_stages` says."""
+        used = logits if self.mask_stages == "mean" else logits[-1:]
+        return jax.nn.sigmoid(jnp.stack(used)).mean(0)
+
     # ---- Prediction and training --------------------------------------------------------
 
     def predict(
@@ -184,8 +193,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         )
         mask_features = self.mask_features(features, semantic, found.boxes)
         logits = self.mask_outputs(mask_features, range(len(self.mask_heads)), found.classes)
-        used = logits if self.mask_stages == "mean" else logits[-1:]
-        masks = jax.nn.sigmoid(jnp.stack(used)).mean(0)
+        masks = self.mask_probabilities(logits)
         masks = masks.reshape(*found.scores.shape, *masks.shape[1:])  # [B, D, M, M]
         return dataclasses.replace(found, mask_probs=masks)
 
@@ -199,7 +207,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         semantic_logits, semantic = self.semantic(features)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         if semantic_logits is not None:
-            term = semantic_loss(semantic_logits, batch.gt_semantic)
+            term = semantic_loss(semantic_logits, batch.gt_semantic, self.semantic_averaged_over)
             terms["loss_semantic"] = term.scaled(self.semantic_loss_weight)
         dropped = jnp.float32(0)
         for t, stage in enumerate(self.stages):

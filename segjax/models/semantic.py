@@ -1,5 +1,7 @@
 """The loss of semantic branches."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
@@ -10,7 +12,9 @@ IGNORE = 255
 
 
 def semantic_loss(
-    logits: Float32[Array, "B h w K"], labels: UInt8[Array, "B H W"] | None
+    logits: Float32[Array, "B h w K"],
+    labels: UInt8[Array, "B H W"] | None,
+    averaged_over: Literal["labelled", "all"] = "labelled",
 ) -> LossTerm:
     """Mean cross entropy of the pixels at the logits' stride.
 
@@ -19,6 +23,8 @@ def semantic_loss(
       labels: class of every pixel of the canvas, 255 where it counts for nothing;
         H and W are the same multiple of h and w. As torch's nearest interpolation
         does, each cell takes the label of its first row's first pixel.
+      averaged_over: "labelled" divides by the cells that count, "all" by all cells,
+        as mmdet does for HTC: padding and unlabelled ground then weaken the loss.
 
     Raises:
       ValueError: if there are no labels, or their size does not fit.
@@ -37,4 +43,5 @@ def semantic_loss(
     labels = labels[:, ::stride, ::stride].astype(jnp.int32)
     counted = labels != IGNORE
     loss = loss_ops.softmax_cross_entropy(logits, jnp.where(counted, labels, 0))
-    return LossTerm(jnp.where(counted, loss, 0.0).sum(), counted.sum().astype(jnp.float32))
+    number = counted.size if averaged_over == "all" else counted.sum()
+    return LossTerm(jnp.where(counted, loss, 0.0).sum(), jnp.asarray(number, jnp.float32))

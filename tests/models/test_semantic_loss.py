@@ -58,6 +58,19 @@ def test_loss_and_gradient_are_the_oracles(logits, stride):
     np.testing.assert_allclose(pulled, grads / counted, atol=1e-6)
 
 
+def test_loss_over_all_cells_is_weaker_where_some_are_ignored(logits):
+    # mmdet leaves ignored cells out of the sum, but not of the number it divides by.
+    labels = draw_labels(8)
+    term = semantic_loss(logits, jnp.asarray(labels), "all")
+    total, counted, _ = oracle(np.asarray(logits), labels)
+    assert float(term.count) == math.prod(SHAPE) > counted
+    np.testing.assert_allclose(term.mean(), total / math.prod(SHAPE), rtol=1e-5)
+    full = jnp.asarray(draw_labels(8, ignored=-1))
+    np.testing.assert_array_equal(
+        semantic_loss(logits, full, "all").mean(), semantic_loss(logits, full).mean()
+    )
+
+
 def test_ignored_cells_get_no_gradient_however_wrong_they_are(logits):
     labels = draw_labels(8)
     ignored = labels[:, ::8, ::8] == IGNORE

@@ -1,0 +1,256 @@
+"""The cascade's stages: what each is trained on, what it hands on, how scores are averaged."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import cascade_mask_rcnn_resnet_fpn
+from segjax.models.cascade_flavours import CASCADE_FLAVOURS, cascade_flavour
+from segjax.models.rois import RoISamples
+from segjax.types import LossTerm, Proposals
+from tests import tiny
+from tests.models.run import Run, assert_finite
+
+
+@pytest.fixture(scope="module", params=sorted(CASCADE_FLAVOURS))
+def flavoured(request):
+    """Cascade Mask R-CNN in each library's conventions."""
+    return Run(tiny.cascade_mask_rcnn(style=request.param))
+
+
+def test_losses_have_the_stages_names_and_weights(flavoured):
+    terms = flavoured.jacobian[0]
+    masks = range(1, 2) if flavoured.model.passes_gt else range(1, 4)
+    assert set(terms) == {
+        "loss_rpn_cls",
+        "loss_rpn_box",
+        *(f"loss_{kind}_stage{t}" for kind in ("cls", "box") for t in (1, 2, 3)),
+        *(f"loss_mask_stage{t}" for t in masks),
+    }
+    stages = tuple(
+        dataclasses.replace(stage, loss_weight=weight)
+        for stage, weight in zip(flavoured.model.stages, (1.0, 0.5, 0.25), strict=True)
+    )
+    weighted = flavoured.model.clone(stages=stages).of_stage(
+        2, {"loss_box": LossTerm(jnp.float32(8), jnp.float32(4))}
+    )
+    assert set(weighted) == {"loss_box_stage3"}
+    assert weighted["loss_box_stage3"].mean() == 0.5
+
+
+def test_the_libraries_weights():
+    weights = {s: [st.loss_weight for st in f.stages] for s, f in CASCADE_FLAVOURS.items()}
+    assert weights == {"detectron2": [1.0, 1.0, 1.0], "mmdet": [1.0, 0.5, 0.25]}
+
+
+def test_each_loss_reaches_its_own_stage_and_what_lies_below(flavoured):
+    for name, reached in flavoured.reach.items():
+        parts = {path.split("/")[0] for path in reached}
+        below = {"backbone", "fpn"}
+        if name.startswith("loss_rpn"):
+            assert parts == below | {"rpn_head"}
+        else:
+            kind = "mask_heads" if name.startswith("loss_mask") else "box_heads"
+            assert parts == below | {f"{kind}_{int(name[-1]) - 1}"}
+
+
+def test_box_heads_send_a_part_of_their_gradient_into_the_features():
+    assert cascade_flavour("detectron2").feature_gradient == pytest.approx(1 / 3)
+    model = tiny.cascade_rcnn()
+    variables = tiny.init(model)
+    x = jax.random.normal(jax.random.key(0), (4, 3, 3, 16))
+
+    def gradients(factor):
+        def loss(variables, x):
+            scaled = model.clone(feature_gradient=factor)
+            return scaled.apply(variables, 1, x, (2, 2), method="box_stage")[0][..., 0].sum()
+
+        return jax.jit(jax.grad(loss, (0, 1)))(variables, x)
+
+    (params, features), (params3, features3) = gradients(1.0), gradients(1 / 3)
+    np.testing.assert_allclose(features3, features / 3, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(params3), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# ---- What is handed from stage to stage -----------------------------------------------------
+
+
+def handed_on(model, is_gt, boxes):
+    """What `train_boxes` hands on for regions of one image, the last of them invalid."""
+    count = len(boxes)
+    samples = RoISamples(
+        boxes=jnp.asarray(boxes, jnp.float32)[None],
+        valid=jnp.ones((1, count), bool).at[0, -1].set(False),
+        positive=jnp.zeros((1, count), bool),
+        classes=jnp.full((1, count), tiny.CLASSES, jnp.int32),
+        gt_index=jnp.zeros((1, count), jnp.int32),
+        is_gt=jnp.asarray([is_gt]),
+    )
+    variables = tiny.init(model)
+
+    def compute(bound):
+        features = jnp.ones((count, 3, 3, 16))
+        return bound.train_boxes(0, features, samples, tiny.batch(images=1))
+
+    return jax.jit(lambda v: model.apply(v, method=compute))(variables)[1]
+
+
+@pytest.mark.parametrize("style", sorted(CASCADE_FLAVOURS))
+def test_what_goes_on_to_the_next_stage(style):
+    outside = [200.0, 200.0, 220.0, 220.0]  # clipped to nothing
+    boxes = [[4.0, 4.0, 30.0, 30.0], [10.0, 8.0, 40.0, 50.0], outside, [1.0, 1.0, 9.0, 9.0]]
+    passed = handed_on(tiny.cascade_rcnn(style=style), [False, True, False, False], boxes)
+    assert isinstance(passed, Proposals)
+    expected = {"detectron2": [True, True, False, False], "mmdet": [True, False, True, False]}
+    np.testing.assert_array_equal(passed.valid[0], expected[style])
+    assert (passed.boxes[0] >= 0).all() and (passed.boxes[0] <= tiny.SIZE).all()
+
+
+def test_detectron2_draws_once_and_mmdet_at_every_stage():
+    for style, appended in (("detectron2", "never"), ("mmdet", "after_matching")):
+        first, *later = cascade_flavour(style).stages
+        assert first.sampler.append_gt != "never"
+        assert {stage.sampler.append_gt for stage in later} == {appended}
+        assert [stage.sampler.matcher.high for stage in (first, *later)] == [0.5, 0.6, 0.7]
+    # Regions of a later Detectron2 stage all stay, even where all of them are positive.
+    stage = cascade_flavour("detectron2").stages[1]
+    batch = tiny.batch(images=1, objects=1)
+    regions = Proposals(
+        boxes=jnp.tile(batch.gt_boxes[:, :1], (1, 512, 1)),
+        scores=jnp.zeros((1, 512)),
+        valid=jnp.ones((1, 512), bool),
+    )
+    samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
+    assert samples.positive.all()
+    # mmdet's share of positives holds, and the ground truth is among them.
+    stage = cascade_flavour("mmdet").stages[1]
+    samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
+    assert samples.boxes.shape[1] == 512 and samples.positive.sum() == 128
+    assert samples.valid.sum() == 128  # no negatives there
+
+
+def test_class_specific_boxes_are_those_of_the_object_or_of_the_best_class():
+    model = tiny.cascade_rcnn(style="mmdet")
+    model = model.clone(box_heads=tuple(h.clone(class_agnostic=False) for h in model.box_heads))
+    boxes = jnp.array([[[10.0, 10.0, 30.0, 30.0]] * 3])
+    logits = jnp.array([[[0.0, 3.0, 1.0, 9.0]] * 3])  # the background is best
+    deltas = jnp.zeros((1, 3, tiny.CLASSES, 4)).at[0, :, :, 0].set(jnp.array([1.0, 2.0, 3.0])[None])
+    classes = jnp.array([[0, 2, tiny.CLASSES]], jnp.int32)
+    sizes = jnp.array([[64, 64]], jnp.int32)
+    refined = model.apply({}, 0, boxes, classes, logits, deltas, sizes, method="refine")
+    shift = 20 * np.array([1.0, 3.0, 2.0]) / model.stages[0].coder.weights[0]
+    np.testing.assert_allclose(refined[0, :, 0], 10 + shift, rtol=1e-6)
+    np.testing.assert_allclose(refined[0, :, 2], 30 + shift, rtol=1e-6)
+
+
+# ---- Prediction -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("averaged", ["logits", "probabilities"])
+def test_scores_are_averaged_over_the_stages(averaged):
+    model = tiny.cascade_rcnn().clone(averaged=averaged)
+    random = np.random.default_rng(0)
+    votes = [random.normal(size=(1, 5, 4)).astype(np.float32) * 3 for _ in range(3)]
+
+    def softmax(x):
+        x = np.exp(x.astype(np.float64))
+        return x / x.sum(-1, keepdims=True)
+
+    wanted = (
+        softmax(np.mean(votes, 0)) if averaged == "logits" else np.mean(softmax(np.array(votes)), 0)
+    )
+    found = model.apply({}, [jnp.asarray(v) for v in votes], method="_scores")
+    np.testing.assert_allclose(found, wanted[..., :-1], rtol=1e-5)
+
+
+def test_one_stage_is_mask_rcnn():
+    plain = tiny.mask_rcnn(style="mmdet")
+    cascade = tiny.cascade_mask_rcnn(style="mmdet")
+    one = cascade.clone(
+        rpn=plain.rpn,
+        box_heads=(plain.box_head.clone(),),
+        stages=(dataclasses.replace(cascade.stages[0], sampler=plain.sampler),),
+        mask_heads=(plain.mask_head.clone(),),
+        box_smooth_l1_beta=plain.box_smooth_l1_beta,
+    )
+    # All regions enter the losses: the two need not draw alike.
+    plain = plain.clone(
+        rpn=dataclasses.replace(plain.rpn, num_samples=10**5),
+        sampler=dataclasses.replace(plain.sampler, num_samples=10**5),
+    )
+    one = one.clone(rpn=plain.rpn, stages=tiny.with_samples(one.stages, 10**5))
+    a = Run(plain)
+    params = dict(a.variables["params"])
+    params |= {"box_heads_0": params.pop("box_head"), "mask_heads_0": params.pop("mask_head")}
+    b = Run(one, {**a.variables, "params": params})
+    batch = tiny.batch()
+    found, same = (r.predict(r.variables, batch.images, batch.image_sizes) for r in (a, b))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    terms = b.terms(batch, tiny.keys())
+    for name, term in a.terms(batch, tiny.keys()).items():
+        np.testing.assert_allclose(terms.get(name, terms.get(f"{name}_stage1")), term, rtol=1e-5)
+
+
+def test_masks_are_the_mean_over_the_heads():
+    run = Run(tiny.cascade_mask_rcnn(style="mmdet"))
+    batch = tiny.batch()
+
+    def compute(model):
+        found = model.predict(batch.images, batch.image_sizes)
+        features = model.features(batch.images, batch.image_sizes)
+        heads = [model.mask_outputs(t, features, found.boxes, found.classes) for t in range(3)]
+        return found.mask_probs, heads
+
+    masks, heads = jax.jit(lambda v: run.model.apply(v, method=compute))(run.variables)
+    wanted = np.mean([1 / (1 + np.exp(-np.asarray(h, np.float64))) for h in heads], 0)
+    np.testing.assert_allclose(masks.reshape(wanted.shape), wanted, rtol=1e-5)
+
+
+# ---- Construction ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [1, 2, 5])
+def test_any_number_of_stages(stages):
+    model = tiny.cascade_mask_rcnn(style="mmdet")
+    again = (0, 1, 2, 2, 2)[:stages]
+    model = model.clone(
+        box_heads=tuple(model.box_heads[t].clone() for t in again),
+        stages=tuple(model.stages[t] for t in again),
+        mask_heads=tuple(model.mask_heads[t].clone() for t in again),
+    )
+    variables = jax.eval_shape(lambda: tiny.init(model))
+    assert f"box_heads_{stages - 1}" in variables["params"]
+    terms, _ = jax.eval_shape(
+        lambda v: model.apply(v, tiny.batch(), tiny.keys(), method="losses"), variables
+    )
+    assert f"loss_mask_stage{stages}" in terms and f"loss_mask_stage{stages + 1}" not in terms
+
+
+def test_parts_that_do_not_fit_are_named():
+    model = tiny.cascade_mask_rcnn(style="mmdet")
+    with pytest.raises(ValueError, match="2 box_heads for 3 stages: give one each"):
+        tiny.init(model.clone(box_heads=model.box_heads[:2]))
+    with pytest.raises(ValueError, match="0 mask_heads for 3 stages"):
+        tiny.init(model.clone(mask_heads=()))
+    with pytest.raises(ValueError, match="style is 'torchvision'; it must be a CascadeFlavour or"):
+        cascade_mask_rcnn_resnet_fpn(3, style="torchvision")
+
+
+def test_classes_can_be_left_to_the_data():
+    model = tiny.cascade_mask_rcnn(num_classes=0)
+    grown = model.with_num_classes(7)
+    assert (model.num_classes, grown.num_classes) == (0, 7)
+    assert {h.num_classes for h in (*grown.box_heads, *grown.mask_heads)} == {7}
+    assert tiny.cascade_rcnn(num_classes=0).with_num_classes(5).box_heads[2].num_classes == 5
+
+
+def test_bfloat16_trains():
+    run = Run(tiny.cascade_mask_rcnn(style="mmdet", dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(run.variables)} == {jnp.dtype("float32")}
+    _, terms, _, grads = run.losses(tiny.batch(), tiny.keys())
+    assert_finite((terms, grads))

@@ -1,0 +1,115 @@
+"""What every detector keeps to, on models that compile in seconds."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.models.run import Run, assert_finite
+
+MODELS = {
+    "faster_rcnn": tiny.faster_rcnn,
+    "mask_rcnn": tiny.mask_rcnn,
+    "cascade_rcnn": tiny.cascade_rcnn,
+    "cascade_mask_rcnn": functools.partial(tiny.cascade_mask_rcnn, style="mmdet"),
+    "htc": tiny.htc,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request):
+    return Run(MODELS[request.param]())
+
+
+def test_detections_have_fixed_shapes(run):
+    batch = tiny.batch()
+    found = run.predict(run.variables, batch.images, batch.image_sizes)
+    assert found.boxes.shape == (2, 8, 4)
+    assert (found.mask_probs is not None) == run.model.has_masks
+    if found.mask_probs is not None:
+        assert found.mask_probs.shape == (2, 8, 8, 8)
+    assert (found.scores[~found.valid] == 0).all()
+    assert_finite(found)
+
+
+def test_losses_and_gradients_are_finite_and_reach_every_parameter(run):
+    total, terms, counts, grads = run.losses(tiny.batch(), tiny.keys())
+    assert_finite((total, terms, grads))
+    # Ground truth is among the regions of the first stage.
+    assert counts["positive_anchors"] > 0
+    assert next(n for name, n in counts.items() if name.startswith("positive_rois")) > 0
+    still = [
+        jax.tree_util.keystr(path)
+        for path, grad in jax.tree_util.tree_flatten_with_path(grads)[0]
+        if not np.asarray(grad).any()
+    ]
+    assert not still, f"no gradient reaches {still}"
+
+
+def test_images_without_objects_train_only_the_background(run):
+    _, terms, counts, grads = run.losses(tiny.batch(objects=0), tiny.keys())
+    assert_finite((terms, grads))
+    assert all(n == 0 for name, n in counts.items() if name.startswith("positive"))
+    for name, term in terms.items():
+        background = name.startswith(("loss_cls", "loss_rpn_cls", "loss_semantic"))
+        assert (term > 0) == background, name
+
+
+def test_crowds_are_no_targets(run):
+    batch = tiny.batch()
+    crowd = dataclasses.replace(batch, gt_is_crowd=batch.gt_valid)
+    none = dataclasses.replace(batch, gt_valid=jnp.zeros_like(batch.gt_valid))
+    for a, b in zip(
+        jax.tree.leaves(run.losses(crowd, tiny.keys())[:2]),
+        jax.tree.leaves(run.losses(none, tiny.keys())[:2]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_padding_rows_of_ground_truth_change_nothing(run):
+    batch = tiny.batch()
+    invalid = ~batch.gt_valid[..., None]
+    junk = dataclasses.replace(
+        batch,
+        gt_boxes=jnp.where(invalid, jnp.array([5.0, 5.0, 60.0, 60.0])[None, None], batch.gt_boxes),
+        gt_classes=jnp.where(batch.gt_valid, batch.gt_classes, 2),
+    )
+    clean, dirty = (run.losses(b, tiny.keys())[:2] for b in (batch, junk))
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_order_of_images_does_not_matter(run):
+    batch = tiny.batch()
+    swapped = jax.tree.map(lambda x: x[::-1], batch)
+    found = run.predict(run.variables, batch.images, batch.image_sizes)
+    other = run.predict(run.variables, swapped.images, swapped.image_sizes)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, np.asarray(b)[::-1], rtol=1e-5, atol=1e-5)
+    total, *_ = run.losses(batch, tiny.keys())
+    again, *_ = run.losses(swapped, tiny.keys()[::-1])
+    np.testing.assert_allclose(total, again, rtol=1e-5)
+
+
+def test_the_same_key_gives_the_same_loss_and_another_key_another(run):
+    batch = tiny.batch()
+    one, same, other = (run.losses(batch, tiny.keys(seed=seed))[0] for seed in (0, 0, 1))
+    assert one == same
+    assert one != other
+
+
+def test_what_lies_in_the_padding_changes_nothing(run):
+    batch = tiny.batch(canvas=96)
+    pixels = np.asarray(batch.images).copy()
+    pixels[:, tiny.SIZE :], pixels[:, :, tiny.SIZE :] = 255, 99
+    clean = run.predict(run.variables, batch.images, batch.image_sizes)
+    dirty = run.predict(run.variables, jnp.asarray(pixels), batch.image_sizes)
+    assert clean.valid.any()
+    assert (clean.boxes <= tiny.SIZE).all()
+    for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,0 +1,264 @@
+"""HTC's three ideas, each as what it changes in the computation (1901.07518, section 3)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import htc_resnet_fpn
+from segjax.models.rois import RoIPooler
+from segjax.models.semantic import semantic_loss
+from tests import tiny
+from tests.models.run import Run
+
+BELOW = {"backbone", "fpn"}
+
+
+def parts(paths):
+    return {path.split("/")[0] for path in paths}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """All three ideas."""
+    return Run(tiny.htc())
+
+
+@pytest.fixture(scope="module")
+def plain(whole):
+    """None of them, of the same weights; all regions enter the losses, whatever the key."""
+    model = tiny.htc(semantic=False).clone(interleaved=False, mask_information_flow=False)
+    params = without(whole, "semantic_head", "mask_flow")
+    return Run(all_regions(model), {**whole.variables, "params": params})
+
+
+def all_regions(model):
+    return model.clone(
+        rpn=dataclasses.replace(model.rpn, num_samples=10**5),
+        stages=tiny.with_samples(model.stages, 10**5),
+    )
+
+
+def without(run, *prefixes):
+    params = run.variables["params"]
+    return {name: value for name, value in params.items() if not name.startswith(prefixes)}
+
+
+def shifted(run, head):
+    """The variables with the boxes of a box head moved."""
+    params = dict(run.variables["params"])
+    params[head] = jax.tree.map(lambda x: x, params[head])
+    params[head]["box_deltas"] = {
+        "kernel": params[head]["box_deltas"]["kernel"],
+        "bias": params[head]["box_deltas"]["bias"] + jnp.array([0.5, -0.5, 0.3, 0.2]),
+    }
+    return {**run.variables, "params": params}
+
+
+# ---- Interleaved execution ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_masks_see_the_boxes_before_or_after_the_stage_s_own_refinement(plain, interleaved):
+    # Refined ground truth is passed on: it is positive at every stage, untrained as all is.
+    model = plain.model.clone(interleaved=interleaved, passes_gt=True)
+    run = Run(model, plain.variables)
+    batch, keys = tiny.batch(), tiny.keys()
+    before = run.terms(batch, keys)
+    for stage in (1, 2, 3):
+        after = run.terms(batch, keys, shifted(plain, f"box_heads_{stage - 1}"))
+        changed = {name for name in after if after[name] != before[name]}
+        first_mask = stage if interleaved else stage + 1
+        assert changed == {
+            f"loss_box_stage{stage}",  # whose deltas were moved
+            *(f"loss_mask_stage{t}" for t in range(first_mask, 4)),
+            *(f"loss_{kind}_stage{t}" for kind in ("cls", "box") for t in range(stage + 1, 4)),
+        }
+
+
+def test_interleaved_masks_are_trained_on_refined_boxes_and_ground_truth(whole):
+    """The very regions, taken from what the mask pooler is asked for."""
+    asked = {"box": [], "mask": []}
+
+    @dataclasses.dataclass(frozen=True)
+    class Recording(RoIPooler):
+        kind: str = ""
+
+        def __call__(self, features, boxes):
+            asked[self.kind].append(boxes)
+            return super().__call__(features, boxes)
+
+    def recording(pooler, kind):
+        return Recording(**dataclasses.asdict(pooler), kind=kind)
+
+    model = tiny.htc(semantic=False)
+    model = model.clone(
+        box_pooler=recording(model.box_pooler, "box"),
+        mask_pooler=recording(model.mask_pooler, "mask"),
+    )
+    variables = {**whole.variables, "params": without(whole, "semantic_head")}
+    batch = tiny.batch()
+
+    def compute(variables):
+        asked["box"].clear(), asked["mask"].clear()
+        model.apply(variables, batch, tiny.keys(), method="losses")
+        return dict(asked)
+
+    seen = jax.jit(compute)(variables)
+    assert len(seen["box"]) == len(seen["mask"]) == 3
+    for t in range(3):
+        boxes, masks = np.asarray(seen["box"][t]), np.asarray(seen["mask"][t])
+        shared = (np.abs(boxes[:, :, None] - masks[:, None]).max(-1) == 0).any((1, 2))
+        assert shared.all()  # the ground truth, appended to both
+        refined = ~(np.abs(boxes[:, :, None] - masks[:, None]).max(-1) == 0).any(1)
+        assert (refined & (masks[..., 2] > masks[..., 0])).any()  # boxes the box head never saw
+
+
+# ---- Mask information flow ------------------------------------------------------------------
+
+
+def test_mask_information_flow_trains_the_mask_heads_before(plain, whole):
+    for t in (1, 2, 3):
+        alone = parts(plain.reach[f"loss_mask_stage{t}"])
+        assert alone == BELOW | {f"mask_heads_{t - 1}"}
+        chained = whole.reach[f"loss_mask_stage{t}"]
+        heads = {f"mask_heads_{i}" for i in range(t)}
+        flows = {f"mask_flow{i}" for i in range(1, t)}
+        assert parts(chained) - {"semantic_head"} == BELOW | heads | flows
+        # Of the heads before, the convolutions alone: their masks have their own loss.
+        for i in range(t - 1):
+            names = {path.split("/")[1] for path in chained if path.startswith(f"mask_heads_{i}/")}
+            assert names == {"conv1"}
+        for run in (plain, whole):
+            boxes = parts(run.reach[f"loss_box_stage{t}"]) - {"semantic_head"}
+            assert boxes == BELOW | {f"box_heads_{t - 1}"}
+
+
+def test_each_mask_head_adds_the_features_of_the_one_before(whole):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(3, 4, 4, 16)), jnp.float32)
+
+    def compute(model):
+        m1 = model.mask_heads[0].trunk(x)
+        m2 = model.mask_heads[1].trunk(x + jax.nn.relu(model.mask_flows[0](m1)))
+        m3 = model.mask_heads[2].trunk(x + jax.nn.relu(model.mask_flows[1](m2)))
+        by_hand = [head.logits(m) for head, m in zip(model.mask_heads, (m1, m2, m3), strict=True)]
+        return by_hand, model.mask_outputs(x, range(3)), model.mask_outputs(x, [1])
+
+    wanted, found, second = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
+    for a, b in zip(wanted, found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second[0], wanted[1], rtol=1e-5, atol=1e-6)
+
+
+# ---- Semantic branch ------------------------------------------------------------------------
+
+
+def test_the_semantic_feature_reaches_both_branches(whole, plain):
+    reach = whole.reach
+    trained = {path for path in reach["loss_semantic"] if path.startswith("semantic_head")}
+    assert parts(reach["loss_semantic"]) == BELOW | {"semantic_head"}
+    assert {path.split("/")[1] for path in trained} == {
+        *(f"lateral{i}" for i in range(1, 6)),
+        "conv1",
+        "logits",
+    }
+    for name in (f"loss_{kind}_stage{t}" for kind in ("cls", "mask") for t in (1, 2, 3)):
+        semantic = {p.split("/")[1] for p in reach[name] if p.startswith("semantic_head")}
+        assert "embedding" in semantic and "logits" not in semantic, name
+        assert "semantic_head" not in parts(plain.reach[name])
+    assert "semantic_head" not in parts(reach["loss_rpn_cls"])
+    assert "loss_semantic" not in plain.reach
+
+
+def test_the_semantic_feature_is_pooled_from_the_same_regions_and_added(whole):
+    batch = tiny.batch(images=1)
+    rois = jnp.array([[[4.0, 6.0, 40.0, 50.0], [20.0, 10.0, 60.0, 30.0]]])
+
+    def compute(model):
+        features = model.features(batch.images, batch.image_sizes)
+        _, semantic = model.semantic(features)
+        return {
+            "semantic": semantic,
+            "box": model.box_features(features, semantic, rois),
+            "box_plain": model.box_features(features, None, rois),
+            "mask": model.mask_features(features, semantic, rois),
+            "mask_plain": model.mask_features(features, None, rois),
+            "pooled": model.semantic_pooler([semantic], rois),
+        }
+
+    got = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
+    assert got["semantic"].shape == (1, tiny.SIZE // 8, tiny.SIZE // 8, 16)
+    pooled = np.asarray(got["pooled"], np.float64)  # [2, 12, 12, C]
+    for kind, cells in (("box", 4), ("mask", 3)):
+        side = 12 // cells
+        means = pooled.reshape(2, side, cells, side, cells, -1).mean((2, 4))
+        np.testing.assert_allclose(got[kind] - got[f"{kind}_plain"], means, rtol=1e-3, atol=1e-5)
+
+
+def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
+    batch = tiny.batch()
+
+    def compute(model):
+        return model.semantic(model.features(batch.images, batch.image_sizes, train=True))[0]
+
+    logits = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
+    wanted = 0.2 * semantic_loss(logits, batch.gt_semantic, "all").mean()
+    np.testing.assert_allclose(whole.jacobian[0]["loss_semantic"], wanted, rtol=1e-5)
+
+
+def test_a_batch_without_semantic_labels_names_the_three_ways(whole):
+    batch = dataclasses.replace(tiny.batch(), gt_semantic=None)
+    with pytest.raises(ValueError, match='"stuffthingmaps", "panoptic" or "instances"'):
+        whole.terms(batch, tiny.keys())
+
+
+# ---- All together ---------------------------------------------------------------------------
+
+
+def test_without_its_ideas_it_is_cascade_mask_rcnn(plain):
+    cascade = Run(all_regions(tiny.cascade_mask_rcnn(style="mmdet")), plain.variables)
+    ours, theirs = plain.jacobian[0], cascade.terms(tiny.batch(), tiny.keys())
+    assert set(ours) == set(theirs)
+    for name, term in ours.items():
+        np.testing.assert_allclose(term, theirs[name], rtol=1e-5)
+
+
+def test_predicted_masks_are_the_mean_of_the_stages_or_the_last():
+    random = np.random.default_rng(0)
+    logits = [random.normal(size=(2, 4, 4)).astype(np.float32) for _ in range(3)]
+    probs = [1 / (1 + np.exp(-x.astype(np.float64))) for x in logits]
+    for mask_stages, wanted in (("mean", np.mean(probs, 0)), ("last", probs[-1])):
+        model = tiny.htc(semantic=False).clone(mask_stages=mask_stages)
+        found = model.apply({}, [jnp.asarray(x) for x in logits], method="mask_probabilities")
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert htc_resnet_fpn().mask_stages == "mean"
+
+
+def test_both_predictions_have_the_same_parameters(whole):
+    last = jax.eval_shape(lambda: tiny.init(whole.model.clone(mask_stages="last")))
+    assert jax.tree.structure(last) == jax.tree.structure(whole.variables)
+
+
+def test_classes_can_be_left_to_the_data():
+    model = htc_resnet_fpn()
+    assert (model.num_classes, model.semantic_classes) == (0, 0)
+    model = model.with_num_classes(4).with_semantic_classes(5)
+    assert (model.num_classes, model.semantic_classes) == (4, 5)
+    bare = htc_resnet_fpn(semantic=False)
+    assert bare.semantic_classes is None
+    with pytest.raises(ValueError, match="no semantic branch"):
+        bare.with_semantic_classes(5)
+
+
+def test_parts_that_do_not_fit_are_named():
+    model = tiny.htc()
+    with pytest.raises(ValueError, match="2 mask_heads for 3 stages"):
+        tiny.init(model.clone(mask_heads=model.mask_heads[:2]))
+    with pytest.raises(ValueError, match="semantic head gives 8 channels"):
+        tiny.init(model.clone(semantic_head=model.semantic_head.clone(features=8)))
+    with pytest.raises(ValueError, match="10 cells a side, which are no multiple of 3"):
+        pooler = dataclasses.replace(model.semantic_pooler, output_size=10)
+        tiny.init(model.clone(semantic_pooler=pooler))
