@@ -58,6 +58,7 @@ def batch() -> Batch:
         gt_is_crowd=shape((IMAGES, ROWS), jnp.bool_),
         gt_masks=shape((IMAGES, ROWS, MASK, MASK), jnp.uint8),
         gt_mask_frames=shape((IMAGES, ROWS, 4), jnp.float32),
+        gt_semantic=shape((IMAGES, HEIGHT, WIDTH), jnp.uint8),
     )
 
 
