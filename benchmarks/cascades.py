@@ -3,9 +3,9 @@
     python -m benchmarks.cascades
 
 The models of `configs/shapes_htc.py` and what is left of it without its parts: the same
-backbone, pyramid, RPN, heads, loss, optimizer, data and number of steps (fewer than the config's,
-as there are twelve runs), mmdet's conventions throughout, three seeds each. Runs that the file of results holds at the same number of steps
-and at the same commit are not repeated.
+backbone, pyramid, RPN, heads, loss, optimizer, data and number of steps (fewer than the
+config's: there are twelve runs), mmdet's conventions throughout, three seeds each. Runs that
+the file of results holds at the same number of steps and commit are not repeated.
 """
 
 import argparse
