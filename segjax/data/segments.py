@@ -1,16 +1,23 @@
-"""What panoptic maps are made of: segments, and the categories that they belong to."""
+"""Words of panoptic segmentation that reading, models and evaluation share.
+
+A panoptic map is an int [H, W] array of segment ids, 0 where nothing is known ("void"); a list of
+segments says what the ids are (Kirillov et al., "Panoptic Segmentation", 1801.00868).
+"""
 
 import dataclasses
 
+# The id of pixels that belong to no segment, as in COCO's panoptic format.
+VOID = 0
 
-@dataclasses.dataclass(frozen=True, slots=True)
+
+@dataclasses.dataclass(frozen=True)
 class Segment:
-    """One segment of a panoptic map.
+    """One region of a panoptic map.
 
     Attributes:
-      id: the number of its pixels in the map of ids, at least 1; 0 is void.
-      category_id: of its category.
-      is_crowd: True for a region of many things of one category.
+      id: the value of its pixels in the map, above 0.
+      category_id: of a `PanopticCategory`.
+      is_crowd: ground truth only: several objects of the class that were not told apart.
     """
 
     id: int
@@ -18,14 +25,14 @@ class Segment:
     is_crowd: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class PanopticCategory:
-    """A class of segments.
+    """A class of panoptic segmentation.
 
     Attributes:
-      id: as in the file.
-      name: as in the file.
-      is_thing: True for countable objects, False for stuff.
+      id: the data set's number of it; COCO's have gaps.
+      name: as people say it.
+      is_thing: True for countable objects, False for stuff (one segment per image at most).
     """
 
     id: int
