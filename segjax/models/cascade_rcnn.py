@@ -115,7 +115,14 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
         """Final detections [B, D] with masks over their boxes, in padded-input pixels."""
-        features = self.features(images, image_sizes)
+        return self.detect(self.features(images, image_sizes), image_sizes)
+
+    __call__ = predict
+
+    def detect(
+        self, features: Sequence[Float[Array, "B _ _ C"]], image_sizes: Int32[Array, "B 2"]
+    ) -> Detections:
+        """What `predict` does with P2..P6."""
         proposals, _, _ = self.region_proposals(features, image_sizes)
         pool = functools.partial(self.box_pooler, features)
         found = self.find_boxes(pool, proposals, image_sizes)
@@ -127,13 +134,17 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
         masks = masks.reshape(*found.scores.shape, *masks.shape[1:])  # [B, D, M, M]
         return dataclasses.replace(found, mask_probs=masks)
 
-    __call__ = predict
-
     def losses(
         self, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.features(batch.images, batch.image_sizes, train=True)
+        return self.detection_losses(features, batch, keys)
+
+    def detection_losses(
+        self, features: Sequence[Float[Array, "B _ _ C"]], batch: Batch, keys: Key[Array, " B"]
+    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+        """What `losses` does with P2..P6."""
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         dropped = jnp.float32(0)
         for t, stage in enumerate(self.stages):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt8
 from segjax.models.cascade import BoxCascade, fold_keys
 from segjax.models.cascade_flavours import MMDET_HTC, CascadeFlavour
 from segjax.models.rois import MaskTargets, RoIPooler, RoISamples
-from segjax.models.semantic import semantic_loss
+from segjax.models.semantic import SemanticLoss
 from segjax.nn.conv import Conv
 from segjax.nn.mask_head import MaskHead
 from segjax.nn.semantic_head import FusedSemanticHead
@@ -38,8 +38,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
       semantic_head: gives a feature of the whole image that is added to the region
         features of both branches (figure 2d); None for HTC without semantic.
       semantic_pooler: RoIAlign of that feature.
-      semantic_loss_weight: of the semantic branch.
-      semantic_averaged_over: see `semantic_loss`.
+      semantic_loss: how the semantic branch is trained.
       mask_stages: what a predicted mask is made of: the "mean" of all stages'
         probabilities (the paper, and mmdet up to 2), or the "last" alone, which
         mmdet 3 does inadvertently.
@@ -52,8 +51,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     mask_information_flow: bool = True
     semantic_head: FusedSemanticHead | None = None
     semantic_pooler: RoIPooler = RoIPooler(14, strides=(8,))
-    semantic_loss_weight: float = 0.2
-    semantic_averaged_over: Literal["labelled", "all"] = "all"
+    semantic_loss: SemanticLoss = SemanticLoss(weight=0.2, averaged_over="all")
     mask_stages: Literal["mean", "last"] = "mean"
 
     has_masks = True
@@ -185,7 +183,12 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
         """Final detections [B, D] with masks over their boxes, in padded-input pixels."""
-        features = self.features(images, image_sizes)
+        return self.detect(self.features(images, image_sizes), image_sizes)
+
+    __call__ = predict
+
+    def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
+        """What `predict` does with P2..P6."""
         _, semantic = self.semantic(features)
         proposals, _, _ = self.region_proposals(features, image_sizes)
         found = self.find_boxes(
@@ -197,18 +200,21 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         masks = masks.reshape(*found.scores.shape, *masks.shape[1:])  # [B, D, M, M]
         return dataclasses.replace(found, mask_probs=masks)
 
-    __call__ = predict
-
     def losses(
         self, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.features(batch.images, batch.image_sizes, train=True)
+        return self.detection_losses(features, batch, keys)
+
+    def detection_losses(
+        self, features: Features, batch: Batch, keys: Key[Array, " B"]
+    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+        """What `losses` does with P2..P6."""
         semantic_logits, semantic = self.semantic(features)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         if semantic_logits is not None:
-            term = semantic_loss(semantic_logits, batch.gt_semantic, self.semantic_averaged_over)
-            terms["loss_semantic"] = term.scaled(self.semantic_loss_weight)
+            terms |= self.semantic_loss(semantic_logits, batch.gt_semantic)
         dropped = jnp.float32(0)
         for t, stage in enumerate(self.stages):
             samples = stage.sampler(fold_keys(keys, 2 * t + 1), regions, batch, self.num_classes)

@@ -1,47 +1,140 @@
 """The loss of semantic branches."""
 
+import dataclasses
+import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from segjax.ops import losses as loss_ops
+from segjax.ops.resize import resize_bilinear
 from segjax.types import LossTerm
 
 IGNORE = 255
 
 
-def semantic_loss(
-    logits: Float32[Array, "B h w K"],
-    labels: UInt8[Array, "B H W"] | None,
-    averaged_over: Literal["labelled", "all"] = "labelled",
-) -> LossTerm:
-    """Mean cross entropy of the pixels at the logits' stride.
+@dataclasses.dataclass(frozen=True)
+class SemanticLoss:
+    """How a semantic branch is trained; the default is the mean cross entropy.
 
-    Args:
-      logits: of a semantic head.
-      labels: class of every pixel of the canvas, 255 where it counts for nothing;
-        H and W are the same multiple of h and w. As torch's nearest interpolation
-        does, each cell takes the label of its first row's first pixel.
-      averaged_over: "labelled" divides by the cells that count, "all" by all cells,
+    Attributes:
+      weight: of the cross entropy.
+      full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
+        n-th label (mmdet).
+      averaged_over: "labelled" divides by the (weighted) cells that count; "all" by all cells,
         as mmdet does for HTC: padding and unlabelled ground then weaken the loss.
-
-    Raises:
-      ValueError: if there are no labels, or their size does not fit.
+      class_weights: factor on each class's cells; None for equal ones.
+      focal_gamma: of the focal loss (1708.02002): cells count (1 - p)^gamma times; 0 is plain.
+      hardest: only this part of each image's cells, those of the largest loss, counts
+        (bootstrapped cross entropy, 1604.04339); 1 for all.
+      dice_weight: of a dice loss (1606.04797) beside the cross entropy, averaged over the
+        classes in each image; 0 for none.
     """
-    if labels is None:
-        raise ValueError(
-            "the model has a semantic branch, the batch no gt_semantic: choose where labels come"
-            ' from with DataConfig(semantic="stuffthingmaps", "panoptic" or "instances")'
-        )
-    stride = labels.shape[1] // logits.shape[1]
-    if labels.shape[1:] != (stride * logits.shape[1], stride * logits.shape[2]):
-        raise ValueError(
-            f"semantic labels of {labels.shape[1:]} pixels are no multiple of the logits'"
-            f" {logits.shape[1:3]} cells: pad images and labels to the same multiple of 32"
-        )
-    labels = labels[:, ::stride, ::stride].astype(jnp.int32)
-    counted = labels != IGNORE
-    loss = loss_ops.softmax_cross_entropy(logits, jnp.where(counted, labels, 0))
-    number = counted.size if averaged_over == "all" else counted.sum()
-    return LossTerm(jnp.where(counted, loss, 0.0).sum(), jnp.asarray(number, jnp.float32))
+
+    weight: float = 1.0
+    full_resolution: bool = False
+    averaged_over: Literal["labelled", "all"] = "labelled"
+    class_weights: tuple[float, ...] | None = None
+    focal_gamma: float = 0.0
+    hardest: float = 1.0
+    dice_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hardest <= 1:
+            raise ValueError(f"hardest is {self.hardest}: give a part in 0..1, above 0")
+        if self.hardest < 1 and self.averaged_over == "all":
+            raise ValueError('hardest below 1 and averaged_over="all" contradict each other')
+
+    def __call__(
+        self, logits: Float32[Array, "B h w K"], labels: UInt8[Array, "B H W"] | None
+    ) -> dict[str, LossTerm]:
+        """Loss terms "loss_semantic" and, with a dice loss, "loss_semantic_dice".
+
+        Args:
+          logits: of a semantic head.
+          labels: class of every pixel of the canvas, 255 where it counts for nothing; H and W
+            are the same multiple of h and w.
+
+        Raises:
+          ValueError: if there are no labels, or sizes or weights do not fit.
+        """
+        logits, targets = self._aligned(logits, labels)
+        counted = targets != IGNORE
+        targets = jnp.where(counted, targets, 0)
+        terms = {"loss_semantic": self._cross_entropy(logits, targets, counted)}
+        if self.dice_weight:
+            terms["loss_semantic_dice"] = _dice(logits, targets, counted).scaled(self.dice_weight)
+        return terms
+
+    def _aligned(
+        self, logits: Float32[Array, "B h w K"], labels: UInt8[Array, "B H W"] | None
+    ) -> tuple[Float32[Array, "B p q K"], Int32[Array, "B p q"]]:
+        """Logits and labels at one resolution."""
+        if labels is None:
+            raise ValueError(
+                "the model has a semantic branch, the batch no gt_semantic: choose where labels"
+                ' come from with DataConfig(semantic="stuffthingmaps", "panoptic" or "instances")'
+            )
+        _, height, width = labels.shape
+        stride = height // logits.shape[1]
+        if (height, width) != (stride * logits.shape[1], stride * logits.shape[2]):
+            raise ValueError(
+                f"semantic labels of {(height, width)} pixels are no multiple of the logits'"
+                f" {logits.shape[1:3]} cells: pad images and labels to the same multiple of 32"
+            )
+        if self.full_resolution:
+            return (
+                resize_bilinear(logits, (height, width), align_corners=False),
+                labels.astype(jnp.int32),
+            )
+        # torch's nearest interpolation: the first row's first pixel.
+        return logits, labels[:, ::stride, ::stride].astype(jnp.int32)
+
+    def _cross_entropy(
+        self,
+        logits: Float32[Array, "B p q K"],
+        targets: Int32[Array, "B p q"],
+        counted: Bool[Array, "B p q"],
+    ) -> LossTerm:
+        loss = loss_ops.softmax_cross_entropy(logits, targets)
+        if self.focal_gamma:
+            loss = loss * (-jnp.expm1(-loss)) ** self.focal_gamma  # p = exp(-loss)
+        weights = counted.astype(jnp.float32)
+        if self.class_weights is not None:
+            if len(self.class_weights) != logits.shape[-1]:
+                raise ValueError(
+                    f"{len(self.class_weights)} class_weights for {logits.shape[-1]} classes"
+                )
+            weights *= jnp.asarray(self.class_weights, jnp.float32)[targets]
+        loss *= weights
+        if self.hardest < 1:
+            return self._of_hardest(loss, weights).scaled(self.weight)
+        number = weights.size if self.averaged_over == "all" else weights.sum()
+        return LossTerm(loss.sum(), jnp.asarray(number, jnp.float32)).scaled(self.weight)
+
+    def _of_hardest(
+        self, loss: Float32[Array, "B p q"], weights: Float32[Array, "B p q"]
+    ) -> LossTerm:
+        loss, weights = (x.reshape(x.shape[0], -1) for x in (loss, weights))
+        number = math.ceil(self.hardest * loss.shape[1])
+        # Cells that do not count stand behind those that do, of loss 0 as they may be.
+        ranked = jnp.where(weights > 0, jax.lax.stop_gradient(loss), -1.0)
+        _, index = jax.lax.top_k(ranked, number)
+        chosen, of = (jnp.take_along_axis(x, index, axis=1) for x in (loss, weights))
+        return LossTerm(chosen.sum(), of.sum())
+
+
+def _dice(
+    logits: Float32[Array, "B p q K"], targets: Int32[Array, "B p q"], counted: Bool[Array, "B p q"]
+) -> LossTerm:
+    """One less the dice coefficient of each class in each image that it occurs in."""
+    mask = counted[..., None].astype(jnp.float32)
+    probs = jax.nn.softmax(logits) * mask
+    truth = jax.nn.one_hot(targets, logits.shape[-1]) * mask
+    shared = (probs * truth).sum((1, 2))
+    total = (probs**2).sum((1, 2)) + truth.sum((1, 2))
+    occurs = truth.sum((1, 2)) > 0
+    loss = 1 - 2 * shared / jnp.where(occurs, total, 1.0)
+    return LossTerm(jnp.where(occurs, loss, 0.0).sum(), occurs.sum().astype(jnp.float32))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segjax.nn.conv import Conv
+from segjax.nn.norm import Norm, NormSpec
 from segjax.ops.resize import resize_bilinear
 from segjax.types import Dtype
 
@@ -59,3 +60,93 @@ class FusedSemanticHead(nn.Module):
 
     def _conv(self, kernel: int, name: str) -> Conv:
         return Conv(self.features, kernel, dtype=self.dtype, name=name)
+
+
+class SemanticFPNHead(nn.Module):
+    """The semantic branch of Panoptic Feature Pyramid Networks (1901.02446, figure 3).
+
+    Each level goes through 3x3 convolutions, each followed by norm, ReLU and, until the
+    level is at the finest one's stride, bilinear upsampling by two; the levels are
+    added, and a 1x1 convolution gives the classes (Detectron2's `SemSegFPNHead`).
+
+    Attributes:
+      num_classes: of pixels; 0 until the data decide.
+      num_levels: how many levels are used, finest first; each has half the cells of
+        the one before.
+      features: channels of the branch.
+      norm: after each convolution (then without bias), or None.
+      dtype: of the computation; logits are float32.
+    """
+
+    num_classes: int = 54
+    num_levels: int = 4
+    features: int = 128
+    norm: NormSpec | None = NormSpec("group", groups=32)
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self, levels: Sequence[Float[Array, "B _ _ C"]], train: bool = False
+    ) -> Float[Array, "B h w K"]:
+        """P2..P5 -> logits [B, h, w, K] at the finest level's size."""
+        _, height, width, _ = levels[0].shape
+        summed = []
+        for i, level in enumerate(levels[: self.num_levels]):
+            x = level
+            for j in range(max(1, i)):
+                x = self._block(x, f"level{i + 1}_conv{j + 1}", train)
+                if i > 0:
+                    size = (2 * x.shape[1], 2 * x.shape[2])
+                    x = resize_bilinear(x, size, align_corners=False)
+            if x.shape[1:3] != (height, width):
+                raise ValueError(
+                    f"level {i} of {level.shape[1:3]} cells does not become {(height, width)} by"
+                    " doubling: pad the images so that both sides are multiples of 32"
+                )
+            summed.append(x)
+        x = functools.reduce(jnp.add, summed)
+        init = nn.initializers.normal(0.01)
+        predictor = Conv(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")
+        return predictor(x).astype(jnp.float32)
+
+    def _block(self, x: Array, name: str, train: bool) -> Array:
+        x = Conv(self.features, 3, use_bias=self.norm is None, dtype=self.dtype, name=name)(x)
+        if self.norm is not None:
+            x = Norm(self.norm, dtype=self.dtype, name=f"{name}_norm")(x, train)
+        return nn.relu(x)
+
+
+class FCNHead(nn.Module):
+    """A fully convolutional head on one pyramid level (1411.4038, as mmsegmentation builds it).
+
+    Attributes:
+      num_classes: of pixels; 0 until the data decide.
+      level: index of the level; 0 is P2, at stride 4.
+      num_convs: 3x3 convolutions.
+      features: their channels.
+      norm: after each convolution (then without bias), or None.
+      dtype: of the computation; logits are float32.
+    """
+
+    num_classes: int = 0
+    level: int = 0
+    num_convs: int = 2
+    features: int = 128
+    norm: NormSpec | None = NormSpec("group", groups=32)
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self, levels: Sequence[Float[Array, "B _ _ C"]], train: bool = False
+    ) -> Float[Array, "B h w K"]:
+        """P2..P6 -> logits [B, h, w, K] at the level's size."""
+        x = levels[self.level]
+        for i in range(self.num_convs):
+            name = f"conv{i + 1}"
+            x = Conv(self.features, 3, use_bias=self.norm is None, dtype=self.dtype, name=name)(x)
+            if self.norm is not None:
+                x = Norm(self.norm, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+            x = nn.relu(x)
+        init = nn.initializers.normal(0.01)
+        predictor = Conv(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")
+        return predictor(x).astype(jnp.float32)

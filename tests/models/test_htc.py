@@ -9,7 +9,7 @@ import pytest
 
 from segjax.models import htc_resnet_fpn
 from segjax.models.rois import RoIPooler
-from segjax.models.semantic import semantic_loss
+from segjax.models.semantic import SemanticLoss
 from tests import tiny
 from tests.models.run import Run
 
@@ -205,7 +205,8 @@ def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
         return model.semantic(model.features(batch.images, batch.image_sizes, train=True))[0]
 
     logits = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
-    wanted = 0.2 * semantic_loss(logits, batch.gt_semantic, "all").mean()
+    loss = SemanticLoss(weight=0.2, averaged_over="all")
+    wanted = loss(logits, batch.gt_semantic)["loss_semantic"].mean()
     np.testing.assert_allclose(whole.jacobian[0]["loss_semantic"], wanted, rtol=1e-5)
 
 

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.semantic import IGNORE, semantic_loss
+from segjax.models.semantic import IGNORE, SemanticLoss
+from segjax.ops.resize import resize_bilinear
 
 SHAPE, CLASSES = (2, 3, 4), 6
+
+
+def semantic_loss(logits, labels, averaged_over="labelled"):
+    """The cross entropy alone."""
+    return SemanticLoss(averaged_over=averaged_over)(logits, labels)["loss_semantic"]
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +115,72 @@ def test_labels_that_do_not_fit_are_named(logits, size):
     words = rf"labels of \({size[0]}, {size[1]}\) pixels are no multiple of .* \(3, 4\) cells: pad"
     with pytest.raises(ValueError, match=words):
         semantic_loss(logits, labels)
+
+
+# ---- Options, each against float64 by hand --------------------------------------------------
+
+
+def cells(logits, labels):
+    """Cross entropy and whether it counts of every cell, labels at the logits' stride."""
+    wide = np.asarray(logits, np.float64)
+    log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    known = labels != IGNORE
+    own = np.where(known, labels, 0).astype(int)
+    return -np.take_along_axis(log_probs, own[..., None], -1)[..., 0], known, own
+
+
+def test_class_weights_weigh_sum_and_count(logits):
+    labels = draw_labels(1)
+    weights = (0.5, 2.0, 1.0, 0.0, 3.0, 1.5)
+    term = SemanticLoss(weight=2.0, class_weights=weights)(logits, jnp.asarray(labels))[
+        "loss_semantic"
+    ]
+    loss, known, own = cells(logits, labels)
+    w = np.array(weights)[own] * known
+    np.testing.assert_allclose(term.mean(), 2 * (loss * w).sum() / w.sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match="2 class_weights for 6 classes"):
+        SemanticLoss(class_weights=(1.0, 2.0))(logits, jnp.asarray(labels))
+
+
+def test_focal_loss_weakens_what_is_sure(logits):
+    labels = draw_labels(1)
+    term = SemanticLoss(focal_gamma=2.0)(logits, jnp.asarray(labels))["loss_semantic"]
+    loss, known, _ = cells(logits, labels)
+    wanted = (loss * (1 - np.exp(-loss)) ** 2)[known].mean()
+    np.testing.assert_allclose(term.mean(), wanted, rtol=1e-4)
+
+
+def test_bootstrapped_cross_entropy_takes_the_hardest_of_each_image(logits):
+    labels = draw_labels(1, ignored=0.6)
+    term = SemanticLoss(hardest=0.5)(logits, jnp.asarray(labels))["loss_semantic"]
+    loss, known, _ = cells(logits, labels)
+    hardest = [np.sort(x[k])[::-1][:6] for x, k in zip(loss, known, strict=True)]  # 6 of 12 cells
+    assert any(len(x) < 6 for x in hardest)  # where fewer are labelled, all of them
+    np.testing.assert_allclose(term.mean(), np.concatenate(hardest).mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="hardest is 0"):
+        SemanticLoss(hardest=0.0)
+    with pytest.raises(ValueError, match="contradict"):
+        SemanticLoss(hardest=0.5, averaged_over="all")
+
+
+def test_dice_loss_is_averaged_over_the_classes_in_each_image(logits):
+    labels = draw_labels(1)
+    term = SemanticLoss(dice_weight=3.0)(logits, jnp.asarray(labels))["loss_semantic_dice"]
+    probs = np.exp(np.asarray(logits, np.float64))
+    probs /= probs.sum(-1, keepdims=True)
+    dice = []
+    for p, own in zip(probs, labels, strict=True):
+        for k in range(CLASSES):
+            truth, p_k = (own == k)[own != IGNORE], p[..., k][own != IGNORE]
+            if truth.any():
+                dice.append(1 - 2 * p_k[truth].sum() / ((p_k**2).sum() + truth.sum()))
+    np.testing.assert_allclose(term.mean(), 3 * np.mean(dice), rtol=1e-5)
+
+
+def test_full_resolution_compares_every_pixel(logits):
+    labels = draw_labels(4)
+    term = SemanticLoss(full_resolution=True)(logits, jnp.asarray(labels))["loss_semantic"]
+    wide = resize_bilinear(logits, labels.shape[1:], align_corners=False)
+    loss, known, _ = cells(wide, labels)
+    assert float(term.count) == known.sum()
+    np.testing.assert_allclose(term.mean(), loss[known].mean(), rtol=1e-5)
