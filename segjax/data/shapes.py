@@ -1,8 +1,9 @@
 """A synthetic dataset in COCO format with exact masks: discs, boxes, triangles and stars.
 
 Objects overlap, so that the visible mask differs from the drawn shape; every class has its own
-texture over a random colour; some images hold a crowd of tiny objects, some hold nothing.
-Everything follows from the seed.
+texture over a random colour; some images hold a crowd of tiny objects, some hold nothing. The
+ground can be divided into regions of stuff, and then a panoptic annotation lies beside that of the
+instances. Everything follows from the seed.
 """
 
 import dataclasses
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 
 from segjax.data import rle as rle_lib
+from segjax.data.grounds import GROUND_IDS, GROUNDS, draw_grounds
 
 CLASSES = ("disc", "box", "triangle", "star")
 # COCO's ids have gaps: so have these.
@@ -40,6 +42,8 @@ class ShapesConfig:
       min_visible: part of what is seen of an object that stays visible under each one drawn
         after it.
       seed: of everything random.
+      stuff_regions: classes of ground, 2 to 4 of `segjax.data.grounds.GROUNDS`: each image shows at
+        least two of them, and `semantic="panoptic"` can be read. 0 is a ground of no class.
     """
 
     image_size: int = 128
@@ -52,6 +56,7 @@ class ShapesConfig:
     empty_fraction: float = 0.03
     min_visible: float = 0.4
     seed: int = 0
+    stuff_regions: int = 0
 
     def __post_init__(self) -> None:
         if not 8 <= self.min_side <= self.max_side <= self.image_size:
@@ -59,10 +64,18 @@ class ShapesConfig:
                 f"min_side {self.min_side}, max_side {self.max_side}, image_size "
                 f"{self.image_size}: wanted 8 <= min_side <= max_side <= image_size"
             )
+        if self.stuff_regions not in (0, 2, 3, 4):
+            raise ValueError(
+                f"stuff_regions is {self.stuff_regions}: wanted 0, or 2 to {len(GROUNDS)} classes "
+                "of ground"
+            )
 
     def fingerprint(self) -> str:
         """Returns 16 hexadecimal digits that change with every field."""
-        text = json.dumps([_VERSION, dataclasses.asdict(self)], sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if not self.stuff_regions:
+            del fields["stuff_regions"]  # such sets are those from before there was this field
+        text = json.dumps([_VERSION, fields], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -72,7 +85,8 @@ def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
     Args:
       config: what to draw.
       root: folder for `train/`, `val/` and `annotations/instances_{train,val}.json`. A folder
-        left by another config is drawn anew.
+        left by another config is drawn anew. With `stuff_regions` there are
+        `annotations/panoptic_{train,val}.json` and the folders of that name too.
 
     Raises:
       FileExistsError: if `root` has files that this function did not write.
@@ -91,9 +105,22 @@ def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
     _write_text(marker, json.dumps({"fingerprint": config.fingerprint()}))
 
 
-def draw(
-    config: ShapesConfig, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "h w 3"], list[tuple[int, Bool[np.ndarray, "h w"], bool]]]:
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One drawn image.
+
+    Attributes:
+      image: RGB.
+      objects: of each the class index, the visible mask and whether it is a crowd.
+      ground: index in `GROUNDS` of every pixel, under objects too; None without `stuff_regions`.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    objects: list[tuple[int, Bool[np.ndarray, "h w"], bool]]
+    ground: UInt8[np.ndarray, "h w"] | None
+
+
+def draw(config: ShapesConfig, rng: np.random.Generator) -> Picture:
     """Draws one image.
 
     Args:
@@ -101,19 +128,28 @@ def draw(
       rng: source of everything random.
 
     Returns:
-      The RGB image, and for every object its class index, its visible mask and whether it is a
-      crowd.
+      The image and what is on it.
     """
-    size = config.image_size
-    image = _ground(size, rng)
+    ground = None
+    if config.stuff_regions:
+        image, ground = draw_grounds(config.image_size, config.stuff_regions, rng)
+    else:
+        image = _ground(config.image_size, rng)
+    return Picture(image, _draw_objects(image, config, rng), ground)
+
+
+def _draw_objects(
+    image: UInt8[np.ndarray, "h w 3"], config: ShapesConfig, rng: np.random.Generator
+) -> list[tuple[int, Bool[np.ndarray, "h w"], bool]]:
+    """Draws objects over a ground and gives what is seen of them."""
     if rng.random() < config.empty_fraction:
-        return image, []
+        return []
     objects: list[tuple[int, Bool[np.ndarray, "h w"], bool]] = []
     if rng.random() < config.crowd_fraction:
         objects.append(_draw_crowd(image, config, rng))
     for _ in range(int(rng.integers(1, config.max_objects + 1))):
         _add_object(image, objects, config, rng)
-    return image, [(kind, mask, crowd) for kind, mask, crowd in objects if mask.any()]
+    return [(kind, mask, crowd) for kind, mask, crowd in objects if mask.any()]
 
 
 def _add_object(
@@ -215,25 +251,72 @@ def _ground(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _write_split(config: ShapesConfig, root: Path, split: str, count: int, stream: int) -> None:
-    import cv2
-
-    (root / split).mkdir(parents=True, exist_ok=True)
-    (root / "annotations").mkdir(exist_ok=True)
+    for folder in (split, "annotations", *([f"panoptic_{split}"] if config.stuff_regions else [])):
+        (root / folder).mkdir(parents=True, exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    panoptic: list[dict[str, Any]] = []
     for index in range(count):
-        image, objects = draw(config, np.random.default_rng([config.seed, stream, index]))
+        picture = draw(config, np.random.default_rng([config.seed, stream, index]))
         name = f"{index:06d}.png"
-        path = str(root / split / name)
-        if not cv2.imwrite(path, image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
-            raise OSError(f"could not write {path}")
+        _write_png(root / split / name, picture.image)
         side = config.image_size
         images.append({"id": index + 1, "file_name": name, "height": side, "width": side})
-        for kind, mask, crowd in objects:
+        for kind, mask, crowd in picture.objects:
             annotations.append(_annotation(len(annotations) + 1, index + 1, kind, mask, crowd))
+        if config.stuff_regions:
+            ids, segments = _segments(picture)
+            _write_png(root / f"panoptic_{split}" / name, _colours(ids))
+            panoptic.append({"image_id": index + 1, "file_name": name, "segments_info": segments})
     categories = [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
     _write_text(root / "annotations" / f"instances_{split}.json", text)
+    if config.stuff_regions:
+        categories = [category | {"isthing": 1} for category in categories] + [
+            {"id": GROUND_IDS[i], "name": GROUNDS[i], "isthing": 0}
+            for i in range(config.stuff_regions)
+        ]
+        text = json.dumps({"images": images, "annotations": panoptic, "categories": categories})
+        _write_text(root / "annotations" / f"panoptic_{split}.json", text)
+
+
+def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    import cv2
+
+    if not cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1]):
+        raise OSError(f"could not write {path}")
+
+
+def _segments(picture: Picture) -> tuple[Int64[np.ndarray, "h w"], list[dict[str, Any]]]:
+    """Numbers the pixels by segment and describes the segments, objects first."""
+    assert picture.ground is not None
+    parts = [(CATEGORY_IDS[kind], mask, crowd) for kind, mask, crowd in picture.objects]
+    free = ~np.any([np.zeros(picture.ground.shape, bool), *(mask for _, mask, _ in parts)], axis=0)
+    parts += [(GROUND_IDS[i], free & (picture.ground == i), False) for i in range(len(GROUNDS))]
+    ids = np.zeros(picture.ground.shape, np.int64)
+    segments: list[dict[str, Any]] = []
+    for category_id, mask, crowd in parts:
+        if not mask.any():
+            continue
+        # An odd factor keeps them apart, and gives colours that differ.
+        number = (len(segments) + 1) * 0x3A5B71 % (1 << 24)
+        ids[mask] = number
+        x0, y0, x1, y1 = rle_lib.to_bbox(rle_lib.encode(mask))
+        segments.append(
+            {
+                "id": number,
+                "category_id": category_id,
+                "iscrowd": int(crowd),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": int(mask.sum()),
+            }
+        )
+    return ids, segments
+
+
+def _colours(ids: Int64[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Writes ids as COCO does: red holds the lowest byte."""
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
 
 
 def _annotation(
@@ -283,7 +366,7 @@ def _clear(folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{_MARKER}.partial").touch()
-    for name in ("train", "val", "annotations"):
+    for name in ("train", "val", "annotations", "panoptic_train", "panoptic_val"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / _MARKER).unlink(missing_ok=True)
 
