@@ -10,7 +10,7 @@ import dataclasses
 VOID = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Segment:
     """One region of a panoptic map.
 
@@ -25,7 +25,7 @@ class Segment:
     is_crowd: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PanopticCategory:
     """A class of panoptic segmentation.
 

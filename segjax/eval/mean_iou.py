@@ -1,0 +1,201 @@
+"""Mean IoU and pixel accuracy of semantic maps, from a confusion matrix summed over images.
+
+mIoU is the mean over the classes that occur in the ground truth or in the prediction, as
+MMSegmentation's `IoUMetric` has it. Detectron2's `SemSegEvaluator` averages over the classes
+that occur in the ground truth, whose number is never higher: `mean_iou_of_true` is that one.
+Pixels whose true label is the ignore label count nowhere.
+"""
+
+import collections
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64, Integer
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticScores:
+    """Scores of semantic maps. Fractions in 0..1; nan where there is nothing to divide by.
+
+    Attributes:
+      mean_iou: mean over classes that occur in ground truth or prediction (MMSegmentation).
+      mean_iou_of_true: mean over classes that occur in the ground truth (Detectron2's mIoU).
+      frequency_weighted_iou: IoU weighted by a class's share of the true pixels (fwIoU).
+      mean_accuracy: recall of pixels, mean over classes in the ground truth (mACC).
+      pixel_accuracy: share of labelled pixels predicted right (pACC).
+      iou: of each class; nan for one that occurs in neither map.
+      accuracy: recall of pixels of each class; nan for one without true pixels.
+      class_names: the name of each class.
+      num_images: images scored.
+      num_pixels: labelled pixels in them.
+    """
+
+    mean_iou: float
+    mean_iou_of_true: float
+    frequency_weighted_iou: float
+    mean_accuracy: float
+    pixel_accuracy: float
+    iou: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    class_names: tuple[str, ...]
+    num_images: int
+    num_pixels: int
+
+    def metrics(self) -> dict[str, float]:
+        """Flat names for logs, as `semantic/mIoU`; nan where undefined."""
+        return {
+            "semantic/mIoU": self.mean_iou,
+            "semantic/mIoU_true": self.mean_iou_of_true,
+            "semantic/fwIoU": self.frequency_weighted_iou,
+            "semantic/mACC": self.mean_accuracy,
+            "semantic/pACC": self.pixel_accuracy,
+        }
+
+    def text(self) -> str:
+        """A table in percent: the means, then IoU and accuracy of every class."""
+        common = collections.Counter(self.class_names)
+        names = [
+            f"{name} (class {number})" if common[name] > 1 else name
+            for number, name in enumerate(self.class_names)
+        ]
+        means = [f"{key.split('/')[1]} {_percent(v)}" for key, v in self.metrics().items()]
+        width = max([len("class"), *map(len, names)])
+        rows = [
+            f"{name:<{width}}{_percent(iou):>8}{_percent(accuracy):>8}"
+            for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True)
+        ]
+        head = f"{self.num_images} images, {self.num_pixels} labelled pixels"
+        return "\n".join([head, ", ".join(means), f"{'class':<{width}}{'IoU':>8}{'ACC':>8}", *rows])
+
+
+def _percent(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+class MeanIou:
+    """Adds up the confusion matrix of semantic maps over images."""
+
+    def __init__(self, class_names: Sequence[str], ignore_label: int = 255):
+        """Makes an empty sum.
+
+        Args:
+          class_names: the name of each class 0..C-1.
+          ignore_label: true label of pixels that do not count.
+
+        Raises:
+          ValueError: if the ignore label is one of the classes, or there is no class.
+        """
+        if not class_names:
+            raise ValueError("class_names is empty: wanted a name for every class")
+        if 0 <= ignore_label < len(class_names):
+            raise ValueError(
+                f"ignore_label {ignore_label} is class {class_names[ignore_label]!r}: wanted a"
+                f" number outside of 0..{len(class_names) - 1}"
+            )
+        self.class_names = tuple(class_names)
+        self.ignore_label = ignore_label
+        count = len(class_names)
+        # The last column counts true pixels for which no class was predicted.
+        self._confusion = np.zeros((count, count + 1), np.int64)
+        self._num_images = 0
+
+    def add(
+        self, gt_labels: Integer[np.ndarray, "h w"], pred_labels: Integer[np.ndarray, "ph pw"]
+    ) -> None:
+        """Counts one image.
+
+        Args:
+          gt_labels: true classes 0..C-1, or the ignore label.
+          pred_labels: predicted classes, of the same shape. Where it is the ignore label no
+            class was predicted: such a pixel is missed, and wrong for no class.
+
+        Raises:
+          ValueError: for maps of two shapes, or any other label.
+        """
+        if gt_labels.shape != pred_labels.shape:
+            raise ValueError(
+                f"the prediction is {pred_labels.shape} and the ground truth {gt_labels.shape}"
+                " pixels: wanted one shape, that of the original image"
+            )
+        count = len(self.class_names)
+        known = gt_labels != self.ignore_label
+        true = gt_labels[known].astype(np.int64)
+        found = pred_labels[known].astype(np.int64)
+        found[found == self.ignore_label] = count
+        self._check(true, count - 1, "ground truth")
+        self._check(found, count, "prediction")
+        pairs = np.bincount(true * (count + 1) + found, minlength=self._confusion.size)
+        self._confusion += pairs.reshape(self._confusion.shape)
+        self._num_images += 1
+
+    def _check(self, labels: Int64[np.ndarray, " n"], last: int, side: str) -> None:
+        if labels.size and not (labels.min() >= 0 and labels.max() <= last):
+            raise ValueError(
+                f"the {side} has labels from {labels.min()} to {labels.max()}: wanted classes"
+                f" 0..{len(self.class_names) - 1} or {self.ignore_label} (ignore)"
+            )
+
+    def state(self) -> Int64[np.ndarray, "n m"]:
+        """All that was counted, to be summed over processes and given to `merge`.
+
+        Returns:
+          The confusion matrix [C, C + 1] (rows are true classes, columns predicted ones, the
+          last for pixels without a predicted class), and a row [images, 0, ...] below it.
+        """
+        images = np.zeros((1, self._confusion.shape[1]), np.int64)
+        images[0, 0] = self._num_images
+        return np.concatenate([self._confusion, images])
+
+    def merge(self, state: Int64[np.ndarray, "n m"]) -> None:
+        """Adds what another process counted with the same classes.
+
+        Args:
+          state: of its `state()`, or the sum of several.
+
+        Raises:
+          ValueError: for a state of another number of classes.
+        """
+        count = len(self.class_names)
+        if state.shape != (count + 1, count + 1):
+            raise ValueError(
+                f"the state is {state.shape}: wanted {(count + 1, count + 1)}, of {count} classes"
+            )
+        self._confusion += state[:-1]
+        self._num_images += int(state[-1, 0])
+
+    def results(self) -> SemanticScores:
+        """The scores of everything counted so far."""
+        right = self._confusion.diagonal().astype(np.float64)
+        true = self._confusion.sum(axis=1).astype(np.float64)
+        found = self._confusion[:, :-1].sum(axis=0).astype(np.float64)
+        iou, accuracy = _ratio(right, true + found - right), _ratio(right, true)
+        total = true.sum()
+        return SemanticScores(
+            mean_iou=_mean(iou),
+            mean_iou_of_true=_mean(iou[true > 0]),
+            frequency_weighted_iou=_sum_share(iou[true > 0] * true[true > 0], total),
+            mean_accuracy=_mean(accuracy),
+            pixel_accuracy=_sum_share(right, total),
+            iou=tuple(iou.tolist()),
+            accuracy=tuple(accuracy.tolist()),
+            class_names=self.class_names,
+            num_images=self._num_images,
+            num_pixels=int(total),
+        )
+
+
+def _ratio(
+    part: Float64[np.ndarray, " n"], whole: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    return np.divide(part, whole, out=np.full_like(part, math.nan), where=whole > 0)
+
+
+def _mean(values: Float64[np.ndarray, " n"]) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else math.nan
+
+
+def _sum_share(values: Float64[np.ndarray, " n"], total: float) -> float:
+    return float(values.sum() / total) if total else math.nan
