@@ -84,7 +84,7 @@ class Mask:
         x0, y0, x1, y1 = self.box
         rings = _outlines(self.pixels[y0:y1, x0:x1])
         wanted = rings if holes else [ring for ring in rings if _signed_area(ring) > 0]
-        return [(ring + [x0, y0]).astype(np.float64).ravel().tolist() for ring in wanted]
+        return [(ring + np.array([x0, y0])).astype(np.float64).ravel().tolist() for ring in wanted]
 
 
 def _outlines(pixels: Bool[np.ndarray, "h w"]) -> list[Int64[np.ndarray, "corners 2"]]:
