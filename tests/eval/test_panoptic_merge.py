@@ -1,0 +1,191 @@
+"""The merge of instances and stuff: pixel by pixel loops, hand-made cases, Detectron2's result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segjax.data import rle
+from segjax.eval.detections import ImageDetections
+from segjax.eval.panoptic_merge import Dropped, merge, merge_detections
+
+GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
+
+
+def by_loops(masks, scores, classes, semantic, stuff, score, overlap, area):
+    """The rule in words, over sets of pixels."""
+    pixels = [{(int(y), int(x)) for y, x in np.argwhere(mask)} for mask in masks]
+    owner, found = {}, []
+    best_first = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    for i in best_first:
+        taken = {p for p in pixels[i] if p in owner}
+        if scores[i] < score or not pixels[i] or len(taken) > overlap * len(pixels[i]):
+            continue
+        if taken == pixels[i]:
+            continue
+        found.append((int(classes[i]), True))
+        owner |= dict.fromkeys(pixels[i] - taken, len(found))
+    for label in sorted(stuff):
+        left = {(int(y), int(x)) for y, x in np.argwhere(semantic == label)} - set(owner)
+        if left and len(left) >= area:
+            found.append((label, False))
+            owner |= dict.fromkeys(left, len(found))
+    ids = np.zeros(semantic.shape, int)
+    for place, number in owner.items():
+        ids[place] = number
+    return ids, found
+
+
+@st.composite
+def scenes(draw):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, height, width = draw(st.integers(0, 5)), draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    masks = rng.random((count, height, width)) < draw(st.sampled_from([0.2, 0.6, 0.95]))
+    scores = rng.choice(np.float32([0.25, 0.5, 0.75, 1.0]), count)
+    semantic = rng.choice(np.uint8([0, 1, 2, 3, 255]), (height, width))
+    return masks, scores, rng.integers(0, 3, count), semantic
+
+
+@given(
+    scenes(),
+    st.sampled_from([0.25, 0.5, 0.75]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.integers(0, 5),
+)
+@settings(max_examples=300, deadline=None)
+def test_agrees_with_loops(scene, score, overlap, area):
+    masks, scores, classes, semantic = scene
+    stuff = (3, 1)
+    merged = merge(
+        masks,
+        scores,
+        classes,
+        semantic,
+        stuff_labels=stuff,
+        score_threshold=score,
+        overlap_threshold=overlap,
+        stuff_area=area,
+    )
+    ids, found = by_loops(masks, scores, classes, semantic, stuff, score, overlap, area)
+    np.testing.assert_array_equal(merged.ids, ids)
+    assert [(s.class_index, s.is_thing) for s in merged.segments] == found
+    assert [s.id for s in merged.segments] == list(range(1, len(found) + 1))
+    assert [s.area for s in merged.segments] == [(ids == s.id).sum() for s in merged.segments]
+    for segment in merged.segments:
+        if segment.is_thing:
+            assert segment.class_index == classes[segment.instance]
+            assert segment.score == scores[segment.instance]
+    # Nothing gets lost: every instance and every pixel is somewhere.
+    dropped, things = merged.dropped, sum(s.is_thing for s in merged.segments)
+    assert things + dropped.low_score + dropped.empty + dropped.overlapping == len(scores)
+    assert dropped.small_stuff_pixels + dropped.other_pixels == (ids == 0).sum()
+
+
+def _scene():
+    """A street and sky; a good person, one half behind, one nearly the same, one doubtful."""
+    masks = np.zeros((5, 8, 10), bool)
+    masks[0, 2:6, 2:6] = True
+    masks[1, 2:6, 4:8] = True
+    masks[2, 2:6, 3:6] = True
+    masks[3, 7, 9] = True
+    semantic = np.full((8, 10), 1, np.uint8)
+    semantic[4:] = 2
+    semantic[0, :3] = 0
+    semantic[0, 9] = 255
+    semantic[7, :2] = 3
+    scores = np.array([0.9, 0.8, 0.7, 0.4, 0.95], np.float32)
+    return masks, scores, np.array([0, 0, 0, 1, 1], np.int32), semantic
+
+
+def test_every_reason_is_counted():
+    merged = merge(*_scene(), stuff_labels=(1, 2, 3), stuff_area=3)
+    assert merged.dropped == Dropped(
+        low_score=1, empty=1, overlapping=1, small_stuff=1, small_stuff_pixels=2, other_pixels=4
+    )
+    assert [(s.class_index, s.is_thing, s.area, s.instance) for s in merged.segments] == [
+        (0, True, 16, 0),
+        (0, True, 8, 1),  # exactly half of it was taken: that is not too much
+        (1, False, 24, None),
+        (2, False, 26, None),
+    ]
+    assert merged.segments[0].score == pytest.approx(0.9)
+    assert merged.segments[2].score is None
+
+
+def test_thresholds_are_inclusive_where_the_reference_has_them_so():
+    masks, scores, classes, semantic = _scene()
+    at = merge(masks, scores, classes, semantic, stuff_labels=(), score_threshold=0.8)
+    assert [s.instance for s in at.segments] == [0, 1]  # 0.8 as float32 is above 0.8: no matter
+    tight = merge(masks, scores, classes, semantic, stuff_labels=(), overlap_threshold=0.49)
+    assert [s.instance for s in tight.segments] == [0]
+    exact = merge(masks, scores, classes, semantic, stuff_labels=(1,), stuff_area=24)
+    assert exact.segments[-1].area == 24
+    short = merge(masks, scores, classes, semantic, stuff_labels=(1,), stuff_area=25)
+    assert short.dropped.small_stuff_pixels == 24
+
+
+def test_detections_give_the_same_as_arrays():
+    masks, scores, classes, semantic = _scene()
+    found = ImageDetections(
+        boxes=np.zeros((5, 4), np.float32),
+        scores=scores,
+        classes=classes,
+        image_size=(8, 10),
+        mask_rles=tuple(map(rle.encode, masks)),
+    )
+    one = merge_detections(found, semantic, stuff_labels=(1, 2), stuff_area=3)
+    other = merge(masks, scores, classes, semantic, stuff_labels=(1, 2), stuff_area=3)
+    np.testing.assert_array_equal(one.ids, other.ids)
+    assert one[1:] == other[1:]
+    with pytest.raises(ValueError, match=r"semantic map is \(4, 10\).*image of \(8, 10\)"):
+        merge_detections(found, semantic[:4], stuff_labels=())
+
+
+def test_nothing_at_all():
+    nothing = merge(
+        np.zeros((0, 4, 5), bool),
+        np.zeros(0, np.float32),
+        np.zeros(0, np.int32),
+        np.full((4, 5), 255, np.uint8),
+        stuff_labels=(0,),
+    )
+    assert nothing.segments == []
+    assert not nothing.ids.any()
+    assert nothing.dropped == Dropped(other_pixels=20)
+
+
+def test_what_does_not_belong_together_is_refused():
+    masks, scores, classes, semantic = _scene()
+    with pytest.raises(ValueError, match=r"masks \(5, 8, 10\), 4 scores"):
+        merge(masks, scores[:4], classes[:4], semantic, stuff_labels=())
+    scores[2] = np.nan
+    with pytest.raises(ValueError, match="score of instance 2 is not a number"):
+        merge(masks, scores, classes, semantic, stuff_labels=())
+
+
+@pytest.mark.skipif(not GOLDENS.exists(), reason="needs the peers' golden numbers in ../shared")
+def test_detectron2_took_the_same_of_its_first_masks():
+    """The file holds the first ten masks: what they take does not depend on the later ones."""
+    golden = np.load(GOLDENS / "d2_panoptic_fpn_r50.npz")
+    segments, count = golden["panoptic/segments"], int(golden["detection/num_masks"])
+    bits = np.unpackbits(golden["detection/masks_packed"])
+    masks = bits[: count * segments.size].reshape(count, *segments.shape).astype(bool)
+    info = json.loads(str(golden["panoptic/info"]))
+    wanted = [s for s in info if s["isthing"] and s["instance_id"] < count]
+    assert len(wanted) >= 5
+    merged = merge(
+        masks,
+        golden["detection/scores"][:count],
+        golden["detection/labels"][:count],
+        golden["semantic_argmax"],
+        stuff_labels=(),
+        score_threshold=0.15,
+        stuff_area=256,
+    )
+    assert [(s.id, s.instance, s.class_index) for s in merged.segments] == [
+        (s["id"], s["instance_id"], s["category_id"]) for s in wanted
+    ]
+    np.testing.assert_array_equal(merged.ids, np.where(segments <= len(wanted), segments, 0))
