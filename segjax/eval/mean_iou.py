@@ -123,15 +123,16 @@ class MeanIou:
         known = gt_labels != self.ignore_label
         true = gt_labels[known].astype(np.int64)
         found = pred_labels[known].astype(np.int64)
-        found[found == self.ignore_label] = count
-        self._check(true, count - 1, "ground truth")
-        self._check(found, count, "prediction")
+        none = found == self.ignore_label
+        self._check(true, "ground truth")
+        self._check(found[~none], "prediction")
+        found[none] = count
         pairs = np.bincount(true * (count + 1) + found, minlength=self._confusion.size)
         self._confusion += pairs.reshape(self._confusion.shape)
         self._num_images += 1
 
-    def _check(self, labels: Int64[np.ndarray, " n"], last: int, side: str) -> None:
-        if labels.size and not (labels.min() >= 0 and labels.max() <= last):
+    def _check(self, labels: Int64[np.ndarray, " n"], side: str) -> None:
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
             raise ValueError(
                 f"the {side} has labels from {labels.min()} to {labels.max()}: wanted classes"
                 f" 0..{len(self.class_names) - 1} or {self.ignore_label} (ignore)"
