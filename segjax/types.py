@@ -99,6 +99,8 @@ class Detections:
       valid: False for rows that only fill the fixed shape.
       mask_probs: the probability of each cell of an M x M grid over the box to
         belong to the object, or None for models without masks.
+      semantic_logits: of the class of every cell of the padded input, or None for models
+        without a semantic branch.
     """
 
     boxes: Float32[Array, "*B D 4"]
@@ -106,6 +108,7 @@ class Detections:
     classes: Int32[Array, "*B D"]
     valid: Bool[Array, "*B D"]
     mask_probs: Float32[Array, "*B D M M"] | None = None
+    semantic_logits: Float32[Array, "*B h w K"] | None = None
 
 
 @struct

@@ -11,9 +11,11 @@ import numpy as np
 from segjax.models import (
     HybridTaskCascade,
     MaskRCNN,
+    PanopticFPN,
     cascade_mask_rcnn_resnet_fpn,
     htc_resnet_fpn,
     mask_rcnn_resnet_fpn,
+    panoptic_fpn_resnet,
 )
 from segjax.models.flavours import TORCHVISION_V2
 from segjax.nn.norm import NormSpec
@@ -77,6 +79,9 @@ DETECTRON2_CASCADE = Peer(
     | {f"loss_box_reg_stage{t}": f"loss_box_stage{t + 1}" for t in range(3)}
     | {"loss_mask": "loss_mask_stage1"},
 )
+DETECTRON2_PANOPTIC = Peer(
+    RULES["detectron2_panoptic"], DETECTRON2.losses | {"loss_sem_seg": "loss_semantic"}
+)
 _MMDET_RPN = {"loss_rpn_cls": "loss_rpn_cls", "loss_rpn_bbox": "loss_rpn_box"}
 _MMDET_HEADS = {"loss_cls": "loss_cls", "loss_bbox": "loss_box", "loss_mask": "loss_mask"}
 MMDET = Peer(RULES["mmdet"], _MMDET_RPN | _MMDET_HEADS)
@@ -125,6 +130,13 @@ def _htc(semantic: bool) -> Callable[..., Any]:
     return make
 
 
+def _panoptic(classes: int, **backbone: Any) -> PanopticFPN:
+    model = panoptic_fpn_resnet(classes, 54, style="detectron2", **backbone)
+    # As the file was made: its random weights score low and fill small areas.
+    merge = dataclasses.replace(model.merge, score_threshold=0.15, stuff_area=256)
+    return model.clone(merge=merge)
+
+
 # (library, pattern of the variant or config) -> peer, model. Every config of a library
 # that the models cover fits one; a file that none fits fails its test.
 _MMDET_BACKBONE = r"r?(50|101|x101-32x4d|x101-64x4d)_fpn.*\.py"
@@ -142,6 +154,12 @@ CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
         r"Misc/cascade_mask_rcnn_R_(50|101)_FPN_\dx\.yaml",
         DETECTRON2_CASCADE,
         _cascade("detectron2"),
+    ),
+    (
+        "detectron2",
+        r"COCO-PanopticSegmentation/panoptic_fpn_R_(50|101)_\dx\.yaml",
+        DETECTRON2_PANOPTIC,
+        _panoptic,
     ),
     ("mmdet", rf"mask_rcnn/mask-rcnn_{_MMDET_BACKBONE}", MMDET, _mask_rcnn("mmdet")),
     (
@@ -177,6 +195,8 @@ def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
         raise KeyError(f"sampling is {meta['sampling']!r}; only 'all' is known")
     anchors = meta.get("rpn_batch_size_per_image", 10**6)
     regions = meta.get("roi_batch_size_per_image", 10**6)
+    if isinstance(model, PanopticFPN):
+        return model.clone(detector=_take_every_sample(model.detector, meta))
     model = model.clone(rpn=dataclasses.replace(model.rpn, num_samples=anchors))
     if isinstance(model, MaskRCNN):
         return model.clone(sampler=dataclasses.replace(model.sampler, num_samples=regions))
@@ -198,6 +218,9 @@ def heads(model: Any, features: Any, rois: jax.Array) -> dict[str, Any]:
       features: P2..P6.
       rois: [1, R, 4]; masks are of the first 8.
     """
+    if isinstance(model, PanopticFPN):
+        semantic = model.semantic_head(features)
+        return heads(model.detector, features, rois) | {"semantic_logits": semantic}
     if isinstance(model, MaskRCNN):
         logits, deltas = model.box_outputs(features, rois)
         masks = model.mask_outputs(features, rois[:, :8])

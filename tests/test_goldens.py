@@ -21,7 +21,9 @@ import optax
 import pytest
 
 from segjax.config import OptimConfig
+from segjax.models import PanopticFPN
 from segjax.ops.masks import paste_masks
+from segjax.ops.resize import resize_bilinear
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
 from segjax.train.step import make_step
@@ -43,6 +45,7 @@ RELATIVE_TO_RMS = 1e-4  # features, logits, deltas
 BOX, SCORE = 0.1, 1e-3  # a pair: every side within so many pixels, the score within this
 PROPOSALS, DETECTIONS = 0.995, 0.99  # paired at least
 MASK_IOU = 0.99
+PIXELS = 0.99
 FIRST_LOSS, TRAJECTORY = 1e-4, 5e-3  # relative
 GRADIENT, MEDIAN_GRADIENT = 1e-2, 1e-4  # relative
 
@@ -148,10 +151,11 @@ class Golden:
 
     @cached_property
     def ours(self):
-        def compute(model, images, image_sizes, rois):
+        def compute(whole, images, image_sizes, rois):
+            model = detector_of(whole)
             features = model.features(images, image_sizes)
             proposals, rpn, anchors = model.region_proposals(features, image_sizes)
-            detections = model.predict(images, image_sizes)
+            detections = whole.predict(images, image_sizes)
             masks = paste_masks(
                 detections.mask_probs[0],
                 detections.boxes[0],
@@ -167,7 +171,10 @@ class Golden:
                 "roi_feature": model.box_pooler(features, rois[:, :8]),
                 "detections": detections,
                 "masks": masks > 0.5 if model.paste_padded else masks >= 0.5,
-            } | heads(model, features, rois)
+                "panoptic": whole.panoptic(images, image_sizes)
+                if isinstance(whole, PanopticFPN)
+                else None,
+            } | heads(whole, features, rois)
 
         run = jax.jit(lambda v, *args: self.model.apply(v, *args, method=compute))
         batch = self.batch
@@ -178,8 +185,7 @@ class Golden:
     def training(self):
         """Loss terms [5 steps] by our names, and gradient norms of the first step by our paths."""
         for slots in (64, 256, None):  # more only if a step needs them: the mask head is costly
-            targets = dataclasses.replace(self.model.mask_targets, max_rois=slots)
-            trajectory, norms = self.train(self.model.clone(mask_targets=targets))
+            trajectory, norms = self.train(with_mask_slots(self.model, slots))
             if not any(float(metrics["mask_rois_dropped"]) for metrics in trajectory):
                 names = self.peer.losses.values()
                 return {n: np.array([m[f"loss/{n}"] for m in trajectory]) for n in names}, norms
@@ -302,8 +308,47 @@ class Golden:
         ]
 
     def check_semantic_logits(self, key, rest):
-        ours = self.ours["semantic_logits"][0, ::2, ::2, ::12].transpose(2, 0, 1)
-        return [self.close(ours, self.data[key])]
+        ours = self.ours["semantic_logits"]
+        if isinstance(self.model, PanopticFPN):  # Detectron2's are of the pixels
+            size = (self.height, self.width)
+            ours = np.asarray(resize_bilinear(jnp.asarray(ours), size, align_corners=False))
+            return [self.close(ours[0, ::8, ::8, ::6].transpose(2, 0, 1), self.data[key])]
+        return [self.close(ours[0, ::2, ::2, ::12].transpose(2, 0, 1), self.data[key])]
+
+    def check_panoptic(self, key, rest):
+        checks = {"segments": self.check_panoptic_segments, "info": self.check_panoptic_info}
+        return checks[rest](self.data[key]) if rest in checks else None
+
+    def check_panoptic_segments(self, theirs):
+        ours = self.ours["panoptic"].ids[0, : self.height, : self.width]
+        return [at_least("share of pixels equal", (ours == theirs).mean(), PIXELS)]
+
+    def check_panoptic_info(self, text):
+        found = jax.tree.map(lambda x: x[0], self.ours["panoptic"])
+        theirs = {s["id"]: s for s in json.loads(str(text))}
+        rows = {int(i): row for row, i in enumerate(found.segment_ids) if i}
+        assert set(rows) == set(theirs), (sorted(rows), sorted(theirs))
+        wrong = [
+            i
+            for i, row in rows.items()
+            if (bool(found.is_thing[row]), int(found.classes[row]))
+            != (theirs[i]["isthing"], theirs[i]["category_id"])
+        ]
+        scores = [
+            abs(float(found.scores[rows[i]]) - s["score"])
+            for i, s in theirs.items()
+            if s["isthing"]
+        ]
+        return [
+            at_most("segments that differ", len(wrong), 0),
+            at_most("score", max(scores, default=0.0), SCORE),
+        ]
+
+    def check_semantic_argmax(self, key, rest):
+        size = (self.height, self.width)
+        logits = jnp.asarray(self.ours["semantic_logits"])
+        labels = np.asarray(resize_bilinear(logits, size, align_corners=False)[0].argmax(-1))
+        return [at_least("share of pixels equal", (labels == self.data[key]).mean(), PIXELS)]
 
     def check_semantic_feature(self, key, rest):
         feature = self.ours["semantic_feature"][0]
@@ -398,6 +443,16 @@ def pairs(near):
         if free.size:
             taken[i, free[0]] = True
     return taken
+
+
+def detector_of(model):
+    return model.detector if isinstance(model, PanopticFPN) else model
+
+
+def with_mask_slots(model, slots):
+    if isinstance(model, PanopticFPN):
+        return model.clone(detector=with_mask_slots(model.detector, slots))
+    return model.clone(mask_targets=dataclasses.replace(model.mask_targets, max_rois=slots))
 
 
 def flatten(tree):

@@ -10,3 +10,8 @@ from segjax.models.htc import HybridTaskCascade as HybridTaskCascade
 from segjax.models.htc import htc_resnet_fpn as htc_resnet_fpn
 from segjax.models.mask_rcnn import MaskRCNN as MaskRCNN
 from segjax.models.mask_rcnn import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
+from segjax.models.panoptic_fpn import PanopticFPN as PanopticFPN
+from segjax.models.panoptic_fpn import PanopticMerge as PanopticMerge
+from segjax.models.panoptic_fpn import panoptic_fpn_resnet as panoptic_fpn_resnet
+from segjax.models.semantic_fpn import SemanticFPN as SemanticFPN
+from segjax.models.semantic_fpn import semantic_fpn_resnet as semantic_fpn_resnet

@@ -252,6 +252,8 @@ class DetectionFilter:
       num_candidates: how many (region, class) pairs, best first, enter NMS. As
         NMS runs best first, the result is exact if these yield
         `max_detections`, or if no more pairs pass the threshold.
+      class_agnostic_nms: a better box suppresses worse ones of any class (mmdet's Panoptic
+        FPN).
     """
 
     score_threshold: float = 0.05
@@ -259,6 +261,7 @@ class DetectionFilter:
     max_detections: int = 100
     min_size: float = 0.0
     num_candidates: int = 4096
+    class_agnostic_nms: bool = False
 
     def __call__(
         self,
@@ -290,8 +293,9 @@ class DetectionFilter:
         deltas = box_deltas[region, jnp.minimum(classes, box_deltas.shape[1] - 1)]
         boxes = clip_boxes(coder.decode(deltas, proposals[region]), image_size)
         valid = (scores > 0) & nonempty(boxes, self.min_size, inclusive=True)
+        groups = None if self.class_agnostic_nms else classes
         best, kept = nms_topk(
-            boxes, scores, valid, self.nms_threshold, self.max_detections, groups=classes
+            boxes, scores, valid, self.nms_threshold, self.max_detections, groups=groups
         )
         return Detections(
             boxes=jnp.where(kept[:, None], boxes[best], 0.0),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
+from segjax.ops.resize import interpolation_matrix
 from segjax.types import struct
 
 
@@ -25,6 +26,47 @@ class PanopticSegments:
     classes: Int32[Array, " S"]
     is_thing: Bool[Array, " S"]
     scores: Float32[Array, " S"]
+
+
+def semantic_labels(
+    logits: Float32[Array, "h w K"],
+    image_size: Int32[Array, "2"],
+    output_size: Int32[Array, "2"],
+    *,
+    padded_size: tuple[int, int],
+    canvas: tuple[int, int],
+) -> Int32[Array, "H W"]:
+    """The class of every pixel of an image at another size.
+
+    As Detectron2's `sem_seg_postprocess`: logits upsampled to the padded input, cropped to the
+    image, resized to the output, all bilinear; the two interpolations are one matrix here.
+
+    Args:
+      logits: of the padded input's cells.
+      image_size: (height, width) of the image inside the padding.
+      output_size: (height, width) wanted, at most `canvas`.
+      padded_size: (height, width) of the padded input.
+      canvas: (height, width) of the result.
+
+    Returns:
+      Classes 0..K-1, and -1 beyond the output's size.
+    """
+    maps, inside = [], []
+    for axis in (0, 1):
+        up = jnp.asarray(
+            interpolation_matrix(logits.shape[axis], padded_size[axis], align_corners=False),
+            jnp.float32,
+        )
+        old, new = image_size[axis].astype(jnp.float32), output_size[axis].astype(jnp.float32)
+        pixel = jnp.arange(canvas[axis], dtype=jnp.float32)
+        place = jnp.clip((pixel + 0.5) * old / new - 0.5, 0.0, old - 1)
+        cell = jnp.arange(padded_size[axis], dtype=jnp.float32)
+        down = jnp.maximum(1 - jnp.abs(place[:, None] - cell[None]), 0.0)
+        maps.append(jnp.matmul(down, up, precision="highest"))
+        inside.append(pixel < new)
+    resized = jnp.einsum("yh,hwk,xw->yxk", maps[0], logits, maps[1], precision="highest")
+    labels = resized.argmax(-1).astype(jnp.int32)
+    return jnp.where(inside[0][:, None] & inside[1][None], labels, -1)
 
 
 def merge_panoptic(
@@ -71,7 +113,7 @@ def merge_panoptic(
         mask, candidate = row
         area = mask.sum(dtype=jnp.int32)
         taken = (mask & (ids > 0)).sum(dtype=jnp.int32)
-        kept = candidate & (area > 0) & (taken <= overlap * area)
+        kept = candidate & (taken < area) & (taken <= overlap * area)
         count = count + kept
         ids = jnp.where(kept & mask & (ids == 0), count, ids)
         return (ids, count), jnp.where(kept, count, 0)

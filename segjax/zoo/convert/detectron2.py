@@ -1,5 +1,7 @@
 """Detectron2's names: Faster, Mask and Cascade R-CNN. Background is its last class, as ours."""
 
+import dataclasses
+
 from segjax.zoo.convert.rules import (
     Rule,
     conv,
@@ -43,6 +45,16 @@ def _mask_head(ours: str) -> list[Rule]:
     ]
 
 
+def _semantic_block(level: int, index: int) -> list[Rule]:
+    peer = rf"sem_seg_head\.p{level}\.{2 * index}"
+    ours = f"semantic_head/level{level - 1}_conv{index + 1}"
+    return [
+        *conv_rules(peer, ours, bias=False),
+        Rule(peer + r"\.norm\.weight", f"{ours}_norm/group/scale", same),
+        Rule(peer + r"\.norm\.bias", f"{ours}_norm/group/bias", same),
+    ]
+
+
 RULES: list[Rule] = [
     *conv_rules(r"backbone\.bottom_up\.stem\.conv1", "backbone/stem_conv", bias=False),
     *norm_rules(r"backbone\.bottom_up\.stem\.conv1\.norm", "backbone/stem_norm"),
@@ -57,6 +69,19 @@ RULES: list[Rule] = [
     *_box_head("", "box_head"),
     *_box_head(r"\.(\d)", r"box_heads_\1"),
     *_mask_head("mask_head"),
+]
+
+# Panoptic FPN: a Mask R-CNN and the semantic branch, whose layers count in a Sequential with
+# upsampling between them.
+PANOPTIC_RULES: list[Rule] = [
+    *(dataclasses.replace(rule, path=rule.path and f"detector/{rule.path}") for rule in RULES),
+    *(
+        rule
+        for level in (2, 3, 4, 5)
+        for index in range(3)
+        for rule in _semantic_block(level, index)
+    ),
+    *conv_rules(r"sem_seg_head\.predictor", "semantic_head/logits", bias=True),
 ]
 
 # Its cascade has one mask head, with the names of a Mask R-CNN's.

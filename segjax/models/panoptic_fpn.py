@@ -1,0 +1,209 @@
+"""Panoptic Feature Pyramid Networks (1901.02446): a detector and a semantic branch."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Int32, Key, UInt8
+
+from segjax.models.cascade_rcnn import CascadeMaskRCNN
+from segjax.models.htc import HybridTaskCascade
+from segjax.models.mask_rcnn import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.models.rpn import RPN
+from segjax.models.semantic import SemanticLoss
+from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.ops.masks import paste_masks
+from segjax.ops.panoptic import PanopticSegments, merge_panoptic, semantic_labels
+from segjax.types import Batch, Detections, Dtype, LossTerm
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticMerge:
+    """How instances and stuff become one map; see `segjax.ops.panoptic.merge_panoptic`.
+
+    Attributes:
+      score_threshold: an instance must score at least this.
+      overlap: an instance is left out if more of it is taken already.
+      stuff_area: pixels that a semantic class must have left.
+      things: the semantic class of all instances: 0 (Detectron2), -1 (mmdet's last); None
+        where all semantic classes are stuff.
+    """
+
+    score_threshold: float = 0.5
+    overlap: float = 0.5
+    stuff_area: int = 4096
+    things: int | None = 0
+
+
+class PanopticFPN(nn.Module):
+    """Any detector with masks of ours, and a semantic branch on the same pyramid.
+
+    Attributes:
+      detector: Mask R-CNN, a cascade with masks, or HTC.
+      semantic_head: gives the class of every pixel.
+      semantic_loss: how it is trained.
+      merge: how instances and stuff become one map.
+    """
+
+    detector: MaskRCNN | CascadeMaskRCNN | HybridTaskCascade
+    semantic_head: SemanticFPNHead | FCNHead
+    semantic_loss: SemanticLoss = SemanticLoss(weight=0.5)
+    merge: PanopticMerge = PanopticMerge()
+
+    has_masks = True
+    size_divisor = 32
+
+    @property
+    def num_classes(self) -> int:
+        """Of things, without background; 0 until `with_num_classes` was called."""
+        return self.detector.num_classes
+
+    @property
+    def semantic_classes(self) -> int:
+        """Classes of pixels; 0 until the data decide."""
+        return self.semantic_head.num_classes
+
+    @property
+    def paste_padded(self) -> bool:
+        """How masks are pasted into images."""
+        return self.detector.paste_padded
+
+    @property
+    def rpn(self) -> RPN:
+        """The detector's."""
+        return self.detector.rpn
+
+    def with_num_classes(self, num_classes: int) -> "PanopticFPN":
+        """The same model for another number of things."""
+        return self.clone(detector=self.detector.with_num_classes(num_classes))
+
+    def with_semantic_classes(self, num_classes: int) -> "PanopticFPN":
+        """The same model for another number of classes of pixels."""
+        detector = self.detector
+        if detector.semantic_classes is not None:  # HTC's own branch learns the same labels
+            detector = detector.with_semantic_classes(num_classes)
+        head = self.semantic_head.clone(num_classes=num_classes)
+        return self.clone(detector=detector, semantic_head=head)
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Prefixes, with "/", of parameters that are not trained."""
+        return tuple(f"detector/{path}" for path in self.detector.frozen_paths())
+
+    def predict(
+        self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
+    ) -> Detections:
+        """Final detections [B, D] with masks, and logits of every cell's class."""
+        features = self.detector.features(images, image_sizes)
+        found = self.detector.detect(features, image_sizes)
+        return dataclasses.replace(found, semantic_logits=self.semantic_head(features))
+
+    __call__ = predict
+
+    def panoptic(
+        self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
+    ) -> PanopticSegments:
+        """Panoptic maps of a batch at the padded input's size; the padding is no segment."""
+        padded_size = (images.shape[1], images.shape[2])
+        found = self.predict(images, image_sizes)
+        # One image after the other: logits of every pixel are the largest array there is.
+        return jax.lax.map(
+            lambda one: panoptic_map(
+                one[0], one[1], one[1], padded_size, padded_size, self.merge, self.paste_padded
+            ),
+            (found, image_sizes),
+        )
+
+    def losses(
+        self, batch: Batch, keys: Key[Array, " B"]
+    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+        """Loss terms of a batch, with one random key for each image, and counts."""
+        features = self.detector.features(batch.images, batch.image_sizes, train=True)
+        terms, counts = self.detector.detection_losses(features, batch, keys)
+        logits = self.semantic_head(features, train=True)
+        own = self.semantic_loss(logits, batch.gt_semantic)
+        # HTC's own semantic branch has a loss of the same name.
+        terms = {f"{name}_htc" if name in own else name: term for name, term in terms.items()}
+        return terms | own, counts
+
+
+def panoptic_map(
+    found: Detections,
+    image_size: Int32[Array, "2"],
+    output_size: Int32[Array, "2"],
+    padded_size: tuple[int, int],
+    canvas: tuple[int, int],
+    merge: PanopticMerge,
+    paste_padded: bool,
+) -> PanopticSegments:
+    """The panoptic map of one image, at any size up to `canvas`.
+
+    Args:
+      found: what the model gives for the image, boxes in pixels of the output.
+      image_size: (height, width) of the image inside the padding.
+      output_size: (height, width) of the map, such as the original image's.
+      padded_size: (height, width) of the padded input.
+      canvas: (height, width) of the arrays; pixels beyond `output_size` are 0.
+      merge: how.
+      paste_padded: paste masks as torchvision does.
+    """
+    assert found.mask_probs is not None and found.semantic_logits is not None
+    semantic = semantic_labels(
+        found.semantic_logits, image_size, output_size, padded_size=padded_size, canvas=canvas
+    )
+    soft = paste_masks(found.mask_probs, found.boxes, *canvas, padded=paste_padded)
+    masks = (soft > 0.5 if paste_padded else soft >= 0.5) & (semantic >= 0)[None]
+    return merge_panoptic(
+        masks,
+        found.scores,
+        found.classes,
+        found.valid,
+        semantic,
+        num_semantic=found.semantic_logits.shape[-1],
+        things=merge.things,
+        score_threshold=merge.score_threshold,
+        overlap=merge.overlap,
+        stuff_area=merge.stuff_area,
+    )
+
+
+def panoptic_fpn_resnet(
+    num_classes: int = 0,
+    semantic_classes: int = 0,
+    *,
+    depth: int = 50,
+    groups: int = 1,
+    group_width: int = 64,
+    style: str = "detectron2",
+    dtype: Dtype = "float32",
+) -> PanopticFPN:
+    """Panoptic FPN: Mask R-CNN on a ResNet or ResNeXt with FPN, and a semantic branch.
+
+    Args:
+      num_classes: of things, without background; 0 lets the data decide.
+      semantic_classes: of pixels, 54 for COCO (all things are one); 0 lets the data decide.
+      depth: of the ResNet.
+      groups: cardinality of a ResNeXt.
+      group_width: width per group of a ResNeXt.
+      style: "detectron2" (things are semantic class 0, loss at full resolution), "mmdet"
+        (things are the last, loss at stride 4, boxes suppressed whatever their class).
+      dtype: of the computation; parameters stay float32.
+
+    Raises:
+      ValueError: for another style.
+    """
+    if style not in ("detectron2", "mmdet"):
+        raise ValueError(f'style is {style!r}; a Panoptic FPN is "detectron2" or "mmdet"')
+    detector = mask_rcnn_resnet_fpn(
+        num_classes, depth=depth, groups=groups, group_width=group_width, style=style, dtype=dtype
+    )
+    if style == "mmdet":
+        detections = dataclasses.replace(
+            detector.detections, score_threshold=0.05, class_agnostic_nms=True
+        )
+        detector = detector.clone(detections=detections)
+    return PanopticFPN(
+        detector=detector,
+        semantic_head=SemanticFPNHead(semantic_classes, dtype=dtype),
+        semantic_loss=SemanticLoss(weight=0.5, full_resolution=style == "detectron2"),
+        merge=PanopticMerge() if style == "detectron2" else PanopticMerge(0.6, things=-1),
+    )

@@ -1,0 +1,151 @@
+"""Panoptic FPN with every detector that has masks, and semantic FPN alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import (
+    PanopticFPN,
+    PanopticMerge,
+    SemanticFPN,
+    panoptic_fpn_resnet,
+    semantic_fpn_resnet,
+)
+from segjax.models.semantic import SemanticLoss
+from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from tests import tiny
+from tests.models.run import Run, assert_finite
+
+HEAD = SemanticFPNHead(tiny.CLASSES + 1, features=8, norm=tiny.NORM)
+
+
+def panoptic(detector, head=HEAD):
+    merge = PanopticMerge(score_threshold=0.0, stuff_area=1, things=None)
+    return PanopticFPN(detector=detector, semantic_head=head, merge=merge)
+
+
+@pytest.fixture(scope="module")
+def run():
+    return Run(panoptic(tiny.mask_rcnn()))
+
+
+def test_it_is_its_detector_with_a_semantic_branch(run):
+    batch, keys = tiny.batch(), tiny.keys()
+    variables = {k: v["detector"] for k, v in run.variables.items() if "detector" in v}
+    alone = Run(run.model.detector, variables)
+    found = run.predict(run.variables, batch.images, batch.image_sizes)
+    same = alone.predict(variables, batch.images, batch.image_sizes)
+    assert found.semantic_logits.shape == (2, 16, 16, tiny.CLASSES + 1)
+    for a, b in zip(
+        jax.tree.leaves(dataclasses.replace(found, semantic_logits=None)),
+        jax.tree.leaves(same),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    ours, theirs = run.jacobian[0], alone.terms(batch, keys)
+    assert set(ours) == {*theirs, "loss_semantic"}
+    for name, term in theirs.items():
+        np.testing.assert_allclose(ours[name], term, rtol=1e-5)
+
+
+def test_the_semantic_loss_reaches_branch_and_pyramid(run):
+    assert_finite(run.jacobian)
+    reached = run.reach["loss_semantic"]
+    assert {path.split("/")[0] for path in reached} == {"detector", "semantic_head"}
+    assert {path.split("/")[1] for path in reached if path.startswith("detector")} == {
+        "backbone",
+        "fpn",
+    }
+    assert not any(path.startswith("semantic_head") for path in run.reach["loss_mask"])
+
+
+def test_every_pixel_of_the_image_has_a_segment_and_none_of_the_padding(run):
+    batch = tiny.batch(canvas=96)
+    found = jax.jit(lambda v, *a: run.model.apply(v, *a, method="panoptic"))(
+        run.variables, batch.images, batch.image_sizes
+    )
+    ids = np.asarray(found.ids)
+    assert (ids[:, : tiny.SIZE, : tiny.SIZE] > 0).all()
+    assert not ids[:, tiny.SIZE :].any() and not ids[:, :, tiny.SIZE :].any()
+    for picture, segments in zip(ids, np.asarray(found.segment_ids), strict=True):
+        assert set(np.unique(picture)) - {0} == set(segments[segments > 0])
+
+
+@pytest.mark.parametrize("detector", [tiny.cascade_mask_rcnn(), tiny.htc(), tiny.htc(False)])
+def test_any_detector_with_masks_carries_the_branch(detector):
+    model = panoptic(detector).with_num_classes(7).with_semantic_classes(9)
+    assert (model.num_classes, model.semantic_classes) == (7, 9)
+    assert model.detector.semantic_classes in (None, 9)
+    variables = jax.eval_shape(lambda: tiny.init(model))
+    terms, _ = jax.eval_shape(
+        lambda v: model.apply(v, tiny.batch(), tiny.keys(), method="losses"), variables
+    )
+    assert "loss_semantic" in terms
+    assert ("loss_semantic_htc" in terms) == (detector.semantic_classes is not None)
+    found = jax.eval_shape(
+        lambda v, b: model.apply(v, b.images, b.image_sizes), variables, tiny.batch()
+    )
+    assert found.semantic_logits.shape[-1] == 9 and found.mask_probs is not None
+
+
+def test_frozen_stages_are_the_detectors():
+    model = panoptic_fpn_resnet()
+    assert model.frozen_paths()[0] == "detector/backbone/stem_conv"
+    variables = jax.eval_shape(lambda: tiny.init(panoptic(tiny.mask_rcnn())))
+    assert set(variables["params"]) == {"detector", "semantic_head"}
+
+
+def test_the_two_flavours():
+    ours, theirs = panoptic_fpn_resnet(style="detectron2"), panoptic_fpn_resnet(style="mmdet")
+    assert ours.merge == PanopticMerge(0.5, 0.5, 4096, things=0)
+    assert theirs.merge == PanopticMerge(0.6, 0.5, 4096, things=-1)
+    assert ours.semantic_loss == SemanticLoss(0.5, full_resolution=True)
+    assert theirs.semantic_loss == SemanticLoss(0.5)
+    assert theirs.detector.detections.class_agnostic_nms
+    assert not ours.detector.detections.class_agnostic_nms
+    with pytest.raises(ValueError, match="style is 'torchvision'; a Panoptic FPN is"):
+        panoptic_fpn_resnet(style="torchvision")
+
+
+# ---- Semantic FPN ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", [HEAD, FCNHead(tiny.CLASSES + 1, features=8, norm=tiny.NORM)])
+def test_semantic_fpn_learns_a_batch(head):
+    parts = tiny.mask_rcnn()
+    model = SemanticFPN(
+        preprocess=parts.preprocess, backbone=parts.backbone, fpn=parts.fpn, semantic_head=head
+    )
+    run, batch, keys = Run(model), tiny.batch(), tiny.keys()
+
+    @jax.jit
+    def step(params):
+        total, grads = jax.value_and_grad(lambda p: run._total(p, batch, keys)[0])(params)
+        return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), total
+
+    params, losses = run.variables["params"], []
+    for _ in range(30):
+        params, total = step(params)
+        losses.append(float(total))
+    assert losses[-1] < 0.5 * losses[0]
+    found = run.predict({**run.variables, "params": params}, batch.images, batch.image_sizes)
+    assert found.boxes.shape == (2, 0, 4)
+    labels = np.asarray(found.semantic_logits.argmax(-1))
+    truth = np.asarray(batch.gt_semantic)[:, ::4, ::4]
+    assert (labels == truth).mean() > 0.7
+
+
+def test_semantic_fpn_leaves_its_classes_to_the_data():
+    model = semantic_fpn_resnet()
+    assert model.num_classes is None and model.semantic_classes == 0
+    assert model.with_semantic_classes(54).semantic_head.num_classes == 54
+    assert not model.has_masks
+
+
+def test_a_level_that_does_not_double_is_named():
+    levels = [jnp.zeros((1, n, n, 8)) for n in (16, 8, 5, 3)]
+    with pytest.raises(ValueError, match=r"level 2 of \(5, 5\) cells does not become \(16, 16\)"):
+        HEAD.init(jax.random.key(0), levels)
