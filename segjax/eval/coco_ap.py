@@ -2,8 +2,8 @@
 
 The numbers are pycocotools' own (`COCOeval`, Lin et al., "Microsoft COCO", 2014, and
 cocodataset.org/#detection-eval). This module adds what it lacks: any `max_dets`, a table per
-class, results without detections, named errors, and no run-length text that was not checked
-first (malformed text makes pycocotools write past its buffers).
+class, boundary AP, results without detections, named errors, and no run-length text that was not
+checked first (malformed text makes pycocotools write past its buffers).
 """
 
 import collections
@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segjax.eval.boundary import boundary_rle
 from segjax.eval.coco_entries import for_scoring, ground_truth_entry, result_entry
 
-IouType = Literal["bbox", "segm"]
+IouType = Literal["bbox", "segm", "boundary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _summary_line(kind: str, iou: str, area: str, max_dets: int, value: float) -
 
 @dataclasses.dataclass(frozen=True)
 class CocoScores:
-    """Box and mask scores of one evaluation.
+    """Box, mask and boundary scores of one evaluation.
 
     Attributes:
       box: scores of the boxes.
@@ -96,6 +97,7 @@ class CocoScores:
       num_images: images scored.
       num_objects: ground-truth objects in them, crowds left out.
       num_detections: detections given.
+      boundary: boundary AP (2103.16562) of the masks; None where it was not asked for.
     """
 
     box: AveragePrecision
@@ -104,50 +106,52 @@ class CocoScores:
     num_images: int
     num_objects: int
     num_detections: int
+    boundary: AveragePrecision | None = None
+
+    def _kinds(self) -> list[tuple[str, AveragePrecision]]:
+        """What was scored, by the name it has in logs."""
+        kinds = (("box", self.box), ("segm", self.segm), ("boundary", self.boundary))
+        return [(title, scores) for title, scores in kinds if scores is not None]
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `box/AP`, `segm/AP50`, `box/AR100`; nan where undefined."""
+        """Flat names for logs, as `box/AP`, `segm/AP50`, `boundary/AP`; nan where undefined."""
         found = {}
-        for title, scores in (("box", self.box), ("segm", self.segm)):
-            if scores is not None:
-                values = {
-                    "AP": scores.ap,
-                    "AP50": scores.ap50,
-                    "AP75": scores.ap75,
-                    "APs": scores.ap_small,
-                    "APm": scores.ap_medium,
-                    "APl": scores.ap_large,
-                    **{f"AR{n}": r for n, r in zip(scores.max_dets, scores.ar, strict=True)},
-                    "ARs": scores.ar_small,
-                    "ARm": scores.ar_medium,
-                    "ARl": scores.ar_large,
-                }
-                found |= {f"{title}/{name}": value for name, value in values.items()}
+        for title, scores in self._kinds():
+            values = {
+                "AP": scores.ap,
+                "AP50": scores.ap50,
+                "AP75": scores.ap75,
+                "APs": scores.ap_small,
+                "APm": scores.ap_medium,
+                "APl": scores.ap_large,
+                **{f"AR{n}": r for n, r in zip(scores.max_dets, scores.ar, strict=True)},
+                "ARs": scores.ar_small,
+                "ARm": scores.ar_medium,
+                "ARl": scores.ar_large,
+            }
+            found |= {f"{title}/{name}": value for name, value in values.items()}
         return found
 
     def per_class_table(self) -> str:
-        """A line per class: its AP in percent for boxes and masks, n/a without ground truth."""
+        """A line per class: its AP in percent, n/a without ground truth."""
         names = _distinct(self.class_names)
         width = max([len("class"), *map(len, names.values())])
-        columns = [("box AP", self.box.per_class)]
-        if self.segm is not None:
-            columns.append(("segm AP", self.segm.per_class))
-        head = f"{'class':<{width}}" + "".join(f"{title:>9}" for title, _ in columns)
+        columns = [(f" {title:>5} AP", scores.per_class) for title, scores in self._kinds()]
+        head = f"{'class':<{width}}" + "".join(title for title, _ in columns)
         rows = [
-            f"{name:<{width}}" + "".join(f"{_percent(table[number]):>9}" for _, table in columns)
+            f"{name:<{width}}"
+            + "".join(f"{_percent(table[number]):>{len(title)}}" for title, table in columns)
             for number, name in names.items()
         ]
         return "\n".join([head, *rows])
 
     def text(self) -> str:
-        """Everything a person wants to read: both summaries and the table of classes."""
+        """Everything a person wants to read: the summaries and the table of classes."""
         parts = [
             f"{self.num_images} images, {self.num_objects} objects,"
             f" {self.num_detections} detections",
-            f"box\n{self.box.summary()}",
+            *(f"{title}\n{scores.summary()}" for title, scores in self._kinds()),
         ]
-        if self.segm is not None:
-            parts.append(f"segm\n{self.segm.summary()}")
         return "\n".join([*parts, self.per_class_table()])
 
 
@@ -168,6 +172,7 @@ def coco_scores(
     masks: bool,
     max_dets: Sequence[int] = (1, 10, 100),
     image_ids: Iterable[int] | None = None,
+    boundary: bool = False,
 ) -> CocoScores:
     """Scores detections against a COCO `instances` file.
 
@@ -180,15 +185,20 @@ def coco_scores(
         used for AP, as COCO's 100.
       image_ids: score these images only; None takes every image of the file. Images without
         detections count, as missed objects do.
+      boundary: also score the masks by boundary AP: a match needs both its mask IoU and the
+        IoU of the bands along the outlines (`segjax.eval.boundary`); crowds by mask alone.
 
     Returns:
       Scores per IoU type; nan where no class has ground truth (empty splits).
 
     Raises:
-      ValueError: for `max_dets` not positive, a detection of an unknown image or category, a
-        number that is not finite, or a malformed segmentation. The message names the entry.
+      ValueError: for `max_dets` not positive, `boundary` without `masks`, a detection of an
+        unknown image or category, a number that is not finite, or a malformed segmentation. The
+        message names the entry.
     """
     limits = _checked_max_dets(max_dets)
+    if boundary and not masks:
+        raise ValueError("boundary=True scores masks, and masks is False: wanted masks=True")
     content = _read(ground_truth)
     images = {int(image["id"]): image for image in content.get("images", [])}
     categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
@@ -203,7 +213,11 @@ def coco_scores(
         result_entry(number, entry, images, categories, masks=masks)
         for number, entry in enumerate(detections)
     ]
-    kinds: tuple[IouType, ...] = ("bbox", "segm") if masks else ("bbox",)
+    kinds: list[IouType] = ["bbox"]
+    if masks:
+        kinds.append("segm")
+    if boundary:
+        kinds.append("boundary")
     scores = {}
     for kind in kinds:
         truth = _index(content, annotations, kind)
@@ -218,6 +232,7 @@ def coco_scores(
             not entry["iscrowd"] and entry["image_id"] in chosen for entry in annotations
         ),
         num_detections=len(results),
+        boundary=scores.get("boundary"),
     )
 
 
@@ -243,7 +258,7 @@ def _index(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], kin
     coco.dataset = {
         "images": list(content.get("images", [])),
         "categories": list(content["categories"]),
-        "annotations": [for_scoring(entry, of_mask=kind == "segm") for entry in entries],
+        "annotations": [for_scoring(entry, of_mask=kind != "bbox") for entry in entries],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
@@ -261,7 +276,10 @@ def _score(
     """Runs COCOeval for one IoU type."""
     from pycocotools.cocoeval import COCOeval
 
-    evaluation = COCOeval(truth, found, kind)
+    if kind == "boundary":
+        evaluation = _boundary_evaluation(truth, found)
+    else:
+        evaluation = COCOeval(truth, found, kind)
     evaluation.params.imgIds = list(image_ids)
     evaluation.params.catIds = list(category_ids)
     evaluation.params.maxDets = list(max_dets)
@@ -269,6 +287,49 @@ def _score(
         evaluation.evaluate()
         evaluation.accumulate()
     return _summarize(evaluation, category_ids)
+
+
+def _boundary_evaluation(truth: Any, found: Any) -> Any:
+    """A COCOeval of masks whose overlap is the lesser of mask IoU and boundary IoU."""
+    from pycocotools.cocoeval import COCOeval
+
+    class BoundaryEvaluation(COCOeval):
+        def computeIoU(self: Any, imgId: Any, catId: Any) -> Any:
+            overlaps: Any = COCOeval.computeIoU(self, imgId, catId)
+            if len(overlaps):
+                # The rows of `overlaps` are in this order, up to the limit of detections.
+                best_first = sorted(self._dts[imgId, catId], key=lambda d: -d["score"])
+                truths = self._gts[imgId, catId]
+                _lower_to_boundary_iou(overlaps, best_first, truths, min(self.params.iouThrs))
+            return overlaps
+
+    return BoundaryEvaluation(truth, found, "segm")
+
+
+def _lower_to_boundary_iou(
+    overlaps: np.ndarray,
+    detections: Sequence[Mapping[str, Any]],
+    truths: Sequence[Mapping[str, Any]],
+    threshold: float,
+) -> None:
+    """Takes the boundary IoU of pairs in place where it is less than their mask IoU.
+
+    Crowds keep their mask IoU, as in the reference implementation: they are areas of many
+    objects and have no outline to compare.
+    """
+    from pycocotools import mask as mask_utils
+
+    crowd = np.array([bool(entry["iscrowd"]) for entry in truths])
+    # A pair below the lowest threshold cannot match whatever its boundary: most pairs are.
+    near = (overlaps >= threshold) & ~crowd[None]
+    if not near.any():
+        return
+    rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
+    first: Any = [boundary_rle(detections[row]["segmentation"]) for row in rows.tolist()]
+    second: Any = [boundary_rle(truths[column]["segmentation"]) for column in columns.tolist()]
+    bands = np.array(mask_utils.iou(first, second, [0] * len(columns)))
+    block = np.ix_(rows, columns)
+    overlaps[block] = np.where(near[block], np.minimum(overlaps[block], bands), overlaps[block])
 
 
 def _summarize(evaluation: Any, category_ids: Sequence[int]) -> AveragePrecision:

@@ -59,6 +59,7 @@ class Evaluator:
       score_threshold: detections at or below are left out, besides the model's own threshold.
       max_detections: per image, the best; None takes what the model gives.
       max_dets: pycocotools' `maxDets`.
+      boundary: also score boundary AP, for models with masks.
       progress: show a progress bar.
     """
 
@@ -69,7 +70,12 @@ class Evaluator:
     score_threshold: float = 0.0
     max_detections: int | None = None
     max_dets: Sequence[int] = (1, 10, 100)
+    boundary: bool = False
     progress: bool = False
+
+    def __post_init__(self):
+        if self.boundary and not self.model.has_masks:
+            raise ValueError("boundary=True scores masks, and the model has no masks: leave it out")
 
     def __call__(self, variables: Any, results_json: str | Path | None = None) -> EvalResults:
         """Predicts every image of the split and scores the result.
@@ -98,6 +104,7 @@ class Evaluator:
             masks=bool(self.model.has_masks),
             max_dets=self.max_dets,
             image_ids=seen,
+            boundary=self.boundary,
         )
         return EvalResults(
             scores=scores,
@@ -164,6 +171,7 @@ def evaluate(
     score_threshold: float = 0.0,
     max_detections: int | None = None,
     max_dets: Sequence[int] = (1, 10, 100),
+    boundary: bool = False,
     results_json: str | Path | None = None,
     progress: bool = False,
 ) -> EvalResults:
@@ -176,6 +184,7 @@ def evaluate(
         score_threshold=score_threshold,
         max_detections=max_detections,
         max_dets=max_dets,
+        boundary=boundary,
         progress=progress,
     )
     return evaluator(variables, results_json)

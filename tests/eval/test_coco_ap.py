@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from segjax.data import rle
 from segjax.eval.coco_ap import coco_scores
 from tests.data.samples import SHARED
-from tests.eval import oracle
+from tests.eval import oracle, oracle_boundary
 
 HEIGHT, WIDTH = 60, 80
 
@@ -120,6 +122,62 @@ def test_area_ranges_agree_with_the_oracle():
     assert math.isnan(scores.box.ap_large)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 10, 100), (2,)]))
+@settings(max_examples=12, deadline=None)
+def test_boundary_ap_agrees_with_the_oracle(seed, max_dets):
+    content, detections = _random_set(seed, images=3)
+    truths = content["annotations"]
+    if not any(truth["iscrowd"] == 0 and truth["category_id"] == 3 for truth in truths):
+        truths.append(_entry(10, 3, [5, 5, 20, 30]))
+    plain = content | {"annotations": _plain(truths)}
+    scores = coco_scores(plain, _plain(detections), masks=True, max_dets=max_dets, boundary=True)
+    detections = [d | {"area": float(d["mask"].sum())} for d in detections]
+    wanted = oracle.coco_summary(
+        [10, 11, 12], truths, detections, [3, 7], max_dets, oracle_boundary.boundary_overlaps
+    )
+    assert scores.boundary is not None
+    assert scores.segm is not None
+    for name in ("ap", "ap50", "ap75"):
+        np.testing.assert_allclose(getattr(scores.boundary, name), wanted[name], atol=1e-12)
+    np.testing.assert_allclose(scores.boundary.ar, wanted["ar"], atol=1e-12)
+    assert scores.boundary.ar[-1] <= scores.segm.ar[-1]
+
+
+def test_boundary_ap_is_scored_when_asked_for(tiny):
+    content, detections = tiny
+    scores = coco_scores(content, detections, masks=True, boundary=True)
+    plain = coco_scores(content, detections, masks=True)
+    assert scores.boundary is not None
+    assert scores.segm is not None
+    assert 0 < scores.boundary.ap < scores.segm.ap
+    metrics = scores.metrics()
+    assert metrics["boundary/AP"] == scores.boundary.ap
+    assert {k: v for k, v in metrics.items() if not k.startswith("boundary/")} == plain.metrics()
+    lines = scores.text().splitlines()
+    assert lines[-4].split() == ["class", "box", "AP", "segm", "AP", "boundary", "AP"]
+    assert {len(line) for line in lines[-4:]} == {len(lines[-4])}
+    assert "boundary" in lines
+    assert (plain.boundary, "boundary" in plain.text()) == (None, False)
+    with pytest.raises(ValueError, match="wanted masks=True"):
+        coco_scores(content, detections, masks=False, boundary=True)
+
+
+def test_crowds_take_detections_by_their_mask_alone():
+    crowd = _entry(10, 3, [0, 0, 60, 50]) | {"iscrowd": 1, "id": 1}
+    single = _entry(10, 3, [65, 5, 10, 40]) | {"id": 2}
+    content = {
+        "images": [{"id": 10, "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 3, "name": "kind"}],
+        "annotations": _plain([crowd, single]),
+    }
+    # Ranked first and all inside of the crowd, whose outline it does not share: left out.
+    inside = _entry(10, 3, [20, 15, 20, 20]) | {"score": 0.9}
+    found = _plain([inside, single | {"score": 0.5}])
+    scores = coco_scores(content, found, masks=True, boundary=True)
+    assert scores.boundary is not None
+    assert scores.boundary.ap == pytest.approx(1.0, abs=1e-12)
+
+
 def test_the_printed_form_is_that_of_pycocotools(tiny, tmp_path, capsys):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -152,10 +210,10 @@ def test_the_printed_form_is_that_of_pycocotools(tiny, tmp_path, capsys):
 
 def test_ground_truth_fed_back_scores_one_exactly(tiny):
     content, _ = tiny
-    scores = coco_scores(content, _perfect(content), masks=True)
-    assert (scores.box.ap, scores.box.ap50, scores.box.ar[-1]) == (1.0, 1.0, 1.0)
-    assert scores.segm is not None
-    assert (scores.segm.ap, scores.segm.ap75, scores.segm.ar[-1]) == (1.0, 1.0, 1.0)
+    scores = coco_scores(content, _perfect(content), masks=True, boundary=True)
+    for found in (scores.box, scores.segm, scores.boundary):
+        assert found is not None
+        assert (found.ap, found.ap50, found.ap75, found.ar[-1]) == (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("name", ["coco_ci", "dsb_ci"])
@@ -164,10 +222,12 @@ def test_ground_truth_of_real_sets_scores_one_exactly(name):
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")
     content = json.loads(path.read_text())
-    scores = coco_scores(content, _perfect(content), masks=True, max_dets=(1, 10, 1000))
-    assert (scores.box.ap, scores.box.ar[-1]) == (1.0, 1.0)
-    assert scores.segm is not None
-    assert (scores.segm.ap, scores.segm.ar[-1]) == (1.0, 1.0)
+    scores = coco_scores(
+        content, _perfect(content), masks=True, max_dets=(1, 10, 1000), boundary=True
+    )
+    for found in (scores.box, scores.segm, scores.boundary):
+        assert found is not None
+        assert (found.ap, found.ar[-1]) == (1.0, 1.0)
 
 
 def test_nothing_found_scores_zero(tiny):

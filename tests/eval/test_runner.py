@@ -43,6 +43,16 @@ def test_a_model_that_knows_the_truth_scores_one(folder, paste_padded):
     assert results.images_per_second * results.seconds >= len(fakes.SIZES)
 
 
+def test_boundary_ap_is_passed_on(folder):
+    config, dataset, _ = folder
+    model = fakes.OracleModel()
+    results = evaluate(model, fakes.oracle_variables(), dataset, "val", config, boundary=True)
+    metrics = results.metrics()
+    assert 0.8 < metrics["boundary/AP"] <= metrics["segm/AP"]
+    with pytest.raises(ValueError, match="the model has no masks"):
+        Evaluator(fakes.OracleModel(has_masks=False), dataset, config, boundary=True)
+
+
 def test_boxes_and_ids_are_those_of_the_annotations(folder):
     config, dataset, content = folder
     found = evaluate(fakes.OracleModel(), fakes.oracle_variables(), dataset, "val", config)
