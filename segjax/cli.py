@@ -79,11 +79,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--no-decode", action="store_true", help="do not decode images and maps")
     check.add_argument(
         "--semantic",
-        choices=("none", "stuffthingmaps", "panoptic", "instances"),
+        choices=("none", "stuffthingmaps", "panoptic", "folder", "instances"),
         default="none",
         help="also check these semantic labels, as --data.semantic takes them",
     )
     check.add_argument("--semantic-root", metavar="FOLDER", default="", help="of their maps")
+    check.add_argument(
+        "--semantic-ignore", metavar="NUMBER", type=int, default=255, help="that counts for nothing"
+    )
     check.set_defaults(command=_check_data)
     return parser
 
@@ -201,15 +204,23 @@ def _check_data(known: argparse.Namespace, _: list[str]) -> int:
     from segjax.data.sources import folder_sources
 
     fatal = False
-    for name, files in folder_sources(known.root, known.semantic, known.semantic_root).items():
+    # Plain label PNGs can be all that there is to learn from.
+    sources = folder_sources(
+        known.root,
+        known.semantic,
+        known.semantic_root,
+        need_annotations=known.semantic != "folder",
+    )
+    for name, files in sources.items():
         problems = check(
             files.annotations,
             files.images,
             decode=not known.no_decode,
             semantic=known.semantic,
             maps=files.maps,
+            ignore=known.semantic_ignore,
         )
-        print(f"{name}: {files.annotations}")
+        print(f"{name}: {files.annotations or 'images without annotations'}")
         print("\n".join(problems.lines()) or "no defects")
         fatal |= bool(problems.fatal())
     return 1 if fatal else 0

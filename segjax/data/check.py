@@ -1,31 +1,36 @@
 """All the defects of a dataset, listed without stopping at any."""
 
 import os
+from pathlib import Path
 
-from segjax.data.coco import CocoDataset, load_coco
+from segjax.data.coco import CocoDataset
 from segjax.data.config import Semantic
-from segjax.data.images import ImageError, verify_image
+from segjax.data.images import IGNORE, ImageError, verify_image
+from segjax.data.maps import MapError, Maps, MissingMapError
 from segjax.data.problems import Problems
-from segjax.data.semantic import LabelSource, MapError, Maps, MissingMapError, open_labels
+from segjax.data.semantic import LabelSource, open_labels
+from segjax.data.sources import SplitSource
 from segjax.data.store import FolderStore, ImageStore, StoreError
 
 
 def check(
-    annotations_json: str | os.PathLike[str],
+    annotations_json: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | ImageStore,
     *,
     decode: bool = True,
     semantic: Semantic = "none",
     maps: Maps | None = None,
+    ignore: int = IGNORE,
 ) -> Problems:
     """Finds the defects of a dataset.
 
     Args:
-      annotations_json: the annotation file.
+      annotations_json: the annotation file; None for images that need none.
       images: the folder, or another store, of its images.
       decode: also decode every image and map, which takes a few milliseconds each.
       semantic: labels that shall be trained on.
       maps: where they are read from, if they have files of their own.
+      ignore: as `DataConfig.semantic_ignore`.
 
     Returns:
       Named defects with counts and first places.
@@ -35,10 +40,12 @@ def check(
         has a defect outside its images.
     """
     store = images if isinstance(images, ImageStore) else FolderStore(images)
-    dataset = load_coco(annotations_json, store, on_problem="collect")
+    annotations = None if annotations_json is None else Path(annotations_json)
+    dataset = SplitSource(annotations, store, maps).load(on_problem="collect")
     labels = None
     if semantic != "none":
-        labels = open_labels(semantic, dataset.categories, {"split": maps}).sources["split"]
+        opened = open_labels(semantic, dataset.categories, {"split": maps}, ignore)
+        labels = opened.sources["split"]
     if decode:
         _check_files(dataset, store, labels)
     return dataset.problems
@@ -52,6 +59,8 @@ def _check_files(dataset: CocoDataset, store: ImageStore, labels: LabelSource | 
             verify_image(store.read(image.file_name), image.height, image.width)
         except (ImageError, StoreError) as error:
             dataset.problems.add("bad_image", f"{where} {error}")
+            if not image.height:
+                continue  # of unknown size, that its labels could be compared with
         try:
             if labels is not None:
                 labels.read(image)

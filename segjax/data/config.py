@@ -5,7 +5,8 @@ from typing import Literal
 
 from segjax.data.shapes import ShapesConfig
 
-Semantic = Literal["none", "stuffthingmaps", "panoptic", "instances"]
+Semantic = Literal["none", "stuffthingmaps", "panoptic", "folder", "instances"]
+MergeThings = Literal["no", "first", "last"]
 _SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor")
 
 
@@ -24,10 +25,22 @@ class DataConfig:
       semantic: semantic labels of training: "none"; "stuffthingmaps", COCO-stuff's PNGs, in
         `stuffthingmaps/train/` or `train2017/` below `root`; "panoptic", from COCO's
         `annotations/panoptic_train.json` (or `panoptic_train2017.json`) and the PNGs in the folder
-        of that name, below `root` or `annotations/`; "instances", from the masks alone, all else
-        being one more class. `name="2017"` downloads what it needs.
-      semantic_root: folder with the maps ("stuffthingmaps": `train/`; "panoptic": the json and its
-        folder) where they do not lie below `root`.
+        of that name, below `root` or `annotations/`; "folder", plain label PNGs (one channel, the
+        numbers being classes) named as the images, in `labels/train/` below `root`, with the names
+        of the classes in `labels/classes.txt`, one a line: without it they are "0", "1", ... up to
+        the largest label in use; "instances", from the masks alone, all else being one more class.
+        `name="2017"` downloads what it needs, but for "folder".
+      semantic_root: folder with the maps ("stuffthingmaps" and "folder": `train/`; "panoptic": the
+        json and its folder) where they do not lie below `root`.
+      semantic_ignore: the number in the PNGs of "folder" that counts for nothing, beside 255.
+      merge_things: what becomes of the things among the semantic labels, for models that tell them
+        apart by instances: "first" makes all of them class 0 and stuff 1..S, as Detectron2's
+        panoptic FPN wants it; "last" makes stuff 0..S-1 and all things S, as MMDetection's does;
+        "no" leaves the labels as they are, for models of semantic segmentation alone and Hybrid
+        Task Cascade. It is done when batches are made: the prepared dataset is the same.
+      instances: give boxes and masks of objects. False is for models of semantic labels alone:
+        every image is trained on, one empty row stands for its objects, and with
+        `semantic="folder"` there need be no `instances_*.json`.
       on_bad_image: what to do with image files that cannot be decoded or whose size differs from
         the annotations: stop, or leave them out and count them. Bad label maps always stop.
       batch_size: training images a step, over all processes.
@@ -67,6 +80,9 @@ class DataConfig:
     base_url: str = "http://images.cocodataset.org"
     semantic: Semantic = "none"
     semantic_root: str = ""
+    semantic_ignore: int = 255
+    merge_things: MergeThings = "no"
+    instances: bool = True
     on_bad_image: Literal["raise", "skip"] = "raise"
     batch_size: int = 16
     eval_batch_size: int = 8
@@ -95,6 +111,21 @@ class DataConfig:
         for name in (*_SIZES, "max_instances", "mask_size", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.semantic_ignore <= 255:
+            raise ValueError(
+                f"semantic_ignore is {self.semantic_ignore}: wanted a value of 8 bits, 0..255"
+            )
+        if self.merge_things != "no" and self.semantic == "folder":
+            raise ValueError(
+                f'merge_things="{self.merge_things}" needs to know which classes are things, which '
+                "plain label PNGs do not say: write PNGs whose things are merged, or take "
+                'semantic="panoptic"'
+            )
+        if self.semantic == "folder" and self.name == "2017" and not self.semantic_root:
+            raise ValueError(
+                'semantic="folder" with name="2017" needs semantic_root: the folder that holds '
+                "train/ and val/ of the labels"
+            )
         if not self.short_side or min(self.short_side) < 1:
             raise ValueError(f"short_side is {self.short_side}: wanted positive pixels")
         if self.resize in ("fit", "stretch") and self.size is None:

@@ -1,15 +1,20 @@
 """A dataset on disk: found in the cache, or prepared."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from segjax.data import shapes
 from segjax.data.buckets import Canvas, derive_canvases
-from segjax.data.config import DataConfig, Semantic
-from segjax.data.tfds_builder import PreparedSplit, prepare
+from segjax.data.config import DataConfig, MergeThings, Semantic
+from segjax.data.prepared import PreparedSplit
+from segjax.data.segments import PanopticCategory
+from segjax.data.tfds_builder import prepare
+from segjax.data.things import merge_things
+from segjax.data.truth import PanopticTruth, Truth, panoptic_of, semantic_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,10 @@ class Dataset:
       fingerprint: changes with annotations, images and labels, not with where they lie.
       semantic: what the semantic labels were made from, as `DataConfig.semantic` names it.
       semantic_names: classes of the semantic labels, by label; empty if there are none.
+      merge_things: what became of the things among them, as `DataConfig.merge_things` names it.
+      label_table: the label that each label of the records has become.
+      panoptic_categories: of panoptic segments, in the order of their ids; empty but for
+        `semantic="panoptic"`.
     """
 
     class_names: tuple[str, ...]
@@ -31,6 +40,11 @@ class Dataset:
     fingerprint: str
     semantic: Semantic = "none"
     semantic_names: tuple[str, ...] = ()
+    merge_things: MergeThings = "no"
+    label_table: UInt8[np.ndarray, "256"] = dataclasses.field(
+        default_factory=lambda: np.arange(256, dtype=np.uint8), compare=False
+    )
+    panoptic_categories: tuple[PanopticCategory, ...] = ()
 
     def split(self, name: str) -> PreparedSplit:
         """Returns a split.
@@ -43,8 +57,60 @@ class Dataset:
         return self.splits[name]
 
     def annotations(self, split: str) -> str:
-        """Returns the path of a split's `instances_*.json`, for pycocotools."""
-        return self.split(split).annotations
+        """Returns the path of a split's `instances_*.json`, for pycocotools.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        path = self.split(split).annotations
+        if not path:
+            raise ValueError(
+                f'the split "{split}" has images and labels, but no instances_{split}.json: '
+                "instances cannot be evaluated"
+            )
+        return path
+
+    def panoptic(self, split: str) -> Truth[PanopticTruth]:
+        """Returns the panoptic annotation of a split, to be read image by image.
+
+        Args:
+          split: "val", or "train".
+
+        Returns:
+          By image id, in the order of the records: segment ids (int32, (H, W) as stored, 0 where
+          nothing is annotated), and the segments, whose categories are `panoptic_categories`.
+
+        Raises:
+          KeyError: if there is no such split.
+          ValueError: if the dataset was opened without panoptic annotation.
+        """
+        if self.semantic != "panoptic":
+            raise ValueError(
+                f'the dataset was opened with semantic="{self.semantic}", which has no panoptic '
+                'segments: open it with semantic="panoptic"'
+            )
+        return Truth(self.split(split), panoptic_of)
+
+    def semantic_labels(self, split: str) -> Truth[UInt8[np.ndarray, "h w"]]:
+        """Returns the semantic labels of a split, to be read image by image.
+
+        Args:
+          split: "val", or "train".
+
+        Returns:
+          By image id, in the order of the records: labels (uint8, (H, W) as stored, 255 where
+          nothing is known) of the classes `semantic_names`, things merged as in training.
+
+        Raises:
+          KeyError: if there is no such split.
+          ValueError: if the dataset was opened without semantic labels.
+        """
+        if self.semantic == "none":
+            raise ValueError(
+                'the dataset was opened with semantic="none" and has no labels: open it with those '
+                "that shall be evaluated"
+            )
+        return Truth(self.split(split), functools.partial(semantic_of, table=self.label_table))
 
     def buckets(self, config: DataConfig) -> tuple[Canvas, ...]:
         """Returns the canvases (height, width) that batches of any split can have."""
@@ -66,13 +132,18 @@ def open_dataset(config: DataConfig) -> Dataset:
       ValueError: if the config names no data.
     """
     prepared = prepare(config, _root(config))
+    how: MergeThings = "no" if config.semantic == "none" else config.merge_things
+    names, table = merge_things(prepared.semantic_names, prepared.semantic_things, how)
     return Dataset(
         class_names=tuple(category.name for category in prepared.categories),
         category_ids=tuple(category.id for category in prepared.categories),
         splits=prepared.splits,
         fingerprint=prepared.fingerprint,
         semantic=config.semantic,
-        semantic_names=prepared.semantic_names,
+        semantic_names=names,
+        merge_things=how,
+        label_table=table,
+        panoptic_categories=prepared.panoptic_categories,
     )
 
 

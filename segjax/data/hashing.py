@@ -15,7 +15,8 @@ def cache_key(config: DataConfig, root: str, version: str) -> str:
     """Hashes annotations by content, images by place, size and time: unread, as they are many.
 
     Args:
-      config: `name`, `base_url`, `on_bad_image`, `semantic` and `semantic_root` are used.
+      config: `name`, `base_url`, `on_bad_image`, `semantic`, `semantic_root`, `semantic_ignore` and
+        `instances` are used.
       root: the folder in COCO format; "" for COCO's archives.
       version: of the files to build.
 
@@ -24,15 +25,19 @@ def cache_key(config: DataConfig, root: str, version: str) -> str:
     """
     digest = hashlib.blake2b(version.encode(), digest_size=8)
     digest.update(f"{config.name} {config.on_bad_image}".encode())
-    splits = find_splits(root) if root else {}
+    alone = labels_alone(config)
+    splits = find_splits(root, need_annotations=not alone) if root else {}
     if not root:
         digest.update(config.base_url.encode())
     for name, found in splits.items():
         digest.update(f"{name} {found.annotations}".encode())
-        add_file(digest, found.annotations)
+        if found.annotations is not None:
+            add_file(digest, found.annotations)
         _add_listing(digest, found.images)
     if config.semantic != "none":  # whose key stays what it was before there were labels
         digest.update(f"semantic {config.semantic} {LABELS_VERSION}".encode())
+        if config.semantic == "folder":
+            digest.update(f" {config.semantic_ignore}".encode())
         if root or config.semantic_root:
             _add_maps(digest, config, root, tuple(splits) or ("train", "val"))
     return digest.hexdigest()
@@ -42,9 +47,15 @@ def _add_maps(digest: Any, config: DataConfig, root: str, splits: tuple[str, ...
     for split in splits:
         maps = find_maps(config.semantic, root, config.semantic_root, split)
         if maps is not None:
-            if maps.annotations is not None:
-                add_file(digest, maps.annotations)
+            for path in (maps.annotations, maps.classes):
+                if path is not None:
+                    add_file(digest, path)
             _add_listing(digest, maps.folder)
+
+
+def labels_alone(config: DataConfig) -> bool:
+    """Says whether images need no annotation file, since only plain labels are learned from."""
+    return config.semantic == "folder" and not config.instances
 
 
 def add_file(digest: Any, path: Path) -> None:

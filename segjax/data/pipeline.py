@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from segjax.data.buckets import (
     Canvas,
@@ -18,7 +18,8 @@ from segjax.data.buckets import (
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
 from segjax.data.images import IGNORE
-from segjax.data.tfds_builder import INDEX_COLUMNS, PreparedSplit, open_records
+from segjax.data.prepared import INDEX_COLUMNS, PreparedSplit
+from segjax.data.tfds_builder import open_records
 from segjax.data.transforms import Example, make_example
 
 __all__ = [
@@ -134,26 +135,28 @@ def train_iterator(
 
     Raises:
       ValueError: if an image has too many objects (and `overflow` is "error"), no image is left,
-        the dataset has other semantic labels, or `start_state` belongs to another run.
+        the dataset has other semantic labels, the config wants neither objects nor labels, or
+        `start_state` belongs to another run.
     """
     split = dataset.split("train")
     if not len(split.index):
-        raise ValueError(f"{split.annotations} has no image to train on")
-    if config.semantic not in ("none", dataset.semantic):
-        raise ValueError(
-            f'the dataset was opened with semantic="{dataset.semantic}" and has no labels '
-            f'"{config.semantic}": open it with the config that the iterator gets'
-        )
+        raise ValueError(f"{split.annotations or split.folder} has no image to train on")
+    _check_labels(dataset, config)
     _check_caps(split, config)
     positions = _trained_on(split, config)
     canvases = dataset.buckets(config)
     groups = _groups(split, positions, canvases, config)
     plan = TrainPlan(groups, config.batch_size, seed, process_index, process_count)
-    loader = _Loader(split, config, canvases, seed)
+    table = None if config.merge_things == "no" else dataset.label_table
+    loader = _Loader(split, config, canvases, seed, table)
     identity = (
         f"dataset {dataset.fingerprint}, seed {seed}, batch size {config.batch_size}, "
         f"canvases {canvases}, filter_empty {config.filter_empty}"
     )
+    if not config.instances:
+        identity += ", labels alone"
+    if config.semantic != "none" and config.merge_things != "no":
+        identity += f", things {config.merge_things}"
     iterator = BatchIterator(plan, loader, config, identity)
     if start_state is not None:
         iterator.set_state(start_state)
@@ -203,8 +206,10 @@ class _Loader:
         config: DataConfig,
         canvases: tuple[Canvas, ...],
         seed: int | None,
+        label_table: UInt8[np.ndarray, "256"] | None = None,
     ) -> None:
         self.split, self.config, self.canvases, self.seed = split, config, canvases, seed
+        self.label_table = label_table
         self._records: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -221,6 +226,8 @@ class _Loader:
                     rng = np.random.default_rng([self.seed, 2, int(draw)])
                 example = make_example(self._records[int(row)], rng, self.config)
                 _fill(batch, place, example, self.config)
+        if self.label_table is not None and "gt_semantic" in batch:
+            batch["gt_semantic"] = self.label_table[batch["gt_semantic"]]
         return batch
 
 
@@ -264,9 +271,11 @@ def _mark_flags_parsed() -> None:
 
 
 def _empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
-    count = config.max_instances
-    raster = (config.mask_size, config.mask_size) if config.masks else (1, 1)
-    if config.masks and config.mask_frame == "image":
+    # Without instances one empty row is left, as no axis of a batch is empty.
+    count = config.max_instances if config.instances else 1
+    masks = config.masks and config.instances
+    raster = (config.mask_size, config.mask_size) if masks else (1, 1)
+    if masks and config.mask_frame == "image":
         raster = canvas
     return {
         "images": np.zeros((rows, *canvas, 3), np.uint8),
@@ -324,6 +333,8 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
     Raises:
       ValueError: if masks are wanted and no object has one.
     """
+    if not config.instances:
+        return np.arange(len(split.index), dtype=np.int64)
     column = "masked" if config.masks else "objects"
     counts = split.index[:, INDEX_COLUMNS.index(column)]
     if config.masks and not counts.any() and split.index[:, INDEX_COLUMNS.index("objects")].any():
@@ -335,8 +346,30 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
     return positions[counts > 0] if config.filter_empty else positions
 
 
+def _check_labels(dataset: Dataset, config: DataConfig) -> None:
+    """Compares the labels that a config wants with those that the dataset was opened with."""
+    if config.semantic == "none":
+        if not config.instances:
+            raise ValueError(
+                'instances=False and semantic="none" leave nothing to learn from: choose semantic '
+                "labels, or instances=True"
+            )
+        return
+    wanted = config.semantic, config.merge_things
+    if wanted != (dataset.semantic, dataset.merge_things):
+        raise ValueError(
+            f'the dataset was opened with semantic="{dataset.semantic}" and has no labels '
+            f'"{config.semantic}": open it with the config that the iterator gets'
+            if config.semantic != dataset.semantic
+            else f'the dataset was opened with merge_things="{dataset.merge_things}", the iterator '
+            f'wants "{config.merge_things}": open it with the config that the iterator gets'
+        )
+
+
 def _check_caps(split: PreparedSplit, config: DataConfig) -> None:
     """Finds images with too many objects before training starts; crowds give way silently."""
+    if not config.instances:
+        return
     counts = split.index[:, INDEX_COLUMNS.index("objects")]
     worst = int(counts.argmax()) if len(counts) else 0
     if config.overflow == "error" and len(counts) and counts[worst] > config.max_instances:

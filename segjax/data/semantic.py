@@ -1,59 +1,33 @@
-"""Semantic labels: the class of every pixel of an image, from one of three sources.
+"""Semantic labels: the class of every pixel of an image, from one of four sources.
 
-COCO-stuff maps and panoptic annotations are read from files of their own; labels of the things
-alone can be drawn from the instances' masks. Every source gives uint8 classes 0..C-1 at the
-image's stored size, with `IGNORE` where nothing is known.
+COCO-stuff maps, panoptic annotations and plain label PNGs are read from files of their own; labels
+of the things alone can be drawn from the instances' masks. Every source gives uint8 classes 0..C-1
+at the image's stored size, with `IGNORE` where nothing is known.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 
 from segjax.data import rle as rle_lib
-from segjax.data.coco import (
-    Annotation,
-    Category,
-    CocoError,
-    ImageRecord,
-    is_id,
-    load_json,
-    merge_categories,
-)
+from segjax.data.coco import Annotation, Category, CocoError, ImageRecord
 from segjax.data.config import Semantic
-from segjax.data.images import IGNORE, ImageError, decode_map
-from segjax.data.layout import SEMANTIC_WAYS
-from segjax.data.store import ImageStore, StoreError
-from segjax.data.stuff_names import STUFF_NAMES
+from segjax.data.images import IGNORE
+from segjax.data.layout import CLASSES_FILE
+from segjax.data.maps import MapError, Maps, read_map
+from segjax.data.panoptic import PanopticLabels, merge_panoptic, read_panoptic
+from segjax.data.segments import PanopticCategory
+from segjax.data.store import ImageStore
+from segjax.data.stuff_names import NUM_STUFF_MAP_THINGS, STUFF_NAMES
 
 # Of the labels that are built: datasets with labels are built anew when it changes.
-LABELS_VERSION = "1"
+LABELS_VERSION = "2"
 # What "instances" calls the pixels that belong to no object.
 OTHER = "other"
-
-
-class MapError(CocoError):
-    """A label map that cannot be used."""
-
-
-class MissingMapError(MapError):
-    """An image without label map."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Maps:
-    """Where the label maps of a split are read from.
-
-    Attributes:
-      store: of the PNGs.
-      annotations: the panoptic json; None for maps that need none.
-    """
-
-    store: ImageStore
-    annotations: Path | None = None
 
 
 @runtime_checkable
@@ -70,16 +44,28 @@ class Labels:
     """The semantic labels of a dataset.
 
     Attributes:
-      names: of the classes, by label.
+      names: of the classes, by label; empty where only reading all labels tells how many.
       sources: by split.
+      is_thing: of the classes, by label; empty where the source does not know.
+      categories: of panoptic segments; empty for other sources.
     """
 
     names: tuple[str, ...]
     sources: Mapping[str, LabelSource]
+    is_thing: tuple[bool, ...] = ()
+    categories: tuple[PanopticCategory, ...] = ()
+
+    def all_names(self) -> tuple[str, ...]:
+        """Returns the names, once all labels have been read."""
+        found = [s.largest for s in self.sources.values() if isinstance(s, FolderLabels)]
+        return self.names or tuple(str(label) for label in range(1 + max(found, default=-1)))
 
 
 def open_labels(
-    semantic: Semantic, categories: Sequence[Category], maps: Mapping[str, Maps | None]
+    semantic: Semantic,
+    categories: Sequence[Category],
+    maps: Mapping[str, Maps | None],
+    ignore: int = IGNORE,
 ) -> Labels:
     """Opens a source of labels.
 
@@ -87,21 +73,22 @@ def open_labels(
       semantic: which, not "none".
       categories: of the instances, by class index.
       maps: of every split; None for "instances".
+      ignore: the value of "folder"'s PNGs that counts for nothing, beside `IGNORE`.
 
     Returns:
       Class names and a source for each split.
 
     Raises:
-      CocoError: if a panoptic json cannot be used, or there are more classes than labels.
+      CocoError: if a panoptic json or a file of class names cannot be used, or there are more
+        classes than labels.
     """
+    found = {split: files for split, files in maps.items() if files is not None}
     if semantic == "instances":
-        names = (*(category.name for category in categories), OTHER)
-        things = InstanceLabels({c.id: label for label, c in enumerate(categories)})
-        labels = Labels(names, dict.fromkeys(maps, things))
+        labels = _open_instances(categories, tuple(maps))
+    elif semantic == "folder":
+        labels = _open_folder(found, ignore)
     else:
-        found = {split: files for split, files in maps.items() if files is not None}
-        make = _open_stuff if semantic == "stuffthingmaps" else _open_panoptic
-        labels = make(found)
+        labels = (_open_stuff if semantic == "stuffthingmaps" else _open_panoptic)(found)
     if len(labels.names) > IGNORE:
         raise CocoError(
             f'semantic="{semantic}" gives {len(labels.names)} classes, but labels are 8 bits and '
@@ -126,8 +113,8 @@ class StuffThingMaps:
         Raises:
           MapError: if the map is missing, damaged, of another size or holds an unknown number.
         """
-        name = str(PurePosixPath(image.file_name).with_suffix(".png"))
-        labels = _read_map(self._store, name, image, 1)
+        name = png_name(image)
+        labels = read_map(self._store, name, image, 1)
         wrong = labels[(labels >= len(STUFF_NAMES)) & (labels != IGNORE)]
         if wrong.size:
             raise MapError(
@@ -137,68 +124,41 @@ class StuffThingMaps:
         return labels
 
 
-class PanopticEntry(NamedTuple):
-    """What a panoptic json says about an image, not yet compared with anything.
+class FolderLabels:
+    """Plain PNGs named as the images, whose numbers are the labels.
 
     Attributes:
-      file_name: of the PNG.
-      ids: of the segments, in ascending order.
-      category_ids: of the same segments.
-    """
-
-    file_name: Any
-    ids: Int64[np.ndarray, " n"]
-    category_ids: Int64[np.ndarray, " n"]
-
-
-class PanopticLabels:
-    """COCO's panoptic annotation (1801.00868): a PNG of segment ids and a json of their classes.
-
-    Crowd segments count as their class; pixels of no segment are `IGNORE`.
+      largest: label that has been read; -1 before any.
 
     Args:
-      maps: the json and the PNGs.
-      entries: of the json, by image id.
-      labels: by category id.
+      store: with a PNG of each image's name.
+      classes: how many there are; None takes any label.
+      ignore: the number that counts for nothing, beside `IGNORE`.
     """
 
-    def __init__(
-        self, maps: Maps, entries: Mapping[int, PanopticEntry], labels: Mapping[int, int]
-    ) -> None:
-        self._maps, self._entries, self._labels = maps, entries, labels
+    def __init__(self, store: ImageStore, classes: int | None, ignore: int) -> None:
+        self._store, self._classes, self._ignore = store, classes, ignore
+        self.largest = -1
 
     def read(self, image: ImageRecord) -> UInt8[np.ndarray, "h w"]:
         """Returns the labels of an image.
 
         Raises:
-          MapError: if the map or its entry is missing, the map is damaged or of another size, or
-            map, segments and categories do not fit together.
+          MapError: if the map is missing, damaged, of another size or holds an unknown number.
         """
-        entry = self._entries.get(image.id)
-        if entry is None:
-            raise MissingMapError(
-                f"image {image.id} ({image.file_name}) has no entry in {self._maps.annotations}: "
-                f"{SEMANTIC_WAYS}"
-            )
-        unknown = [i for i in entry.category_ids.tolist() if i not in self._labels]
-        if unknown:
+        name = png_name(image)
+        labels = read_map(self._store, name, image, 1)
+        labels[labels == self._ignore] = IGNORE
+        largest = int(labels[labels != IGNORE].max(initial=0))
+        if self._classes is not None and largest >= self._classes:
+            values = f"{self._ignore} or {IGNORE}" if self._ignore != IGNORE else f"{IGNORE}"
             raise MapError(
-                f"image {image.id}: a segment in {self._maps.annotations} is of the category "
-                f"{unknown[0]}, which is not in its list of categories"
+                f"image {image.id}: {self._store.where(name)} holds the value {largest}: wanted "
+                f"0..{self._classes - 1}, the lines of {CLASSES_FILE}, or {values} for what counts "
+                "for nothing (semantic_ignore is another number for that)"
             )
-        colours = _read_map(self._maps.store, entry.file_name, image, 3).astype(np.int64)
-        ids = colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2]
-        # Void goes first, as the smallest id.
-        known = np.concatenate([np.zeros(1, np.int64), entry.ids])
-        classes = [IGNORE, *(self._labels[i] for i in entry.category_ids.tolist())]
-        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
-        lost = ids[known[place] != ids]
-        if lost.size:
-            raise MapError(
-                f"image {image.id}: {self._maps.store.where(entry.file_name)} holds the id "
-                f"{lost[0]}, which is no segment of it in {self._maps.annotations}"
-            )
-        return np.array(classes, np.uint8)[place]
+        self.largest = max(self.largest, largest)
+        return labels
 
 
 class InstanceLabels:
@@ -233,65 +193,48 @@ class InstanceLabels:
         return labels
 
 
-def read_panoptic(path: Path) -> tuple[list[Category], dict[int, PanopticEntry]]:
-    """Reads a `panoptic_*.json`.
+def png_name(image: ImageRecord) -> str:
+    """Returns the name of an image's label map: that of the image, ending in .png."""
+    return str(PurePosixPath(image.file_name).with_suffix(".png"))
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Reads a file of class names, one a line, in the order of their labels.
 
     Args:
-      path: the file.
+      path: the file, UTF-8; empty lines at its end do not count.
 
     Returns:
-      Its categories in the order of their ids, and its entries by image id.
+      The names.
 
     Raises:
-      CocoError: if it is no such file; the text names the first entry that is wrong.
+      CocoError: if it is not such a file; the text names the first line that is wrong.
     """
-    content = load_json(path, "panoptic")
-    names: dict[int, str] = {}
-    for category in content["categories"]:
-        number: Any = category.get("id") if isinstance(category, dict) else None
-        if not is_id(number) or not isinstance(category.get("name"), str) or number in names:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CocoError(f"{path} cannot be read: {error}") from error
+    names = [line.strip() for line in lines]
+    for number, name in enumerate(names, 1):
+        if not name or name in names[: number - 1]:
             raise CocoError(
-                f"{path}: wanted categories with a name and an id of their own, found "
-                f"{category!r:.80}"
+                f"{path}, line {number}, is {name!r:.40}: wanted the name of a class of its own"
             )
-        names[number] = category["name"]
-    entries: dict[int, PanopticEntry] = {}
-    for annotation in content["annotations"]:
-        number = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if not is_id(number) or number in entries:
-            raise CocoError(
-                f"{path}: wanted one annotation an image, with its image_id, found "
-                f"{annotation!r:.80}"
-            )
-        entries[number] = _entry(annotation, f"{path}: image {number}")
-    return [Category(i, names[i]) for i in sorted(names)], entries
+    if not names:
+        raise CocoError(f"{path} is empty: wanted the names of the classes, one a line")
+    return tuple(names)
 
 
-def _entry(annotation: dict[str, Any], where: str) -> PanopticEntry:
-    segments: Any = annotation.get("segments_info")
-    if not isinstance(segments, list):
-        raise CocoError(f"{where} has no list segments_info: is it COCO's panoptic format?")
-    pairs: dict[int, int] = {}
-    for segment in segments:
-        number: Any = segment.get("id") if isinstance(segment, dict) else None
-        if not is_id(number) or not 0 < number < 1 << 24 or number in pairs:
-            raise CocoError(
-                f"{where}: wanted segments with an id of their own in 1..{(1 << 24) - 1}, found "
-                f"{segment!r:.80}"
-            )
-        if not is_id(segment.get("category_id")):
-            raise CocoError(f"{where}: segment {number} has no category_id")
-        pairs[number] = segment["category_id"]
-    ids = sorted(pairs)
-    return PanopticEntry(
-        annotation.get("file_name"),
-        np.array(ids, np.int64),
-        np.array([pairs[i] for i in ids], np.int64),
-    )
+def _open_instances(categories: Sequence[Category], splits: tuple[str, ...]) -> Labels:
+    source = InstanceLabels({c.id: label for label, c in enumerate(categories)})
+    names = (*(category.name for category in categories), OTHER)
+    return Labels(names, dict.fromkeys(splits, source), (*(True for _ in categories), False))
 
 
 def _open_stuff(maps: Mapping[str, Maps]) -> Labels:
-    return Labels(STUFF_NAMES, {split: StuffThingMaps(m.store) for split, m in maps.items()})
+    sources = {split: StuffThingMaps(files.store) for split, files in maps.items()}
+    is_thing = tuple(label < NUM_STUFF_MAP_THINGS for label in range(len(STUFF_NAMES)))
+    return Labels(STUFF_NAMES, sources, is_thing)
 
 
 def _open_panoptic(maps: Mapping[str, Maps]) -> Labels:
@@ -299,30 +242,28 @@ def _open_panoptic(maps: Mapping[str, Maps]) -> Labels:
     for split, files in maps.items():
         assert files.annotations is not None
         read[split] = read_panoptic(files.annotations)
-    categories = merge_categories([found for found, _ in read.values()])
-    labels = {category.id: label for label, category in enumerate(categories)}
+    categories = merge_panoptic([found for found, _ in read.values()])
     sources = {
-        split: PanopticLabels(maps[split], entries, labels) for split, (_, entries) in read.items()
+        split: PanopticLabels(maps[split], entries, categories)
+        for split, (_, entries) in read.items()
     }
-    return Labels(tuple(category.name for category in categories), sources)
+    return Labels(
+        names=tuple(category.name for category in categories),
+        sources=sources,
+        is_thing=tuple(category.is_thing for category in categories),
+        categories=categories,
+    )
 
 
-def _read_map(
-    store: ImageStore, name: Any, image: ImageRecord, channels: int
-) -> UInt8[np.ndarray, "h w *channels"]:
-    """Reads a PNG of an image's size, under a name that nobody has checked yet."""
-    problem = store.problem(name)
-    if problem == "missing_file":
-        raise MissingMapError(
-            f"image {image.id} ({image.file_name}) has no label map at {store.where(name)}: "
-            f"{SEMANTIC_WAYS}"
-        )
-    if problem:
-        raise MapError(f"image {image.id}: its label map has the name {name!r:.80}: {problem}")
-    try:
-        return decode_map(store.read(name), image.height, image.width, channels)
-    except (ImageError, StoreError) as error:
-        raise MapError(f"image {image.id}: its label map {store.where(name)} {error}") from error
+def _open_folder(maps: Mapping[str, Maps], ignore: int) -> Labels:
+    paths = [files.classes for files in maps.values()]
+    found = {None if path is None else read_classes(path) for path in paths}
+    if len(found) > 1:
+        raise CocoError(f"the splits have different classes: {paths}")
+    (names,) = found
+    count = None if names is None else len(names)
+    sources = {split: FolderLabels(files.store, count, ignore) for split, files in maps.items()}
+    return Labels(names or (), sources)
 
 
 def _blank(labels: UInt8[np.ndarray, "h w"], annotation: Annotation) -> None:

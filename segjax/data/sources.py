@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from segjax.data.coco import CocoDataset, load_coco
 from segjax.data.config import Semantic
 from segjax.data.layout import find_maps, find_splits
-from segjax.data.semantic import Maps
+from segjax.data.maps import Maps
+from segjax.data.plain_images import list_images
 from segjax.data.store import FolderStore, ImageStore, ZipStore
 
 # COCO-Stuff's README gives this address; COCO's own server does not hold the maps.
@@ -26,14 +28,25 @@ class SplitSource:
     """The files of a split.
 
     Attributes:
-      annotations: the `instances_*.json`.
+      annotations: the `instances_*.json`; None where images come alone.
       images: where they are read from.
       maps: of semantic labels, if these have files of their own.
     """
 
-    annotations: Path
+    annotations: Path | None
     images: ImageStore
     maps: Maps | None
+
+    def load(self, on_problem: str = "raise") -> CocoDataset:
+        """Reads the annotations, or lists the images where there are none.
+
+        Args:
+          on_problem: as `segjax.data.coco.load_coco` takes it.
+        """
+        if self.annotations is not None:
+            return load_coco(self.annotations, self.images, on_problem=on_problem)
+        assert isinstance(self.images, FolderStore)
+        return list_images(self.images.root, self.images)
 
 
 @runtime_checkable
@@ -45,13 +58,16 @@ class Downloads(Protocol):
         ...
 
 
-def folder_sources(root: str, semantic: Semantic, semantic_root: str) -> dict[str, SplitSource]:
+def folder_sources(
+    root: str, semantic: Semantic, semantic_root: str, *, need_annotations: bool = True
+) -> dict[str, SplitSource]:
     """Finds the splits of a folder.
 
     Args:
       root: in COCO format.
       semantic: which label maps to find.
       semantic_root: their folder, if it is not `root`.
+      need_annotations: False also takes images without an `instances_*.json`.
 
     Returns:
       Each split's files.
@@ -65,14 +81,14 @@ def folder_sources(root: str, semantic: Semantic, semantic_root: str) -> dict[st
             FolderStore(files.images),
             folder_maps(semantic, root, semantic_root, split),
         )
-        for split, files in find_splits(root).items()
+        for split, files in find_splits(root, need_annotations=need_annotations).items()
     }
 
 
 def folder_maps(semantic: Semantic, root: str, semantic_root: str, split: str) -> Maps | None:
     """Opens the label maps that lie in a folder, as `segjax.data.layout.find_maps` finds them."""
     found = find_maps(semantic, root, semantic_root, split)
-    return found and Maps(FolderStore(found.folder), found.annotations)
+    return found and Maps(FolderStore(found.folder), found.annotations, found.classes)
 
 
 def archive_sources(

@@ -27,3 +27,5 @@ wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-
 """
 
 STUFF_NAMES = (*(name.strip() for name in _NAMES.replace("\n", " ").split(", ")), "other")
+# Those before them are things: "banner" is the first of stuff.
+NUM_STUFF_MAP_THINGS = STUFF_NAMES.index("banner")

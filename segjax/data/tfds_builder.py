@@ -25,27 +25,24 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from jaxtyping import Int64
 
 from segjax.data.coco import (
     Category,
     CocoDataset,
     CocoError,
     ImageRecord,
-    load_coco,
     merge_categories,
 )
 from segjax.data.config import DataConfig, Semantic
-from segjax.data.hashing import add_file, cache_key
-from segjax.data.images import ImageError, encode_labels, verify_image
-from segjax.data.semantic import LabelSource, open_labels
+from segjax.data.hashing import add_file, cache_key, labels_alone
+from segjax.data.images import IGNORE, ImageError, encode_labels, verify_image
+from segjax.data.panoptic import PanopticLabels
+from segjax.data.prepared import META, Prepared, PreparedSplit, load_prepared, save_index
+from segjax.data.semantic import Labels, LabelSource, open_labels
 from segjax.data.sources import UNPACKED, SplitSource, archive_sources, folder_sources
 from segjax.data.store import ImageStore, StoreError
 
 VERSION = "1.2.0"
-# "objects" are no crowds and have a box with an area; those "masked" have a mask too.
-INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
-_META = "segjax.json"
 
 
 @dataclasses.dataclass(eq=False)
@@ -57,51 +54,16 @@ class CocoConfig(tfds.core.BuilderConfig):
       on_bad_image: "raise", or "skip" to leave out and count images that do not decode.
       semantic: which labels to build beside each image.
       semantic_root: folder of their maps, if it is not `root`.
+      semantic_ignore: number in plain label PNGs that counts for nothing.
+      labels_alone: take images without an annotation file.
     """
 
     root: str = ""
     on_bad_image: str = "raise"
     semantic: Semantic = "none"
     semantic_root: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class PreparedSplit:
-    """One split on disk.
-
-    Attributes:
-      name: "train" or "val".
-      folder: the TFDS dataset.
-      index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
-      annotations: the `instances_*.json`, for pycocotools.
-      problems: what reading found, a line a kind.
-      skipped: images left out because they could not be read.
-    """
-
-    name: str
-    folder: str
-    index: Int64[np.ndarray, "images 6"]
-    annotations: str
-    problems: tuple[str, ...]
-    skipped: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A dataset on disk.
-
-    Attributes:
-      categories: in the order of their ids.
-      splits: by name.
-      fingerprint: hash of the annotation files, and of the images' names and contents; the same
-        wherever the files lie and whenever they were written.
-      semantic_names: classes of the semantic labels, by label; empty if there are none.
-    """
-
-    categories: tuple[Category, ...]
-    splits: dict[str, PreparedSplit]
-    fingerprint: str
-    semantic_names: tuple[str, ...] = ()
+    semantic_ignore: int = IGNORE
+    labels_alone: bool = False
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -131,7 +93,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.skipped: dict[str, int] = {}
         self.image_hashes: dict[str, str] = {}
         self.categories: tuple[Category, ...] = ()
-        self.semantic_names: tuple[str, ...] = ()
+        self.labels = Labels((), {})
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -154,6 +116,11 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         }
         if self._config.semantic != "none":
             features["semantic"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+        if self._config.semantic == "panoptic":
+            features["panoptic"] = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
+            features["segments"] = tfds.features.Sequence(
+                {"id": np.int64, "category_id": np.int64, "is_crowd": np.bool_}
+            )
         return _Info(
             builder=self,
             description="COCO instances: encoded images, xywh boxes in pixels, masks as RLE text.",
@@ -164,16 +131,17 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         sources = self._sources(dl_manager)
-        datasets = {name: load_coco(s.annotations, s.images) for name, s in sources.items()}
+        datasets = {name: source.load() for name, source in sources.items()}
         self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
-        labels = None
-        if self._config.semantic != "none":
+        config = self._config
+        if config.semantic != "none":
             maps = {name: source.maps for name, source in sources.items()}
-            labels = open_labels(self._config.semantic, self.categories, maps)
-            self.semantic_names = labels.names
+            self.labels = open_labels(
+                config.semantic, self.categories, maps, config.semantic_ignore
+            )
         made = {}
         for name, source in sources.items():
-            reader = labels and labels.sources[name]
+            reader = self.labels.sources.get(name)
             examples = self._generate_examples(name, datasets[name], source.images, reader)
             first = next(examples, None)
             # TFDS writes no split without examples: such a one has an index of no rows alone.
@@ -189,15 +157,24 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     def _sources(self, dl_manager: Any) -> dict[str, SplitSource]:
         config = self._config
         if config.root:
-            sources = folder_sources(config.root, config.semantic, config.semantic_root)
-            self.annotations = {name: str(found.annotations) for name, found in sources.items()}
+            sources = folder_sources(
+                config.root,
+                config.semantic,
+                config.semantic_root,
+                need_annotations=not config.labels_alone,
+            )
+            self.annotations = {
+                name: str(found.annotations or "") for name, found in sources.items()
+            }
             return sources
         folder = Path(self.data_dir)  # is renamed when all is built
         sources = archive_sources(
             dl_manager, self.base_url, folder, config.semantic, config.semantic_root
         )
         self.annotations = {
-            name: str(found.annotations.relative_to(folder)) for name, found in sources.items()
+            name: str(found.annotations.relative_to(folder))
+            for name, found in sources.items()
+            if found.annotations is not None
         }
         return sources
 
@@ -221,6 +198,10 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
                 pixels = reader.read(image)
                 digest.update(pixels.tobytes())
                 example["semantic"] = io.BytesIO(encode_labels(pixels))
+            if isinstance(reader, PanopticLabels):
+                added, kept = _panoptic_fields(reader, image)
+                digest.update(added)
+                example |= kept
             yield len(rows) - 1, example
         self.problems[split] = tuple(dataset.problems.lines())
         self.skipped[split] = len(dataset.images) - len(rows)
@@ -246,8 +227,8 @@ def prepare(config: DataConfig, root: str) -> Prepared:
     """Builds the dataset, unless the cache holds it for these very files.
 
     Args:
-      config: `name`, `cache_dir`, `base_url`, `on_bad_image`, `semantic` and `semantic_root` are
-        used.
+      config: `name`, `cache_dir`, `base_url`, `on_bad_image`, `semantic`, `semantic_root`,
+        `semantic_ignore` and `instances` are used.
       root: the folder in COCO format; "" takes COCO's archives from `base_url`.
 
     Returns:
@@ -260,9 +241,9 @@ def prepare(config: DataConfig, root: str) -> Prepared:
     cache.mkdir(parents=True, exist_ok=True)
     home = cache / f"{config.name}-{cache_key(config, root, VERSION)}"
     with _locked(cache / f"{home.name}.lock"):
-        if not (home / _META).exists():
+        if not (home / META).exists():
             _build(config, root, cache, home)
-    return _load(home)
+    return load_prepared(home)
 
 
 def open_records(split: PreparedSplit) -> Any:
@@ -277,7 +258,7 @@ def open_records(split: PreparedSplit) -> Any:
     if not len(split.index):
         return []
     builder: Any = tfds.builder_from_directory(builder_dir=split.folder)
-    encoded = {"image", "semantic"} & set(builder.info.features)
+    encoded = {"image", "semantic", "panoptic"} & set(builder.info.features)
     decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
     return builder.as_data_source(split.name, decoders=decoders)
 
@@ -293,6 +274,8 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
             on_bad_image=config.on_bad_image,
             semantic=config.semantic,
             semantic_root=config.semantic_root,
+            semantic_ignore=config.semantic_ignore,
+            labels_alone=labels_alone(config),
         )
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
@@ -305,9 +288,7 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     folder = Path(builder.data_dir)
     shutil.rmtree(folder / UNPACKED, ignore_errors=True)
     for name, rows in builder.index.items():
-        np.save(
-            folder / f"index_{name}.npy", np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
-        )
+        save_index(folder, name, rows)
     meta = {
         "folder": str(folder.relative_to(home)),
         "categories": [[c.id, c.name] for c in builder.categories],
@@ -315,11 +296,19 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
         "problems": builder.problems,
         "skipped": builder.skipped,
         "fingerprint": _fingerprint(builder, folder),
-        "semantic_names": builder.semantic_names,
+        "labels": _labels_facts(builder.labels),
     }
-    partial = home / f"{_META}.new"
+    partial = home / f"{META}.new"
     partial.write_text(json.dumps(meta))
-    partial.replace(home / _META)
+    partial.replace(home / META)
+
+
+def _labels_facts(labels: Labels) -> dict[str, Any]:
+    return {
+        "names": labels.all_names(),
+        "is_thing": labels.is_thing,
+        "categories": [[c.id, c.name, c.is_thing] for c in labels.categories],
+    }
 
 
 def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
@@ -327,30 +316,13 @@ def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
     digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
     for name, path in sorted(builder.annotations.items()):
         digest.update(f"{name} {builder.image_hashes[name]}".encode())
-        add_file(digest, folder / path)
-    if builder.semantic_names:
-        digest.update(json.dumps(builder.semantic_names).encode())
+        if path:
+            add_file(digest, folder / path)
+    if builder.labels.sources:
+        digest.update(json.dumps(builder.labels.all_names()).encode())
+    if builder.labels.categories:
+        digest.update(json.dumps(builder.labels.is_thing).encode())
     return digest.hexdigest()
-
-
-def _load(home: Path) -> Prepared:
-    meta = json.loads((home / _META).read_text())
-    folder = home / meta["folder"]
-    splits = {
-        name: PreparedSplit(
-            name=name,
-            folder=str(folder),
-            index=np.load(folder / f"index_{name}.npy", allow_pickle=False),
-            annotations=str(folder / path),  # an absolute path stays as it is
-            problems=tuple(meta["problems"][name]),
-            skipped=meta["skipped"][name],
-        )
-        for name, path in meta["annotations"].items()
-    }
-    categories = tuple(Category(*entry) for entry in meta["categories"])
-    # Datasets from before there were labels say nothing of them.
-    names = tuple(meta.get("semantic_names", ()))
-    return Prepared(categories, splits, meta["fingerprint"], names)
 
 
 def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[str, Any]:
@@ -373,6 +345,13 @@ def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[st
             for a in image.annotations
         ],
     }
+
+
+def _panoptic_fields(reader: PanopticLabels, image: ImageRecord) -> tuple[bytes, dict[str, Any]]:
+    """Gives what an example holds for evaluation, and the bytes that it is known by."""
+    png, segments = reader.segments(image)
+    rows = [dataclasses.asdict(segment) for segment in segments]
+    return png + json.dumps(rows).encode(), {"panoptic": io.BytesIO(png), "segments": rows}
 
 
 @contextmanager

@@ -210,7 +210,8 @@ def make_example(
       record: one example of the dataset.
       rng: source of scale and flip; None for evaluation, which draws nothing and takes
         `eval_short_side`.
-      config: how; `semantic` other than "none" takes the record's labels too.
+      config: how; `semantic` other than "none" takes the record's labels too, `instances=False`
+        leaves out its objects.
 
     Returns:
       The example.
@@ -226,9 +227,10 @@ def make_example(
         flip = bool(rng.random() < 0.5) and config.flip
     size = resized_size(height, width, short_side, config)
     image = resize_image(image, size, config.interpolation)
-    objects, degenerate = _drop_degenerate(
-        read_objects(record), size[0] / height, size[1] / width, config
-    )
+    objects = read_objects(record)
+    if not config.instances:
+        objects = objects.take(np.zeros(0, np.int64))
+    objects, degenerate = _drop_degenerate(objects, size[0] / height, size[1] / width, config)
     objects, truncated = cap_objects(objects, config.max_instances)
     scale = np.array([size[1] / width, size[0] / height] * 2)
     boxes, masks = objects.boxes * scale[None], _masks(objects, (height, width), size, config)
@@ -269,7 +271,7 @@ def _masks(
     objects: Objects, original: tuple[int, int], size: tuple[int, int], config: DataConfig
 ) -> UInt8[np.ndarray, "n mh mw"]:
     """Rasters the masks over their boxes, or over the whole resized image (nearest pixel)."""
-    if not config.masks:
+    if not (config.masks and config.instances):
         return np.zeros((len(objects.masks), 1, 1), np.uint8)
     grid = (config.mask_size, config.mask_size)
     boxes = objects.boxes

@@ -75,7 +75,8 @@ class SemanticLoss:
         if labels is None:
             raise ValueError(
                 "the model has a semantic branch, the batch no gt_semantic: choose where labels"
-                ' come from with DataConfig(semantic="stuffthingmaps", "panoptic" or "instances")'
+                ' come from with DataConfig(semantic="stuffthingmaps", "panoptic", "folder" or'
+                ' "instances")'
             )
         _, height, width = labels.shape
         stride = height // logits.shape[1]

@@ -42,6 +42,7 @@ INIT_STREAM, STEP_STREAM = 0, 1
 SEMANTIC = {
     "stuffthingmaps": "COCO-stuff's maps",
     "panoptic": "from COCO's panoptic annotation",
+    "folder": "plain label PNGs",
     "instances": "things only",
 }
 

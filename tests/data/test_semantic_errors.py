@@ -33,7 +33,10 @@ def config(tmp_path):
     return make_everything(tmp_path)
 
 
-WAYS = r'semantic="stuffthingmaps" reads.*semantic="panoptic" reads.*semantic="instances" needs'
+WAYS = (
+    r'semantic="stuffthingmaps" reads.*semantic="panoptic" reads.*semantic="folder" reads.*'
+    r'semantic="instances" needs'
+)
 
 
 def with_entry(change):
@@ -71,6 +74,8 @@ def with_category(entry):
         (with_entry(lambda e: e.update(file_name="3.png")), rf"no label map at .*3\.png: {WAYS}"),
         (with_category({"id": 3, "name": "lion"}), "id of their own, found {'id': 3, 'name': 'li"),
         (with_category({"id": 4}), "wanted categories with a name"),
+        (with_category({"id": 4, "name": "tree"}), "category 4 has isthing None: wanted 1 for thi"),
+        (first_segment(iscrowd=2), "image 1: segment 70001 has iscrowd 2: wanted 0 or 1"),
         ({"images": [], "categories": []}, 'no list "annotations": is it COCO\'s panoptic format'),
     ],
 )

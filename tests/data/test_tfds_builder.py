@@ -204,7 +204,10 @@ def panoptic_archive():
             annotations.append(
                 {"image_id": image["id"], "file_name": file_name, "segments_info": segments}
             )
-        categories = [{"id": 1, "name": "cat"}, {"id": 5, "name": "sky"}]
+        categories = [
+            {"id": 1, "name": "cat", "isthing": 1},
+            {"id": 5, "name": "sky", "isthing": 0},
+        ]
         listing = {"images": [], "annotations": annotations, "categories": categories}
         files[f"annotations/panoptic_{split}2017.json"] = json.dumps(listing)
         files[f"annotations/panoptic_{split}2017.zip"] = archive(pngs)

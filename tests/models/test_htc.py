@@ -212,7 +212,7 @@ def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
 
 def test_a_batch_without_semantic_labels_names_the_three_ways(whole):
     batch = dataclasses.replace(tiny.batch(), gt_semantic=None)
-    with pytest.raises(ValueError, match='"stuffthingmaps", "panoptic" or "instances"'):
+    with pytest.raises(ValueError, match='"panoptic", "folder" or "instances"'):
         whole.terms(batch, tiny.keys())
 
 

@@ -104,7 +104,7 @@ def test_every_pixel_but_a_cells_first_is_left_out(logits):
 
 
 def test_missing_labels_are_named_with_the_ways_to_get_them(logits):
-    ways = r'no gt_semantic: .*semantic="stuffthingmaps", "panoptic" or "instances"'
+    ways = r'no gt_semantic: .*semantic="stuffthingmaps", "panoptic", "folder" or "instances"'
     with pytest.raises(ValueError, match=ways):
         semantic_loss(logits, None)
 

@@ -278,7 +278,10 @@ def test_labels_are_not_read_for_a_model_without_branch(straight, config, tmp_pa
 
 def test_a_semantic_branch_needs_labels(config):
     model = SemanticToy(num_classes=0)
-    ways = r"--data\.semantic=stuffthingmaps \(COCO.*=panoptic \(from.*=instances \(things only\)"
+    ways = (
+        r"--data\.semantic=stuffthingmaps \(COCO.*=panoptic \(from.*=folder \(plain.*"
+        r"=instances \(things only\)"
+    )
     with pytest.raises(ValueError, match=rf"--data\.semantic=none gives it nothing.*{ways}"):
         loop.resolve(with_semantic(config, model, "none"), ("a", "b"))
     wrong = with_semantic(config, SemanticToy(semantic_classes=183), "panoptic")

@@ -1,0 +1,193 @@
+"""COCO's panoptic annotation (1801.00868): a PNG of segment ids and a json of their classes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt8
+
+from segjax.data.coco import (
+    Category,
+    CocoError,
+    ImageRecord,
+    is_id,
+    load_json,
+    merge_categories,
+)
+from segjax.data.images import IGNORE
+from segjax.data.layout import SEMANTIC_WAYS
+from segjax.data.maps import MapError, Maps, MissingMapError, read_map
+from segjax.data.segments import PanopticCategory, Segment
+
+
+class PanopticEntry(NamedTuple):
+    """What a panoptic json says about an image, not yet compared with anything.
+
+    Attributes:
+      file_name: of the PNG.
+      ids: of the segments, in ascending order.
+      category_ids: of the same segments.
+      is_crowd: of the same segments.
+    """
+
+    file_name: Any
+    ids: Int64[np.ndarray, " n"]
+    category_ids: Int64[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+
+
+class PanopticLabels:
+    """COCO's panoptic annotation (1801.00868): a PNG of segment ids and a json of their classes.
+
+    Crowd segments count as their class; pixels of no segment are `IGNORE`.
+
+    Args:
+      maps: the json and the PNGs.
+      entries: of the json, by image id.
+      categories: whose ranks are the labels.
+    """
+
+    def __init__(
+        self,
+        maps: Maps,
+        entries: Mapping[int, PanopticEntry],
+        categories: Sequence[PanopticCategory],
+    ) -> None:
+        self._maps, self._entries = maps, entries
+        self._labels = {category.id: label for label, category in enumerate(categories)}
+
+    def read(self, image: ImageRecord) -> UInt8[np.ndarray, "h w"]:
+        """Returns the labels of an image.
+
+        Raises:
+          MapError: if the map or its entry is missing, the map is damaged or of another size, or
+            map, segments and categories do not fit together.
+        """
+        entry = self._entries.get(image.id)
+        if entry is None:
+            raise MissingMapError(
+                f"image {image.id} ({image.file_name}) has no entry in {self._maps.annotations}: "
+                f"{SEMANTIC_WAYS}"
+            )
+        unknown = [i for i in entry.category_ids.tolist() if i not in self._labels]
+        if unknown:
+            raise MapError(
+                f"image {image.id}: a segment in {self._maps.annotations} is of the category "
+                f"{unknown[0]}, which is not in its list of categories"
+            )
+        ids = ids_of(read_map(self._maps.store, entry.file_name, image, 3)).astype(np.int64)
+        # Void goes first, as the smallest id.
+        known = np.concatenate([np.zeros(1, np.int64), entry.ids])
+        classes = [IGNORE, *(self._labels[i] for i in entry.category_ids.tolist())]
+        place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+        lost = ids[known[place] != ids]
+        if lost.size:
+            raise MapError(
+                f"image {image.id}: {self._maps.store.where(entry.file_name)} holds the id "
+                f"{lost[0]}, which is no segment of it in {self._maps.annotations}"
+            )
+        return np.array(classes, np.uint8)[place]
+
+    def segments(self, image: ImageRecord) -> tuple[bytes, tuple[Segment, ...]]:
+        """Returns the PNG and the segments of an image that `read` had nothing against."""
+        entry = self._entries[image.id]
+        columns = (entry.ids.tolist(), entry.category_ids.tolist(), entry.is_crowd.tolist())
+        segments = tuple(Segment(*row) for row in zip(*columns, strict=True))
+        return self._maps.store.read(entry.file_name), segments
+
+
+def ids_of(colours: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
+    """Takes segment ids out of a panoptic PNG's colours: red holds the lowest byte."""
+    wide = colours.astype(np.int32)
+    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+
+
+def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, PanopticEntry]]:
+    """Reads a `panoptic_*.json`.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its categories in the order of their ids, and its entries by image id.
+
+    Raises:
+      CocoError: if it is no such file; the text names the first entry that is wrong.
+    """
+    content = load_json(path, "panoptic")
+    categories: dict[int, PanopticCategory] = {}
+    for category in content["categories"]:
+        number: Any = category.get("id") if isinstance(category, dict) else None
+        if not is_id(number) or not isinstance(category.get("name"), str) or number in categories:
+            raise CocoError(
+                f"{path}: wanted categories with a name and an id of their own, found "
+                f"{category!r:.80}"
+            )
+        if category.get("isthing") not in (0, 1):
+            raise CocoError(
+                f"{path}: category {number} has isthing {category.get('isthing')!r:.40}: wanted 1 "
+                "for things, 0 for stuff"
+            )
+        categories[number] = PanopticCategory(number, category["name"], bool(category["isthing"]))
+    entries: dict[int, PanopticEntry] = {}
+    for annotation in content["annotations"]:
+        number = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not is_id(number) or number in entries:
+            raise CocoError(
+                f"{path}: wanted one annotation an image, with its image_id, found "
+                f"{annotation!r:.80}"
+            )
+        entries[number] = _entry(annotation, f"{path}: image {number}")
+    return [categories[number] for number in sorted(categories)], entries
+
+
+def merge_panoptic(lists: Sequence[Sequence[PanopticCategory]]) -> tuple[PanopticCategory, ...]:
+    """Unites the splits' categories, as `segjax.data.coco.merge_categories` does.
+
+    Args:
+      lists: the categories of each split.
+
+    Returns:
+      All of them, in the order of their ids.
+
+    Raises:
+      CocoError: if an id has two names, or is a thing in one split and stuff in another.
+    """
+    merge_categories([[Category(c.id, c.name) for c in found] for found in lists])
+    united: dict[int, PanopticCategory] = {}
+    for category in (category for found in lists for category in found):
+        if united.setdefault(category.id, category) != category:
+            raise CocoError(
+                f'category {category.id} ("{category.name}") is a thing in one split and stuff in '
+                "another: give the splits the same categories"
+            )
+    return tuple(united[number] for number in sorted(united))
+
+
+def _entry(annotation: dict[str, Any], where: str) -> PanopticEntry:
+    segments: Any = annotation.get("segments_info")
+    if not isinstance(segments, list):
+        raise CocoError(f"{where} has no list segments_info: is it COCO's panoptic format?")
+    found: dict[int, tuple[int, bool]] = {}
+    for segment in segments:
+        number: Any = segment.get("id") if isinstance(segment, dict) else None
+        if not is_id(number) or not 0 < number < 1 << 24 or number in found:
+            raise CocoError(
+                f"{where}: wanted segments with an id of their own in 1..{(1 << 24) - 1}, found "
+                f"{segment!r:.80}"
+            )
+        if not is_id(segment.get("category_id")):
+            raise CocoError(f"{where}: segment {number} has no category_id")
+        if segment.get("iscrowd", 0) not in (0, 1):
+            raise CocoError(
+                f"{where}: segment {number} has iscrowd {segment['iscrowd']!r:.40}: wanted 0 or 1"
+            )
+        found[number] = segment["category_id"], bool(segment.get("iscrowd", 0))
+    ids = sorted(found)
+    return PanopticEntry(
+        annotation.get("file_name"),
+        np.array(ids, np.int64),
+        np.array([found[i][0] for i in ids], np.int64),
+        np.array([found[i][1] for i in ids], bool),
+    )

@@ -1,0 +1,94 @@
+"""What a prepared dataset consists of, and reading it from its folder."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from segjax.data.coco import Category
+from segjax.data.segments import PanopticCategory
+
+# "objects" are no crowds and have a box with an area; those "masked" have a mask too.
+INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
+# Marks a folder whose dataset is complete.
+META = "segjax.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSplit:
+    """One split on disk.
+
+    Attributes:
+      name: "train" or "val".
+      folder: the TFDS dataset.
+      index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
+      annotations: the `instances_*.json`, for pycocotools; "" if there is none.
+      problems: what reading found, a line a kind.
+      skipped: images left out because they could not be read.
+    """
+
+    name: str
+    folder: str
+    index: Int64[np.ndarray, "images 6"]
+    annotations: str
+    problems: tuple[str, ...]
+    skipped: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A dataset on disk.
+
+    Attributes:
+      categories: in the order of their ids.
+      splits: by name.
+      fingerprint: hash of the annotation files, and of the images' names and contents; the same
+        wherever the files lie and whenever they were written.
+      semantic_names: classes of the semantic labels, by label; empty if there are none.
+      semantic_things: whether each of these classes is a thing; empty where nobody knows.
+      panoptic_categories: in the order of their ids; empty without panoptic annotation.
+    """
+
+    categories: tuple[Category, ...]
+    splits: dict[str, PreparedSplit]
+    fingerprint: str
+    semantic_names: tuple[str, ...] = ()
+    semantic_things: tuple[bool, ...] = ()
+    panoptic_categories: tuple[PanopticCategory, ...] = ()
+
+
+def save_index(folder: Path, name: str, rows: Sequence[tuple[int, ...]]) -> None:
+    """Writes the index of a split, a row an image."""
+    index = np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
+    np.save(folder / f"index_{name}.npy", index)
+
+
+def load_prepared(home: Path) -> Prepared:
+    """Reads what `segjax.data.tfds_builder.prepare` left in a folder."""
+    meta = json.loads((home / META).read_text())
+    folder = home / meta["folder"]
+    splits = {
+        name: PreparedSplit(
+            name=name,
+            folder=str(folder),
+            index=np.load(folder / f"index_{name}.npy", allow_pickle=False),
+            annotations=path and str(folder / path),  # an absolute path stays as it is
+            problems=tuple(meta["problems"][name]),
+            skipped=meta["skipped"][name],
+        )
+        for name, path in meta["annotations"].items()
+    }
+    # Datasets from before there were labels say nothing of them.
+    labels: dict[str, Any] = meta.get("labels", {})
+    return Prepared(
+        categories=tuple(Category(*entry) for entry in meta["categories"]),
+        splits=splits,
+        fingerprint=meta["fingerprint"],
+        semantic_names=tuple(labels.get("names", ())),
+        semantic_things=tuple(labels.get("is_thing", ())),
+        panoptic_categories=tuple(PanopticCategory(*c) for c in labels.get("categories", ())),
+    )
