@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from segjax.config import load_config as load_config
     from segjax.data.config import DataConfig as DataConfig
     from segjax.eval.detections import ImageDetections as ImageDetections
+    from segjax.eval.result import Result as Result
     from segjax.eval.runner import evaluate as evaluate
     from segjax.models import CascadeMaskRCNN as CascadeMaskRCNN
     from segjax.models import CascadeRCNN as CascadeRCNN
@@ -45,6 +46,7 @@ _HOMES = {
     "MaskRCNN": "segjax.models",
     "OptimConfig": "segjax.config",
     "Predictor": "segjax.predict",
+    "Result": "segjax.eval.result",
     "TrainConfig": "segjax.config",
     "cascade_mask_rcnn_resnet_fpn": "segjax.models",
     "cascade_rcnn_resnet_fpn": "segjax.models",
@@ -72,6 +74,7 @@ __all__ = [
     "MaskRCNN",
     "OptimConfig",
     "Predictor",
+    "Result",
     "TrainConfig",
     "__version__",
     "cascade_mask_rcnn_resnet_fpn",

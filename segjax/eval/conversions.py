@@ -1,0 +1,219 @@
+"""From instances, semantic and panoptic maps to one another: every way with its rule."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segjax.data import rle
+from segjax.data.images import IGNORE
+from segjax.data.segments import VOID, PanopticCategory
+from segjax.eval.detections import ImageDetections
+from segjax.eval.maps import (
+    PanopticMap,
+    PanopticSegment,
+    SemanticMap,
+    check_categories,
+    check_label_count,
+)
+from segjax.eval.panoptic_merge import merge_detections
+
+# What semantic heads call all things together.
+THINGS = "things"
+
+
+def semantic_of_instances(
+    instances: ImageDetections, *, score_threshold: float = 0.5, background: str | None = None
+) -> SemanticMap:
+    """Paints objects into a semantic map; where they overlap the best score wins.
+
+    Of equal scores the earlier object wins. Without scores (ground truth) all objects count, and
+    the smaller wins, of equal areas the later: so training labels are drawn from instances.
+
+    Args:
+      instances: with masks, unless there are none.
+      score_threshold: leave out scores at or below it.
+      background: name of one more class, the last, for pixels of no object; None leaves them
+        unknown.
+
+    Returns:
+      Labels are the class indices; `contested_pixels` counts where classes overlapped.
+
+    Raises:
+      ValueError: without masks, or with more than 255 classes.
+    """
+    chosen = instances.above(score_threshold)
+    names = _names_of(chosen)
+    if background is not None:
+        names = (*names, background)
+    check_label_count(len(names))
+    labels = np.full(instances.image_size, IGNORE, np.uint8)
+    contested = np.zeros(instances.image_size, bool)
+    for i in _best_first(chosen):
+        mask, label = chosen.mask(i), int(chosen.classes[i])
+        free = labels == IGNORE
+        contested |= mask & ~free & (labels != label)
+        labels[mask & free] = label
+    if background is not None:
+        labels[labels == IGNORE] = len(names) - 1
+    return SemanticMap(labels, names, int(contested.sum()))
+
+
+def semantic_of_panoptic(panoptic: PanopticMap) -> SemanticMap:
+    """Forgets which object a pixel belongs to: labels are places in `categories`, void is 255.
+
+    Raises:
+      ValueError: for more than 255 categories.
+    """
+    check_label_count(len(panoptic.categories))
+    label_of = {category: label for label, category in enumerate(panoptic.categories)}
+    ids = np.array([VOID, *(s.id for s in panoptic.segments)], np.int32)
+    labels = np.array([IGNORE, *(label_of[s.category] for s in panoptic.segments)], np.uint8)
+    order = np.argsort(ids)
+    place = np.searchsorted(ids[order], panoptic.ids)
+    return SemanticMap(
+        labels[order][place], tuple(category.name for category in panoptic.categories)
+    )
+
+
+def instances_of_panoptic(panoptic: PanopticMap) -> ImageDetections:
+    """The things of a panoptic map as objects without overlap, best first.
+
+    Boxes are those of the masks. Crowds are no single objects and left out. There are scores if
+    every thing has one; else the order is the map's.
+    """
+    things = [category for category in panoptic.categories if category.is_thing]
+    class_of = {category: index for index, category in enumerate(things)}
+    found = [s for s in panoptic.segments if s.category.is_thing and not s.is_crowd]
+    given = [s.score for s in found if s.score is not None]
+    scored = len(given) == len(found)
+    if scored:
+        order = np.argsort(-np.array(given, np.float32), kind="stable")
+        found = [found[i] for i in order]
+    masks = tuple(rle.encode(panoptic.mask(s.id)) for s in found)
+    boxes = np.array([rle.to_bbox(mask) for mask in masks], np.float32).reshape(-1, 4)
+    return ImageDetections(
+        boxes=boxes,
+        scores=np.array([s.score for s in found], np.float32) if scored else None,
+        classes=np.array([class_of[s.category] for s in found], np.int32),
+        image_size=panoptic.image_size,
+        class_names=tuple(category.name for category in things),
+        mask_rles=masks,
+    )
+
+
+def panoptic_of_parts(
+    instances: ImageDetections,
+    semantic: SemanticMap,
+    categories: Sequence[PanopticCategory] = (),
+    *,
+    score_threshold: float = 0.5,
+    overlap_threshold: float = 0.5,
+    stuff_area: int = 4096,
+) -> PanopticMap:
+    """Merges instances and a semantic map; `panoptic_merge.merge` says how.
+
+    Classes meet by their names. A semantic label becomes stuff if its name is that of a stuff
+    category; all other labels (of things, "things", 255) never do, and `dropped.other_pixels`
+    counts the pixels that are void for it.
+
+    Args:
+      instances: with masks, unless there are none.
+      semantic: of the same image.
+      categories: of the panoptic map; () takes the instances' classes as things and the
+        semantic classes of other names, but "things", as stuff, with ids from 1.
+      score_threshold: least score of an instance.
+      overlap_threshold: largest part of an instance that better ones may have taken.
+      stuff_area: least pixels of a stuff segment.
+
+    Raises:
+      ValueError: if sizes differ, classes have no names, or names do not belong together.
+    """
+    kinds = tuple(categories) or default_categories(instances.class_names, semantic.names)
+    check_categories(kinds)
+    things = _thing_categories(instances, kinds)
+    stuff = _stuff_categories(semantic, kinds)
+    merged = merge_detections(
+        instances,
+        semantic.labels,
+        stuff_labels=tuple(stuff),
+        score_threshold=score_threshold,
+        overlap_threshold=overlap_threshold,
+        stuff_area=stuff_area,
+    )
+    segments = tuple(
+        PanopticSegment(
+            id=s.id,
+            category=things[s.class_index] if s.is_thing else stuff[s.class_index],
+            area=s.area,
+            score=None if instances.scores is None else s.score,
+        )
+        for s in merged.segments
+    )
+    return PanopticMap(merged.ids, segments, kinds, merged.dropped)
+
+
+def default_categories(
+    thing_names: Sequence[str], semantic_names: Sequence[str]
+) -> tuple[PanopticCategory, ...]:
+    """Categories with ids from 1: the things, then the other semantic classes but "things".
+
+    Raises:
+      ValueError: if names are unknown.
+    """
+    if not thing_names or not semantic_names:
+        raise ValueError(
+            f"{len(thing_names)} names of instance classes, {len(semantic_names)} of semantic"
+            " ones: a panoptic map needs both, or the argument `categories` and semantic names"
+        )
+    stuff = [name for name in semantic_names if name not in thing_names and name != THINGS]
+    named = [(name, True) for name in thing_names] + [(name, False) for name in stuff]
+    return tuple(
+        PanopticCategory(number, name, is_thing)
+        for number, (name, is_thing) in enumerate(named, start=1)
+    )
+
+
+def _thing_categories(
+    instances: ImageDetections, categories: Sequence[PanopticCategory]
+) -> list[PanopticCategory]:
+    """The category of every instance class: of its name, or in order where names are unknown."""
+    things = [category for category in categories if category.is_thing]
+    if not instances.class_names:
+        highest = int(instances.classes.max(initial=-1))
+        if highest >= len(things):
+            raise ValueError(f"an instance is of class {highest}, there are {len(things)} things")
+        return things
+    of_name = {category.name: category for category in things}
+    lost = [name for name in instances.class_names if name not in of_name]
+    if lost:
+        raise ValueError(f"the instance class {lost[0]!r} is no thing of the categories")
+    return [of_name[name] for name in instances.class_names]
+
+
+def _stuff_categories(
+    semantic: SemanticMap, categories: Sequence[PanopticCategory]
+) -> dict[int, PanopticCategory]:
+    """The category of every semantic label that is stuff."""
+    of_name = {category.name: category for category in categories if not category.is_thing}
+    found = {label: of_name[n] for label, n in enumerate(semantic.names) if n in of_name}
+    if of_name and not found:
+        raise ValueError(
+            f"no semantic class is stuff of the categories: semantic names begin"
+            f" {list(semantic.names[:3])}, stuff with {list(of_name)[:3]}: wanted the same names"
+        )
+    return found
+
+
+def _names_of(instances: ImageDetections) -> tuple[str, ...]:
+    """Class names, made up as far as classes go where they are unknown."""
+    count = max(len(instances.class_names), int(instances.classes.max(initial=-1)) + 1)
+    made_up = tuple(f"class {index}" for index in range(len(instances.class_names), count))
+    return instances.class_names + made_up
+
+
+def _best_first(instances: ImageDetections) -> list[int]:
+    """Who wins an overlap, first to last."""
+    if instances.scores is not None:
+        return [int(i) for i in np.argsort(-instances.scores, kind="stable")]
+    areas = [int(instances.mask(i).sum()) for i in range(len(instances))]
+    return sorted(range(len(areas)), key=lambda i: (areas[i], -i))
