@@ -13,6 +13,7 @@ from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.tfds_builder import open_records
 from tests.data.map_samples import (
+    PLAIN_NAMES,
     SIZES,
     colours,
     instances,
@@ -20,6 +21,7 @@ from tests.data.map_samples import (
     make_everything,
     panoptic_content,
     panoptic_ids,
+    plain_labels,
     stuff_labels,
     write,
 )
@@ -56,6 +58,7 @@ def slow_panoptic(image):
 
 EXPECTED = {
     "instances": (("cat", "dog", "other"), slow_instances),
+    "folder": (PLAIN_NAMES, plain_labels),
     "panoptic": (("cat", "dog", "sky"), slow_panoptic),
     "stuffthingmaps": (STUFF_NAMES, stuff_labels),
 }
@@ -109,7 +112,7 @@ def test_a_change_of_the_labels_is_another_dataset(config, tmp_path):
     found = {open_dataset(config).fingerprint}
     for semantic in EXPECTED:
         found.add(open_dataset(dataclasses.replace(config, semantic=semantic)).fingerprint)
-    assert len(found) == 4
+    assert len(found) == 5
     stuff = dataclasses.replace(config, semantic="stuffthingmaps")
     write(tmp_path / "stuffthingmaps/train/1.png", encoded(stuff_labels(1) // 2))
     found.add(open_dataset(stuff).fingerprint)
@@ -121,7 +124,11 @@ def test_a_change_of_the_labels_is_another_dataset(config, tmp_path):
     found.add(open_dataset(panoptic).fingerprint)
     write(tmp_path / "panoptic_train/2.png", encoded(colours(panoptic_ids(2)[::-1])))
     found.add(open_dataset(panoptic).fingerprint)
-    assert len(found) == 7
+    plain = dataclasses.replace(config, semantic="folder")
+    write(tmp_path / "labels/classes.txt", b"a\nb\nc\nd\ne")
+    found.add(open_dataset(plain).fingerprint)
+    found.add(open_dataset(dataclasses.replace(plain, semantic_ignore=3)).fingerprint)
+    assert len(found) == 10
     assert open_dataset(config).fingerprint in found
 
 

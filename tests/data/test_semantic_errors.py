@@ -22,6 +22,7 @@ from tests.data.map_samples import (
     make_everything,
     panoptic_content,
     panoptic_ids,
+    plain_labels,
     stuff_labels,
     write,
 )
@@ -123,6 +124,15 @@ def png_of(mode):
         ("stuffthingmaps", png_of("LA"), "colour type 4"),
         ("stuffthingmaps", png_of("1"), "colour type 0, 1 bits"),
         ("stuffthingmaps", None, rf"image 1 \(1\.png\) has no label map at .*1\.png: {WAYS}"),
+        (
+            "folder",
+            encoded(np.full(SIZES[1], 5, np.uint8)),
+            r"1\.png holds the value 5: wanted 0\.\.4",
+        ),
+        ("folder", encoded(plain_labels(2)), "is 30 x 20 .*annotations say 20 x 30"),
+        ("folder", png_of("RGB"), "colour type 2, 8 bits: wanted a gray PNG"),
+        ("folder", encoded(plain_labels(1), "JPEG"), "is no PNG"),
+        ("folder", None, rf"image 1 \(1\.png\) has no label map at .*labels/train/1\.png: {WAYS}"),
         ("panoptic", encoded(colours(panoptic_ids(2))), "is 30 x 20 .*annotations say 20 x 30"),
         ("panoptic", png_of("L"), "colour type 0, 8 bits: wanted a RGB PNG of 8 bits"),
         ("panoptic", png_of("RGBA"), "colour type 6"),
@@ -130,8 +140,8 @@ def png_of(mode):
     ],
 )
 def test_maps_that_do_not_fit(config, tmp_path, semantic, data, words):
-    folder = {"stuffthingmaps": "stuffthingmaps/train", "panoptic": "panoptic_train"}[semantic]
-    path = tmp_path / folder / "1.png"
+    folder = {"stuffthingmaps": "stuffthingmaps/train", "folder": "labels/train"}
+    path = tmp_path / folder.get(semantic, "panoptic_train") / "1.png"
     path.unlink() if data is None else write(path, data)
     with pytest.raises(CocoError, match=words):
         open_dataset(dataclasses.replace(config, semantic=semantic))
@@ -159,6 +169,7 @@ def test_palettes_give_their_indices(bits):
     ("semantic", "missing", "words"),
     [
         ("stuffthingmaps", "stuffthingmaps", r"labels of train: found none of .*stuffthingmaps/tr"),
+        ("folder", "labels/train", r"labels of train: found none of \S*labels/train, \S*train2017"),
         ("panoptic", "annotations/panoptic_val2017.json", r"of val: .*/panoptic_val2017\.json"),
         ("panoptic", "panoptic_train", r"found none of \S*/panoptic_train, \S*panoptic_train2017"),
     ],
@@ -176,6 +187,10 @@ def test_splits_must_agree_on_panoptic_categories(config, tmp_path):
     changed["categories"] = [c | {"name": "wolf"} if c["id"] == 7 else c for c in CATEGORIES]
     write(tmp_path / "annotations/panoptic_val2017.json", changed)
     with pytest.raises(CocoError, match='category 7 is "dog" in one split and "wolf"'):
+        open_dataset(dataclasses.replace(config, semantic="panoptic"))
+    changed["categories"] = [c | {"isthing": 0} for c in CATEGORIES]
+    write(tmp_path / "annotations/panoptic_val2017.json", changed)
+    with pytest.raises(CocoError, match=r'category 3 \("cat"\) is a thing in one split and stuff'):
         open_dataset(dataclasses.replace(config, semantic="panoptic"))
 
 

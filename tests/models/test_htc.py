@@ -210,7 +210,7 @@ def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
     np.testing.assert_allclose(whole.jacobian[0]["loss_semantic"], wanted, rtol=1e-5)
 
 
-def test_a_batch_without_semantic_labels_names_the_three_ways(whole):
+def test_a_batch_without_semantic_labels_names_the_ways(whole):
     batch = dataclasses.replace(tiny.batch(), gt_semantic=None)
     with pytest.raises(ValueError, match='"panoptic", "folder" or "instances"'):
         whole.terms(batch, tiny.keys())
