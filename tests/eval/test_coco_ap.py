@@ -162,20 +162,46 @@ def test_boundary_ap_is_scored_when_asked_for(tiny):
         coco_scores(content, detections, masks=False, boundary=True)
 
 
-def test_crowds_take_detections_by_their_mask_alone():
-    crowd = _entry(10, 3, [0, 0, 60, 50]) | {"iscrowd": 1, "id": 1}
-    single = _entry(10, 3, [65, 5, 10, 40]) | {"id": 2}
+def _boundary_of(truths, detections):
     content = {
         "images": [{"id": 10, "height": HEIGHT, "width": WIDTH}],
         "categories": [{"id": 3, "name": "kind"}],
-        "annotations": _plain([crowd, single]),
+        "annotations": _plain(truths),
     }
+    scores = coco_scores(content, _plain(detections), masks=True, boundary=True)
+    assert scores.segm is not None
+    assert scores.boundary is not None
+    return scores.segm, scores.boundary
+
+
+def test_crowds_take_detections_by_their_mask_alone():
+    crowd = _entry(10, 3, [0, 0, 60, 50]) | {"iscrowd": 1}
+    single = _entry(10, 3, [65, 5, 10, 40])
     # Ranked first and all inside of the crowd, whose outline it does not share: left out.
     inside = _entry(10, 3, [20, 15, 20, 20]) | {"score": 0.9}
-    found = _plain([inside, single | {"score": 0.5}])
-    scores = coco_scores(content, found, masks=True, boundary=True)
-    assert scores.boundary is not None
-    assert scores.boundary.ap == pytest.approx(1.0, abs=1e-12)
+    _, boundary = _boundary_of([crowd, single], [inside, single | {"score": 0.5}])
+    assert boundary.ap == pytest.approx(1.0, abs=1e-12)
+
+
+def test_boundary_ap_wants_the_mask_to_match_too():
+    truth = _entry(10, 3, [2, 2, 76, 56])
+    hollow = truth["mask"].copy()
+    hollow[8:52, 18:62] = False
+    assert oracle_boundary.iou(hollow, truth["mask"]) > 0.55
+    assert 0.5 < hollow.sum() / truth["mask"].sum() < 0.55
+    found = truth | {"segmentation": rle.encode(hollow), "score": 0.9}
+    segm, boundary = _boundary_of([truth], [found])
+    assert segm.ap == boundary.ap == pytest.approx(0.1)  # one threshold of ten
+
+
+def test_boundary_ap_sorts_detections_by_the_area_of_their_masks():
+    truth = _entry(10, 3, [55, 5, 20, 20])
+    # 608 pixels in a box of 1600: small, as the true object is, and so a false positive.
+    corner = _rectangle([5, 5, 40, 40])
+    corner[5:37, 14:45] = False
+    wrong = _entry(10, 3, [5, 5, 40, 40]) | {"segmentation": rle.encode(corner), "score": 0.9}
+    segm, boundary = _boundary_of([truth], [wrong, truth | {"score": 0.5}])
+    assert segm.ap_small == boundary.ap_small == pytest.approx(0.5)
 
 
 def test_the_printed_form_is_that_of_pycocotools(tiny, tmp_path, capsys):
