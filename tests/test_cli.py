@@ -136,7 +136,7 @@ def test_check_data(trained, capsys):
 
 def test_check_data_of_semantic_labels(tmp_path, capsys):
     make_everything(tmp_path)
-    for semantic in ("stuffthingmaps", "panoptic", "instances"):
+    for semantic in ("stuffthingmaps", "panoptic", "folder", "instances"):
         assert cli.main(["check-data", str(tmp_path), "--semantic", semantic]) == 0
     (tmp_path / "stuffthingmaps" / "train" / "1.png").unlink()
     arguments = ["check-data", str(tmp_path), "--semantic=stuffthingmaps"]
@@ -150,6 +150,22 @@ def test_check_data_of_semantic_labels(tmp_path, capsys):
     assert "found none of" in capsys.readouterr().err
     assert cli.main([*arguments, f"--semantic-root={tmp_path}/apart"]) == 1
     assert "missing_map: 1" in capsys.readouterr().out
+
+
+def test_check_data_of_images_and_labels_alone(tmp_path, capsys):
+    make_everything(tmp_path)
+    shutil.rmtree(tmp_path / "annotations")
+    arguments = ["check-data", str(tmp_path), "--semantic=folder"]
+    assert cli.main(arguments) == 0
+    assert "train: images without annotations\nno defects\n" in capsys.readouterr().out
+    (tmp_path / "labels/classes.txt").write_text("road\nkerb\ngrass\nsea\n")
+    assert cli.main(arguments) == 1
+    text = capsys.readouterr().out
+    assert "ERROR bad_map: 2; first: image 1: " in text
+    assert "holds the value 4: wanted 0..3, the lines of classes.txt" in text
+    assert cli.main([*arguments, "--semantic-ignore=4"]) == 0
+    assert cli.main(["check-data", str(tmp_path)]) == 1
+    assert "no COCO annotations" in capsys.readouterr().err
 
 
 def test_data_of_other_classes_are_refused(trained, tmp_path, capsys):
