@@ -23,11 +23,13 @@ def coloured(tmp_path_factory):
     boxes = [annotation(i, i, (2, 2, 30, 30)) for i in sizes]
     config = make_folder(root, content([(i, *sizes[i]) for i in sizes], boxes))
     for split in ("train", "val"):
-        (root / "stuffthingmaps" / split).mkdir(parents=True)
+        for kind in ("stuffthingmaps", "labels"):
+            (root / kind / split).mkdir(parents=True)
         for image, (height, width) in sizes.items():
             cells = np.random.default_rng(image).integers(0, 3, (10, 10)).astype(np.uint8)
             labels = np.kron(cells, np.ones((8, 8), np.uint8))[:height, :width]
-            (root / f"stuffthingmaps/{split}/{image}.png").write_bytes(encoded(labels))
+            for kind in ("stuffthingmaps", "labels"):
+                (root / f"{kind}/{split}/{image}.png").write_bytes(encoded(labels))
             (root / split / f"{image}.png").write_bytes(encoded(PALETTE[labels]))
     return dataclasses.replace(config, semantic="stuffthingmaps", flip=True)
 
@@ -43,6 +45,8 @@ def take(config, count):
         {"resize": "none"},
         {"resize": "shortest_edge", "short_side": (31, 57, 90), "long_side": 200},
         {"resize": "stretch", "size": (64, 96)},
+        {"resize": "stretch", "size": (64, 96), "semantic": "folder"},
+        {"resize": "fit", "size": (50, 90), "semantic": "folder", "instances": False},
         {"resize": "shortest_edge", "short_side": (50,), "interpolation": "pil"},
     ],
 )

@@ -14,7 +14,10 @@ from tests.data.map_samples import make_everything
 
 @pytest.fixture
 def config(tmp_path):
-    return dataclasses.replace(make_everything(tmp_path), flip=True)
+    """Scaled, flipped and padded."""
+    return dataclasses.replace(
+        make_everything(tmp_path), flip=True, resize="shortest_edge", short_side=(13, 40)
+    )
 
 
 def slow(label, is_thing, how):
