@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from segjax.types import Batch as Batch
     from segjax.types import Detections as Detections
     from segjax.viz import draw as draw
+    from segjax.viz_maps import draw_panoptic as draw_panoptic
+    from segjax.viz_maps import draw_semantic as draw_semantic
 
 __version__ = "0.1.0"
 
@@ -51,6 +53,8 @@ _HOMES = {
     "cascade_mask_rcnn_resnet_fpn": "segjax.models",
     "cascade_rcnn_resnet_fpn": "segjax.models",
     "draw": "segjax.viz",
+    "draw_panoptic": "segjax.viz_maps",
+    "draw_semantic": "segjax.viz_maps",
     "evaluate": "segjax.eval.runner",
     "faster_rcnn_resnet_fpn": "segjax.models",
     "htc_resnet_fpn": "segjax.models",
@@ -80,6 +84,8 @@ __all__ = [
     "cascade_mask_rcnn_resnet_fpn",
     "cascade_rcnn_resnet_fpn",
     "draw",
+    "draw_panoptic",
+    "draw_semantic",
     "evaluate",
     "faster_rcnn_resnet_fpn",
     "htc_resnet_fpn",

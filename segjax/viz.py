@@ -65,21 +65,21 @@ def draw(
         )
     if scale < 1:
         raise ValueError(f"scale is {scale}: wanted 1 or more")
-    canvas = _enlarge(canvas, scale)
+    canvas = enlarge(canvas, scale)
     boxes = detections.boxes * scale
-    order = _drawing_order(detections)
+    order = drawing_order(detections)
     colours = {i: instance_colour(rank) for rank, i in enumerate(order)}
     # Large objects first, so that small ones lie on top of them.
     by_area = sorted(order, key=lambda i: -_area(boxes[i]))
     width = line_width(canvas.shape[:2])
     for i in by_area:
         if show_masks and detections.mask_rles is not None:
-            _draw_mask(canvas, _enlarge(detections.mask(i), scale), colours[i], width)
+            _draw_mask(canvas, enlarge(detections.mask(i), scale), colours[i], width)
         if show_boxes:
             _draw_box(canvas, boxes[i], colours[i], width)
     if show_labels:
         names = detections.class_names if class_names is None else class_names
-        _draw_labels(canvas, boxes, label_texts(detections, order, names), order, colours)
+        draw_labels(canvas, boxes, label_texts(detections, order, names), order, colours)
     return canvas
 
 
@@ -127,7 +127,8 @@ def as_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(channels[..., :3], order="C")
 
 
-def _enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
+    """Every pixel repeated `scale` times down and across."""
     return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture
 
 
@@ -135,8 +136,8 @@ def _area(box: np.ndarray) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _drawing_order(detections: Any) -> list[int]:
-    """Objects from the best score down; as they come without scores."""
+def drawing_order(detections: Any) -> list[int]:
+    """Indices of the objects from the best score down; as they come without scores."""
     if detections.scores is None:
         return list(range(len(detections.boxes)))
     return [int(i) for i in np.argsort(-detections.scores, kind="stable")]
@@ -170,19 +171,28 @@ def _draw_box(
     cv2.rectangle(canvas, (x0, y0), corner, colour, width, cv2.LINE_8)
 
 
-def _draw_labels(
+def draw_labels(
     canvas: np.ndarray,
     boxes: np.ndarray,
     texts: Sequence[str],
     order: Sequence[int],
     colours: dict[int, tuple[int, int, int]],
 ) -> None:
+    """Writes a label at every object, on the canvas itself.
+
+    Args:
+      canvas: RGB, changed in place.
+      boxes: (x0, y0, x1, y1) of the objects, in pixels of the canvas.
+      texts: one per object, in the order of `order`.
+      order: indices of the objects; the first find the most room.
+      colours: by index.
+    """
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     size = label_size(canvas.shape[:2])
-    font = _font(size if len(order) <= CROWDED else max(9, round(0.8 * size)))
+    font = label_font(size if len(order) <= CROWDED else max(9, round(0.8 * size)))
     placed: list[_Label] = []
     for i, label_text in zip(order, texts, strict=True):
         # The font's space is so narrow that "1 0.98" would read as "10.98".
@@ -209,7 +219,8 @@ def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str
 
 
 @functools.lru_cache(maxsize=8)
-def _font(size: int) -> Any:
+def label_font(size: int) -> Any:
+    """Pillow's own font, text of so many pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

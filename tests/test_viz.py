@@ -27,7 +27,7 @@ def _objects(height=120, width=160, scored=True):
 
 def test_labels_number_each_class_from_the_best_score_down():
     objects = _objects()
-    order = viz._drawing_order(objects)
+    order = viz.drawing_order(objects)
     assert order == [1, 0, 2]
     assert viz.label_texts(objects, order, ("person", "dog")) == [
         "person 1 0.98",
@@ -67,7 +67,7 @@ def test_labels_stay_inside_and_apart(size):
 
     height, width = size
     pen = ImageDraw.Draw(Image.new("RGB", (width, height)))
-    font = viz._font(viz.label_size(size))
+    font = viz.label_font(viz.label_size(size))
     placed = []
     corners = [(0, 0), (width - 10, 0), (0, height - 10), (width - 10, height - 10)]
     if height > 100:

@@ -1,0 +1,268 @@
+"""Pictures of semantic and panoptic maps: colours of classes, borders, names, a legend."""
+
+import collections
+import types
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
+
+from segjax import viz
+from segjax.data import rle
+from segjax.data.images import IGNORE
+from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
+
+MAP_OPACITY = 0.55
+WHITE = (255, 255, 255)
+INK = (30, 30, 30)
+# The legend's word for pixels that are not coloured.
+UNKNOWN = "unknown"
+# Objects of a class take turns at mixing its colour with white (above 0) or black (below).
+SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
+
+
+class _Entry(NamedTuple):
+    """A name in the legend; without colour it stands for pixels that are not coloured."""
+
+    text: str
+    colour: tuple[int, int, int] | None
+
+
+def draw_semantic(
+    image: Shaped[np.ndarray, "h w *c"],
+    semantic: SemanticMap,
+    *,
+    show_legend: bool = True,
+    scale: int = 1,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours every pixel by its class.
+
+    A class has the same colour in every picture, by its label. Unknown pixels stay as they are,
+    white lines part the classes, and a legend below the picture names them, the largest first,
+    with their part of it.
+
+    Args:
+      image: uint8 picture, as for `viz.draw`, of the map's size.
+      semantic: the class of every pixel.
+      show_legend: add the legend.
+      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+
+    Returns:
+      A new RGB picture, `scale` times as wide and high, and the legend's height more.
+
+    Raises:
+      ValueError: if `image` is not a uint8 picture of the map's size, or `scale` is below 1.
+    """
+    canvas = _canvas(image, semantic.image_size, scale)
+    labels, areas = np.unique(semantic.labels[semantic.labels != IGNORE], return_counts=True)
+    regions = np.where(semantic.labels == IGNORE, 0, np.searchsorted(labels, semantic.labels) + 1)
+    colours = [viz.instance_colour(int(label)) for label in labels]
+    _paint(canvas, viz.enlarge(regions, scale), colours)
+    if not show_legend:
+        return canvas
+    entries = [
+        _Entry(
+            f"{semantic.name(int(labels[i]))} {_percent(int(areas[i]), regions.size)}", colours[i]
+        )
+        for i in np.argsort(-areas, kind="stable")
+    ]
+    return _with_legend(canvas, entries, int((regions == 0).sum()), regions.size)
+
+
+def draw_panoptic(
+    image: Shaped[np.ndarray, "h w *c"],
+    panoptic: PanopticMap,
+    *,
+    show_labels: bool = True,
+    show_legend: bool = True,
+    scale: int = 1,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Colours every segment: stuff and first objects by their class, more objects in shades.
+
+    A class has the same colour in every picture, by its place in `categories`. Void stays as it
+    is, white lines part the segments, labels name the objects as `viz.draw` does, and a legend
+    below the picture names the classes, the largest first, with how many objects they have, if
+    several, and their part of the picture.
+
+    Args:
+      image: uint8 picture, as for `viz.draw`, of the map's size.
+      panoptic: the segment of every pixel.
+      show_labels: write the objects' names.
+      show_legend: add the legend.
+      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+
+    Returns:
+      A new RGB picture, `scale` times as wide and high, and the legend's height more.
+
+    Raises:
+      ValueError: if `image` is not a uint8 picture of the map's size, or `scale` is below 1.
+    """
+    canvas = _canvas(image, panoptic.image_size, scale)
+    segments = sorted(panoptic.segments, key=lambda s: s.id)
+    ids = np.array([s.id for s in segments], np.int64)
+    regions = np.where(panoptic.ids == 0, 0, np.searchsorted(ids, panoptic.ids) + 1)
+    things = [i for i, s in enumerate(segments) if s.category.is_thing and not s.is_crowd]
+    objects = _objects(panoptic, segments, things, scale)
+    order = viz.drawing_order(objects)
+    colours = _segment_colours(panoptic, segments, [things[i] for i in order])
+    _paint(canvas, viz.enlarge(regions, scale), colours)
+    if show_labels:
+        names = [category.name for category in panoptic.categories]
+        texts = viz.label_texts(objects, order, names)
+        own = {i: colours[segment] for i, segment in enumerate(things)}
+        for i, text in zip(order, texts, strict=True):
+            mask = viz.enlarge(panoptic.mask(segments[things[i]].id), scale)
+            objects.boxes[i] = _label_anchor(mask, objects.boxes[i], text)
+        viz.draw_labels(canvas, objects.boxes, texts, order, own)
+    if not show_legend:
+        return canvas
+    void = int((regions == 0).sum())
+    return _with_legend(canvas, _panoptic_entries(panoptic), void, regions.size)
+
+
+def shade(colour: tuple[int, int, int], number: int) -> tuple[int, int, int]:
+    """The colour of the object of this number, from 0, in a class of this colour."""
+    part = SHADES[number % len(SHADES)]
+    end = 255 if part > 0 else 0
+    red, green, blue = (round(value + (end - value) * abs(part)) for value in colour)
+    return red, green, blue
+
+
+def _canvas(
+    image: Shaped[np.ndarray, "h w *c"], image_size: tuple[int, int], scale: int
+) -> UInt8[np.ndarray, "H W 3"]:
+    canvas = viz.as_rgb(image)
+    if canvas.shape[:2] != image_size:
+        raise ValueError(
+            f"the image is {canvas.shape[:2]} pixels (height, width), the map is of one of"
+            f" {image_size}: give the picture that was predicted"
+        )
+    if scale < 1:
+        raise ValueError(f"scale is {scale}: wanted 1 or more")
+    return viz.enlarge(canvas, scale)
+
+
+def _paint(
+    canvas: UInt8[np.ndarray, "H W 3"],
+    regions: Int64[np.ndarray, "H W"],
+    colours: Sequence[tuple[int, int, int]],
+) -> None:
+    """Colours region i with colour i - 1 but leaves 0, and parts the regions by white lines."""
+    import cv2
+
+    table = np.array([(0, 0, 0), *colours], np.float32)
+    painted = regions > 0
+    mixed = canvas[painted] * (1 - MAP_OPACITY) + table[regions[painted]] * MAP_OPACITY
+    canvas[painted] = (mixed + 0.5).astype(np.uint8)
+    borders = np.zeros(regions.shape, np.uint8)
+    borders[:, 1:] |= regions[:, 1:] != regions[:, :-1]
+    borders[1:] |= regions[1:] != regions[:-1]
+    width = viz.line_width(regions.shape)
+    if width > 1:
+        borders = cv2.dilate(borders, np.ones((width, width), np.uint8))
+    canvas[borders > 0] = WHITE
+
+
+def _objects(
+    panoptic: PanopticMap, segments: Sequence[PanopticSegment], things: Sequence[int], scale: int
+) -> types.SimpleNamespace:
+    """Boxes, scores and classes of the things, as `viz` wants them."""
+    place = {category: index for index, category in enumerate(panoptic.categories)}
+    boxes = [rle.to_bbox(rle.encode(panoptic.mask(segments[i].id))) for i in things]
+    scores = [segments[i].score for i in things]
+    return types.SimpleNamespace(
+        boxes=scale * np.array(boxes, np.float32).reshape(-1, 4),
+        scores=None if None in scores else np.array(scores, np.float32),
+        classes=np.array([place[segments[i].category] for i in things], np.int32),
+    )
+
+
+def _label_anchor(
+    mask: Bool[np.ndarray, "H W"], box: Float32[np.ndarray, "4"], text: str
+) -> Float32[np.ndarray, "4"]:
+    """The box at which to write: where the mask is thickest, unless the label would hide it."""
+    import cv2
+
+    size = viz.label_size(mask.shape)
+    width, height = 0.6 * size * len(text), 1.5 * size
+    x0, y0, x1, y1 = box
+    if (x1 - x0) * (y1 - y0) < 6 * width * height:
+        return box
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(depth.argmax()), mask.shape)
+    # A label stands on its box: this one is a line below the thickest place.
+    foot = y + height / 2
+    return np.array([x - width / 2, foot, x + width / 2, foot], np.float32)
+
+
+def _segment_colours(
+    panoptic: PanopticMap, segments: Sequence[PanopticSegment], best_first: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """A colour per segment; the objects of a class in shades, the best in the class's own."""
+    of_category = {c: viz.instance_colour(place) for place, c in enumerate(panoptic.categories)}
+    colours = [of_category[segment.category] for segment in segments]
+    seen: collections.Counter[int] = collections.Counter()
+    for i in best_first:
+        number = seen[segments[i].category.id]
+        seen[segments[i].category.id] += 1
+        colours[i] = shade(colours[i], number)
+    return colours
+
+
+def _panoptic_entries(panoptic: PanopticMap) -> list[_Entry]:
+    """The classes of the picture, the largest first: "person x2 31%"."""
+    areas, counts = collections.Counter(), collections.Counter()
+    for segment in panoptic.segments:
+        areas[segment.category] += segment.area
+        counts[segment.category] += segment.category.is_thing and not segment.is_crowd
+    entries = []
+    for category, area in areas.most_common():
+        times = f" x{counts[category]}" if counts[category] > 1 else ""
+        colour = viz.instance_colour(panoptic.categories.index(category))
+        text = f"{category.name}{times} {_percent(area, panoptic.ids.size)}"
+        entries.append(_Entry(text, colour))
+    return entries
+
+
+def _percent(part: int, whole: int) -> str:
+    percent = 100 * part / whole
+    return f"{percent:.0f}%" if percent >= 1 else "<1%"
+
+
+def _with_legend(
+    canvas: UInt8[np.ndarray, "H W 3"], entries: Sequence[_Entry], unknown: int, pixels: int
+) -> UInt8[np.ndarray, "H2 W 3"]:
+    """The picture with lines of names on white below; without names it stays as it is."""
+    from PIL import Image, ImageDraw
+
+    lines = list(entries)
+    if unknown:
+        lines.append(_Entry(f"{UNKNOWN} {_percent(unknown, pixels)}", None))
+    width = canvas.shape[1]
+    font = viz.label_font(viz.label_size(canvas.shape[:2]))
+    row = round(1.5 * sum(font.getmetrics()))
+    swatch, gap = row // 2, row // 3
+    places, x, y = [], gap, 0
+    for entry in lines:
+        taken = swatch + gap + int(font.getlength(entry.text)) + 2 * gap
+        if x > gap and x + taken > width:
+            x, y = gap, y + row
+        places.append((x, y))
+        x += taken
+    strip = Image.new("RGB", (width, y + row), WHITE)
+    pen = ImageDraw.Draw(strip)
+    for entry, (left, top) in zip(lines, places, strict=True):
+        upper = top + (row - swatch) // 2
+        square = (left, upper, left + swatch - 1, upper + swatch - 1)
+        pen.rectangle(square, fill=_swatch(entry.colour), outline=INK)
+        pen.text((left + swatch + gap, top + row / 2), entry.text, fill=INK, font=font, anchor="lm")
+    return np.concatenate([canvas, np.asarray(strip)])
+
+
+def _swatch(colour: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """What the colour looks like over a middle gray picture; white stands for none."""
+    if colour is None:
+        return WHITE
+    red, green, blue = (round(128 * (1 - MAP_OPACITY) + v * MAP_OPACITY) for v in colour)
+    return red, green, blue
