@@ -1,12 +1,13 @@
 """From instances, semantic and panoptic maps to one another: every way with its rule."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from segjax.data import rle
 from segjax.data.images import IGNORE
 from segjax.data.segments import VOID, PanopticCategory
+from segjax.data.things import THINGS
 from segjax.eval.detections import ImageDetections
 from segjax.eval.maps import (
     PanopticMap,
@@ -16,9 +17,6 @@ from segjax.eval.maps import (
     check_label_count,
 )
 from segjax.eval.panoptic_merge import merge_detections
-
-# What semantic heads call all things together.
-THINGS = "things"
 
 
 def semantic_of_instances(
@@ -128,10 +126,10 @@ def panoptic_of_parts(
     Raises:
       ValueError: if sizes differ, classes have no names, or names do not belong together.
     """
-    kinds = tuple(categories) or default_categories(instances.class_names, semantic.names)
-    check_categories(kinds)
-    things = _thing_categories(instances, kinds)
-    stuff = _stuff_categories(semantic, kinds)
+    highest = int(instances.classes.max(initial=-1))
+    kinds, things, stuff = class_categories(
+        instances.class_names, semantic.names, categories, highest
+    )
     merged = merge_detections(
         instances,
         semantic.labels,
@@ -150,6 +148,36 @@ def panoptic_of_parts(
         for s in merged.segments
     )
     return PanopticMap(merged.ids, segments, kinds, merged.dropped)
+
+
+def class_categories(
+    thing_names: Sequence[str],
+    semantic_names: Sequence[str],
+    categories: Sequence[PanopticCategory],
+    highest_class: int,
+) -> tuple[
+    tuple[PanopticCategory, ...], Sequence[PanopticCategory], Mapping[int, PanopticCategory]
+]:
+    """Says which category an instance class or a semantic label is, as `panoptic_of_parts` has it.
+
+    Args:
+      thing_names: of the instance classes; () takes them for the things, in order.
+      semantic_names: by label.
+      categories: of the panoptic map; () makes them.
+      highest_class: highest instance class that occurs.
+
+    Returns:
+      All categories; that of every instance class; that of every label that is stuff.
+
+    Raises:
+      ValueError: if classes have no names, or names do not belong together.
+    """
+    kinds = tuple(categories) or default_categories(thing_names, semantic_names)
+    check_categories(kinds)
+    things = _thing_categories(thing_names, kinds)
+    if highest_class >= len(things):
+        raise ValueError(f"an instance is of class {highest_class}, there are {len(things)} things")
+    return kinds, things, _stuff_categories(semantic_names, kinds)
 
 
 def default_categories(
@@ -174,32 +202,29 @@ def default_categories(
 
 
 def _thing_categories(
-    instances: ImageDetections, categories: Sequence[PanopticCategory]
+    thing_names: Sequence[str], categories: Sequence[PanopticCategory]
 ) -> list[PanopticCategory]:
     """The category of every instance class: of its name, or in order where names are unknown."""
     things = [category for category in categories if category.is_thing]
-    if not instances.class_names:
-        highest = int(instances.classes.max(initial=-1))
-        if highest >= len(things):
-            raise ValueError(f"an instance is of class {highest}, there are {len(things)} things")
+    if not thing_names:
         return things
     of_name = {category.name: category for category in things}
-    lost = [name for name in instances.class_names if name not in of_name]
+    lost = [name for name in thing_names if name not in of_name]
     if lost:
         raise ValueError(f"the instance class {lost[0]!r} is no thing of the categories")
-    return [of_name[name] for name in instances.class_names]
+    return [of_name[name] for name in thing_names]
 
 
 def _stuff_categories(
-    semantic: SemanticMap, categories: Sequence[PanopticCategory]
+    semantic_names: Sequence[str], categories: Sequence[PanopticCategory]
 ) -> dict[int, PanopticCategory]:
     """The category of every semantic label that is stuff."""
     of_name = {category.name: category for category in categories if not category.is_thing}
-    found = {label: of_name[n] for label, n in enumerate(semantic.names) if n in of_name}
+    found = {label: of_name[n] for label, n in enumerate(semantic_names) if n in of_name}
     if of_name and not found:
         raise ValueError(
             f"no semantic class is stuff of the categories: semantic names begin"
-            f" {list(semantic.names[:3])}, stuff with {list(of_name)[:3]}: wanted the same names"
+            f" {list(semantic_names[:3])}, stuff with {list(of_name)[:3]}: wanted the same names"
         )
     return found
 

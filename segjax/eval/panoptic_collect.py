@@ -1,0 +1,62 @@
+"""From a model's panoptic map of fixed shape to segments with names."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from segjax.data.segments import PanopticCategory
+from segjax.eval.conversions import class_categories
+from segjax.eval.maps import PanopticMap, PanopticSegment
+from segjax.ops.panoptic import PanopticSegments
+
+
+def collect_panoptic(
+    found: PanopticSegments,
+    image_size: tuple[int, int],
+    thing_names: Sequence[str],
+    semantic_names: Sequence[str],
+    categories: Sequence[PanopticCategory] = (),
+) -> PanopticMap:
+    """Brings the panoptic map of one image to the host.
+
+    Args:
+      found: of `merge_panoptic`, one image.
+      image_size: (height, width) of the image, from the map's upper left.
+      thing_names: of the instance classes.
+      semantic_names: of the semantic head's classes.
+      categories: of the panoptic map; as for `conversions.panoptic_of_parts`.
+
+    Returns:
+      The map, things by descending score and then stuff by label. What was left out is not
+      counted: the device does not say why.
+
+    Raises:
+      ValueError: if names do not belong together, or a segment is of a label that is no stuff.
+    """
+    height, width = image_size
+    host = jax.device_get(found)
+    rows = np.flatnonzero(host.segment_ids > 0)
+    rows = rows[np.argsort(host.segment_ids[rows])]
+    highest = int(host.classes[rows][host.is_thing[rows]].max(initial=-1))
+    kinds, things, stuff = class_categories(thing_names, semantic_names, categories, highest)
+    ids = host.ids[:height, :width]
+    areas = np.bincount(ids.ravel(), minlength=int(host.segment_ids.max(initial=0)) + 1)
+    segments = []
+    for row in rows:
+        index, is_thing = int(host.classes[row]), bool(host.is_thing[row])
+        if not is_thing and index not in stuff:
+            raise ValueError(
+                f"a segment is of the semantic class {index}, which is no stuff: set the model's"
+                f" `things` to it, or give names; those of stuff are"
+                f" {[category.name for category in stuff.values()]}"
+            )
+        segments.append(
+            PanopticSegment(
+                id=int(host.segment_ids[row]),
+                category=things[index] if is_thing else stuff[index],
+                area=int(areas[host.segment_ids[row]]),
+                score=float(host.scores[row]) if is_thing else None,
+            )
+        )
+    return PanopticMap(ids, tuple(segments), kinds)
