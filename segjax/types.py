@@ -75,11 +75,11 @@ class Batch:
 
 @struct
 class Proposals:
-    """Regions proposed by the RPN, best first.
+    """Regions proposed by the RPN, best first, or refined by a stage of a cascade, in any order.
 
     Attributes:
       boxes: regions in padded-input pixels.
-      scores: objectness logits.
+      scores: objectness logits; 0 after a cascade's stage.
       valid: False for rows that only fill the fixed shape.
     """
 

@@ -210,23 +210,24 @@ def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
     )
 
 
-def heads(model: Any, features: Any, rois: jax.Array) -> dict[str, Any]:
+def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) -> dict[str, Any]:
     """What the files hold of the heads, each a list over stages, within `model.apply`.
 
     Args:
       model: bound to variables.
       features: P2..P6.
+      image_sizes: of the batch.
       rois: [1, R, 4]; masks are of the first 8.
     """
     if isinstance(model, PanopticFPN):
         semantic = model.semantic_head(features)
-        return heads(model.detector, features, rois) | {"semantic_logits": semantic}
+        return heads(model.detector, features, image_sizes, rois) | {"semantic_logits": semantic}
     if isinstance(model, MaskRCNN):
         logits, deltas = model.box_outputs(features, rois)
         masks = model.mask_outputs(features, rois[:, :8])
         return {"class_logits": [logits], "box_deltas": [deltas], "mask_logits": [masks]}
     if isinstance(model, HybridTaskCascade):
-        semantic_logits, semantic = model.semantic(features)
+        semantic_logits, semantic = model.semantic(features, image_sizes)
         box_features = model.box_features(features, semantic, rois)
         mask_features = model.mask_features(features, semantic, rois[:, :8])
         masks = model.mask_outputs(mask_features, range(3))

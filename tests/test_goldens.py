@@ -174,7 +174,7 @@ class Golden:
                 "panoptic": whole.panoptic(images, image_sizes)
                 if isinstance(whole, PanopticFPN)
                 else None,
-            } | heads(whole, features, rois)
+            } | heads(whole, features, image_sizes, rois)
 
         run = jax.jit(lambda v, *args: self.model.apply(v, *args, method=compute))
         batch = self.batch

@@ -55,6 +55,12 @@ def cascade_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) -> Ca
     return _shrink_stages(_shrink(model, NORM, dtype))
 
 
+def class_specific(model):
+    """The same cascade with one box for each class."""
+    heads = tuple(head.clone(class_agnostic=False) for head in model.box_heads)
+    return model.clone(box_heads=heads)
+
+
 def cascade_mask_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) -> CascadeMaskRCNN:
     """Three stages, with one mask head (Detectron2) or three (mmdet)."""
     model = cascade_mask_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype)

@@ -1,5 +1,8 @@
 """Architectures: each a linen module, its losses, and a factory per published flavour."""
 
+from segjax.models.cascade import Stage as Stage
+from segjax.models.cascade_flavours import CASCADE_FLAVOURS as CASCADE_FLAVOURS
+from segjax.models.cascade_flavours import CascadeFlavour as CascadeFlavour
 from segjax.models.cascade_rcnn import CascadeMaskRCNN as CascadeMaskRCNN
 from segjax.models.cascade_rcnn import CascadeRCNN as CascadeRCNN
 from segjax.models.cascade_rcnn import cascade_mask_rcnn_resnet_fpn as cascade_mask_rcnn_resnet_fpn

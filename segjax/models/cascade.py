@@ -1,7 +1,7 @@
 """The cascade of box heads (Cascade R-CNN, 1712.00726, figure 3d), shared by all its models."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -19,6 +19,7 @@ from segjax.models.rois import (
     class_probabilities,
 )
 from segjax.nn.box_head import BoxHead
+from segjax.nn.mask_head import MaskHead
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
 from segjax.types import Batch, Detections, LossTerm, Proposals
 
@@ -32,6 +33,9 @@ class Stage:
         threshold.
       coder: scale of its box deltas.
       loss_weight: of its losses.
+
+    A threshold stands in the matcher twice, as `high` and `low`; where they differ, regions
+    between them are left out.
     """
 
     sampler: RoISampler
@@ -42,7 +46,7 @@ class Stage:
 class BoxCascade(PyramidRPN):
     """`PyramidRPN` and a chain of box heads, each of which starts from the last one's boxes.
 
-    Nothing here is meant to be overridden; the models write the loop over stages.
+    The models write the loop over stages; what is here is what all of them do alike.
 
     Attributes, besides those of `PyramidRPN`:
       box_pooler: RoIAlign for the box heads.
@@ -76,17 +80,27 @@ class BoxCascade(PyramidRPN):
         """Checks that heads and stages fit together.
 
         Raises:
-          ValueError: if their numbers differ.
+          ValueError: if their numbers, or the heads' classes, differ.
         """
         if not self.stages or len(self.box_heads) != len(self.stages):
             raise ValueError(
                 f"{len(self.box_heads)} box_heads for {len(self.stages)} stages: give one each"
             )
+        self.check_classes(self.box_heads)
+
+    def check_classes(self, heads: Sequence[BoxHead] | Sequence[MaskHead]) -> None:
+        """Raises a ValueError if a head has another number of classes than the model."""
+        found = [head.num_classes for head in heads]
+        if set(found) - {self.num_classes}:
+            raise ValueError(
+                f"the heads have {found} classes, the model {self.num_classes}: give all the same"
+                " number, by `with_num_classes`"
+            )
 
     @property
     def num_classes(self) -> int:
         """K, without background; 0 until `with_num_classes` was called."""
-        return self.box_heads[0].num_classes
+        return self.box_heads[0].num_classes if self.box_heads else 0
 
     def box_stage(
         self,

@@ -4,6 +4,7 @@ As with `Flavour`, only the source of a factory's constructor arguments.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from segjax.models.cascade import Stage
@@ -21,7 +22,7 @@ class CascadeFlavour:
 
     Attributes:
       library: what the cascade has in common with the library's Mask R-CNN.
-      mask_heads: how many; the first stages have one each.
+      num_mask_heads: the first so many stages have one each.
     """
 
     library: Flavour
@@ -30,7 +31,7 @@ class CascadeFlavour:
     passes_gt: bool
     passes_empty: bool
     feature_gradient: float
-    mask_heads: int
+    num_mask_heads: int
 
     def box_cascade(
         self, num_classes: int, depth: int, groups: int, group_width: int, dtype: Dtype
@@ -63,8 +64,8 @@ def _iou(threshold: float) -> Matcher:
 
 
 def _kept(matcher: Matcher) -> RoISampler:
-    """Labels the regions of the stage before and keeps them all, as long as they are 512."""
-    return RoISampler(matcher, positive_fraction=1.0, append_gt="never")
+    """Labels the regions of the stage before and keeps them all."""
+    return RoISampler(matcher, num_samples=None, positive_fraction=1.0, append_gt="never")
 
 
 DETECTRON2_CASCADE = CascadeFlavour(
@@ -80,7 +81,7 @@ DETECTRON2_CASCADE = CascadeFlavour(
     passes_gt=True,
     passes_empty=False,
     feature_gradient=1 / 3,
-    mask_heads=1,
+    num_mask_heads=1,
 )
 
 
@@ -116,29 +117,36 @@ MMDET_CASCADE = CascadeFlavour(
     passes_gt=False,
     passes_empty=True,
     feature_gradient=1.0,
-    mask_heads=3,
+    num_mask_heads=3,
 )
 
 # Its configs leave out the flag that turns low-quality matches off.
 MMDET_HTC = dataclasses.replace(
     MMDET_CASCADE,
-    library=dataclasses.replace(_MMDET_LIBRARY, detections=DetectionFilter(score_threshold=0.001)),
+    library=dataclasses.replace(
+        _MMDET_LIBRARY,
+        # So low a threshold lets most pairs of region and class through.
+        detections=DetectionFilter(score_threshold=0.001, num_candidates=16_384),
+    ),
     stages=_mmdet_stages("overwrite"),
 )
 
 CASCADE_FLAVOURS = {"detectron2": DETECTRON2_CASCADE, "mmdet": MMDET_CASCADE}
+HTC_FLAVOURS = {"mmdet": MMDET_HTC}
 
 
-def cascade_flavour(style: CascadeFlavour | str) -> CascadeFlavour:
+def cascade_flavour(
+    style: CascadeFlavour | str, flavours: Mapping[str, CascadeFlavour] = CASCADE_FLAVOURS
+) -> CascadeFlavour:
     """The flavour of that name, or the one given.
 
     Raises:
-      ValueError: for a name that is not in `CASCADE_FLAVOURS`.
+      ValueError: for a name that is not in `flavours`.
     """
     if isinstance(style, CascadeFlavour):
         return style
-    if style not in CASCADE_FLAVOURS:
+    if style not in flavours:
         raise ValueError(
-            f"style is {style!r}; it must be a CascadeFlavour or one of {sorted(CASCADE_FLAVOURS)}"
+            f"style is {style!r}; it must be a CascadeFlavour or one of {sorted(flavours)}"
         )
-    return CASCADE_FLAVOURS[style]
+    return flavours[style]

@@ -77,9 +77,10 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
         """Checks that heads and stages fit together.
 
         Raises:
-          ValueError: if there are more mask heads than stages, or none.
+          ValueError: if there are more mask heads than stages, or none, or their classes differ.
         """
         super().setup()
+        self.check_classes(self.mask_heads)
         if not 1 <= len(self.mask_heads) <= len(self.stages):
             raise ValueError(
                 f"{len(self.mask_heads)} mask_heads for {len(self.stages)} stages: give one for"
@@ -214,6 +215,6 @@ def cascade_mask_rcnn_resnet_fpn(
     return CascadeMaskRCNN(
         **f.box_cascade(num_classes, depth, groups, group_width, dtype),
         mask_pooler=f.library.mask_pooler,
-        mask_heads=f.make_mask_heads(num_classes, dtype, f.mask_heads),
+        mask_heads=f.make_mask_heads(num_classes, dtype, f.num_mask_heads),
         mask_targets=f.library.mask_targets,
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt8
 
 from segjax.models.cascade import BoxCascade, fold_keys
-from segjax.models.cascade_flavours import MMDET_HTC, CascadeFlavour
+from segjax.models.cascade_flavours import HTC_FLAVOURS, CascadeFlavour, cascade_flavour
 from segjax.models.rois import MaskTargets, RoIPooler, RoISamples
 from segjax.models.semantic import SemanticLoss
 from segjax.nn.conv import Conv
@@ -19,8 +19,8 @@ from segjax.nn.semantic_head import FusedSemanticHead
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 Features = Sequence[Float[Array, "B _ _ C"]]
-# The semantic branch's feature [B, h, w, C], for models that have the branch.
-Semantic = Float[Array, "B _h _w C"] | None
+# Of the semantic branch, for models that have it.
+SemanticFeature = Float[Array, "B _h _w C"] | None
 
 
 class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIssue]
@@ -60,6 +60,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     def setup(self) -> None:
         """Makes the convolutions through which mask information flows."""
         super().setup()
+        self.check_classes(self.mask_heads)
         self._check_parts()
         self.mask_flows = [
             Conv(self.fpn.features, dtype=head.dtype, name=f"mask_flow{t + 1}")
@@ -78,6 +79,12 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
             raise ValueError(
                 f"the semantic head gives {self.semantic_head.features} channels, which are added"
                 f" to region features of {self.fpn.features}: set its features to that"
+            )
+        stride = self.rpn.strides[self.semantic_head.fusion_level]
+        if self.semantic_pooler.strides != (stride,):
+            raise ValueError(
+                f"semantic_pooler reads strides {self.semantic_pooler.strides}, the semantic"
+                f" feature is at stride {stride}: set its strides to ({stride},)"
             )
         size = self.semantic_pooler.output_size
         for pooler in (self.box_pooler, self.mask_pooler):
@@ -107,23 +114,27 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
 
     # ---- Region features ----------------------------------------------------------------
 
-    def semantic(self, features: Features) -> tuple[Float32[Array, "B _h _w K"] | None, Semantic]:
+    def semantic(
+        self, features: Features, image_sizes: Int32[Array, "B 2"]
+    ) -> tuple[Float32[Array, "B _h _w K"] | None, SemanticFeature]:
         """Logits and feature of the semantic branch; (None, None) without one."""
-        return (None, None) if self.semantic_head is None else self.semantic_head(features)
+        if self.semantic_head is None:
+            return None, None
+        return self.semantic_head(features, image_sizes)
 
     def box_features(
-        self, features: Features, semantic: Semantic, boxes: Float32[Array, "B R 4"]
+        self, features: Features, semantic: SemanticFeature, boxes: Float32[Array, "B R 4"]
     ) -> Float[Array, "N S S C"]:
         """What the box heads see of regions."""
         return self._add_semantic(self.box_pooler(features, boxes), semantic, boxes)
 
     def mask_features(
-        self, features: Features, semantic: Semantic, boxes: Float32[Array, "B R 4"]
+        self, features: Features, semantic: SemanticFeature, boxes: Float32[Array, "B R 4"]
     ) -> Float[Array, "N S S C"]:
         """What the first mask head sees of regions."""
         return self._add_semantic(self.mask_pooler(features, boxes), semantic, boxes)
 
-    def _add_semantic(self, x: Array, semantic: Semantic, boxes: Array) -> Array:
+    def _add_semantic(self, x: Array, semantic: SemanticFeature, boxes: Array) -> Array:
         if semantic is None:
             return x
         pooled = self.semantic_pooler([semantic], boxes)
@@ -146,7 +157,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
 
         Args:
           mask_features: of B * R regions.
-          stages: which heads' logits, ascending from 0.
+          stages: which heads' logits, counted from 0, ascending.
           classes: one for each region, whose mask alone is computed; None for all.
           valid: keeps padding rows out of batch norm's statistics.
           train: lets batch norm use batch statistics.
@@ -189,7 +200,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
 
     def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
         """What `predict` does with P2..P6."""
-        _, semantic = self.semantic(features)
+        _, semantic = self.semantic(features, image_sizes)
         proposals, _, _ = self.region_proposals(features, image_sizes)
         found = self.find_boxes(
             lambda boxes: self.box_features(features, semantic, boxes), proposals, image_sizes
@@ -211,10 +222,10 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """What `losses` does with P2..P6."""
-        semantic_logits, semantic = self.semantic(features)
+        semantic_logits, semantic = self.semantic(features, batch.image_sizes)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         if semantic_logits is not None:
-            terms |= self.semantic_loss(semantic_logits, batch.gt_semantic)
+            terms |= self.semantic_loss(semantic_logits, batch.gt_semantic, batch.image_sizes)
         dropped = jnp.float32(0)
         for t, stage in enumerate(self.stages):
             samples = stage.sampler(fold_keys(keys, 2 * t + 1), regions, batch, self.num_classes)
@@ -231,7 +242,12 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         return terms, counts
 
     def _train_masks(
-        self, stage: int, features: Features, semantic: Semantic, samples: RoISamples, batch: Batch
+        self,
+        stage: int,
+        features: Features,
+        semantic: SemanticFeature,
+        samples: RoISamples,
+        batch: Batch,
     ) -> tuple[LossTerm, Int32[Array, ""]]:
         """The mask loss of one stage, and how many regions entered it."""
         slots = self.stages[stage].sampler.max_positives(samples.boxes.shape[1])
@@ -251,7 +267,7 @@ def htc_resnet_fpn(
     depth: int = 50,
     groups: int = 1,
     group_width: int = 64,
-    style: CascadeFlavour = MMDET_HTC,
+    style: CascadeFlavour | str = "mmdet",
     dtype: Dtype = "float32",
 ) -> HybridTaskCascade:
     """Hybrid Task Cascade on a ResNet or ResNeXt with FPN, in mmdet's conventions.
@@ -263,14 +279,14 @@ def htc_resnet_fpn(
       depth: of the ResNet.
       groups: cardinality of a ResNeXt.
       group_width: width per group of a ResNeXt.
-      style: conventions; the only published ones are mmdet's.
+      style: whose conventions: "mmdet", the only published ones, or a `CascadeFlavour`.
       dtype: of the computation; parameters stay float32.
     """
-    library = style.library
+    f = cascade_flavour(style, HTC_FLAVOURS)
     return HybridTaskCascade(
-        **style.box_cascade(num_classes, depth, groups, group_width, dtype),
-        mask_pooler=library.mask_pooler,
-        mask_heads=style.make_mask_heads(num_classes, dtype, len(style.stages)),
-        mask_targets=library.mask_targets,
+        **f.box_cascade(num_classes, depth, groups, group_width, dtype),
+        mask_pooler=f.library.mask_pooler,
+        mask_heads=f.make_mask_heads(num_classes, dtype, len(f.stages)),
+        mask_targets=f.library.mask_targets,
         semantic_head=FusedSemanticHead(semantic_classes, dtype=dtype) if semantic else None,
     )

@@ -120,7 +120,7 @@ class PanopticFPN(nn.Module):
         features = self.detector.features(batch.images, batch.image_sizes, train=True)
         terms, counts = self.detector.detection_losses(features, batch, keys)
         logits = self.semantic_head(features, train=True)
-        own = self.semantic_loss(logits, batch.gt_semantic)
+        own = self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes)
         # HTC's own semantic branch has a loss of the same name.
         terms = {f"{name}_htc" if name in own else name: term for name, term in terms.items()}
         return terms | own, counts

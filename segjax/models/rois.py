@@ -95,20 +95,21 @@ class RoISampler:
 
     Attributes:
       matcher: which proposals are objects.
-      num_samples: regions per image.
+      num_samples: regions per image; None for all that there are.
       positive_fraction: at most this part of them positive.
       append_gt: "before_matching" (torchvision, Detectron2), "after_matching"
         (mmdet: they cannot take part in low-quality matching), or "never".
     """
 
     matcher: Matcher = Matcher(0.5, 0.5, "none")
-    num_samples: int = 512
+    num_samples: int | None = 512
     positive_fraction: float = 0.25
     append_gt: Literal["before_matching", "after_matching", "never"] = "before_matching"
 
     def max_positives(self, num_samples: int) -> int:
         """How many of `num_samples` rows can be positive."""
-        return min(num_samples, int(self.num_samples * self.positive_fraction))
+        wanted = num_samples if self.num_samples is None else self.num_samples
+        return min(num_samples, int(wanted * self.positive_fraction))
 
     def __call__(
         self, keys: Key[Array, " B"], proposals: Proposals, batch: Batch, num_classes: int
@@ -145,7 +146,7 @@ class RoISampler:
             label = jnp.concatenate([label, jnp.where(gt_valid, 1, -1).astype(label.dtype)])
             own = jnp.arange(gt_boxes.shape[0], dtype=gt_index.dtype)
             gt_index = jnp.concatenate([gt_index, own])
-        count = min(self.num_samples, boxes.shape[0])
+        count = min(self.num_samples or boxes.shape[0], boxes.shape[0])
         # The cap on positives belongs to num_samples, also where there are fewer
         # candidates; the half keeps the quotient from rounding one away.
         fraction = min(1.0, (self.max_positives(count) + 0.5) / count)

@@ -23,8 +23,9 @@ class SemanticLoss:
       weight: of the cross entropy.
       full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
         n-th label (mmdet).
-      averaged_over: "labelled" divides by the (weighted) cells that count; "all" by all cells,
-        as mmdet does for HTC: padding and unlabelled ground then weaken the loss.
+      averaged_over: "labelled" divides by the (weighted) cells that count; "all" by all cells of
+        the images, each padded to its own multiple of 32, whatever the canvas: what mmdet does
+        for HTC, where unlabelled ground and padding weaken the loss.
       class_weights: factor on each class's cells; None for equal ones.
       focal_gamma: of the focal loss (1708.02002): cells count (1 - p)^gamma times; 0 is plain.
       hardest: only this part of each image's cells, those of the largest loss, counts
@@ -48,7 +49,10 @@ class SemanticLoss:
             raise ValueError('hardest below 1 and averaged_over="all" contradict each other')
 
     def __call__(
-        self, logits: Float32[Array, "B h w K"], labels: UInt8[Array, "B H W"] | None
+        self,
+        logits: Float32[Array, "B h w K"],
+        labels: UInt8[Array, "B H W"] | None,
+        image_sizes: Int32[Array, "B 2"],
     ) -> dict[str, LossTerm]:
         """Loss terms "loss_semantic" and, with a dice loss, "loss_semantic_dice".
 
@@ -56,6 +60,7 @@ class SemanticLoss:
           logits: of a semantic head.
           labels: class of every pixel of the canvas, 255 where it counts for nothing; H and W
             are the same multiple of h and w.
+          image_sizes: (height, width) inside the padding.
 
         Raises:
           ValueError: if there are no labels, or sizes or weights do not fit.
@@ -63,7 +68,11 @@ class SemanticLoss:
         logits, targets = self._aligned(logits, labels)
         counted = targets != IGNORE
         targets = jnp.where(counted, targets, 0)
-        terms = {"loss_semantic": self._cross_entropy(logits, targets, counted)}
+        cells = None
+        if self.averaged_over == "all":
+            assert labels is not None  # as `_aligned` has made sure
+            cells = _cells_of_images(image_sizes, labels.shape[1] // logits.shape[1])
+        terms = {"loss_semantic": self._cross_entropy(logits, targets, counted, cells)}
         if self.dice_weight:
             terms["loss_semantic_dice"] = _dice(logits, targets, counted).scaled(self.dice_weight)
         return terms
@@ -98,6 +107,7 @@ class SemanticLoss:
         logits: Float32[Array, "B p q K"],
         targets: Int32[Array, "B p q"],
         counted: Bool[Array, "B p q"],
+        cells: Float32[Array, ""] | None,
     ) -> LossTerm:
         loss = loss_ops.softmax_cross_entropy(logits, targets)
         if self.focal_gamma:
@@ -109,11 +119,11 @@ class SemanticLoss:
                     f"{len(self.class_weights)} class_weights for {logits.shape[-1]} classes"
                 )
             weights *= jnp.asarray(self.class_weights, jnp.float32)[targets]
-        loss *= weights
+        loss = jnp.where(counted, loss * weights, 0.0)
         if self.hardest < 1:
             return self._of_hardest(loss, weights).scaled(self.weight)
-        number = weights.size if self.averaged_over == "all" else weights.sum()
-        return LossTerm(loss.sum(), jnp.asarray(number, jnp.float32)).scaled(self.weight)
+        number = weights.sum() if cells is None else cells
+        return LossTerm(loss.sum(), number).scaled(self.weight)
 
     def _of_hardest(
         self, loss: Float32[Array, "B p q"], weights: Float32[Array, "B p q"]
@@ -125,6 +135,12 @@ class SemanticLoss:
         _, index = jax.lax.top_k(ranked, number)
         chosen, of = (jnp.take_along_axis(x, index, axis=1) for x in (loss, weights))
         return LossTerm(chosen.sum(), of.sum())
+
+
+def _cells_of_images(image_sizes: Int32[Array, "B 2"], stride: int) -> Float32[Array, ""]:
+    """Cells of all images, each padded to multiples of 32 pixels."""
+    padded = (image_sizes + 31) // 32 * 32
+    return (padded // stride).prod(-1).sum().astype(jnp.float32)
 
 
 def _dice(

@@ -78,7 +78,7 @@ class SemanticFPN(nn.Module):
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
         """Loss terms of a batch; nothing is drawn with `keys`, and nothing counted."""
         logits = self.logits(batch.images, batch.image_sizes, train=True)
-        return self.semantic_loss(logits, batch.gt_semantic), {}
+        return self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes), {}
 
 
 def semantic_fpn_resnet(

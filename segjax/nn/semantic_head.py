@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from segjax.nn.conv import Conv
 from segjax.nn.norm import Norm, NormSpec
-from segjax.ops.resize import resize_bilinear
+from segjax.ops.resize import resize_bilinear, resize_corners_within
 from segjax.types import Dtype
 
 
@@ -38,17 +38,33 @@ class FusedSemanticHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Sequence[Float[Array, "B _ _ C"]]
+        self, levels: Sequence[Float[Array, "B _ _ C"]], image_sizes: Int32[Array, "B 2"]
     ) -> tuple[Float[Array, "B h w K"], Float[Array, "B h w F"]]:
-        """P2..P6 -> logits [B, h, w, K], feature [B, h, w, F], at the fusion level's size."""
+        """P2..P6 -> logits [B, h, w, K], feature [B, h, w, F], at the fusion level's size.
+
+        Corners are aligned as if each image were padded to its own multiple of 32, as mmdet
+        pads a single one: a larger canvas changes nothing. Beyond that all maps are zero.
+
+        Args:
+          levels: each with half the cells of the one before, rounded up; P2 is at stride 4.
+          image_sizes: (height, width) inside the padding.
+        """
         _, height, width, _ = levels[self.fusion_level].shape
+        cells = [(image_sizes + 31) // 32 * 8]  # of P2
+        for _ in levels[1:]:
+            cells.append((cells[-1] + 1) // 2)
+        own = cells[self.fusion_level]
+        inside = (jnp.arange(height, dtype=jnp.int32)[None] < own[:, :1])[:, :, None, None]
+        inside &= (jnp.arange(width, dtype=jnp.int32)[None] < own[:, 1:])[:, None, :, None]
         embedded = []
         for i, level in enumerate(levels):
-            resized = resize_bilinear(level.astype(self.dtype), (height, width), align_corners=True)
-            embedded.append(nn.relu(self._conv(1, f"lateral{i + 1}")(resized)))
-        x = functools.reduce(jnp.add, embedded)
+            x = level.astype(self.dtype)
+            if i != self.fusion_level:
+                x = resize_corners_within(x, (height, width), cells[i], own)
+            embedded.append(nn.relu(self._conv(1, f"lateral{i + 1}")(x)))
+        x = jnp.where(inside, functools.reduce(jnp.add, embedded), 0)
         for i in range(self.num_convs):
-            x = nn.relu(self._conv(3, f"conv{i + 1}")(x))
+            x = jnp.where(inside, nn.relu(self._conv(3, f"conv{i + 1}")(x)), 0)
         logits = Conv(
             self.num_classes,
             kernel_init=nn.initializers.normal(0.01),
@@ -56,7 +72,7 @@ class FusedSemanticHead(nn.Module):
             name="logits",
         )(x)
         embedding = nn.relu(self._conv(1, "embedding")(x))
-        return logits.astype(jnp.float32), embedding
+        return logits.astype(jnp.float32), jnp.where(inside, embedding, 0)
 
     def _conv(self, kernel: int, name: str) -> Conv:
         return Conv(self.features, kernel, dtype=self.dtype, name=name)

@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int32
 
 
 def resize_bilinear(
@@ -28,13 +29,60 @@ def resize_bilinear(
     if min(size) < 1:
         raise ValueError(f"size is {size}: give a height and a width of at least 1")
     height, width = x.shape[1:3]
+    rows, columns = (
+        jnp.asarray(interpolation_matrix(old, new, align_corners), _weights_dtype(x))
+        for old, new in zip((height, width), size, strict=True)
+    )
     if size[0] != height:
-        rows = jnp.asarray(interpolation_matrix(height, size[0], align_corners), x.dtype)
-        x = jnp.einsum("yh,bhwc->bywc", rows, x)
+        x = jnp.einsum("yh,bhwc->bywc", rows, x, precision="highest").astype(x.dtype)
     if size[1] != width:
-        columns = jnp.asarray(interpolation_matrix(width, size[1], align_corners), x.dtype)
-        x = jnp.einsum("xw,bywc->byxc", columns, x)
+        x = jnp.einsum("xw,bywc->byxc", columns, x, precision="highest").astype(x.dtype)
     return x
+
+
+def resize_corners_within(
+    x: Float[Array, "B H W C"],
+    size: tuple[int, int],
+    old_sizes: Int32[Array, "B 2"],
+    new_sizes: Int32[Array, "B 2"],
+) -> Float[Array, "B h w C"]:
+    """`resize_bilinear` with `align_corners`, of a part of each map, at its upper left.
+
+    Corners are those of the part: what a canvas adds at the right and at the bottom does not
+    move anything.
+
+    Args:
+      x: maps [B, H, W, C].
+      size: new (height, width).
+      old_sizes: (height, width) of each map's part, at most (H, W).
+      new_sizes: (height, width) that the parts become, at most `size`.
+
+    Returns:
+      [B, h, w, C], of the dtype of `x`; beyond the new sizes the part's edge goes on.
+    """
+    rows, columns = (
+        _corner_weights(old_sizes[:, axis], new_sizes[:, axis], x.shape[1 + axis], size[axis])
+        for axis in (0, 1)
+    )
+    x = jnp.einsum("byh,bhwc->bywc", rows, x, precision="highest").astype(x.dtype)
+    return jnp.einsum("bxw,bywc->byxc", columns, x, precision="highest").astype(x.dtype)
+
+
+def _corner_weights(
+    old: Int32[Array, " B"], new: Int32[Array, " B"], old_cells: int, new_cells: int
+) -> Float[Array, "B n o"]:
+    """Weights of `old_cells` cells in each of `new_cells`, for each image's own part."""
+    last_old, last_new = (old - 1).astype(jnp.float32), (new - 1).astype(jnp.float32)
+    step = last_old / jnp.maximum(last_new, 1.0)
+    place = jnp.arange(new_cells, dtype=jnp.float32)[None] * step[:, None]
+    place = jnp.minimum(place, last_old[:, None])
+    cell = jnp.arange(old_cells, dtype=jnp.float32)[None, None]
+    return jnp.maximum(1.0 - jnp.abs(place[..., None] - cell), 0.0)
+
+
+def _weights_dtype(x: Array) -> DTypeLike:
+    """Weights of 8 bits would not add up to 1."""
+    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def interpolation_matrix(

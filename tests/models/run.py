@@ -19,6 +19,7 @@ class Run:
         self.predict = jax.jit(model.apply)
         self._grad = jax.jit(jax.value_and_grad(self._total, has_aux=True))
         self._terms = jax.jit(self._means)
+        self._sums = jax.jit(lambda *args: self.model.apply(*args, method="losses")[0])
 
     def _means(self, variables, batch, keys):
         terms, counts = self.model.apply(variables, batch, keys, method="losses")
@@ -36,6 +37,10 @@ class Run:
     def terms(self, batch, keys, variables=None):
         """Loss terms alone."""
         return self._terms(self.variables if variables is None else variables, batch, keys)[0]
+
+    def sums(self, batch, keys):
+        """Loss terms as sums and counts."""
+        return self._sums(self.variables, batch, keys)
 
     @functools.cached_property
     def jacobian(self):

@@ -134,8 +134,7 @@ def test_detectron2_draws_once_and_mmdet_at_every_stage():
 
 
 def test_class_specific_boxes_are_those_of_the_object_or_of_the_best_class():
-    model = tiny.cascade_rcnn(style="mmdet")
-    model = model.clone(box_heads=tuple(h.clone(class_agnostic=False) for h in model.box_heads))
+    model = tiny.class_specific(tiny.cascade_rcnn(style="mmdet"))
     boxes = jnp.array([[[10.0, 10.0, 30.0, 30.0]] * 3])
     logits = jnp.array([[[0.0, 3.0, 1.0, 9.0]] * 3])  # the background is best
     deltas = jnp.zeros((1, 3, tiny.CLASSES, 4)).at[0, :, :, 0].set(jnp.array([1.0, 2.0, 3.0])[None])
@@ -235,8 +234,16 @@ def test_parts_that_do_not_fit_are_named():
     model = tiny.cascade_mask_rcnn(style="mmdet")
     with pytest.raises(ValueError, match="2 box_heads for 3 stages: give one each"):
         tiny.init(model.clone(box_heads=model.box_heads[:2]))
+    with pytest.raises(ValueError, match="0 box_heads for 3 stages"):
+        tiny.init(model.clone(box_heads=()))
     with pytest.raises(ValueError, match="0 mask_heads for 3 stages"):
         tiny.init(model.clone(mask_heads=()))
+    other = model.box_heads[1].clone(num_classes=7)
+    with pytest.raises(ValueError, match=r"the heads have \[3, 7, 3\] classes, the model 3"):
+        tiny.init(model.clone(box_heads=(model.box_heads[0], other, model.box_heads[2])))
+    other = model.mask_heads[1].clone(num_classes=7)
+    with pytest.raises(ValueError, match=r"the heads have \[7\] classes, the model 3"):
+        tiny.init(model.clone(mask_heads=(other,)))
     with pytest.raises(ValueError, match="style is 'torchvision'; it must be a CascadeFlavour or"):
         cascade_mask_rcnn_resnet_fpn(3, style="torchvision")
 
@@ -249,8 +256,53 @@ def test_classes_can_be_left_to_the_data():
     assert tiny.cascade_rcnn(num_classes=0).with_num_classes(5).box_heads[2].num_classes == 5
 
 
-def test_bfloat16_trains():
-    run = Run(tiny.cascade_mask_rcnn(style="mmdet", dtype="bfloat16"))
+def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
+    first, *later = cascade_flavour("detectron2").stages
+    first = dataclasses.replace(first.sampler, num_samples=1024)
+    batch = tiny.batch(images=1, objects=1)
+    regions = Proposals(
+        boxes=jax.random.uniform(jax.random.key(0), (1, 1100, 2)).repeat(2, -1) * 20
+        + jnp.array([0.0, 0.0, 20.0, 20.0])[None, None],
+        scores=jnp.zeros((1, 1100)),
+        valid=jnp.ones((1, 1100), bool),
+    )
+    drawn = first(tiny.keys(1), regions, batch, tiny.CLASSES)
+    assert drawn.boxes.shape[1] == 1024
+    again = later[0].sampler(
+        tiny.keys(1), Proposals(drawn.boxes, drawn.classes * 0.0, drawn.valid), batch, tiny.CLASSES
+    )
+    assert again.boxes.shape[1] == 1024 and (again.valid.sum() == drawn.valid.sum())
+
+
+def test_the_box_cascade_is_the_one_with_masks_without_them():
+    # So what the peers' Cascade Mask R-CNN holds of boxes holds of Cascade R-CNN too.
+    masks = Run(tiny.cascade_mask_rcnn())
+    params = {n: v for n, v in masks.variables["params"].items() if not n.startswith("mask")}
+    boxes = Run(tiny.cascade_rcnn(), {**masks.variables, "params": params})
+    batch, keys = tiny.batch(), tiny.keys()
+    found = boxes.predict(boxes.variables, batch.images, batch.image_sizes)
+    same = masks.predict(masks.variables, batch.images, batch.image_sizes)
+    same = dataclasses.replace(same, mask_probs=None)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    terms = masks.terms(batch, keys)
+    for name, term in boxes.terms(batch, keys).items():
+        np.testing.assert_allclose(term, terms[name], rtol=1e-5)
+
+
+def test_bfloat16_trains_all_of_htc():
+    run = Run(tiny.htc(dtype="bfloat16"))
     assert {leaf.dtype for leaf in jax.tree.leaves(run.variables)} == {jnp.dtype("float32")}
-    _, terms, _, grads = run.losses(tiny.batch(), tiny.keys())
+    batch = tiny.batch()
+
+    def parts(model):
+        features = model.features(batch.images, batch.image_sizes)
+        _, semantic = model.semantic(features, batch.image_sizes)
+        boxes = model.box_features(features, semantic, batch.gt_boxes)
+        masks = model.mask_features(features, semantic, batch.gt_boxes)
+        return features, semantic, boxes, masks
+
+    shapes = jax.eval_shape(lambda v: run.model.apply(v, method=parts), run.variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
+    _, terms, _, grads = run.losses(batch, tiny.keys())
     assert_finite((terms, grads))

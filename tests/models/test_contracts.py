@@ -14,7 +14,7 @@ from tests.models.run import Run, assert_finite
 MODELS = {
     "faster_rcnn": tiny.faster_rcnn,
     "mask_rcnn": tiny.mask_rcnn,
-    "cascade_rcnn": tiny.cascade_rcnn,
+    "class_specific_cascade_rcnn": lambda: tiny.class_specific(tiny.cascade_rcnn("mmdet")),
     "cascade_mask_rcnn": functools.partial(tiny.cascade_mask_rcnn, style="mmdet"),
     "htc": tiny.htc,
 }
@@ -78,6 +78,9 @@ def test_padding_rows_of_ground_truth_change_nothing(run):
         batch,
         gt_boxes=jnp.where(invalid, jnp.array([5.0, 5.0, 60.0, 60.0])[None, None], batch.gt_boxes),
         gt_classes=jnp.where(batch.gt_valid, batch.gt_classes, 2),
+        gt_is_crowd=batch.gt_is_crowd | ~batch.gt_valid,
+        gt_masks=jnp.where(invalid[..., None], 1, batch.gt_masks).astype(jnp.uint8),
+        gt_mask_frames=jnp.where(invalid, -3.0, batch.gt_mask_frames),
     )
     clean, dirty = (run.losses(b, tiny.keys())[:2] for b in (batch, junk))
     for a, b in zip(jax.tree.leaves(clean), jax.tree.leaves(dirty), strict=True):
@@ -94,6 +97,23 @@ def test_the_order_of_images_does_not_matter(run):
     total, *_ = run.losses(batch, tiny.keys())
     again, *_ = run.losses(swapped, tiny.keys()[::-1])
     np.testing.assert_allclose(total, again, rtol=1e-5)
+
+
+def test_every_image_has_its_own_size_and_its_own_part_of_the_losses(run):
+    batch = tiny.batch(canvas=96)
+    sizes = jnp.array([[64, 96], [96, 64]], jnp.int32)
+    batch = dataclasses.replace(batch, image_sizes=sizes)
+    keys = tiny.keys()
+
+    def sums(order):
+        index = jnp.array(order)
+        return run.sums(jax.tree.map(lambda x: x[index], batch), keys[index])
+
+    both, first, second = sums([0, 1]), sums([0, 0]), sums([1, 1])
+    for name, term in both.items():
+        for part in ("sum", "count"):
+            a, b, c = (np.float64(getattr(t, part)) for t in (term, first[name], second[name]))
+            np.testing.assert_allclose(a, (b + c) / 2, rtol=2e-5, atol=1e-6)
 
 
 def test_the_same_key_gives_the_same_loss_and_another_key_another(run):

@@ -179,7 +179,7 @@ def test_the_semantic_feature_is_pooled_from_the_same_regions_and_added(whole):
 
     def compute(model):
         features = model.features(batch.images, batch.image_sizes)
-        _, semantic = model.semantic(features)
+        _, semantic = model.semantic(features, batch.image_sizes)
         return {
             "semantic": semantic,
             "box": model.box_features(features, semantic, rois),
@@ -202,11 +202,12 @@ def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
     batch = tiny.batch()
 
     def compute(model):
-        return model.semantic(model.features(batch.images, batch.image_sizes, train=True))[0]
+        features = model.features(batch.images, batch.image_sizes, train=True)
+        return model.semantic(features, batch.image_sizes)[0]
 
     logits = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
     loss = SemanticLoss(weight=0.2, averaged_over="all")
-    wanted = loss(logits, batch.gt_semantic)["loss_semantic"].mean()
+    wanted = loss(logits, batch.gt_semantic, batch.image_sizes)["loss_semantic"].mean()
     np.testing.assert_allclose(whole.jacobian[0]["loss_semantic"], wanted, rtol=1e-5)
 
 
@@ -260,6 +261,10 @@ def test_parts_that_do_not_fit_are_named():
         tiny.init(model.clone(mask_heads=model.mask_heads[:2]))
     with pytest.raises(ValueError, match="semantic head gives 8 channels"):
         tiny.init(model.clone(semantic_head=model.semantic_head.clone(features=8)))
+    with pytest.raises(ValueError, match=r"reads strides \(8,\), the semantic feature is at"):
+        tiny.init(model.clone(semantic_head=model.semantic_head.clone(fusion_level=0)))
+    with pytest.raises(ValueError, match="style is 'detectron2'; it must be a CascadeFlavour or"):
+        htc_resnet_fpn(3, style="detectron2")
     with pytest.raises(ValueError, match="10 cells a side, which are no multiple of 3"):
         pooler = dataclasses.replace(model.semantic_pooler, output_size=10)
         tiny.init(model.clone(semantic_pooler=pooler))

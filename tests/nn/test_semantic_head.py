@@ -9,8 +9,9 @@ from segjax.nn.semantic_head import FusedSemanticHead
 from tests.ops.resize_oracle import oracle as resize
 
 BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5
-# P2..P6 of a canvas of 32 x 48 pixels, were P2 at stride 4.
-SIZES = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
+# P2..P6 of a canvas of 32 x 64 pixels.
+SIZES = [(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)]
+IMAGES = jnp.array([[32, 64], [30, 40]], jnp.int32)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def head(**changes) -> FusedSemanticHead:
 
 @pytest.fixture(scope="module")
 def variables(levels):
-    shapes = jax.eval_shape(head().init, jax.random.key(0), levels)
+    shapes = jax.eval_shape(head().init, jax.random.key(0), levels, IMAGES)
     random = np.random.default_rng(1)
 
     def draw(leaf):
@@ -38,7 +39,7 @@ def variables(levels):
 
 
 def apply(variables, levels, **changes):
-    return jax.jit(head(**changes).apply)(variables, levels)
+    return jax.jit(head(**changes).apply)(variables, levels, IMAGES)
 
 
 def relu(x):
@@ -82,18 +83,34 @@ def test_head_is_its_definition(variables, levels, fusion_level):
     assert (logits < 0).any(), "none ends the logits"
 
 
+def test_a_larger_canvas_changes_nothing(variables, levels):
+    random = np.random.default_rng(2)
+    canvas = [(16, 24), (8, 12), (4, 6), (2, 3), (1, 2)]
+    wide = []
+    for level, size in zip(levels, canvas, strict=True):
+        junk = random.normal(size=(BATCH, *size, CHANNELS)).astype(np.float32)
+        junk[:, : level.shape[1], : level.shape[2]] = level
+        wide.append(jnp.asarray(junk))
+    found = jax.jit(head().apply)(variables, wide, IMAGES)
+    rows, columns = SIZES[1]
+    for got, want in zip(found, apply(variables, levels), strict=True):
+        np.testing.assert_allclose(got[:, :rows, :columns], want, rtol=1e-4, atol=1e-5)
+    assert not np.asarray(found[1][:, rows:]).any()
+    assert not np.asarray(found[1][:, :, columns:]).any()
+
+
 def test_every_level_counts(variables, levels):
     run = jax.jit(head().apply)
-    logits, _ = run(variables, levels)
+    logits, _ = run(variables, levels, IMAGES)
     for i in range(len(SIZES)):
         without = [level * (j != i) for j, level in enumerate(levels)]
-        assert np.abs(run(variables, without)[0] - logits).max() > 1e-2
+        assert np.abs(run(variables, without, IMAGES)[0] - logits).max() > 1e-2
 
 
 def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
     def total(params, output):
         # Squares: the sum of a class's logits over pixels may not change with a kernel.
-        return (head().apply({"params": params}, levels)[output] ** 2).sum()
+        return (head().apply({"params": params}, levels, IMAGES)[output] ** 2).sum()
 
     pull = jax.jit(jax.grad(total), static_argnums=1)
     shared = {f"lateral{i + 1}" for i in range(5)} | {"conv1", "conv2"}
@@ -109,7 +126,9 @@ def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
 
 def test_published_head_has_the_published_parameters():
     levels = [jnp.zeros((1, *s, 256)) for s in SIZES]
-    shapes = jax.eval_shape(FusedSemanticHead().init, jax.random.key(0), levels)["params"]
+    shapes = jax.eval_shape(FusedSemanticHead().init, jax.random.key(0), levels, IMAGES[:1])[
+        "params"
+    ]
     # mmdet's: 5 laterals, 4 convolutions, the embedding, 183 classes.
     ones, threes = 256 * 256 + 256, 9 * 256 * 256 + 256
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -119,7 +138,7 @@ def test_published_head_has_the_published_parameters():
 def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(variables, levels):
     logits, feature = apply(variables, levels, dtype="bfloat16")
     assert (logits.dtype, feature.dtype) == (jnp.float32, jnp.bfloat16)
-    fresh = jax.eval_shape(head(dtype="bfloat16").init, jax.random.key(1), levels)
+    fresh = jax.eval_shape(head(dtype="bfloat16").init, jax.random.key(1), levels, IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
     for got, want in zip((logits, feature), apply(variables, levels), strict=True):
         error = np.abs(np.asarray(got, np.float32) - want).max() / np.abs(want).max()

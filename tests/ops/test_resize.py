@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax.ops.resize import interpolation_matrix, resize_bilinear
+from segjax.ops.resize import interpolation_matrix, resize_bilinear, resize_corners_within
 from tests.ops.resize_oracle import oracle
 
 SIDES = st.integers(1, 12)
@@ -102,3 +102,22 @@ def test_bfloat16_stays_bfloat16():
 def test_a_size_below_one_is_named(size):
     with pytest.raises(ValueError, match=rf"size is \({size[0]}, {size[1]}\): give a height"):
         resize_bilinear(jnp.zeros((1, 2, 2, 1)), size, align_corners=False)
+
+
+def test_a_part_is_resized_as_if_it_were_alone():
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(3, 7, 9, 2)), jnp.float32)
+    old = jnp.array([[7, 9], [4, 5], [1, 3]], jnp.int32)
+    new = jnp.array([[12, 11], [8, 10], [2, 6]], jnp.int32)
+    found = jax.jit(resize_corners_within, static_argnums=1)(x, (12, 11), old, new)
+    for i, ((h, w), (p, q)) in enumerate(zip(old.tolist(), new.tolist(), strict=True)):
+        alone = resize_bilinear(x[i : i + 1, :h, :w], (p, q), align_corners=True)
+        np.testing.assert_allclose(found[i, :p, :q], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_weights_add_up_to_one():
+    x = jnp.ones((1, 13, 7, 1), jnp.bfloat16)
+    for align_corners in (False, True):
+        found = resize_bilinear(x, (50, 41), align_corners=align_corners)
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(np.asarray(found, np.float32), 1.0)
