@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
 from segjax.data import rle
+from segjax.data.panoptic import ids_of
 from segjax.eval.maps import PanopticMap
 
 HIGHEST_ID = (1 << 24) - 1
@@ -32,7 +33,7 @@ def encode_ids(ids: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def decode_ids(rgb: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
     """Segment ids of an RGB picture (not OpenCV's BGR)."""
-    return rgb.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+    return ids_of(rgb)
 
 
 def encode_png(ids: Integer[np.ndarray, "h w"]) -> bytes:
