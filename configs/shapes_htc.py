@@ -5,8 +5,9 @@
 The data of `shapes_mask_rcnn.py`, and a Hybrid Task Cascade (1901.07518) with that model's widths:
 three stages at IoU 0.5, 0.6 and 0.7, interleaved, with mask information flow and a semantic branch.
 Its labels come from the instance masks alone (`semantic="instances"`). Unlike the COCO recipes, it
-has box losses of L1 (a beta of 1 asks for more than a few hundred steps), anchors that may cross the
-border, trained batch norm, two samples a cell in RoIAlign, and scores from 0.05 on. `python -m benchmarks.cascades` compares it with its simpler relatives.
+has box losses of L1 (a beta of 1 asks for more than a few hundred steps), anchors that may cross
+the border, trained batch norm, two samples a cell in RoIAlign, and scores from 0.05 on.
+`python -m benchmarks.cascades` compares it with its simpler relatives.
 """
 
 import dataclasses

@@ -62,14 +62,23 @@ PUBLISHED = {
     "mask_rcnn_r101_fpn_3x_coco.py": ("detectron2 3x", "box AP 42.9, mask AP 38.6"),
     "mask_rcnn_r50_fpn_1x_coco.py": ("detectron2 1x", "box AP 38.6, mask AP 35.2"),
     "mask_rcnn_r50_fpn_3x_coco.py": ("detectron2 3x", "box AP 41.0, mask AP 37.2"),
+    "panoptic_fpn_r101_3x_coco.py": ("detectron2 3x", "PQ 43.0"),
+    "panoptic_fpn_r50_1x_coco.py": ("detectron2 1x", "PQ 39.4"),
+    "panoptic_fpn_r50_3x_coco.py": ("detectron2 3x", "PQ 41.5"),
+    "semantic_fpn_r50_1x_coco.py": ("detectron2 1x", "there is no published mean IoU;"),
 }
+PANOPTIC = [n for n in RECIPES if n.startswith(("panoptic", "semantic"))]
 SEMANTIC = [n for n in RECIPES if n.startswith("htc") and "without_semantic" not in n]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_builds(name):
     config = load_config(FOLDER / name)
-    model = config.model if config.model.num_classes else config.model.with_num_classes(3)
+    model = config.model
+    if model.num_classes == 0:
+        model = model.with_num_classes(3)
+    if model.semantic_classes == 0:
+        model = model.with_semantic_classes(4)
     variables = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) > 10_000
     frozen_mask(variables["params"], model.frozen_paths())
@@ -105,7 +114,8 @@ def test_recipe_is_the_published_schedule(name):
     wanted = [*warming, 0.02, 0.02, 2e-3, 2e-3, 2e-4, 2e-4]
     assert [float(rate(step)) for step in at] == pytest.approx(wanted, rel=1e-5)
     assert (config.steps, config.data.batch_size) == (steps, 16)
-    assert config.model.has_masks == config.data.masks == (not name.startswith("faster"))
+    assert config.model.has_masks == config.data.masks
+    assert config.model.has_masks == (not name.startswith(("faster", "semantic")))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,7 +129,7 @@ def test_recipe_follows_its_library(name):
     assert (data.long_side, data.flip, data.resize) == (1333, True, "shortest_edge")
     assert (optim.name, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 1e-4)
     library = DETECTRON2 if detectron2 else MMDET
-    depth, groups, width = re.search(r"_[rx](\d+)_(?:(\d+)x(\d+)d_)?fpn", name).groups()
+    depth, groups, width = re.search(r"_[rx](\d+)_(?:(\d+)x(\d+)d_)?", name).groups()
     backbone = resnet(
         int(depth),
         groups=int(groups or 1),
@@ -128,15 +138,20 @@ def test_recipe_follows_its_library(name):
         norm=library.backbone_norm,
         frozen_stages=2,
     )
-    assert (config.model.backbone, config.model.preprocess) == (backbone, library.preprocess)
+    model = getattr(config.model, "detector", config.model)
+    assert (model.backbone, model.preprocess) == (backbone, library.preprocess)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_has_semantic_labels_if_its_model_learns_from_them(name):
     config = load_config(FOLDER / name)
     source, classes = ("stuffthingmaps", 183) if name in SEMANTIC else ("none", None)
+    if name in PANOPTIC:
+        source, classes = "panoptic", 54
     assert (config.data.semantic, config.model.semantic_classes) == (source, classes)
-    names = STUFF_NAMES if name in SEMANTIC else ()
+    assert config.data.merge_things == ("first" if name in PANOPTIC else "no")
+    assert config.data.instances == (not name.startswith("semantic"))
+    names = STUFF_NAMES if name in SEMANTIC else ["a class"] * (classes or 0)
     assert resolve(config, ["a class"] * 80, names) == config
 
 

@@ -1,0 +1,52 @@
+"""Panoptic FPN, ResNet-50-FPN, 1x schedule on COCO 2017, in Detectron2's conventions.
+
+Paper: 1901.02446.
+Wanted on val2017: PQ 39.4 (Detectron2's model zoo, panoptic_fpn_R_50_1x).
+Schedule: 90,000 steps of 16 images (about 12 epochs), learning rate 0.02, divided by 10 at
+60,000 and 80,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
+The semantic branch learns 54 classes: all things as one, and COCO's 53 kinds of stuff, from the
+panoptic annotation.
+The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first
+stage stay frozen: give a run that holds them with --init-from (segjax.save_run makes one of
+weights that segjax.zoo.convert has converted). This recipe has not been run in full here yet.
+
+    segjax train --config configs/panoptic_fpn_r50_1x_coco.py --init-from FOLDER
+"""
+
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.models import panoptic_fpn_resnet
+
+
+def get_config() -> TrainConfig:
+    """The run."""
+    return TrainConfig(
+        model=panoptic_fpn_resnet(num_classes=80, semantic_classes=54, depth=50),
+        data=DataConfig(
+            name="2017",
+            semantic="panoptic",
+            merge_things="first",
+            batch_size=16,
+            short_side=(640, 672, 704, 736, 768, 800),
+            eval_short_side=800,
+            long_side=1333,
+            interpolation="pil",
+            overflow="drop_smallest",
+            num_workers=8,
+        ),
+        optim=OptimConfig(
+            name="sgd",
+            learning_rate=0.02,
+            momentum=0.9,
+            weight_decay=1e-4,
+            norm_decay=0.0,
+            warmup_steps=1000,
+            warmup_start=0.001,
+            schedule="step",
+            milestones=(60_000, 80_000),
+        ),
+        steps=90_000,
+        log_every=100,
+        eval_every=15_000,
+        checkpoint_every=5_000,
+    )
