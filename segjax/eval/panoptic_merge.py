@@ -188,19 +188,9 @@ def _merge(
     keep = scores >= np.float32(score_threshold)
     order = [int(i) for i in np.argsort(-scores, kind="stable") if keep[i]]
     segments: list[MergedSegment] = []
-    empty = overlapping = 0
-    for i in order:
-        mask = mask_of(i)
-        free = mask & (ids == VOID)
-        area, left = int(mask.sum()), int(free.sum())
-        if not area:
-            empty += 1
-        elif (area - left) / area > overlap_threshold or not left:
-            overlapping += 1
-        else:
-            number = len(segments) + 1
-            ids[free] = number
-            segments.append(MergedSegment(number, int(classes[i]), True, float(scores[i]), left, i))
+    empty, overlapping = _add_instances(
+        ids, segments, order, mask_of, scores, classes, overlap_threshold
+    )
     small, small_pixels, other_pixels = _add_stuff(
         ids, segments, semantic, set(stuff_labels), stuff_area
     )
@@ -208,6 +198,32 @@ def _merge(
     return Merged(
         ids, segments, Dropped(low, empty, overlapping, small, small_pixels, other_pixels)
     )
+
+
+def _add_instances(
+    ids: Int32[np.ndarray, "h w"],
+    segments: list[MergedSegment],
+    order: Sequence[int],
+    mask_of: Callable[[int], Bool[np.ndarray, "h w"]],
+    scores: Float32[np.ndarray, "n"],
+    classes: Integer[np.ndarray, "n"],
+    overlap_threshold: float,
+) -> tuple[int, int]:
+    """Gives free pixels to instances; returns how many were empty, and overlapping too much."""
+    empty = overlapping = 0
+    for i in order:
+        mask = mask_of(i)
+        free = mask & (ids == VOID)
+        area, left = int(mask.sum()), int(free.sum())
+        if not area:
+            empty += 1
+        elif not left or (area - left) / area > overlap_threshold:
+            overlapping += 1
+        else:
+            number = len(segments) + 1
+            ids[free] = number
+            segments.append(MergedSegment(number, int(classes[i]), True, float(scores[i]), left, i))
+    return empty, overlapping
 
 
 def _add_stuff(
