@@ -3,21 +3,20 @@
 A run's folder:
 
     config.json        the resolved config and the versions it ran on
-    classes.json       class names and COCO category ids, in the model's order
+    classes.json       names of classes and COCO's ids of them, in the model's order
     metrics.jsonl      one record a line
     checkpoints/STEP/  variables, optimizer and data state (orbax)
 """
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,10 +26,13 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
+from segjax.data.segments import PanopticCategory
+from segjax.eval.classes import Classes
+from segjax.train.classes import read_classes, save_classes
+from segjax.train.resolve import best_metric, with_classes
 from segjax.train.state import TrainState, differing_shapes, init_variables
 
 CONFIG_FILE = "config.json"
-CLASSES_FILE = "classes.json"
 
 
 class Checkpoints:
@@ -222,17 +224,25 @@ class Run:
       config: of the run.
       model: the module, its number of classes filled in.
       variables: {"params", "batch_stats"}, on the first device.
-      class_names: in the model's order.
-      category_ids: COCO's ids of the classes.
+      classes: their names and ids, in the model's order.
       step: of the checkpoint.
     """
 
     config: TrainConfig
     model: nn.Module
     variables: dict[str, Any]
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    classes: Classes
     step: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the objects, in the model's order."""
+        return self.classes.names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """COCO's ids of the objects' classes."""
+        return self.classes.category_ids
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -257,7 +267,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)
         variables = checkpoints.restore_variables(shapes, step)
-    return Run(config, config.model, variables, classes.names, classes.category_ids, step)
+    return Run(config, config.model, variables, classes, step)
 
 
 def save_run(
@@ -266,6 +276,8 @@ def save_run(
     variables: Mapping[str, Any],
     class_names: Sequence[str],
     category_ids: Sequence[int],
+    semantic_names: Sequence[str] = (),
+    panoptic_categories: Sequence[PanopticCategory] = (),
 ) -> None:
     """Writes weights that come from elsewhere as a run that `load_run` and `init_from` read.
 
@@ -277,26 +289,21 @@ def save_run(
       config: its `model` is the one the variables are for, the classes of its semantic branch
         (if it has one) filled in; `data` tells how images are resized.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      class_names: in the model's order; a model with 0 classes gets as many.
+      class_names: in the model's order; a model with 0 classes gets as many, one that knows no
+        objects wants ().
       category_ids: COCO's ids of the classes.
+      semantic_names: of the classes of pixels, by label; () where unknown.
+      panoptic_categories: of the segments of a panoptic model; () where unknown.
 
     Raises:
       FileExistsError: if the folder has checkpoints already.
       ValueError: if model, variables and classes do not fit together; it names the first arrays.
     """
-    folder, number = Path(folder), len(class_names)
-    model: Any = config.model
-    model = model if model.num_classes else model.with_num_classes(number)
-    if not model.num_classes == number == len(category_ids):
-        raise ValueError(
-            f"the model has {model.num_classes} classes, but there are {number} names and"
-            f" {len(category_ids)} category ids"
-        )
-    if model.semantic_classes == 0:
-        raise ValueError(
-            "the model's semantic branch leaves its number of classes to the data: give it the one"
-            " that the weights are for, as in model.with_semantic_classes(183)"
-        )
+    folder = Path(folder)
+    classes = Classes(
+        tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
+    )
+    model = with_classes(config, classes)
     shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
     variables = {"batch_stats": {}} | dict(variables)
     if wrong := differing_shapes(shapes, variables):
@@ -307,39 +314,13 @@ def save_run(
             raise FileExistsError(f"{folder} has checkpoints {list(checkpoints.steps)} already")
         checkpoints.save_variables(variables)
     save_config(folder / CONFIG_FILE, dataclasses.replace(config, model=model), library_versions())
-    save_classes(folder, class_names, category_ids)
+    save_classes(folder, classes)
 
 
 def library_versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {name: metadata.version(name) for name in names}
-
-
-class Classes(NamedTuple):
-    """Class names and their COCO category ids, in the model's order."""
-
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-
-
-def save_classes(folder: Path, names: Any, category_ids: Any) -> None:
-    """Writes `classes.json`."""
-    record = {"names": list(names), "category_ids": [int(i) for i in category_ids]}
-    (folder / CLASSES_FILE).write_text(json.dumps(record, indent=2) + "\n")
-
-
-def read_classes(folder: Path) -> Classes:
-    """Reads `classes.json`."""
-    record = json.loads((folder / CLASSES_FILE).read_text())
-    return Classes(tuple(record["names"]), tuple(record["category_ids"]))
-
-
-def best_metric(config: TrainConfig) -> str | None:
-    """The metric that decides which checkpoint is best; "auto" goes by the model."""
-    if config.keep_best == "auto":
-        return "segm/AP" if getattr(config.model, "has_masks", True) else "box/AP"
-    return config.keep_best
 
 
 def merge_variables(fresh: Any, trained: Any) -> tuple[Any, list[str]]:

@@ -11,7 +11,9 @@ from segjax.config import TrainConfig
 from segjax.config_json import to_json
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset
-from segjax.train.checkpoint import CLASSES_FILE, CONFIG_FILE, read_classes
+from segjax.eval.classes import Classes
+from segjax.train.checkpoint import CONFIG_FILE
+from segjax.train.classes import CLASSES_FILE, read_classes
 from segjax.train.metrics import say
 from segjax.train.optim import under_any
 
@@ -38,13 +40,13 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
             say(f"{name}: {line}")
 
 
-def check_same_run(folder: Path, config: TrainConfig, class_names: Sequence[str]) -> None:
+def check_same_run(folder: Path, config: TrainConfig, classes: Classes) -> None:
     """Compares a config with the one that the checkpoints in a folder belong to.
 
     Args:
       folder: of a run that has checkpoints.
       config: to go on with, its model resolved.
-      class_names: of the data.
+      classes: of the data that the model knows.
 
     Raises:
       ValueError: if the model or the classes are others; it names the fields that differ.
@@ -54,12 +56,15 @@ def check_same_run(folder: Path, config: TrainConfig, class_names: Sequence[str]
         " or go on with the config that this run was started with"
     )
     if (folder / CLASSES_FILE).exists():
-        names = read_classes(folder).names
-        if names != tuple(class_names):
-            raise ValueError(
-                f"{folder} holds a run on the classes {_short(names)}, the data have"
-                f" {_short(class_names)}: {advice}"
-            )
+        saved_classes = read_classes(folder)
+        for kind, field in (("classes", "names"), ("semantic classes", "semantic_names")):
+            old, new = getattr(saved_classes, field), getattr(classes, field)
+            # Runs of older versions did not keep the names of semantic classes.
+            if old != new and not (field == "semantic_names" and not old):
+                raise ValueError(
+                    f"{folder} holds a run on the {kind} {_short(old)}, the data have"
+                    f" {_short(new)}: {advice}"
+                )
     if (folder / CONFIG_FILE).exists():
         # The JSON itself is compared: a module of the user's own can be written, but not read.
         saved = json.loads((folder / CONFIG_FILE).read_text())["config"]["fields"]["model"]

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,34 @@ from jaxtyping import PRNGKeyArray
 from segjax.config import TrainConfig
 from segjax.config_json import save_config
 from segjax.data import pipeline
-from segjax.data.config import DataConfig
+from segjax.eval.classes import Classes
 from segjax.eval.runner import EvalResults, Evaluator
 from segjax.train.checkpoint import (
     CONFIG_FILE,
     Checkpoints,
-    best_metric,
     library_versions,
     load_run,
     merge_variables,
-    save_classes,
 )
 from segjax.train.checks import check_frozen, check_same_run, check_splits, variable_names
+from segjax.train.classes import save_classes
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.parallel import CompiledStep, Devices, choose_devices, compile_step
 from segjax.train.pictures import write_pictures
 from segjax.train.prefetch import Prefetch
+from segjax.train.resolve import (
+    best_metric,
+    resolve,
+    semantic_wanted,
+    with_dtype,  # noqa: F401  (a public name of the loop)
+)
 from segjax.train.state import TrainState, init_state, init_variables
 from segjax.train.step import make_step
-from segjax.types import Batch, Dtype
+from segjax.types import Batch
 
 # Each purpose draws from its own stream of the run's seed.
 INIT_STREAM, STEP_STREAM = 0, 1
-# What --data.semantic can be, in a few words.
-SEMANTIC = {
-    "stuffthingmaps": "COCO-stuff's maps",
-    "panoptic": "from COCO's panoptic annotation",
-    "folder": "plain label PNGs",
-    "instances": "things only",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +53,7 @@ class TrainResults:
       model: the module, its number of classes filled in.
       variables: {"params", "batch_stats"} after the last step, on the first device.
       metrics: of the last evaluation, such as "segm/AP"; empty if there was none.
-      class_names: in the model's order.
+      classes: their names, in the model's order.
       workdir: folder with config, checkpoints, metrics and pictures.
       compilations: how often the step was compiled: once for each bucket of image shapes.
     """
@@ -63,9 +61,14 @@ class TrainResults:
     model: nn.Module
     variables: dict[str, Any]
     metrics: dict[str, float]
-    class_names: tuple[str, ...]
+    classes: Classes
     workdir: Path
     compilations: int
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the objects, in the model's order."""
+        return self.classes.names
 
 
 def train(config: TrainConfig) -> TrainResults:
@@ -99,12 +102,13 @@ def train(config: TrainConfig) -> TrainResults:
     check_splits(dataset, config.data, ("train", "val"))
     config = resolve(config, dataset.class_names, dataset.semantic_names)
     training_data = semantic_wanted(config)
+    classes = Classes.of(config.model, dataset)
 
     # ---------------------------------------------------------------- Checkpoint to go on from
     with Checkpoints(workdir, best_metric(config), config.keep_last) as checkpoints:
         resumes = checkpoints.latest_step is not None
         if resumes:
-            check_same_run(workdir, config, dataset.class_names)
+            check_same_run(workdir, config, classes)
 
         # ------------------------------------------------------------ Model, optimizer, step
         model: Any = config.model
@@ -115,7 +119,8 @@ def train(config: TrainConfig) -> TrainResults:
         schedule = learning_rate(config.optim, config.steps)
         state = devices.replicate(init_state(variables, optimizer))
         del variables  # donated with the first step
-        say(f"{_count(state.params):,} parameters, {len(dataset.class_names)} classes")
+        number = len(classes.names or classes.semantic_names)
+        say(f"{_count(state.params):,} parameters, {number} classes")
 
         shapes: list[tuple[int, ...]] = []
         step = make_step(model, optimizer, schedule, frozen)
@@ -128,7 +133,7 @@ def train(config: TrainConfig) -> TrainResults:
             say(f"going on from step {int(state.step)} of {config.steps}")
         # Only now: what is in the folder belongs to the checkpoints until they are taken over.
         save_config(workdir / CONFIG_FILE, config, library_versions())
-        save_classes(workdir, dataset.class_names, dataset.category_ids)
+        save_classes(workdir, classes)
 
         # ------------------------------------------------------------ Training
         evaluator = Evaluator(
@@ -154,9 +159,7 @@ def train(config: TrainConfig) -> TrainResults:
         folder, threshold = workdir / "pictures", config.score_threshold
         write_pictures(evaluator, variables, folder, config.num_pictures, threshold)
         say(f"pictures in {folder}")
-    return TrainResults(
-        model, variables, results.metrics(), tuple(dataset.class_names), workdir, len(shapes)
-    )
+    return TrainResults(model, variables, results.metrics(), classes, workdir, len(shapes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +252,7 @@ class _Loop:
         scores = ", ".join(
             f"{name} {value:.3f}"
             for name, value in results.metrics().items()
-            if name.endswith(("/AP", "/AP50"))
+            if name.endswith(("/AP", "/AP50", "/mIoU", "/PQ"))
         )
         say(f"step {int(state.step)}: {scores} ({results.seconds:.0f} s)")
         return results
@@ -265,88 +268,6 @@ class _Loop:
     def _count_dropped(self, host: Any) -> None:
         for name in self.dropped:
             self.dropped[name] += int(host[name].sum())
-
-
-def resolve(
-    config: TrainConfig, class_names: Sequence[str], semantic_names: Sequence[str] = ()
-) -> TrainConfig:
-    """Fills in what the config leaves to the data, and the compute dtype of every part.
-
-    Args:
-      config: of the run.
-      class_names: of the data.
-      semantic_names: classes of the data's semantic labels, if it has any.
-
-    Raises:
-      ValueError: if the model is for another number of classes than the data has, or for masks or
-        semantic labels that the data shall not give.
-    """
-    model: Any = config.model
-    if model.has_masks and not config.data.masks:
-        raise ValueError(
-            "--data.masks=False leaves out what the model's mask head learns from: set"
-            " --data.masks=True, or take a model without masks (faster_rcnn_resnet_fpn)"
-        )
-    number = len(class_names)
-    if model.num_classes == 0:
-        model = model.with_num_classes(number)
-    if model.num_classes != number:
-        raise ValueError(
-            f"the model has {model.num_classes} classes, the data has {number}"
-            f" ({', '.join(class_names[:5])}, ...): leave num_classes at 0 to follow the data"
-        )
-    model = _resolve_semantic(model, config.data.semantic, len(semantic_names))
-    if config.compute_dtype is not None:
-        model = with_dtype(model, config.compute_dtype)
-    return dataclasses.replace(config, model=model)
-
-
-def _resolve_semantic(model: Any, source: str, number: int) -> Any:
-    """Gives a semantic branch as many classes as the data's labels have."""
-    if model.semantic_classes is None:
-        return model
-    if source == "none":
-        ways = "; or ".join(f"--data.semantic={way} ({text})" for way, text in SEMANTIC.items())
-        raise ValueError(
-            "the model has a semantic branch, but --data.semantic=none gives it nothing to learn"
-            f" from: choose {ways}; or take a model without the branch"
-        )
-    if model.semantic_classes == 0:
-        model = model.with_semantic_classes(number)
-    if model.semantic_classes != number:
-        raise ValueError(
-            f"the model has {model.semantic_classes} semantic classes, the labels of"
-            f" --data.semantic={source} have {number}: leave semantic_classes at 0 to follow the"
-            " data, or choose the labels that the model is for"
-        )
-    return model
-
-
-def semantic_wanted(config: TrainConfig) -> DataConfig:
-    """The data as training reads them: with semantic labels only if the model learns from them."""
-    model: Any = config.model
-    source, number = config.data.semantic, model.semantic_classes
-    if source == "none":
-        return config.data
-    if number is None:
-        say(f"semantic labels: {source!r} are not read: the model has no semantic branch")
-        return dataclasses.replace(config.data, semantic="none")
-    say(f"semantic labels: {source!r} ({SEMANTIC[source]}), {number} classes")
-    return config.data
-
-
-def with_dtype(part: Any, dtype: Dtype) -> Any:
-    """Returns a module with the `dtype` of itself and of all modules inside replaced."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        if field.name == "dtype":
-            changes["dtype"] = dtype
-        elif isinstance(value, nn.Module) and field.name != "parent":
-            changes[field.name] = with_dtype(value, dtype)
-        elif isinstance(value, tuple) and any(isinstance(v, nn.Module) for v in value):
-            changes[field.name] = tuple(with_dtype(v, dtype) for v in value)
-    return part.clone(**changes)
 
 
 def initial_variables(

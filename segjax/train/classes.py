@@ -1,0 +1,29 @@
+"""The names of a run's classes, as its folder keeps them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from segjax.data.segments import PanopticCategory
+from segjax.eval.classes import Classes
+
+CLASSES_FILE = "classes.json"
+
+
+def save_classes(folder: Path, classes: Classes) -> None:
+    """Writes `classes.json`."""
+    record = dataclasses.asdict(classes)
+    (folder / CLASSES_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_classes(folder: Path) -> Classes:
+    """Reads `classes.json`; those of older runs have the names of instance classes alone."""
+    record = json.loads((folder / CLASSES_FILE).read_text())
+    return Classes(
+        names=tuple(record["names"]),
+        category_ids=tuple(record["category_ids"]),
+        semantic_names=tuple(record.get("semantic_names", ())),
+        panoptic_categories=tuple(
+            PanopticCategory(**category) for category in record.get("panoptic_categories", ())
+        ),
+    )
