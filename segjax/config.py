@@ -127,8 +127,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Args:
       path: a Python file.
       overrides: flags such as `["--optim.learning-rate", "0.01", "--data.root=x"]`,
-        checked against the fields' types. Any field of the config, of its parts and of
-        the model can be set; `-` and `_` are the same.
+        checked against the fields' types. Any number, text or choice of the config, of its
+        parts and of the model can be set, but no part be left out or swapped for another
+        class; `-` and `_` are the same.
 
     Returns:
       The config, overridden.
