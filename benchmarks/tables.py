@@ -7,6 +7,7 @@ A test checks that the README holds what this would write.
 
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ def main() -> None:
 
 def filled(text: str) -> str:
     """The README with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
-    for name, table in (("runs", runs), ("goldens", goldens), ("speed", speed)):
+    for name, table in (
+        ("runs", runs),
+        ("cascades", cascades),
+        ("goldens", goldens),
+        ("speed", speed),
+    ):
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.DOTALL):
             raise ValueError(f"README.md has no part <!-- {name} --> ... <!-- /{name} -->")
@@ -50,6 +56,44 @@ def runs() -> str:
             f"{r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |"
         )
     return "\n".join(lines)
+
+
+def cascades() -> str:
+    """Mask R-CNN and the cascades side by side."""
+    steps, all_runs = cascade_runs()
+    lines = [
+        f"| {steps} steps on shapes | box AP | mask AP | mask AP75 | CPU min |",
+        "|---|---|---|---|---|",
+    ]
+    for name, by_seed in all_runs.items():
+        aps = " | ".join(
+            _spread([run[metric] for run in by_seed.values()])
+            for metric in ("box/AP", "segm/AP", "segm/AP75")
+        )
+        minutes = statistics.mean(run["cpu_minutes"] for run in by_seed.values())
+        lines.append(f"| {name} | {aps} | {minutes:.1f} |")
+    plain, htc = all_runs["Mask R-CNN"], all_runs["HTC"]
+    gains = [htc[seed]["segm/AP"] - plain[seed]["segm/AP"] for seed in plain]
+    lines += ["", f"HTC's mask AP less Mask R-CNN's, seed by seed: {_spread(gains, '+.3f')}."]
+    return "\n".join(lines)
+
+
+def cascade_runs() -> tuple[int, dict[str, dict[str, dict[str, float]]]]:
+    """Number of steps, and the runs by model and seed of all files named cascades*.json."""
+    merged: dict[str, dict[str, dict[str, float]]] = {}
+    steps = set()
+    for path in sorted(RESULTS.glob("cascades*.json")):
+        results = load(path.stem)
+        steps.add(results["steps"])
+        for name, by_seed in results["runs"].items():
+            merged.setdefault(name, {}).update(by_seed)
+    (number,) = steps  # files of different lengths of training cannot be compared
+    return number, merged
+
+
+def _spread(values: list[float], form: str = ".3f") -> str:
+    """Mean and sample standard deviation."""
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):.3f}"
 
 
 def goldens() -> str:

@@ -159,7 +159,8 @@ def _resolve_semantic(model: Any, source: str, number: int) -> Any:
         ways = "; or ".join(f"--data.semantic={way} ({text})" for way, text in SEMANTIC.items())
         raise ValueError(
             "the model has a semantic branch, but --data.semantic=none gives it nothing to learn"
-            f" from: choose {ways}; or take a model without the branch"
+            f" from: choose {ways}; or take a model without the branch, such as"
+            " htc_resnet_fpn(semantic=False)"
         )
     if model.semantic_classes == 0:
         model = model.with_semantic_classes(number)

@@ -244,3 +244,18 @@ def test_mask_rcnn_has_the_numbers_of_one_device(mode):
     # the same under both modes; the next array has 5.3e-7.
     assert errors.pop("box_head/box_deltas/kernel") <= 2e-6
     assert max(errors.values()) <= 1e-6, max(errors, key=errors.__getitem__)
+
+
+@pytest.mark.slow
+def test_htc_has_the_numbers_of_one_device():
+    model = tiny.htc()
+    optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
+    one, expected_history, _ = run(model, "jit", 1, 3, different_batches, optim)
+    many, history, _ = run(model, "shard_map", 8, 3, different_batches, optim)
+    for metrics, expected in zip(history, expected_history, strict=True):
+        for name in (n for n in expected if n.startswith("loss")):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, atol=1e-9)
+    for leaf, expected in zip(
+        jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True
+    ):
+        assert relative_error(leaf, expected) <= 1e-5
