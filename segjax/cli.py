@@ -61,15 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="store_true", help="this, or a config's fields")
     train.set_defaults(command=_train, parser=train)
 
-    evaluate = _run_parser(commands, "evaluate", "COCO scores of a trained model")
+    evaluate = _run_parser(commands, "evaluate", "scores of a trained model")
     evaluate.add_argument("--split", choices=("val", "train"), default="val")
-    evaluate.add_argument("--results", metavar="FILE", help="write a COCO results json")
+    evaluate.add_argument(
+        "--results", metavar="FILE", help="write a COCO results json, and maps beside it"
+    )
     evaluate.epilog = "--data.FIELD, --model.FIELD and --max-detections change the run's config."
     evaluate.set_defaults(command=_evaluate)
 
-    predict = _run_parser(commands, "predict", "detections in pictures, drawn and as json")
+    predict = _run_parser(commands, "predict", "what is in pictures, drawn and as json and maps")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files or folders")
-    predict.add_argument("--out", metavar="FOLDER", required=True, help="for overlays and json")
+    predict.add_argument("--out", metavar="FOLDER", required=True, help="for pictures, json, maps")
     predict.add_argument("--score-threshold", type=float, default=0.5, help="of what is drawn")
     predict.add_argument("--max-detections", type=_positive, help="of a picture")
     predict.set_defaults(command=_predict)
@@ -122,6 +124,7 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
     from segjax.config import override
     from segjax.data.pipeline import open_dataset
+    from segjax.eval.classes import gives_instances
     from segjax.eval.runner import evaluate
     from segjax.train.checkpoint import load_run
     from segjax.train.checks import check_splits
@@ -133,7 +136,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
         model = _with_detections(model, max(fields.max_detections))
     dataset = open_dataset(fields.data)
     check_splits(dataset, fields.data, (known.split,))
-    if tuple(dataset.class_names) != run.class_names:
+    if gives_instances(model) and tuple(dataset.class_names) != run.class_names:
         raise ValueError(
             f"the model's classes are {list(run.class_names)}, the data's"
             f" {list(dataset.class_names)}: they must be the same, in the same order"
@@ -147,9 +150,12 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
         max_dets=fields.max_detections,
         results_json=known.results,
         progress=sys.stderr.isatty(),
+        classes=run.classes,
     )
     print(f"{known.checkpoint}, step {run.step}, {known.split} split")
     print(results.text())
+    if results.files:
+        print(f"written: {', '.join(map(str, results.files))}")
     return 0
 
 
@@ -170,6 +176,8 @@ def _evaluated_fields(config: Any) -> Any:
 
 def _with_detections(model: Any, number: int) -> Any:
     """The model giving so many detections of an image, if it gives fewer: else AP@N is of fewer."""
+    if (detector := getattr(model, "detector", None)) is not None:  # panoptic models have one
+        return model.clone(detector=_with_detections(detector, number))
     rule = getattr(model, "detections", None)
     if rule is None or rule.max_detections >= number:
         return model
@@ -185,7 +193,13 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
 
     run = load_run(known.checkpoint, known.step)
     predictor = Predictor(
-        run.model, run.variables, run.class_names, run.category_ids, data=run.config.data
+        run.model,
+        run.variables,
+        run.class_names,
+        run.category_ids,
+        data=run.config.data,
+        semantic_names=run.classes.semantic_names,
+        panoptic_categories=run.classes.panoptic_categories,
     )
     report = predict_files(
         predictor,

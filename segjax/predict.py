@@ -1,4 +1,4 @@
-"""Prediction on pictures of any size: numpy arrays in, objects in original pixels out."""
+"""Prediction on pictures of any size: numpy arrays in, what is found in original pixels out."""
 
 import dataclasses
 import math
@@ -9,14 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from segjax import viz
+from segjax import viz, viz_maps
 from segjax._callable import make_callable
 from segjax.data import transforms
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
+from segjax.data.segments import PanopticCategory
+from segjax.eval.classes import Classes, gives_instances, gives_semantic
 from segjax.eval.detections import ImageDetections
-from segjax.eval.postprocess import collect, predict_original
-from segjax.eval.runner import write_results
+from segjax.eval.files import MapFiles, write_results
+from segjax.eval.postprocess import (
+    collect_results,
+    map_canvas,
+    maps_original,
+    predict_original,
+)
+from segjax.eval.result import Result
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -36,6 +44,8 @@ class Predictor:
         Models whose anchors depend on the padding (`rpn.stride_from_shape`, as torchvision's)
         are padded to `size_divisor` alone, as torchvision does, and compiled for every shape:
         set `data.buckets` to have fewer, with the results that evaluation has on them.
+      semantic_names: of the classes of pixels, by label; () leaves them as numbers.
+      panoptic_categories: of the segments of panoptic maps; () makes them of the names.
     """
 
     model: Any
@@ -44,6 +54,8 @@ class Predictor:
     category_ids: tuple[int, ...] = ()
     data: DataConfig = DataConfig()
     pad_multiple: int = 128
+    semantic_names: tuple[str, ...] = ()
+    panoptic_categories: tuple[PanopticCategory, ...] = ()
 
     def __call__(
         self,
@@ -63,23 +75,74 @@ class Predictor:
           Objects in pixels of `image`, best first.
 
         Raises:
-          ValueError: if `image` is not a uint8 picture, or has no pixels.
+          ValueError: if `image` is not a uint8 picture, or has no pixels, or the model knows no
+            objects.
         """
+        if not gives_instances(self.model):
+            raise ValueError(
+                "the model knows no objects, it gives the class of every pixel: use"
+                " Predictor.result(image).semantic"
+            )
+        found = self._find(image, False, score_threshold, max_detections).instances
+        assert found is not None
+        return found
+
+    def result(
+        self,
+        image: Shaped[np.ndarray, "h w *c"],
+        *,
+        score_threshold: float = 0.0,
+        max_detections: int | None = None,
+    ) -> Result:
+        """Finds all that the model gives in one picture: objects, semantic and panoptic map.
+
+        Args:
+          image: as for calling the predictor.
+          score_threshold: of the objects, as there; the panoptic map has a threshold of its own,
+            in the model's `merge`.
+          max_detections: of the objects, as there.
+
+        Returns:
+          All in pixels of `image`.
+
+        Raises:
+          ValueError: if `image` is not a uint8 picture, or has no pixels, or the names of classes
+            do not belong together.
+        """
+        return self._find(image, gives_semantic(self.model), score_threshold, max_detections)
+
+    def _find(
+        self,
+        image: Shaped[np.ndarray, "h w *c"],
+        maps: bool,
+        score_threshold: float,
+        max_detections: int | None,
+    ) -> Result:
         rgb = viz.as_rgb(image)
         height, width = rgb.shape[:2]
         padded, resized = self._prepare(rgb)
-        found = predict_original(
-            self.model,
-            self.variables,
-            padded[None],
-            np.array([resized], np.int32),
-            np.array([[height, width]], np.int32),
+        inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
+        found = predict_original(self.model, self.variables, padded[None], inside, sizes)
+        made = None
+        if maps:
+            made = maps_original(
+                found,
+                inside,
+                sizes,
+                padded_size=padded.shape[:2],
+                canvas=map_canvas(height, width),
+                merge=getattr(self.model, "merge", None),
+                paste_padded=bool(self.model.paste_padded),
+            )
+        classes = Classes(
+            self.class_names, self.category_ids, self.semantic_names, self.panoptic_categories
         )
-        return collect(
+        return collect_results(
+            self.model,
             found,
+            made,
             [(height, width)],
-            paste_padded=bool(self.model.paste_padded),
-            class_names=self.class_names,
+            classes.named(self.model) if maps else classes,
             score_threshold=score_threshold,
             max_detections=max_detections,
         )[0]
@@ -138,20 +201,24 @@ class FilesReport:
       counts: picture to the number of objects drawn on it.
       overlays: picture to the overlay written for it.
       failed: picture to why it could not be read.
-      results_json: the COCO results file.
+      results_json: the COCO results file; None for a model that knows no objects.
+      maps: json, folders and lists written for the maps; empty for a model without.
     """
 
     counts: dict[Path, int]
     overlays: dict[Path, Path]
     failed: dict[Path, str]
-    results_json: Path
+    results_json: Path | None
+    maps: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """A line of totals, and a line per picture that could not be read."""
-        total = sum(self.counts.values())
-        lines = [
-            f"{len(self.counts)} pictures, {total} objects drawn; results in {self.results_json}"
-        ]
+        total, written = sum(self.counts.values()), [str(path) for path in self.maps]
+        first = f"{len(self.counts)} pictures"
+        if self.results_json is not None:
+            first += f", {total} objects drawn"
+            written.insert(0, str(self.results_json))
+        lines = [f"{first}; results in {', '.join(written)}" if written else first]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be read:")
             lines += [f"  {path}: {reason}" for path, reason in self.failed.items()]
@@ -167,18 +234,20 @@ def predict_files(
     max_detections: int | None = None,
     progress: bool = False,
 ) -> FilesReport:
-    """Predicts picture files: an overlay each, and one COCO results json for all.
+    """Predicts picture files: a drawing each, a COCO results json for all, and their maps.
 
     A picture that cannot be read is named in the report and does not stop the others.
 
     Args:
       predictor: the model to use.
       paths: picture files, or folders of them.
-      out: folder for `NAME_detections.{png,jpg}`, small pictures enlarged, and `detections.json`.
-        The json has every detection, in original pixels, with its `file_name`; `image_id` is
-        the file's number where all names are different numbers (as in COCO), else its place in
-        `paths` from 1.
-      score_threshold: draw objects with a score above it.
+      out: folder for `NAME_detections.{png,jpg}` (panoptic models: `NAME_panoptic`, semantic
+        ones: `NAME_semantic`), small pictures enlarged, and `detections.json`. The json has every
+        detection, in original pixels, with its `file_name`; `image_id` is the file's number where
+        all names are different numbers (as in COCO), else its place in `paths` from 1. Panoptic
+        models write `panoptic.json` and `panoptic/NAME.png` in COCO's format, semantic ones
+        `semantic/NAME.png` of labels and `semantic.txt` of their names.
+      score_threshold: draw objects with a score above it; a panoptic map is drawn as it is.
       max_detections: per picture, the best.
       progress: show a progress bar.
 
@@ -189,26 +258,49 @@ def predict_files(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files, failed = _expand(paths)
-    report = FilesReport({}, {}, failed, folder / "detections.json")
+    objects = gives_instances(predictor.model)
+    report = FilesReport({}, {}, failed, folder / "detections.json" if objects else None)
     entries: list[dict[str, Any]] = []
-    ids = _image_ids(files)
+    maps, ids = MapFiles(f"{folder}/"), _image_ids(files)
     for path in _progress(files, progress):
         try:
             image = read_image(path)
         except (OSError, ValueError) as error:
             report.failed[path] = str(error)
             continue
-        found = predictor(image, max_detections=max_detections)
-        drawn = found.above(score_threshold)
-        report.counts[path] = len(drawn)
-        report.overlays[path] = _overlay_path(path, folder, set(report.overlays.values()))
-        scale = viz.readable_scale(drawn.image_size)
-        _write_image(report.overlays[path], viz.draw(image, drawn, scale=scale))
-        category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
-        for entry in found.to_coco(ids[path], category_ids):
-            entries.append({"file_name": path.name} | entry)
-    write_results(report.results_json, entries)
-    return report
+        found = predictor.result(image, max_detections=max_detections)
+        name = _draw(report, path, folder, image, found, score_threshold)
+        maps.add(found, ids[path], name)
+        if found.instances is not None:
+            category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
+            for entry in found.instances.to_coco(ids[path], category_ids):
+                entries.append({"file_name": path.name} | entry)
+    if report.results_json is not None:
+        write_results(report.results_json, entries)
+    return dataclasses.replace(report, maps=maps.close())
+
+
+def _draw(
+    report: FilesReport,
+    path: Path,
+    folder: Path,
+    image: UInt8[np.ndarray, "h w 3"],
+    found: Result,
+    score_threshold: float,
+) -> str:
+    """Writes the drawing of a picture and reports it; returns a name that no other has."""
+    kind, count = "semantic", 0
+    if found.panoptic is not None:
+        kind, count = "panoptic", sum(s.category.is_thing for s in found.panoptic.segments)
+    elif found.instances is not None:
+        found = dataclasses.replace(found, instances=found.instances.above(score_threshold))
+        kind, count = "detections", len(found.instances or ())
+    target, name = _overlay_path(path, folder, kind, set(report.overlays.values()))
+    report.counts[path], report.overlays[path] = count, target
+    _write_image(
+        target, viz_maps.draw_result(image, found, scale=viz.readable_scale(found.image_size))
+    )
+    return name
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -245,15 +337,19 @@ def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
     return dict(zip(files, numbers, strict=True))
 
 
-def _overlay_path(path: Path, folder: Path, taken: set[Path]) -> Path:
-    """PNG for PNG, JPEG for the rest; numbered where pictures of two folders share a name."""
+def _overlay_path(path: Path, folder: Path, kind: str, taken: set[Path]) -> tuple[Path, str]:
+    """PNG for PNG, JPEG for the rest; numbered where pictures of two folders share a name.
+
+    Maps are PNGs whatever the picture is: the second thing returned, the name without kind and
+    suffix, is unlike all others too.
+    """
     suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
-    target = folder / f"{path.stem}_detections{suffix}"
-    number = 2
-    while target in taken:
-        target = folder / f"{path.stem}_{number}_detections{suffix}"
+    names = {target.stem for target in taken}
+    name, number = path.stem, 2
+    while f"{name}_{kind}" in names:
+        name = f"{path.stem}_{number}"
         number += 1
-    return target
+    return folder / f"{name}_{kind}{suffix}", name
 
 
 def _write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:

@@ -12,6 +12,7 @@ from segjax import viz
 from segjax.data import rle
 from segjax.data.images import IGNORE
 from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.eval.result import Result
 
 MAP_OPACITY = 0.55
 WHITE = (255, 255, 255)
@@ -27,6 +28,32 @@ class _Entry(NamedTuple):
 
     text: str
     colour: tuple[int, int, int] | None
+
+
+def draw_result(
+    image: Shaped[np.ndarray, "h w *c"], found: Result, *, scale: int = 1
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draws the most that a result has: its panoptic map, else its objects, else its classes.
+
+    Args:
+      image: uint8 picture, as for `viz.draw`, of the result's size.
+      found: in the picture.
+      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+
+    Returns:
+      A new RGB picture.
+
+    Raises:
+      ValueError: if `image` is not a uint8 picture of the result's size, `scale` is below 1, or
+        the result is empty.
+    """
+    if found.panoptic is not None:
+        return draw_panoptic(image, found.panoptic, scale=scale)
+    if found.instances is not None:
+        return viz.draw(image, found.instances, scale=scale)
+    if found.semantic is not None:
+        return draw_semantic(image, found.semantic, scale=scale)
+    raise ValueError("the result has neither instances nor maps: there is nothing to draw")
 
 
 def draw_semantic(

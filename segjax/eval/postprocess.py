@@ -1,7 +1,8 @@
 """From a model's fixed-shape detections to objects in original pixels.
 
 Boxes follow Detectron2's `detector_postprocess`: scaled per axis, clipped to the image, empty
-ones dropped; `mask_encoding` does the masks.
+ones dropped; `mask_encoding` does the masks. Semantic and panoptic maps are made on the device,
+at the image's size inside a canvas of fixed size.
 """
 
 import functools
@@ -13,10 +14,35 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
+from segjax.data.images import IGNORE
+from segjax.eval.classes import Classes, gives_instances
 from segjax.eval.detections import ImageDetections
+from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.mask_encoding import encode_masks
+from segjax.eval.panoptic_collect import collect_panoptic
+from segjax.eval.result import Result
+from segjax.models.panoptic_fpn import PanopticMerge, panoptic_map
 from segjax.ops.boxes import clip_boxes, nonempty
-from segjax.types import Detections
+from segjax.ops.panoptic import PanopticSegments, semantic_labels
+from segjax.types import Detections, struct
+
+# Canvases of maps are multiples of this many pixels, so that few programs are compiled.
+MAP_MULTIPLE = 64
+
+
+@struct
+class Maps:
+    """What every pixel is, on the device.
+
+    Attributes:
+      semantic: class of every pixel; 255 beyond the image.
+      finite: whether all logits that it was made of are finite.
+      panoptic: segments, or None for models that do not merge.
+    """
+
+    semantic: UInt8[Array, "*B H W"]
+    finite: Bool[Array, "*B"]
+    panoptic: PanopticSegments | None = None
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -50,6 +76,7 @@ def predict_original(
         classes=detections.classes,
         valid=detections.valid & valid,
         mask_probs=detections.mask_probs,
+        semantic_logits=detections.semantic_logits,
     )
 
 
@@ -129,3 +156,135 @@ def collect(
             )
         )
     return collected
+
+
+def map_canvas(height: int, width: int) -> tuple[int, int]:
+    """The canvas of maps of images up to this size, in pixels."""
+    return -(-height // MAP_MULTIPLE) * MAP_MULTIPLE, -(-width // MAP_MULTIPLE) * MAP_MULTIPLE
+
+
+@functools.partial(jax.jit, static_argnames=("padded_size", "canvas", "merge", "paste_padded"))
+def maps_original(
+    found: Detections,
+    image_sizes: Int32[Array, "B 2"],
+    original_sizes: Int32[Array, "B 2"],
+    *,
+    padded_size: tuple[int, int],
+    canvas: tuple[int, int],
+    merge: PanopticMerge | None,
+    paste_padded: bool,
+) -> Maps:
+    """Semantic and panoptic maps at the original size, one image after the other for memory.
+
+    Args:
+      found: of `predict_original`, with semantic logits; and with masks, to be merged.
+      image_sizes: (height, width) of each resized image inside the padding.
+      original_sizes: (height, width) of the maps; what exceeds the canvas is cut off.
+      padded_size: (height, width) of the padded input.
+      canvas: (height, width) of the arrays.
+      merge: how instances and stuff become one map; None: they do not.
+      paste_padded: paste masks as torchvision does.
+    """
+
+    def one(row: tuple[Detections, Array, Array]) -> Maps:
+        detections, image_size, size = row
+        logits = detections.semantic_logits
+        assert logits is not None
+        # The panoptic map is made of the same labels: compiled together they are computed once.
+        labels = semantic_labels(logits, image_size, size, padded_size=padded_size, canvas=canvas)
+        segments = None
+        if merge is not None:
+            segments = panoptic_map(
+                detections, image_size, size, padded_size, canvas, merge, paste_padded
+            )
+        return Maps(
+            semantic=jnp.where(labels < 0, IGNORE, labels).astype(jnp.uint8),
+            finite=jnp.isfinite(logits).all(),
+            panoptic=segments,
+        )
+
+    return jax.lax.map(one, (found, image_sizes, original_sizes))
+
+
+def collect_maps(
+    maps: Maps, original_sizes: Sequence[tuple[int, int]], classes: Classes
+) -> list[tuple[SemanticMap, PanopticMap | None]]:
+    """Brings maps to the host.
+
+    Args:
+      maps: of `maps_original`.
+      original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
+        shape and are left out.
+      classes: names; those of panoptic maps must be known.
+
+    Returns:
+      The maps of each image.
+
+    Raises:
+      ValueError: if logits are not finite, or names do not belong together.
+    """
+    host = jax.device_get(maps)
+    collected = []
+    for row, (height, width) in enumerate(original_sizes):
+        if not host.finite[row]:
+            raise ValueError(
+                f"semantic logits of row {row} of the batch, of {height} x {width} pixels, are nan"
+                " or infinite: the weights are broken, take an earlier checkpoint"
+            )
+        semantic = SemanticMap(host.semantic[row, :height, :width], classes.semantic_names)
+        panoptic = None
+        if host.panoptic is not None:
+            one = jax.tree.map(lambda leaf, row=row: leaf[row], host.panoptic)
+            panoptic = collect_panoptic(
+                one,
+                (height, width),
+                classes.names,
+                classes.semantic_names,
+                classes.panoptic_categories,
+            )
+        collected.append((semantic, panoptic))
+    return collected
+
+
+def collect_results(
+    model: Any,
+    found: Detections,
+    maps: Maps | None,
+    original_sizes: Sequence[tuple[int, int]],
+    classes: Classes,
+    *,
+    score_threshold: float = 0.0,
+    max_detections: int | None = None,
+) -> list[Result]:
+    """Brings all that a model found to the host, image by image.
+
+    Args:
+      model: that found it.
+      found: of `predict_original`.
+      maps: of `maps_original`; None for none.
+      original_sizes: (height, width) of each image, as for `collect`.
+      classes: names.
+      score_threshold: of the instances, as for `collect`.
+      max_detections: of the instances, as for `collect`.
+
+    Raises:
+      ValueError: if logits are not finite, or names do not belong together.
+    """
+    instances: Sequence[ImageDetections | None] = [None] * len(original_sizes)
+    if gives_instances(model):
+        instances = collect(
+            found,
+            original_sizes,
+            paste_padded=bool(model.paste_padded),
+            class_names=classes.names,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+        )
+    pairs: Sequence[tuple[SemanticMap | None, PanopticMap | None]]
+    pairs = [(None, None)] * len(original_sizes)
+    if maps is not None:
+        pairs = collect_maps(maps, original_sizes, classes)
+    return [
+        Result(size, objects, *pair)
+        for size, objects, pair in zip(original_sizes, instances, pairs, strict=True)
+    ]

@@ -1,7 +1,6 @@
-"""Evaluation of a model on a split: every image once, COCO scores at the end."""
+"""Evaluation of a model on a split: every image once, the scores at the end."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,40 +10,66 @@ import numpy as np
 
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
+from segjax.data.dataset import image_sizes
+from segjax.eval.classes import Classes, gives_instances, gives_semantic
 from segjax.eval.coco_ap import CocoScores, coco_scores
-from segjax.eval.detections import ImageDetections
-from segjax.eval.postprocess import collect, predict_original
+from segjax.eval.files import MapFiles, write_results
+from segjax.eval.map_scores import MapScores
+from segjax.eval.mean_iou import SemanticScores
+from segjax.eval.panoptic_quality import PanopticScores
+from segjax.eval.postprocess import (
+    collect_results,
+    map_canvas,
+    maps_original,
+    predict_original,
+)
+from segjax.eval.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalResults:
     """What an evaluation found.
 
+    What the model does not give, or the data have no truth for, has no scores: `notes` says why.
+
     Attributes:
-      scores: box and mask AP and AR.
+      scores: box and mask AP and AR; None for a model that knows no objects.
       detections: COCO results entries of all images.
       seconds: wall-clock time, scoring included.
-      images_per_second: of prediction and mask encoding alone.
+      images_per_second: of prediction and the encoding of masks and maps alone.
       num_unreadable: images of the annotation file that are not scored, because they could not
         be read (`on_bad_image="skip"`).
+      semantic: mean IoU of the classes of pixels.
+      panoptic: panoptic quality.
+      notes: what is not scored and why, a line each.
+      files: what was written.
     """
 
-    scores: CocoScores
+    scores: CocoScores | None
     detections: list[dict[str, Any]]
     seconds: float
     images_per_second: float
     num_unreadable: int
+    semantic: SemanticScores | None = None
+    panoptic: PanopticScores | None = None
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `segm/AP`; nan where undefined."""
-        return self.scores.metrics()
+        """Flat names for logs, as `segm/AP`, `semantic/mIoU`, `panoptic/PQ`; nan if undefined."""
+        return {k: v for scores in self._scored() for k, v in scores.metrics().items()}
 
     def text(self) -> str:
-        """The printed report: pycocotools' summaries and a table of classes."""
-        if not self.num_unreadable:
-            return self.scores.text()
-        note = f"{self.num_unreadable} images could not be read and are not scored"
-        return f"{note}\n{self.scores.text()}"
+        """The printed report: what is missing, then the summaries and tables of classes."""
+        lines = list(self.notes)
+        if self.num_unreadable:
+            count = self.num_unreadable
+            lines.insert(0, f"{count} images could not be read and are not scored")
+        return "\n".join([*lines, *(scores.text() for scores in self._scored())])
+
+    def _scored(self) -> list[CocoScores | SemanticScores | PanopticScores]:
+        parts = (self.scores, self.semantic, self.panoptic)
+        return [scores for scores in parts if scores is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +81,13 @@ class Evaluator:
       dataset: as `data.pipeline.open_dataset` returns it.
       data: how images are resized and batched.
       split: "val" or "train".
-      score_threshold: detections at or below are left out, besides the model's own threshold.
+      score_threshold: detections at or below are left out, besides the model's own threshold;
+        panoptic maps have a threshold of their own, in the model's `merge`.
       max_detections: per image, the best; None takes what the model gives.
       max_dets: pycocotools' `maxDets`.
       boundary: also score boundary AP, for models with masks.
       progress: show a progress bar.
+      classes: names of the model's classes; what is unknown is taken from the dataset.
     """
 
     model: Any
@@ -72,6 +99,7 @@ class Evaluator:
     max_dets: Sequence[int] = (1, 10, 100)
     boundary: bool = False
     progress: bool = False
+    classes: Classes = Classes()
 
     def __post_init__(self):
         if self.boundary and not self.model.has_masks:
@@ -84,21 +112,93 @@ class Evaluator:
           variables: the model's parameters and statistics.
           results_json: also write the detections here, as a COCO results file.
 
+        Panoptic maps are written beside it, as `NAME_panoptic.json` and a folder of PNGs of that
+        name; semantic maps of a model of those alone as `NAME_semantic/` (`files.MapFiles`).
+
         Raises:
-          ValueError: for scores that are not finite, or an image that came twice.
+          ValueError: for scores or logits that are not finite, an image that came twice, or
+            labels of other classes than the model's.
         """
         started = time.monotonic()
         entries: list[dict[str, Any]] = []
         seen: set[int] = set()
-        for image_id, found in self._progress(self.predictions(variables)):
+        maps = MapScores(self.model, self.dataset, self.split, self._classes)
+        files = None if results_json is None else MapFiles(f"{Path(results_json).with_suffix('')}_")
+        predictions = self.predictions(variables, maps=bool(maps) or files is not None)
+        for image_id, found in self._progress(predictions):
             if image_id in seen:
                 raise ValueError(f"image {image_id} came twice in split {self.split!r}")
             seen.add(image_id)
-            entries += found.to_coco(image_id, self.dataset.category_ids)
+            if found.instances is not None:
+                entries += found.instances.to_coco(image_id, self.dataset.category_ids)
+            maps.add(image_id, found)
+            if files is not None:
+                files.add(found, image_id, f"{image_id:012d}")
         predicted = time.monotonic()
-        if results_json is not None:
-            write_results(results_json, entries)
-        scores = coco_scores(
+        written: tuple[Path, ...] = ()
+        if results_json is not None and files is not None:
+            written = files.close()
+            if gives_instances(self.model):
+                write_results(results_json, entries)
+                written = (Path(results_json), *written)
+        return EvalResults(
+            scores=self._coco_scores(entries, seen) if gives_instances(self.model) else None,
+            detections=entries,
+            seconds=time.monotonic() - started,
+            images_per_second=len(seen) / max(predicted - started, 1e-9),
+            num_unreadable=self.dataset.split(self.split).skipped,
+            semantic=maps.semantic,
+            panoptic=maps.panoptic,
+            notes=maps.notes,
+            files=written,
+        )
+
+    def predictions(self, variables: Any, maps: bool = True) -> Iterator[tuple[int, Result]]:
+        """Yields (image id, what is found in original pixels) for every image of the split.
+
+        Args:
+          variables: the model's parameters and statistics.
+          maps: give semantic and panoptic maps, if the model does.
+        """
+        waiting = None
+        with pipeline.eval_iterator(self.dataset, self.split, self.data) as batches:
+            for element in batches:
+                # The device computes this batch while the host encodes the one before.
+                launched = self._launch(variables, element, maps and gives_semantic(self.model))
+                if waiting is not None:
+                    yield from self._collect(*waiting)
+                waiting = launched, element
+            if waiting is not None:
+                yield from self._collect(*waiting)
+
+    def _launch(self, variables: Any, element: Mapping[str, np.ndarray], maps: bool) -> Any:
+        """Detections of a batch and, if they are wanted, its maps; still on the device."""
+        images, inside, sizes = (
+            element[name] for name in ("images", "image_sizes", "original_sizes")
+        )
+        found = predict_original(self.model, variables, images, inside, sizes)
+        if not maps:
+            return found, None
+        # One canvas for all images of the split: one more program for each shape of a batch.
+        largest = image_sizes(self.dataset.split(self.split).index).max(axis=0)
+        made = maps_original(
+            found,
+            inside,
+            sizes,
+            padded_size=images.shape[1:3],
+            canvas=map_canvas(*largest.tolist()),
+            merge=getattr(self.model, "merge", None),
+            paste_padded=bool(self.model.paste_padded),
+        )
+        return found, made
+
+    @property
+    def _classes(self) -> Classes:
+        known = self.classes.completed(Classes.of(self.model, self.dataset))
+        return known.named(self.model)
+
+    def _coco_scores(self, entries: list[dict[str, Any]], seen: set[int]) -> CocoScores:
+        return coco_scores(
             self.dataset.annotations(self.split),
             entries,
             masks=bool(self.model.has_masks),
@@ -106,54 +206,27 @@ class Evaluator:
             image_ids=seen,
             boundary=self.boundary,
         )
-        return EvalResults(
-            scores=scores,
-            detections=entries,
-            seconds=time.monotonic() - started,
-            images_per_second=len(seen) / max(predicted - started, 1e-9),
-            num_unreadable=self.dataset.split(self.split).skipped,
-        )
-
-    def predictions(self, variables: Any) -> Iterator[tuple[int, ImageDetections]]:
-        """Yields (image id, detections in original pixels) for every image of the split."""
-        waiting = None
-        with pipeline.eval_iterator(self.dataset, self.split, self.data) as batches:
-            for element in batches:
-                # The device computes this batch while the host encodes the one before.
-                launched = predict_original(
-                    self.model,
-                    variables,
-                    element["images"],
-                    element["image_sizes"],
-                    element["original_sizes"],
-                )
-                if waiting is not None:
-                    yield from self._collect(*waiting)
-                waiting = launched, element
-            if waiting is not None:
-                yield from self._collect(*waiting)
 
     def _collect(
         self, launched: Any, element: Mapping[str, np.ndarray]
-    ) -> Iterator[tuple[int, ImageDetections]]:
+    ) -> Iterator[tuple[int, Result]]:
         real = int(element["example_valid"].sum())
         if not element["example_valid"][:real].all():
             raise ValueError("rows that fill an evaluation batch must be its last ones")
         sizes = [(int(h), int(w)) for h, w in element["original_sizes"][:real]]
-        collected = collect(
-            launched,
+        found, maps = launched
+        results = collect_results(
+            self.model,
+            found,
+            maps,
             sizes,
-            paste_padded=bool(self.model.paste_padded),
-            class_names=self.dataset.class_names,
+            self._classes,
             score_threshold=self.score_threshold,
             max_detections=self.max_detections,
         )
-        for image_id, found in zip(element["image_ids"][:real], collected, strict=True):
-            yield int(image_id), found
+        yield from zip(element["image_ids"][:real].tolist(), results, strict=True)
 
-    def _progress(
-        self, found: Iterator[tuple[int, ImageDetections]]
-    ) -> Iterator[tuple[int, ImageDetections]]:
+    def _progress(self, found: Iterator[tuple[int, Result]]) -> Iterator[tuple[int, Result]]:
         if not self.progress:
             return found
         from tqdm import tqdm
@@ -174,6 +247,7 @@ def evaluate(
     boundary: bool = False,
     results_json: str | Path | None = None,
     progress: bool = False,
+    classes: Classes | None = None,
 ) -> EvalResults:
     """Evaluates a model on a split once; `Evaluator` has the arguments."""
     evaluator = Evaluator(
@@ -186,17 +260,6 @@ def evaluate(
         max_dets=max_dets,
         boundary=boundary,
         progress=progress,
+        classes=Classes() if classes is None else classes,
     )
     return evaluator(variables, results_json)
-
-
-def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a COCO results file.
-
-    Args:
-      path: the json to write; its folder is made.
-      entries: COCO results.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(list(entries)), encoding="utf-8")

@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from segjax import viz
+from segjax import viz, viz_maps
 from segjax.data.images import decode_image
 from segjax.data.tfds_builder import open_records
 from segjax.eval.runner import Evaluator
@@ -15,7 +15,7 @@ from segjax.eval.runner import Evaluator
 def write_pictures(
     evaluator: Evaluator, variables: Any, folder: Path, number: int, score_threshold: float
 ) -> list[Path]:
-    """Draws the detections of a split's first images, as evaluation predicts them.
+    """Draws what is found in a split's first images, as evaluation predicts them.
 
     Args:
       evaluator: knows model, data and split.
@@ -41,5 +41,5 @@ def write_pictures(
             image = decode_image(records[rows[image_id]]["image"])
             written.append(folder / f"{image_id}.png")
             scale = viz.readable_scale(found.image_size)
-            Image.fromarray(viz.draw(image, found, scale=scale)).save(written[-1])
+            Image.fromarray(viz_maps.draw_result(image, found, scale=scale)).save(written[-1])
     return written

@@ -1,0 +1,96 @@
+"""What is found, as files: COCO results, COCO's panoptic PNGs and json, label PNGs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from segjax.data.segments import PanopticCategory
+from segjax.eval.maps import PanopticMap, SemanticMap
+from segjax.eval.panoptic_png import annotation, encode_png
+from segjax.eval.result import Result
+
+
+def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a COCO results file.
+
+    Args:
+      path: the json to write; its folder is made.
+      entries: COCO results.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(list(entries)), encoding="utf-8")
+
+
+class MapFiles:
+    """Writes the maps of many pictures, each when it is added, and their lists at the end.
+
+    Panoptic maps go to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's format.
+    Where there are none, semantic maps go to `PREFIXsemantic/NAME.png`, a gray PNG of labels with
+    255 for unknown, and the names of the classes, one a line, to `PREFIXsemantic.txt`.
+
+    Args:
+      prefix: of the paths: a folder's name and "/", or the beginning of a file name.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self._panoptic, self._semantic = Path(f"{prefix}panoptic"), Path(f"{prefix}semantic")
+        self._entries: list[dict[str, Any]] = []
+        self._categories: tuple[PanopticCategory, ...] = ()
+        self._names: tuple[str, ...] | None = None
+
+    def add(self, found: Result, image_id: int, name: str) -> None:
+        """Writes the maps of one picture; nothing for a result without.
+
+        Args:
+          found: in the picture.
+          image_id: of the json's entry.
+          name: of the PNG, without suffix.
+        """
+        if found.panoptic is not None:
+            self._add_panoptic(found.panoptic, image_id, f"{name}.png")
+        elif found.semantic is not None:
+            self._add_semantic(found.semantic, f"{name}.png")
+
+    def close(self) -> tuple[Path, ...]:
+        """Writes the lists; returns them and the folders of PNGs."""
+        written: tuple[Path, ...] = ()
+        if self._entries:
+            listed = self._panoptic.with_name(f"{self._panoptic.name}.json")
+            content = {
+                "annotations": self._entries,
+                "categories": [
+                    {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
+                    for c in self._categories
+                ],
+            }
+            listed.write_text(json.dumps(content), encoding="utf-8")
+            written += (listed, self._panoptic)
+        if self._names is not None:
+            written += (self._semantic,)
+            if self._names:
+                listed = self._semantic.with_name(f"{self._semantic.name}.txt")
+                listed.write_text("".join(f"{name}\n" for name in self._names), encoding="utf-8")
+                written += (listed,)
+        return written
+
+    def _add_panoptic(self, panoptic: PanopticMap, image_id: int, file_name: str) -> None:
+        self._panoptic.mkdir(parents=True, exist_ok=True)
+        (self._panoptic / file_name).write_bytes(encode_png(panoptic.ids))
+        self._entries.append(annotation(panoptic, image_id, file_name))
+        self._categories = panoptic.categories
+
+    def _add_semantic(self, semantic: SemanticMap, file_name: str) -> None:
+        self._semantic.mkdir(parents=True, exist_ok=True)
+        (self._semantic / file_name).write_bytes(_label_png(semantic.labels))
+        self._names = semantic.names
+
+
+def _label_png(labels: Integer[np.ndarray, "h w"]) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", labels.astype(np.uint8))[1].tobytes()

@@ -1,0 +1,108 @@
+"""Which maps of a model are scored on a split, and their scores."""
+
+import itertools
+from typing import Any
+
+from segjax.data.dataset import Dataset
+from segjax.eval.classes import Classes, gives_panoptic, gives_semantic, knows_semantic
+from segjax.eval.mean_iou import MeanIou, SemanticScores
+from segjax.eval.panoptic_quality import PanopticQuality, PanopticScores
+from segjax.eval.result import Result
+
+
+class MapScores:
+    """Compares semantic and panoptic maps with the truth that there is.
+
+    Args:
+      model: whose maps they are.
+      dataset: with the truth.
+      split: of it.
+      classes: names of the model's classes.
+
+    Attributes:
+      notes: what is not scored, and why, a line each.
+
+    Raises:
+      ValueError: if the data's labels are not of the model's classes.
+    """
+
+    def __init__(self, model: Any, dataset: Dataset, split: str, classes: Classes) -> None:
+        self._semantic: MeanIou | None = None
+        self._panoptic: PanopticQuality | None = None
+        self._labels: Any = {}
+        self._segments: Any = {}
+        self.notes = _unscored(model, dataset)
+        if gives_semantic(model) and dataset.semantic != "none":
+            _check_names(int(model.semantic_classes), classes, dataset)
+            self._semantic = MeanIou(dataset.semantic_names)
+            self._labels = dataset.semantic_labels(split)
+        if gives_panoptic(model) and dataset.semantic == "panoptic":
+            self._panoptic = PanopticQuality(dataset.panoptic_categories)
+            self._segments = dataset.panoptic(split)
+
+    def __bool__(self) -> bool:
+        """Whether any map is scored."""
+        return self._semantic is not None or self._panoptic is not None
+
+    def add(self, image_id: int, found: Result) -> None:
+        """Counts one image."""
+        if self._semantic is not None:
+            assert found.semantic is not None
+            self._semantic.add(self._labels[image_id], found.semantic.labels)
+        if self._panoptic is not None:
+            assert found.panoptic is not None
+            ids, segments = self._segments[image_id]
+            self._panoptic.add(ids, segments, *found.panoptic.to_segments())
+
+    @property
+    def semantic(self) -> SemanticScores | None:
+        """Of the classes of pixels; None if they are not scored."""
+        return None if self._semantic is None else self._semantic.results()
+
+    @property
+    def panoptic(self) -> PanopticScores | None:
+        """Of the segments; None if they are not scored."""
+        return None if self._panoptic is None else self._panoptic.results()
+
+
+def _unscored(model: Any, dataset: Dataset) -> tuple[str, ...]:
+    """What is not scored, and why."""
+    source = dataset.semantic
+    if gives_semantic(model):
+        notes = []
+        if source == "none":
+            notes.append("mean IoU is not scored: --data.semantic=none gives no labels")
+        if gives_panoptic(model) and source != "panoptic":
+            notes.append(
+                f"panoptic quality is not scored: --data.semantic={source} gives no segments,"
+                " --data.semantic=panoptic does"
+            )
+        return tuple(notes)
+    if source == "none":
+        return ()
+    reason = (
+        "the model's semantic branch only serves its detections"
+        if knows_semantic(model)
+        else "the model has no semantic branch"
+    )
+    return (f"mean IoU is not scored: {reason}",)
+
+
+def _check_names(number: int, classes: Classes, dataset: Dataset) -> None:
+    """Compares the classes of the model's maps with those of the truth."""
+    if number != len(dataset.semantic_names):
+        raise ValueError(
+            f"the model has {number} semantic classes, the labels of"
+            f" --data.semantic={dataset.semantic} have {len(dataset.semantic_names)}: choose those"
+            " that it was trained on, or --data.semantic=none to leave them unscored"
+        )
+    for field, kind in (("semantic_names", "semantic"), ("panoptic_categories", "panoptic")):
+        ours, theirs = getattr(classes, field), getattr(dataset, field)
+        if ours and theirs and ours != theirs:
+            pairs = enumerate(itertools.zip_longest(ours, theirs))
+            place, (mine, other) = next(item for item in pairs if item[1][0] != item[1][1])
+            raise ValueError(
+                f"the {kind} classes must be those of the model, in its order: number {place} is"
+                f" {mine} in the model and {other} in the data; --data.semantic=none leaves them"
+                " unscored"
+            )
