@@ -104,6 +104,7 @@ def test_a_panoptic_model_is_trained_evaluated_and_predicts(tmp_path, capsys):
     assert "panoptic quality is not scored: --data.semantic=none" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_semantic_model_is_trained_evaluated_and_predicts(tmp_path, capsys):
     run = trained(tmp_path, "tiny_semantic()", 'merge_things="no", instances=False, masks=False')
     assert "semantic/mIoU" in last_metrics(run) and "segm/AP" not in last_metrics(run)
