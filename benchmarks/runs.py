@@ -53,15 +53,16 @@ def shown(command: list[str]) -> str:
 
 
 def scores(path: Path) -> dict[str, float | dict[str, float]]:
-    """Number of steps, loss at the first and the last log line, and AP of the last evaluation."""
+    """Number of steps, loss at the first and the last log line, scores of the last evaluation."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    evaluated = [line for line in lines if "box/AP" in line]
+    kinds = ("box/", "segm/", "semantic/", "panoptic/")
+    evaluated = [line for line in lines if any(key.startswith(kinds) for key in line)]
     return {
         "steps": losses[-1][0],
         "first_loss": losses[0][1],
         "last_loss": losses[-1][1],
-        "scores": {k: v for k, v in evaluated[-1].items() if "/A" in k},
+        "scores": {k: v for k, v in evaluated[-1].items() if k.startswith(kinds)},
     }
 
 
