@@ -25,6 +25,7 @@ def filled(text: str) -> str:
     """The README with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
     for name, table in (
         ("runs", runs),
+        ("panoptic", panoptic),
         ("cascades", cascades),
         ("goldens", goldens),
         ("speed", speed),
@@ -56,6 +57,21 @@ def runs() -> str:
             f"{r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |"
         )
     return "\n".join(lines)
+
+
+def panoptic() -> str:
+    """What a run of the panoptic model gave."""
+    r = load("shapes_panoptic")
+    s = r["scores"]
+    return "\n".join(
+        [
+            "| data | PQ | things | stuff | mIoU | segm AP | steps | min | CPU min |",
+            "|---|---|---|---|---|---|---|---|---|",
+            f"| {r['data']} | {s['panoptic/PQ']:.3f} | {s['panoptic/PQ_things']:.3f} | "
+            f"{s['panoptic/PQ_stuff']:.3f} | {s['semantic/mIoU']:.3f} | {s['segm/AP']:.3f} | "
+            f"{r['steps']} | {r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |",
+        ]
+    )
 
 
 def cascades() -> str:

@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from segjax.models import FasterRCNN as FasterRCNN
     from segjax.models import HybridTaskCascade as HybridTaskCascade
     from segjax.models import MaskRCNN as MaskRCNN
+    from segjax.models import PanopticFPN as PanopticFPN
+    from segjax.models import SemanticFPN as SemanticFPN
     from segjax.models import cascade_mask_rcnn_resnet_fpn as cascade_mask_rcnn_resnet_fpn
     from segjax.models import cascade_rcnn_resnet_fpn as cascade_rcnn_resnet_fpn
     from segjax.models import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
     from segjax.models import htc_resnet_fpn as htc_resnet_fpn
     from segjax.models import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
+    from segjax.models import panoptic_fpn_resnet as panoptic_fpn_resnet
+    from segjax.models import semantic_fpn_resnet as semantic_fpn_resnet
     from segjax.predict import Predictor as Predictor
     from segjax.predict import predict as predict
     from segjax.train import load_run as load_run
@@ -47,8 +51,10 @@ _HOMES = {
     "ImageDetections": "segjax.eval.detections",
     "MaskRCNN": "segjax.models",
     "OptimConfig": "segjax.config",
+    "PanopticFPN": "segjax.models",
     "Predictor": "segjax.predict",
     "Result": "segjax.eval.result",
+    "SemanticFPN": "segjax.models",
     "TrainConfig": "segjax.config",
     "cascade_mask_rcnn_resnet_fpn": "segjax.models",
     "cascade_rcnn_resnet_fpn": "segjax.models",
@@ -61,8 +67,10 @@ _HOMES = {
     "load_config": "segjax.config",
     "load_run": "segjax.train",
     "mask_rcnn_resnet_fpn": "segjax.models",
+    "panoptic_fpn_resnet": "segjax.models",
     "predict": "segjax.predict",
     "save_run": "segjax.train",
+    "semantic_fpn_resnet": "segjax.models",
     "train": "segjax.train",
 }
 
@@ -77,8 +85,10 @@ __all__ = [
     "ImageDetections",
     "MaskRCNN",
     "OptimConfig",
+    "PanopticFPN",
     "Predictor",
     "Result",
+    "SemanticFPN",
     "TrainConfig",
     "__version__",
     "cascade_mask_rcnn_resnet_fpn",
@@ -92,8 +102,10 @@ __all__ = [
     "load_config",
     "load_run",
     "mask_rcnn_resnet_fpn",
+    "panoptic_fpn_resnet",
     "predict",
     "save_run",
+    "semantic_fpn_resnet",
     "train",
 ]  # pyright: ignore[reportUnsupportedDunderAll]
 

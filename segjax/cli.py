@@ -66,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--results", metavar="FILE", help="write a COCO results json, and maps beside it"
     )
+    evaluate.add_argument(
+        "--boundary", action="store_true", help="also boundary AP of masks (2103.16562)"
+    )
     evaluate.epilog = "--data.FIELD, --model.FIELD and --max-detections change the run's config."
     evaluate.set_defaults(command=_evaluate)
 
@@ -148,6 +151,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
         known.split,
         fields.data,
         max_dets=fields.max_detections,
+        boundary=known.boundary,
         results_json=known.results,
         progress=sys.stderr.isatty(),
         classes=run.classes,
@@ -188,19 +192,10 @@ def _with_detections(model: Any, number: int) -> Any:
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.predict import Predictor, predict_files
+    from segjax.predict import predict_files
     from segjax.train.checkpoint import load_run
 
-    run = load_run(known.checkpoint, known.step)
-    predictor = Predictor(
-        run.model,
-        run.variables,
-        run.class_names,
-        run.category_ids,
-        data=run.config.data,
-        semantic_names=run.classes.semantic_names,
-        panoptic_categories=run.classes.panoptic_categories,
-    )
+    predictor = load_run(known.checkpoint, known.step).predictor()
     report = predict_files(
         predictor,
         known.images,

@@ -11,6 +11,7 @@ import pytest
 
 import segjax
 from segjax import cli, config_json
+from segjax.train import load_run
 from tests import tiny
 from tests.data.map_samples import make_everything
 from tests.train.toy import Toy
@@ -76,6 +77,10 @@ def test_evaluate(trained, tmp_path, capsys):
     assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 50 ]" in text
     assert "triangle" in text
     assert isinstance(json.loads(results.read_text()), list)
+    masks = any("mask" in key for key in load_run(trained).variables["params"])
+    assert cli.main([*arguments, "--boundary"]) == (0 if masks else 1)
+    said = capsys.readouterr()
+    assert ("boundary AP" in said.out) if masks else ("boundary=True scores masks" in said.err)
 
 
 def test_a_split_that_is_missing_is_named(trained, tmp_path, capsys):

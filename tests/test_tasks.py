@@ -81,9 +81,10 @@ def test_a_panoptic_model_is_trained_evaluated_and_predicts(tmp_path, capsys):
 
     results = tmp_path / "found.json"
     arguments = ["evaluate", "--checkpoint", str(run), "--results", str(results)]
-    assert cli.main([*arguments, "--max-detections", "1", "10", "20"]) == 0
+    assert cli.main([*arguments, "--boundary", "--max-detections", "1", "10", "20"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("maxDets= 20", "mIoU", "Stuff", "found_panoptic.json"))
+    words = ("maxDets= 20", "boundary AP", "mIoU", "Stuff", "found_panoptic.json")
+    assert all(word in text for word in (*words, "left out of panoptic maps"))
     assert len(json.loads((tmp_path / "found_panoptic.json").read_text())["annotations"]) == 5
 
     out, pictures = tmp_path / "out", sorted((tmp_path / "shapes/val").iterdir())[:2]

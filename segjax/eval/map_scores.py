@@ -6,6 +6,7 @@ from typing import Any
 from segjax.data.dataset import Dataset
 from segjax.eval.classes import Classes, gives_panoptic, gives_semantic, knows_semantic
 from segjax.eval.mean_iou import MeanIou, SemanticScores
+from segjax.eval.panoptic_merge import Dropped
 from segjax.eval.panoptic_quality import PanopticQuality, PanopticScores
 from segjax.eval.result import Result
 
@@ -19,9 +20,6 @@ class MapScores:
       split: of it.
       classes: names of the model's classes.
 
-    Attributes:
-      notes: what is not scored, and why, a line each.
-
     Raises:
       ValueError: if the data's labels are not of the model's classes.
     """
@@ -31,7 +29,8 @@ class MapScores:
         self._panoptic: PanopticQuality | None = None
         self._labels: Any = {}
         self._segments: Any = {}
-        self.notes = _unscored(model, dataset)
+        self._dropped = Dropped() if gives_panoptic(model) else None
+        self._unscored = _unscored(model, dataset)
         if gives_semantic(model) and dataset.semantic != "none":
             _check_names(int(model.semantic_classes), classes, dataset)
             self._semantic = MeanIou(dataset.semantic_names)
@@ -44,8 +43,16 @@ class MapScores:
         """Whether any map is scored."""
         return self._semantic is not None or self._panoptic is not None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is not scored, and why; and what the panoptic maps so far leave out."""
+        left_out = () if self._dropped in (None, Dropped()) else (self._dropped.text(),)
+        return (*self._unscored, *left_out)
+
     def add(self, image_id: int, found: Result) -> None:
         """Counts one image."""
+        if self._dropped is not None and found.panoptic is not None:
+            self._dropped += found.panoptic.dropped or Dropped()
         if self._semantic is not None:
             assert found.semantic is not None
             self._semantic.add(self._labels[image_id], found.semantic.labels)

@@ -1,5 +1,6 @@
 """From a model's panoptic map of fixed shape to segments with names."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 from segjax.data.segments import PanopticCategory
 from segjax.eval.conversions import class_categories
 from segjax.eval.maps import PanopticMap, PanopticSegment
+from segjax.eval.panoptic_merge import Dropped
 from segjax.ops.panoptic import PanopticSegments
 
 
@@ -28,8 +30,7 @@ def collect_panoptic(
       categories: of the panoptic map; as for `conversions.panoptic_of_parts`.
 
     Returns:
-      The map, things by descending score and then stuff by label. What was left out is not
-      counted: the device does not say why.
+      The map, things by descending score and then stuff by label, and what was left out.
 
     Raises:
       ValueError: if names do not belong together, or a segment is of a label that is no stuff.
@@ -59,4 +60,5 @@ def collect_panoptic(
                 score=float(host.scores[row]) if is_thing else None,
             )
         )
-    return PanopticMap(ids, tuple(segments), kinds)
+    counts = {f.name: int(getattr(host.dropped, f.name)) for f in dataclasses.fields(Dropped)}
+    return PanopticMap(ids, tuple(segments), kinds, Dropped(**counts))

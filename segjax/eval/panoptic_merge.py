@@ -56,6 +56,20 @@ class Dropped:
     small_stuff_pixels: int = 0
     other_pixels: int = 0
 
+    def __add__(self, other: "Dropped") -> "Dropped":
+        """Counts of several maps together."""
+        ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
+        return Dropped(*(a + b for a, b in zip(ours, theirs, strict=True)))
+
+    def text(self) -> str:
+        """The counts in words."""
+        return (
+            f"left out of panoptic maps: {self.low_score} instances of low score,"
+            f" {self.overlapping} overlapped, {self.empty} empty; {self.small_stuff} stuff"
+            f" segments too small ({self.small_stuff_pixels} pixels); {self.other_pixels} pixels"
+            " of things without an instance"
+        )
+
 
 class Merged(NamedTuple):
     """A merged map.

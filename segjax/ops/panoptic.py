@@ -9,6 +9,27 @@ from segjax.types import struct
 
 
 @struct
+class PanopticDropped:
+    """What did not get into a panoptic map, and why: counts, as `eval.panoptic_merge.Dropped`.
+
+    Attributes:
+      low_score: instances below the score threshold.
+      empty: instances without a pixel.
+      overlapping: instances of which better ones had taken too large a part.
+      small_stuff: stuff classes with pixels left, but too few.
+      small_stuff_pixels: the pixels of those.
+      other_pixels: pixels of the image left to classes that are no stuff.
+    """
+
+    low_score: Int32[Array, ""]
+    empty: Int32[Array, ""]
+    overlapping: Int32[Array, ""]
+    small_stuff: Int32[Array, ""]
+    small_stuff_pixels: Int32[Array, ""]
+    other_pixels: Int32[Array, ""]
+
+
+@struct
 class PanopticSegments:
     """A panoptic map and the segments on it; S = instances + semantic classes.
 
@@ -19,6 +40,7 @@ class PanopticSegments:
       classes: the instance's class, or the semantic class.
       is_thing: True for instances.
       scores: the instance's score; 0 for stuff.
+      dropped: what was left out.
     """
 
     ids: Int32[Array, "H W"]
@@ -26,6 +48,7 @@ class PanopticSegments:
     classes: Int32[Array, " S"]
     is_thing: Bool[Array, " S"]
     scores: Float32[Array, " S"]
+    dropped: PanopticDropped
 
 
 def semantic_labels(
@@ -93,7 +116,7 @@ def merge_panoptic(
       scores: best first.
       classes: of the instances.
       valid: False for rows that only fill the shape.
-      semantic: class of every pixel in 0..num_semantic - 1; others are no class.
+      semantic: class of every pixel in 0..num_semantic - 1; -1 beyond the image.
       num_semantic: semantic classes.
       things: the semantic class that means "some instance", which is no stuff; None if all are
         stuff.
@@ -108,7 +131,7 @@ def merge_panoptic(
 
     def add(
         carry: tuple[Array, Array], row: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], Array]:
+    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         ids, count = carry
         mask, candidate = row
         area = mask.sum(dtype=jnp.int32)
@@ -116,21 +139,32 @@ def merge_panoptic(
         kept = candidate & (taken < area) & (taken <= overlap * area)
         count = count + kept
         ids = jnp.where(kept & mask & (ids == 0), count, ids)
-        return (ids, count), jnp.where(kept, count, 0)
+        return (ids, count), (jnp.where(kept, count, 0), area)
 
     # Made of an input: inside shard_map a loop's carry must vary over the mesh from the start.
     start = (jnp.zeros_like(semantic), jnp.zeros_like(semantic[0, 0]))
-    (ids, count), instance_ids = jax.lax.scan(add, start, (masks, good))
+    (ids, count), (instance_ids, instance_areas) = jax.lax.scan(add, start, (masks, good))
 
     labels = jnp.arange(num_semantic, dtype=jnp.int32)
     known = (semantic >= 0) & (semantic < num_semantic)
     free = jnp.where((ids == 0) & known, semantic, num_semantic)
     areas = jnp.bincount(free.reshape(-1), length=num_semantic + 1)[:-1]
-    stuff = (areas >= stuff_area) & (areas > 0)
-    if things is not None:
-        stuff &= labels != things % num_semantic
+    is_stuff = labels != (num_semantic if things is None else things % num_semantic)
+    stuff = is_stuff & (areas >= stuff_area) & (areas > 0)
     stuff_ids = jnp.where(stuff, count + jnp.cumsum(stuff, dtype=jnp.int32), 0)
     ids = jnp.where(ids > 0, ids, jnp.append(stuff_ids, 0)[free])
+
+    small = is_stuff & (areas > 0) & ~stuff
+    small_pixels = jnp.where(small, areas, 0).sum(dtype=jnp.int32)
+    left_out = good & (instance_ids == 0)
+    dropped = PanopticDropped(
+        low_score=_count(valid & ~good),
+        empty=_count(left_out & (instance_areas == 0)),
+        overlapping=_count(left_out & (instance_areas > 0)),
+        small_stuff=_count(small),
+        small_stuff_pixels=small_pixels,
+        other_pixels=_count((ids == 0) & (semantic >= 0)) - small_pixels,
+    )
     number = scores.shape[0]
     return PanopticSegments(
         ids=ids,
@@ -138,4 +172,9 @@ def merge_panoptic(
         classes=jnp.concatenate([classes, labels]),
         is_thing=jnp.arange(number + num_semantic, dtype=jnp.int32) < number,
         scores=jnp.concatenate([scores, jnp.zeros((num_semantic,), jnp.float32)]),
+        dropped=dropped,
     )
+
+
+def _count(which: Bool[Array, "..."]) -> Int32[Array, ""]:
+    return which.sum(dtype=jnp.int32)

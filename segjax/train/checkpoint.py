@@ -28,6 +28,7 @@ from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
 from segjax.data.segments import PanopticCategory
 from segjax.eval.classes import Classes
+from segjax.predict import Predictor
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, with_classes
 from segjax.train.state import TrainState, differing_shapes, init_variables
@@ -243,6 +244,18 @@ class Run:
     def category_ids(self) -> tuple[int, ...]:
         """COCO's ids of the objects' classes."""
         return self.classes.category_ids
+
+    def predictor(self) -> Predictor:
+        """The model ready for pictures, resized as in the run."""
+        return Predictor(
+            self.model,
+            self.variables,
+            self.class_names,
+            self.category_ids,
+            data=self.config.data,
+            semantic_names=self.classes.semantic_names,
+            panoptic_categories=self.classes.panoptic_categories,
+        )
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:

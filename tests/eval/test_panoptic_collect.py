@@ -6,7 +6,8 @@ import pytest
 
 from segjax.data.segments import PanopticCategory
 from segjax.eval.panoptic_collect import collect_panoptic
-from segjax.ops.panoptic import PanopticSegments
+from segjax.eval.panoptic_merge import Dropped
+from segjax.ops.panoptic import PanopticDropped, PanopticSegments
 
 THINGS, LABELS = ("person", "dog"), ("things", "road", "sky")
 
@@ -25,6 +26,7 @@ def found(stuff_label=2):
         classes=jnp.asarray(np.array([1, 0, 0, 0, 1, 2], np.int32)),
         is_thing=jnp.asarray(np.arange(6) < 3),
         scores=jnp.asarray(np.array([0.75, 0.7, 0.625, 0, 0, 0], np.float32)),
+        dropped=PanopticDropped(*map(jnp.int32, range(1, 7))),
     )
 
 
@@ -36,7 +38,7 @@ def test_segments_get_their_names():
         (2, "person", 2, 0.625),
         (3, "sky", 10, None),
     ]
-    assert made.dropped is None
+    assert made.dropped == Dropped(*range(1, 7))
 
 
 def test_categories_of_the_data_set():

@@ -1,5 +1,6 @@
 """The merge on the device against the plain one, and labels at another size against two steps."""
 
+import dataclasses
 import functools
 
 import jax
@@ -78,6 +79,11 @@ def test_merge_is_the_plain_one(seed, things, overlap, stuff_area):
         assert int(found.classes[row]) == segment.class_index
         assert bool(found.is_thing[row]) == segment.is_thing
         assert float(found.scores[row]) == (segment.score or 0.0)
+    beyond = int(((semantic < 0) & (wanted.ids == 0)).sum())  # of no image: not counted
+    dropped = dataclasses.replace(wanted.dropped, other_pixels=wanted.dropped.other_pixels - beyond)
+    assert {f.name: int(getattr(found.dropped, f.name)) for f in dataclasses.fields(dropped)} == (
+        dataclasses.asdict(dropped)
+    )
 
 
 def test_an_image_without_instances_or_stuff_is_void():
