@@ -1,20 +1,14 @@
 """Converters use every tensor and fill every variable, or say which not."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.zoo.convert import RULES, convert
-from segjax.zoo.convert.rules import (
-    Rule,
-    conv,
-    conv_rules,
-    deconv,
-    dense,
-    dense_after_pool,
-    path_of,
-    same,
-)
+from segjax.nn.norm import Norm, NormSpec
+from segjax.nn.resnet import resnet
+from segjax.zoo.convert import RULES, Rule, convert, path_of
+from segjax.zoo.convert.rules import conv, conv_rules, deconv, dense, dense_after_pool
 
 RULES_OF_ONE = conv_rules("a", "ours/a", bias=True)
 MODEL = {"params": {"ours": {"a": {"kernel": np.zeros((3, 3, 2, 4)), "bias": np.zeros(4)}}}}
@@ -34,6 +28,7 @@ def test_every_tensor_lands_where_it_belongs():
         (STATE | {"b.weight": np.ones(3)}, r"no rule for b\.weight \(3,\)"),
         ({"a.weight": STATE["a.weight"]}, "nothing in the file fills ours/a/bias"),
         (STATE | {"a.bias": np.ones(5)}, r"a\.bias: \(5,\) does not fit ours/a/bias \(4,\)"),
+        (STATE | {"a.weight": np.ones(5)}, r"a\.weight: \(5,\) cannot become ours/a/kernel"),
     ],
 )
 def test_what_does_not_fit_is_named(state, message):
@@ -42,9 +37,15 @@ def test_what_does_not_fit_is_named(state, message):
 
 
 def test_a_tensor_without_a_place_is_named():
-    rules = [*RULES_OF_ONE, Rule("c", "ours/c", same)]
+    rules = [*RULES_OF_ONE, Rule("c", "ours/c")]
     with pytest.raises(ValueError, match="the model has no ours/c"):
         convert(STATE | {"c": np.ones(1)}, rules, MODEL)
+
+
+def test_two_tensors_for_one_variable_are_named():
+    rules = [*RULES_OF_ONE, *conv_rules("old", "ours/a", bias=True, old=True)]
+    with pytest.raises(ValueError, match=r"a\.bias and old\.bias both fill ours/a/bias"):
+        convert(STATE | {"old.bias": np.ones(4)}, rules, MODEL)
 
 
 def test_layouts_compute_the_same():
@@ -52,7 +53,7 @@ def test_layouts_compute_the_same():
     x = random.normal(size=(1, 5, 6, 2)).astype(np.float32)
     kernel = random.normal(size=(4, 2, 3, 3)).astype(np.float32)
     got = jax.lax.conv_general_dilated(
-        x, conv(kernel), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, conv.ours(kernel), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3), axis=(0, 1))  # y x c h w
     wanted = np.einsum("yxchw,fchw->yxf", windows, kernel)
@@ -60,15 +61,16 @@ def test_layouts_compute_the_same():
 
     maps, weight = random.normal(size=(2, 7, 7, 3)), random.normal(size=(5, 3 * 49))
     wanted = maps.transpose(0, 3, 1, 2).reshape(2, -1) @ weight.T
-    np.testing.assert_allclose(maps.reshape(2, -1) @ dense_after_pool(7)(weight), wanted)
-    assert dense(weight).shape == (147, 5)
-    assert deconv(np.zeros((6, 4, 2, 2))).shape == (2, 2, 6, 4)
+    np.testing.assert_allclose(maps.reshape(2, -1) @ dense_after_pool(7).ours(weight), wanted)
+    assert dense.ours(weight).shape == (147, 5)
+    assert deconv.ours(np.zeros((6, 4, 2, 2))).shape == (2, 2, 6, 4)
 
 
 @pytest.mark.parametrize("peer", RULES)
-def test_no_pattern_stands_twice(peer):
-    patterns = [rule.pattern for rule in RULES[peer]]
-    assert len(patterns) == len(set(patterns))
+def test_no_name_stands_twice(peer):
+    names = [rule.peer for rule in RULES[peer] if rule.peer]
+    assert len(names) == len(set(names))
+    assert [rule for rule in RULES[peer] if rule.peer is None and rule.path is None] == []
 
 
 def test_old_torchvision_names_are_known():
@@ -78,9 +80,70 @@ def test_old_torchvision_names_are_known():
     assert path_of(rules, "roi_heads.mask_head.mask_fcn3.weight")[0] == "mask_head/conv3/kernel"
 
 
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("torchvision_backbone", "fc.weight"),
+        ("detectron2", "pixel_mean"),
+        ("detectron2_panoptic", "proposal_generator.anchor_generator.cell_anchors.4"),
+        ("caffe2_backbone", "conv1_b"),
+        ("caffe2_backbone", "fc1000_w"),
+        ("caffe2_backbone", "res4_22_branch2a_bn_s_momentum"),
+        ("mmdet", "backbone.layer2.0.downsample.1.num_batches_tracked"),
+    ],
+)
+def test_what_old_files_hold_besides_is_dropped_by_name(peer, name):
+    assert path_of(RULES[peer], name)[0] is None
+
+
+@pytest.mark.parametrize("peer", ["detectron2", "caffe2_backbone"])
+def test_nothing_else_is_dropped(peer):
+    for name in ("fc.weight.x", "mask_head", "pixel_means", "proposal_generator.anchors.0"):
+        with pytest.raises(KeyError):
+            path_of(RULES[peer], name)
+
+
 def test_torchvisions_background_moves_to_the_end():
     rules = RULES["torchvision"]
-    logits = path_of(rules, "roi_heads.box_predictor.cls_score.bias")[1](np.array([9.0, 1, 2]))
-    np.testing.assert_array_equal(logits, [1, 2, 9])
-    boxes = path_of(rules, "roi_heads.box_predictor.bbox_pred.bias")[1](np.arange(12.0))
-    np.testing.assert_array_equal(boxes, np.arange(4.0, 12))
+    logits = path_of(rules, "roi_heads.box_predictor.cls_score.bias")[1]
+    np.testing.assert_array_equal(logits.ours(np.array([9.0, 1, 2])), [1, 2, 9])
+    np.testing.assert_array_equal(logits.peers(np.array([1.0, 2, 9])), [9, 1, 2])
+    boxes = path_of(rules, "roi_heads.box_predictor.bbox_pred.bias")[1]
+    np.testing.assert_array_equal(boxes.ours(np.arange(12.0)), np.arange(4.0, 12))
+    np.testing.assert_array_equal(boxes.peers(np.arange(4.0, 12)), [0] * 4 + list(range(4, 12)))
+    masks = path_of(rules, "roi_heads.mask_predictor.mask_fcn_logits.weight")[1]
+    assert masks.ours(np.ones((5, 3, 1, 1))).shape == (1, 1, 3, 4)
+    np.testing.assert_array_equal(masks.peers(np.ones((1, 1, 3, 4)))[:, 0, 0, 0], [0, 1, 1, 1, 1])
+
+
+# ---- Caffe2's folded norms ------------------------------------------------------------------
+
+
+def caffe2_names(blocks):
+    """Names of an R-50.pkl, as its producer wrote them: a list apart from the table."""
+    names = ["conv1_w", "res_conv1_bn_s", "res_conv1_bn_b"]
+    for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
+        for i in range(count):
+            for branch in ("2a", "2b", "2c") + (("1",) if i == 0 else ()):
+                stem = f"res{stage}_{i}_branch{branch}"
+                names += [f"{stem}_w", f"{stem}_bn_s", f"{stem}_bn_b"]
+    return names
+
+
+def test_caffe2s_norm_is_scale_and_bias_exactly():
+    model = resnet(50, stride_in_1x1=True)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+    wanted = {path_of(RULES["caffe2_backbone"], name)[0] for name in caffe2_names((3, 4, 6, 3))}
+    leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    paths = {"/".join(key.key for key in path[1:]) for path, _ in leaves}
+    assert wanted == {path for path in paths if not path.endswith(("/mean", "/var"))}
+
+    rules = [rule for rule in RULES["caffe2_backbone"] if "stem_norm" in (rule.path or "")]
+    scale, bias = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    norm = Norm(NormSpec())
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 8)), jnp.float32)
+    like = {"batch_stats": {"stem_norm": norm.init(jax.random.key(0), x)["batch_stats"]}}
+    out = convert({"res_conv1_bn_s": scale, "res_conv1_bn_b": bias}, rules, like)
+    stats = jax.tree.map(jnp.asarray, out["batch_stats"]["stem_norm"])
+    got = norm.apply({"batch_stats": stats}, x)
+    np.testing.assert_array_equal(got, x * scale[None, None, None] + bias[None, None, None])

@@ -1,17 +1,19 @@
-"""Converters from the peers' parameter names and layouts, one table for each."""
+"""Converters between the peers' parameter names and layouts and ours, one table for each."""
 
-from segjax.zoo.convert.detectron2 import CASCADE_RULES as DETECTRON2_CASCADE_RULES
-from segjax.zoo.convert.detectron2 import PANOPTIC_RULES as DETECTRON2_PANOPTIC_RULES
-from segjax.zoo.convert.detectron2 import RULES as DETECTRON2_RULES
-from segjax.zoo.convert.mmdet import RULES as MMDET_RULES
+from segjax.zoo.convert import caffe2, detectron2, mmdet, torchvision
+from segjax.zoo.convert.rules import Rule as Rule
 from segjax.zoo.convert.rules import convert as convert
+from segjax.zoo.convert.rules import export as export
 from segjax.zoo.convert.rules import path_of as path_of
-from segjax.zoo.convert.torchvision import RULES as TORCHVISION_RULES
 
-RULES = {
-    "torchvision": TORCHVISION_RULES,
-    "detectron2": DETECTRON2_RULES,
-    "detectron2_cascade": DETECTRON2_CASCADE_RULES,
-    "detectron2_panoptic": DETECTRON2_PANOPTIC_RULES,
-    "mmdet": MMDET_RULES,
+RULES: dict[str, list[Rule]] = {
+    "torchvision": torchvision.RULES,
+    "torchvision_backbone": torchvision.BACKBONE_RULES,  # timm's names are the same
+    "detectron2": detectron2.RULES,
+    "detectron2_cascade": detectron2.CASCADE_RULES,
+    "detectron2_panoptic": detectron2.PANOPTIC_RULES,
+    "detectron2_backbone": detectron2.BACKBONE_RULES,
+    "caffe2_backbone": caffe2.BACKBONE_RULES,
+    "mmdet": mmdet.RULES,
+    "mmdet_panoptic": mmdet.PANOPTIC_RULES,
 }

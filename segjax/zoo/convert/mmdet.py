@@ -1,13 +1,17 @@
-"""MMDetection's names: Faster, Mask and Cascade R-CNN, HTC. Background is last, as ours."""
+"""MMDetection's names: Faster, Mask and Cascade R-CNN, HTC, Panoptic FPN.
+
+Background is its last class, as ours.
+"""
 
 from segjax.zoo.convert.rules import (
     Rule,
     conv,
     conv_rules,
-    deconv,
+    deconv_rules,
     dense_after_pool,
     dense_rules,
-    same,
+    group_norm_rules,
+    under,
 )
 from segjax.zoo.convert.torchvision import resnet_rules
 
@@ -16,37 +20,34 @@ def _neck(peer: str, ours: str) -> list[Rule]:
     return [
         rule
         for i in range(4)
-        for rule in conv_rules(rf"neck\.{peer}\.{i}\.conv", f"fpn/{ours}{i + 2}", bias=True)
+        for rule in conv_rules(f"neck.{peer}.{i}.conv", f"fpn/{ours}{i + 2}", bias=True)
     ]
 
 
-def _box_head(stage: str, ours: str) -> list[Rule]:
-    head = rf"roi_head\.bbox_head{stage}\."
+def _box_head(peer: str, ours: str) -> list[Rule]:
     return [
-        *dense_rules(head + r"shared_fcs\.0", f"{ours}/fc1", dense_after_pool(7)),
-        *dense_rules(head + r"shared_fcs\.1", f"{ours}/fc2"),
-        *dense_rules(head + "fc_cls", f"{ours}/class_logits"),
-        *dense_rules(head + "fc_reg", f"{ours}/box_deltas"),
+        *dense_rules(f"{peer}.shared_fcs.0", f"{ours}/fc1", dense_after_pool(7)),
+        *dense_rules(f"{peer}.shared_fcs.1", f"{ours}/fc2"),
+        *dense_rules(f"{peer}.fc_cls", f"{ours}/class_logits"),
+        *dense_rules(f"{peer}.fc_reg", f"{ours}/box_deltas"),
     ]
 
 
-def _mask_head(stage: str, ours: str) -> list[Rule]:
-    head = rf"roi_head\.mask_head{stage}\."
+def _mask_head(peer: str, ours: str) -> list[Rule]:
     return [
-        *_counted_convs(head + "convs", f"{ours}/conv", 4),
-        Rule(head + r"upsample\.weight", f"{ours}/deconv/kernel", deconv),
-        Rule(head + r"upsample\.bias", f"{ours}/deconv/bias", same),
-        Rule(head + r"conv_logits\.weight", f"{ours}/logits_kernel", conv),
-        Rule(head + r"conv_logits\.bias", f"{ours}/logits_bias", same),
+        *_counted_convs(f"{peer}.convs", f"{ours}/conv", 4),
+        *deconv_rules(f"{peer}.upsample", f"{ours}/deconv"),
+        Rule(f"{peer}.conv_logits.weight", f"{ours}/logits_kernel", conv),
+        Rule(f"{peer}.conv_logits.bias", f"{ours}/logits_bias"),
     ]
 
 
-def _semantic_head(head: str, ours: str) -> list[Rule]:
+def _fused_semantic_head(peer: str, ours: str) -> list[Rule]:
     return [
-        *_counted_convs(head + "lateral_convs", f"{ours}/lateral", 5),
-        *_counted_convs(head + "convs", f"{ours}/conv", 4),
-        *conv_rules(head + r"conv_embedding\.conv", f"{ours}/embedding", bias=True),
-        *conv_rules(head + "conv_logits", f"{ours}/logits", bias=True),
+        *_counted_convs(f"{peer}.lateral_convs", f"{ours}/lateral", 5),
+        *_counted_convs(f"{peer}.convs", f"{ours}/conv", 4),
+        *conv_rules(f"{peer}.conv_embedding.conv", f"{ours}/embedding", bias=True),
+        *conv_rules(f"{peer}.conv_logits", f"{ours}/logits", bias=True),
     ]
 
 
@@ -55,22 +56,44 @@ def _counted_convs(peer: str, ours: str, count: int) -> list[Rule]:
     return [
         rule
         for i in range(count)
-        for rule in conv_rules(rf"{peer}\.{i}\.conv", f"{ours}{i + 1}", bias=True)
+        for rule in conv_rules(f"{peer}.{i}.conv", f"{ours}{i + 1}", bias=True)
+    ]
+
+
+def _semantic_block(level: int, index: int) -> list[Rule]:
+    """One of the convolutions of a level of Panoptic FPN's branch."""
+    peer = f"semantic_head.conv_upsample_layers.{level}.conv.{index}"
+    ours = f"semantic_head/level{level + 1}_conv{index + 1}"
+    return [
+        *conv_rules(f"{peer}.conv", ours, bias=False),
+        *group_norm_rules(f"{peer}.gn", f"{ours}_norm"),
     ]
 
 
 RULES: list[Rule] = [
-    *resnet_rules(r"backbone\."),
+    *resnet_rules("backbone.", "backbone/"),
     *_neck("lateral_convs", "lateral"),
     *_neck("fpn_convs", "output"),
-    *conv_rules(r"rpn_head\.rpn_conv", "rpn_head/conv1", bias=True),
-    *conv_rules(r"rpn_head\.rpn_cls", "rpn_head/objectness", bias=True),
-    *conv_rules(r"rpn_head\.rpn_reg", "rpn_head/deltas", bias=True),
-    *_box_head("", "box_head"),
-    *_box_head(r"\.(\d)", r"box_heads_\1"),
-    *_mask_head("", "mask_head"),
-    *_mask_head(r"\.(\d)", r"mask_heads_\1"),
+    *conv_rules("rpn_head.rpn_conv", "rpn_head/conv1", bias=True),
+    *conv_rules("rpn_head.rpn_cls", "rpn_head/objectness", bias=True),
+    *conv_rules("rpn_head.rpn_reg", "rpn_head/deltas", bias=True),
+    *_box_head("roi_head.bbox_head", "box_head"),
+    *_box_head("roi_head.bbox_head.#", "box_heads_#"),
+    *_mask_head("roi_head.mask_head", "mask_head"),
+    *_mask_head("roi_head.mask_head.#", "mask_heads_#"),
     # What flows into mask head t we count from the head that it comes from.
-    *conv_rules(r"roi_head\.mask_head\.(\d)\.conv_res\.conv", r"mask_flow\1", bias=True),
-    *_semantic_head(r"roi_head\.semantic_head\.", "semantic_head"),
+    *conv_rules("roi_head.mask_head.#.conv_res.conv", "mask_flow#", bias=True),
+    *_fused_semantic_head("roi_head.semantic_head", "semantic_head"),
+]
+
+# Panoptic FPN: a Mask R-CNN and the semantic branch, whose things are the last class, as here.
+PANOPTIC_RULES: list[Rule] = [
+    *under("detector", RULES),
+    *[
+        rule
+        for level in range(4)
+        for index in range(max(1, level))
+        for rule in _semantic_block(level, index)
+    ],
+    *conv_rules("semantic_head.conv_logits", "semantic_head/logits", bias=True),
 ]

@@ -1,101 +1,172 @@
-"""Conversion by table: a rule turns a peer's parameter name into ours and its layout too.
+"""Conversion by table: a rule says what a peer's tensor is called here and how its array lies.
 
-A conversion must use every tensor of the file and fill every variable of the
-model; what is left over on either side is an error that lists the names.
+One table serves both ways. `convert` must use every tensor of a file and fill
+every variable of the model, `export` must write every variable; what is left
+over on either side is an error that lists the names.
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-Layout = Callable[[np.ndarray], np.ndarray]
+Array = np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How an array lies on both sides.
+
+    Attributes:
+      ours: the peer's array -> ours.
+      peers: our array -> the peer's.
+    """
+
+    ours: Callable[[Array], Array]
+    peers: Callable[[Array], Array]
+
+
+same = Layout(lambda x: x, lambda x: x)
+"""Vectors: as they are."""
+
+conv = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
+"""Convolution kernel: [out, in, kh, kw] and [kh, kw, in, out]."""
+
+deconv = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
+"""Transposed convolution kernel: [in, out, kh, kw] and [kh, kw, in, out]."""
+
+dense = Layout(np.transpose, np.transpose)
+"""Fully connected: [out, in] and [in, out]."""
+
+
+def dense_after_pool(cells: int) -> Layout:
+    """Fully connected on region features of S = `cells`: [out, C * S * S] and [S * S * C, out]."""
+
+    def ours(x: Array) -> Array:
+        maps = x.reshape(x.shape[0], -1, cells, cells)  # [out, C, S, S]
+        return maps.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
+
+    def peers(x: Array) -> Array:
+        maps = x.reshape(cells, cells, -1, x.shape[1])  # [S, S, C, out]
+        return maps.transpose(3, 2, 0, 1).reshape(x.shape[1], -1)
+
+    return Layout(ours, peers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    r"""One line of a converter's table.
+    """One line of a converter's table.
+
+    Names are templates: every "#" stands for a number, and the numbers are the same, in the
+    same order, on both sides: "layer#.#.conv#.weight" is "layer#_#/conv#/kernel".
 
     Attributes:
-      pattern: regular expression that the whole peer name must match.
-      path: our path below the collection, "/"-joined, with the pattern's groups
-        as \1, \2; None for tensors that carry nothing (counters).
-      layout: the peer's array -> ours.
+      peer: the peer's name; None for a variable that the peer has no tensor for, which
+        is `value` throughout.
+      path: ours below the collection, "/"-joined; None for a tensor that carries nothing
+        for us: read, it is dropped; written, if `beside` says so, it is a counter at 0.
+      layout: how the array lies.
+      beside: one of our parameters. The tensor is written only to models that have it:
+        this tells two names of one layer apart, and batch norm from frozen statistics.
+      old: a name that only older files have: read, never written.
+      value: see `peer`.
     """
 
-    pattern: str
+    peer: str | None
     path: str | None
-    layout: Layout
+    layout: Layout = same
+    beside: str | None = None
+    old: bool = False
+    value: float = 0.0
 
 
-def same(x: np.ndarray) -> np.ndarray:
-    """Vectors: as they are."""
-    return x
+# ---- Lines that every table has ---------------------------------------------------------------
 
 
-def conv(x: np.ndarray) -> np.ndarray:
-    """Convolution kernel: [out, in, kh, kw] -> [kh, kw, in, out]."""
-    return x.transpose(2, 3, 1, 0)
-
-
-def deconv(x: np.ndarray) -> np.ndarray:
-    """Transposed convolution kernel: [in, out, kh, kw] -> [kh, kw, in, out]."""
-    return x.transpose(2, 3, 0, 1)
-
-
-def dense(x: np.ndarray) -> np.ndarray:
-    """Fully connected: [out, in] -> [in, out]."""
-    return x.T
-
-
-def dense_after_pool(cells: int) -> Layout:
-    """Fully connected on flattened region features: [out, C * S * S] -> [S * S * C, out]."""
-
-    def layout(x: np.ndarray) -> np.ndarray:
-        maps = x.reshape(x.shape[0], -1, cells, cells)  # [out, C, S, S]
-        return maps.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-
-    return layout
-
-
-def conv_rules(peer: str, ours: str, *, bias: bool) -> list[Rule]:
+def conv_rules(peer: str, ours: str, *, bias: bool, old: bool = False) -> list[Rule]:
     """A convolution's kernel and, if it has one, its bias."""
-    rules = [Rule(peer + r"\.weight", ours + "/kernel", conv)]
-    return rules + ([Rule(peer + r"\.bias", ours + "/bias", same)] if bias else [])
+    kernel = Rule(f"{peer}.weight", f"{ours}/kernel", conv, old=old)
+    return [kernel, Rule(f"{peer}.bias", f"{ours}/bias", old=old)] if bias else [kernel]
 
 
-def dense_rules(peer: str, ours: str, layout: Layout = dense) -> list[Rule]:
+def deconv_rules(peer: str, ours: str) -> list[Rule]:
+    """A transposed convolution's kernel and bias."""
+    return [
+        Rule(f"{peer}.weight", f"{ours}/kernel", deconv),
+        Rule(f"{peer}.bias", f"{ours}/bias"),
+    ]
+
+
+def dense_rules(
+    peer: str, ours: str, layout: Layout = dense, *, beside: str | None = None
+) -> list[Rule]:
     """A fully connected layer's kernel and bias."""
     return [
-        Rule(peer + r"\.weight", ours + "/kernel", layout),
-        Rule(peer + r"\.bias", ours + "/bias", same),
+        Rule(f"{peer}.weight", f"{ours}/kernel", layout, beside),
+        Rule(f"{peer}.bias", f"{ours}/bias", same, beside),
     ]
 
 
 def norm_rules(peer: str, ours: str) -> list[Rule]:
-    """A batch norm's scale, bias and running statistics."""
-    leaves = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-    rules = [Rule(rf"{peer}\.{theirs}", f"{ours}/{leaf}", same) for theirs, leaf in leaves.items()]
-    return [*rules, Rule(peer + r"\.num_batches_tracked", None, same)]
+    """A batch norm's scale, bias and running statistics.
+
+    Batch norms also count their batches, frozen ones (all four constants) do not.
+    """
+    return [
+        Rule(f"{peer}.weight", f"{ours}/scale"),
+        Rule(f"{peer}.bias", f"{ours}/bias"),
+        Rule(f"{peer}.running_mean", f"{ours}/mean"),
+        Rule(f"{peer}.running_var", f"{ours}/var"),
+        Rule(f"{peer}.num_batches_tracked", None, beside=f"{ours}/scale"),
+    ]
+
+
+def group_norm_rules(peer: str, ours: str) -> list[Rule]:
+    """A group norm's scale and bias."""
+    return [
+        Rule(f"{peer}.weight", f"{ours}/group/scale"),
+        Rule(f"{peer}.bias", f"{ours}/group/bias"),
+    ]
+
+
+def dropped(*names: str) -> list[Rule]:
+    """Tensors that carry nothing for us and are never written."""
+    return [Rule(name, None) for name in names]
+
+
+def under(prefix: str, rules: Sequence[Rule]) -> list[Rule]:
+    """The same table for a model that holds ours as its child `prefix`."""
+
+    def below(path: str | None) -> str | None:
+        return path and f"{prefix}/{path}"
+
+    return [
+        dataclasses.replace(rule, path=below(rule.path), beside=below(rule.beside))
+        for rule in rules
+    ]
+
+
+# ---- Reading and writing ----------------------------------------------------------------------
 
 
 def path_of(rules: Sequence[Rule], name: str) -> tuple[str | None, Layout]:
-    """Our path and the layout change for the peer's parameter `name`.
+    """Our path and the layout of the peer's tensor `name`; the first rule that fits counts.
 
     Raises:
       KeyError: if no rule knows the name.
     """
     for rule in rules:
-        match = re.fullmatch(rule.pattern, name)
-        if match:
-            return (None if rule.path is None else match.expand(rule.path)), rule.layout
+        numbers = _numbers(rule.peer, name)
+        if numbers is not None:
+            return _filled(rule.path, numbers), rule.layout
     raise KeyError(name)
 
 
 def convert(
-    state: Mapping[str, np.ndarray], rules: Sequence[Rule], variables: Mapping[str, Any]
+    state: Mapping[str, Array], rules: Sequence[Rule], variables: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A peer's state dict as variables of a model.
 
@@ -109,15 +180,13 @@ def convert(
       Variables of the same structure, float32 numpy arrays.
 
     Raises:
-      ValueError: listing the tensors that no rule knows or that have no place
-        in the model, the variables that nothing filled, and shapes that differ.
+      ValueError: listing the tensors that no rule knows, that have no place in the
+        model or the same as another one, the variables that nothing filled, and
+        shapes that differ.
     """
-    wanted = {
-        path: (collection, leaf)
-        for collection, tree in variables.items()
-        for path, leaf in _flatten(tree).items()
-    }
-    filled: dict[str, np.ndarray] = {}
+    wanted = _by_path(variables)
+    filled: dict[str, Array] = {}
+    source: dict[str, str] = {}
     problems: list[str] = []
     for name, array in state.items():
         try:
@@ -130,22 +199,116 @@ def convert(
         if path not in wanted:
             problems.append(f"the model has no {path} (from {name})")
             continue
-        value = np.ascontiguousarray(layout(np.asarray(array, np.float32)))
-        shape = tuple(wanted[path][1].shape)
-        if value.shape != shape:
-            problems.append(f"{name}: {value.shape} does not fit {path} {shape}")
-        filled[path] = value
+        if path in source:
+            problems.append(f"{source[path]} and {name} both fill {path}")
+        shape = tuple(wanted[path].shape)
+        try:
+            value = np.ascontiguousarray(layout.ours(np.asarray(array, np.float32)))
+        except ValueError:  # too few axes, or sides that cannot be split
+            value = np.asarray(array)
+            problems.append(f"{name}: {value.shape} cannot become {path} {shape}")
+        else:
+            if value.shape != shape:
+                problems.append(f"{name}: {value.shape} does not fit {path} {shape}")
+        filled[path], source[path] = value, name
+    for path, leaf in wanted.items():
+        constant = None if path in filled else _constant(rules, path)
+        if constant is not None:
+            filled[path] = np.full(leaf.shape, constant, np.float32)
     problems += [f"nothing in the file fills {path}" for path in wanted if path not in filled]
+    _raise(problems)
+    return _rebuilt(variables, filled)
+
+
+def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Array]:
+    """Variables of a model as the peer's state dict: the way back of `convert`.
+
+    What the peer's module has and we do not is written too: batch norms' counters, and the
+    background's boxes and masks where the peer has them (zeros: nothing reads them).
+
+    Args:
+      variables: the model's, by collection.
+      rules: the peer's table.
+
+    Returns:
+      The peer's tensors by its names: float32 numpy arrays, and int64 counters at 0.
+
+    Raises:
+      ValueError: listing the variables that the table gives no name to, and those that the
+        peer's files cannot hold because they differ from what it takes for granted.
+    """
+    params = _flatten(variables.get("params", {}))
+    state: dict[str, Array] = {}
+    problems: list[str] = []
+    for path, leaf in _by_path(variables).items():
+        value = np.asarray(leaf, np.float32)
+        found = _writer(rules, path, params)
+        if found is None:
+            problems.append(f"no rule writes {path} {value.shape}")
+        elif found[1] is not None:
+            state[found[1]] = np.ascontiguousarray(found[0].layout.peers(value))
+        elif not np.array_equal(value, np.full_like(value, found[0].value)):
+            problems.append(f"the peer has no place for {path}, unless it is {found[0].value}")
+    _raise(problems)
+    for rule in rules:
+        if rule.path is None and rule.beside is not None:
+            for path in params:
+                numbers = _numbers(rule.beside, path)
+                if numbers is not None:
+                    state[str(_filled(rule.peer, numbers))] = np.zeros((), np.int64)
+    return state
+
+
+def _writer(
+    rules: Sequence[Rule], path: str, params: Mapping[str, Any]
+) -> tuple[Rule, str | None] | None:
+    """The rule that writes our `path` and the peer's name, None for a constant."""
+    for rule in rules:
+        numbers = None if rule.old else _numbers(rule.path, path)
+        if numbers is None:
+            continue
+        if rule.beside is None or _filled(rule.beside, numbers) in params:
+            return rule, _filled(rule.peer, numbers)
+    return None
+
+
+def _constant(rules: Sequence[Rule], path: str) -> float | None:
+    for rule in rules:
+        if rule.peer is None and _numbers(rule.path, path) is not None:
+            return rule.value
+    return None
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(re.escape("#"), r"(\d+)"))
+
+
+def _numbers(template: str | None, text: str) -> tuple[str, ...] | None:
+    """What the template's "#" are in `text`; None if it does not fit."""
+    match = None if template is None else _pattern(template).fullmatch(text)
+    return None if match is None else match.groups()
+
+
+def _filled(template: str | None, numbers: Sequence[str]) -> str | None:
+    if template is None:
+        return None
+    for number in numbers:
+        template = template.replace("#", number, 1)
+    return template
+
+
+def _raise(problems: Sequence[str]) -> None:
     if problems:
         raise ValueError(f"{len(problems)} mismatches:\n  " + "\n  ".join(problems))
-    out: dict[str, Any] = {}
-    for path, (collection, _) in wanted.items():
-        node = out.setdefault(collection, {})
-        *parents, leaf = path.split("/")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = filled[path]
-    return out
+
+
+# ---- Trees ------------------------------------------------------------------------------------
+
+
+def _by_path(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """All variables by their paths below the collections, which never share one."""
+    return {path: leaf for tree in variables.values() for path, leaf in _flatten(tree).items()}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -156,3 +319,17 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _rebuilt(variables: Mapping[str, Any], values: Mapping[str, Array]) -> dict[str, Any]:
+    """The structure of `variables` with the values of the paths."""
+
+    def fill(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: fill(value, f"{prefix}{key}/")
+            if isinstance(value, Mapping)
+            else values[prefix + key]
+            for key, value in tree.items()
+        }
+
+    return {collection: fill(tree, "") for collection, tree in variables.items()}

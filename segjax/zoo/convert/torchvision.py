@@ -1,114 +1,109 @@
-"""torchvision's names: `maskrcnn_resnet50_fpn` and `_v2`, `fasterrcnn_*` likewise.
+"""torchvision's names: `maskrcnn_resnet50_fpn` and `_v2`, `fasterrcnn_*`, and its ResNets.
 
 Its class 0 is the background: it moves to the end of the logits, and its
-boxes and masks, which nothing ever reads, are left behind.
+boxes and masks, which nothing ever reads, are left behind (written, they are zeros).
 """
 
 import numpy as np
 
 from segjax.zoo.convert.rules import (
+    Layout,
     Rule,
     conv,
     conv_rules,
-    deconv,
+    deconv_rules,
     dense_after_pool,
     dense_rules,
+    dropped,
     norm_rules,
-    same,
 )
 
 
-def resnet_rules(peer: str) -> list[Rule]:
-    """A torchvision-style ResNet body under the prefix `peer` (mmdet's is the same)."""
-    layer, ours = peer + r"layer(\d)\.(\d+)\.", r"backbone/layer\1_\2/"
+def resnet_rules(peer: str, ours: str) -> list[Rule]:
+    """A ResNet body: theirs under the prefix `peer`, ours under `ours` (mmdet's is the same)."""
+    layer, block = f"{peer}layer#.#.", f"{ours}layer#_#/"
     return [
-        *conv_rules(peer + "conv1", "backbone/stem_conv", bias=False),
-        *norm_rules(peer + "bn1", "backbone/stem_norm"),
-        *conv_rules(layer + r"conv(\d)", ours + r"conv\3", bias=False),
-        *norm_rules(layer + r"bn(\d)", ours + r"norm\3"),
-        *conv_rules(layer + r"downsample\.0", ours + "conv_shortcut", bias=False),
-        *norm_rules(layer + r"downsample\.1", ours + "norm_shortcut"),
+        *conv_rules(f"{peer}conv1", f"{ours}stem_conv", bias=False),
+        *norm_rules(f"{peer}bn1", f"{ours}stem_norm"),
+        *conv_rules(f"{layer}conv#", f"{block}conv#", bias=False),
+        *norm_rules(f"{layer}bn#", f"{block}norm#"),
+        *conv_rules(f"{layer}downsample.0", f"{block}conv_shortcut", bias=False),
+        *norm_rules(f"{layer}downsample.1", f"{block}norm_shortcut"),
     ]
 
 
-def _background_last(x: np.ndarray) -> np.ndarray:
-    """Class logits: [K + 1 (background first), ...] -> [..., K + 1 (background last)]."""
-    return np.roll(x, -1, axis=0).T
+# Class logits: [K + 1 (background first), ...] and [..., K + 1 (background last)].
+_background_last = Layout(lambda x: np.roll(x, -1, 0).T, lambda x: np.roll(x.T, 1, 0))
+# Box deltas: [(K + 1) * 4, ...] and [..., K * 4].
+_foreground_boxes = Layout(
+    lambda x: x[4:].T, lambda x: np.concatenate([np.zeros_like(x.T[:4]), x.T])
+)
+# Mask logits: kernels [K + 1, C, 1, 1] and [1, 1, C, K]; biases [K + 1] and [K].
+_foreground_masks = Layout(
+    lambda x: conv.ours(x[1:]),
+    lambda x: np.concatenate([np.zeros_like(conv.peers(x)[:1]), conv.peers(x)]),
+)
+_foreground = Layout(lambda x: x[1:], lambda x: np.concatenate([np.zeros_like(x[:1]), x]))
 
 
-def _foreground_boxes(x: np.ndarray) -> np.ndarray:
-    """Box deltas: [(K + 1) * 4, ...] -> [..., K * 4]."""
-    return x[4:].T
+def _fpn(peer: str, ours: str) -> list[Rule]:
+    return [
+        *conv_rules(f"{peer}.0", ours, bias=True),
+        *norm_rules(f"{peer}.1", f"{ours}_norm"),
+        *conv_rules(peer, ours, bias=True, old=True),  # files before 0.13
+    ]
 
 
-def _foreground_masks(x: np.ndarray) -> np.ndarray:
-    """Mask logits: kernel [K + 1, C, 1, 1] -> [1, 1, C, K]; bias [K + 1] -> [K]."""
-    return conv(x[1:]) if x.ndim == 4 else x[1:]
+def _conv_norm(peer: str, ours: str, number: int) -> list[Rule]:
+    """One of a head's convolutions, which torchvision counts from 0 and we from 1."""
+    return [
+        *conv_rules(f"{peer}.{number}.0", f"{ours}/conv{number + 1}", bias=True),
+        *norm_rules(f"{peer}.{number}.1", f"{ours}/norm{number + 1}"),
+    ]
 
 
-def _fpn(block: str, ours: str) -> list[Rule]:
-    rules: list[Rule] = []
-    for i in range(4):
-        peer = rf"backbone\.fpn\.{block}\.{i}"
-        rules += conv_rules(peer + r"(?:\.0)?", f"fpn/{ours}{i + 2}", bias=True)
-        rules += norm_rules(peer + r"\.1", f"fpn/{ours}{i + 2}_norm")
-    return rules
+def _predictor(peer: str, ours: str, layout: Layout) -> list[Rule]:
+    return [
+        Rule(f"roi_heads.box_predictor.{peer}.weight", f"box_head/{ours}/kernel", layout),
+        Rule(f"roi_heads.box_predictor.{peer}.bias", f"box_head/{ours}/bias", layout),
+    ]
 
 
 RULES: list[Rule] = [
-    *resnet_rules(r"backbone\.body\."),
-    *_fpn("inner_blocks", "lateral"),
-    *_fpn("layer_blocks", "output"),
-    *conv_rules(r"rpn\.head\.conv\.0\.0", "rpn_head/conv1", bias=True),
-    *conv_rules(r"rpn\.head\.conv\.1\.0", "rpn_head/conv2", bias=True),
-    *conv_rules(r"rpn\.head\.conv", "rpn_head/conv1", bias=True),  # files before 0.13
-    *conv_rules(r"rpn\.head\.cls_logits", "rpn_head/objectness", bias=True),
-    *conv_rules(r"rpn\.head\.bbox_pred", "rpn_head/deltas", bias=True),
-    *dense_rules(r"roi_heads\.box_head\.fc6", "box_head/fc1", dense_after_pool(7)),
-    *dense_rules(r"roi_heads\.box_head\.fc7", "box_head/fc2"),
+    *resnet_rules("backbone.body.", "backbone/"),
     *[
         rule
         for i in range(4)
         for rule in (
-            *conv_rules(rf"roi_heads\.box_head\.{i}\.0", f"box_head/conv{i + 1}", bias=False),
-            *norm_rules(rf"roi_heads\.box_head\.{i}\.1", f"box_head/norm{i + 1}"),
-            *conv_rules(rf"roi_heads\.mask_head\.{i}\.0", f"mask_head/conv{i + 1}", bias=True),
-            *norm_rules(rf"roi_heads\.mask_head\.{i}\.1", f"mask_head/norm{i + 1}"),
+            *_fpn(f"backbone.fpn.inner_blocks.{i}", f"fpn/lateral{i + 2}"),
+            *_fpn(f"backbone.fpn.layer_blocks.{i}", f"fpn/output{i + 2}"),
+            *_conv_norm("roi_heads.box_head", "box_head", i),
+            *_conv_norm("roi_heads.mask_head", "mask_head", i),
         )
     ],
-    *dense_rules(r"roi_heads\.box_head\.5", "box_head/fc1", dense_after_pool(7)),
-    Rule(
-        r"roi_heads\.box_predictor\.cls_score\.weight",
-        "box_head/class_logits/kernel",
-        _background_last,
+    *conv_rules("rpn.head.conv.0.0", "rpn_head/conv1", bias=True),
+    *conv_rules("rpn.head.conv.1.0", "rpn_head/conv2", bias=True),
+    *conv_rules("rpn.head.cls_logits", "rpn_head/objectness", bias=True),
+    *conv_rules("rpn.head.bbox_pred", "rpn_head/deltas", bias=True),
+    # v2 counts on behind the four convolutions and a Flatten.
+    *dense_rules(
+        "roi_heads.box_head.5", "box_head/fc1", dense_after_pool(7), beside="box_head/conv4/kernel"
     ),
+    *dense_rules("roi_heads.box_head.fc6", "box_head/fc1", dense_after_pool(7)),
+    *dense_rules("roi_heads.box_head.fc7", "box_head/fc2"),
+    *_predictor("cls_score", "class_logits", _background_last),
+    *_predictor("bbox_pred", "box_deltas", _foreground_boxes),
+    *deconv_rules("roi_heads.mask_predictor.conv5_mask", "mask_head/deconv"),
     Rule(
-        r"roi_heads\.box_predictor\.cls_score\.bias",
-        "box_head/class_logits/bias",
-        _background_last,
-    ),
-    Rule(
-        r"roi_heads\.box_predictor\.bbox_pred\.weight",
-        "box_head/box_deltas/kernel",
-        _foreground_boxes,
-    ),
-    Rule(
-        r"roi_heads\.box_predictor\.bbox_pred\.bias",
-        "box_head/box_deltas/bias",
-        _foreground_boxes,
-    ),
-    # files before 0.13 name the mask head's convolutions mask_fcn1..4
-    *conv_rules(r"roi_heads\.mask_head\.mask_fcn(\d)", r"mask_head/conv\1", bias=True),
-    Rule(r"roi_heads\.mask_predictor\.conv5_mask\.weight", "mask_head/deconv/kernel", deconv),
-    Rule(r"roi_heads\.mask_predictor\.conv5_mask\.bias", "mask_head/deconv/bias", same),
-    Rule(
-        r"roi_heads\.mask_predictor\.mask_fcn_logits\.weight",
+        "roi_heads.mask_predictor.mask_fcn_logits.weight",
         "mask_head/logits_kernel",
         _foreground_masks,
     ),
-    Rule(
-        r"roi_heads\.mask_predictor\.mask_fcn_logits\.bias",
-        "mask_head/logits_bias",
-        _foreground_masks,
-    ),
+    Rule("roi_heads.mask_predictor.mask_fcn_logits.bias", "mask_head/logits_bias", _foreground),
+    # files before 0.13
+    *conv_rules("rpn.head.conv", "rpn_head/conv1", bias=True, old=True),
+    *conv_rules("roi_heads.mask_head.mask_fcn#", "mask_head/conv#", bias=True, old=True),
 ]
+
+# A ResNet or ResNeXt alone, timm's of the same names too: without its classifier.
+BACKBONE_RULES: list[Rule] = [*resnet_rules("", ""), *dropped("fc.weight", "fc.bias")]

@@ -1,0 +1,206 @@
+"""What was converted goes back, name by name and bit by bit, and so does what was trained here."""
+
+import json
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segjax.models import (
+    cascade_mask_rcnn_resnet_fpn,
+    faster_rcnn_resnet_fpn,
+    htc_resnet_fpn,
+    mask_rcnn_resnet_fpn,
+    panoptic_fpn_resnet,
+)
+from segjax.nn.norm import NormSpec
+from segjax.nn.resnet import resnet
+from segjax.zoo.convert import RULES, Rule, convert, export
+from segjax.zoo.convert.rules import conv_rules, norm_rules
+from tests.golden_models import find
+
+FOLDER = Path(__file__).parents[1] / "goldens"
+FILES = sorted(FOLDER.glob("*.npz"))
+
+
+def detector_shapes(model):
+    images, sizes = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), images, sizes))
+
+
+def backbone_shapes(model):
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+
+
+def numbers(name, shape):
+    return np.random.default_rng(zlib.crc32(name.encode())).random(shape, np.float32)
+
+
+def drawn(shapes):
+    """Variables of those shapes, all different."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    values = [numbers(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves]
+    return jax.tree.unflatten(structure, values)
+
+
+def assert_same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert a.dtype == b.dtype and np.array_equal(a, b)
+
+
+# ---- What the peers' own modules are called -------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_peers_names_shapes_and_arrays_come_back(file):
+    meta = json.loads(str(np.load(file)["meta"]))
+    peer, model = find(meta)
+    state = {
+        name: np.zeros((), np.int64) if name.endswith("tracked") else numbers(name, tuple(shape))
+        for name, shape in meta["manifest"].items()
+    }
+    if meta["source"].startswith("torchvision"):  # nothing reads the background's
+        state["roi_heads.box_predictor.bbox_pred.weight"][:4] = 0
+        state["roi_heads.box_predictor.bbox_pred.bias"][:4] = 0
+        state["roi_heads.mask_predictor.mask_fcn_logits.weight"][:1] = 0
+        state["roi_heads.mask_predictor.mask_fcn_logits.bias"][:1] = 0
+    back = export(convert(state, peer.rules, detector_shapes(model)), peer.rules)
+    assert set(back) == set(state)
+    for name, array in state.items():
+        assert back[name].dtype == array.dtype
+        assert np.array_equal(back[name], array), name
+
+
+def test_there_are_manifests_of_all_libraries():
+    assert {file.name[:2] for file in FILES} == {"tv", "d2", "mm"}
+
+
+# ---- Ours -----------------------------------------------------------------------------------
+
+
+def thin(model):
+    """The same layers and names with few channels."""
+    parts = {"backbone": thin_body(model.backbone), "fpn": model.fpn.clone(features=16)}
+    widths = {
+        "box_head": {"fc_features": 8, "conv_features": 8},
+        "mask_head": {"features": 8},
+        "semantic_head": {"features": 16},
+    }
+    for name, width in widths.items():
+        if getattr(model, name, None) is not None:
+            parts[name] = getattr(model, name).clone(**width)
+        if hasattr(model, f"{name}s"):
+            parts[f"{name}s"] = tuple(head.clone(**width) for head in getattr(model, f"{name}s"))
+    return model.clone(**parts)
+
+
+def thin_body(body):
+    return body.clone(features=16)
+
+
+def thin_panoptic(style):
+    model = panoptic_fpn_resnet(5, 7, style=style)
+    head = model.semantic_head.clone(features=32)
+    return model.clone(detector=thin(model.detector), semantic_head=head)
+
+
+DETECTORS = {
+    "torchvision": lambda: thin(mask_rcnn_resnet_fpn(5, style="torchvision")),
+    "torchvision, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="torchvision")),
+    "torchvision, v2 without masks": lambda: thin(
+        faster_rcnn_resnet_fpn(5, style="torchvision_v2")
+    ),
+    "torchvision, basic blocks": lambda: thin(
+        mask_rcnn_resnet_fpn(5, depth=18, style="torchvision_v2")
+    ),
+    "detectron2": lambda: thin(mask_rcnn_resnet_fpn(5, style="detectron2")),
+    "detectron2, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="detectron2")),
+    "detectron2_cascade": lambda: thin(cascade_mask_rcnn_resnet_fpn(5, style="detectron2")),
+    "detectron2_panoptic": lambda: thin_panoptic("detectron2"),
+    "mmdet": lambda: thin(mask_rcnn_resnet_fpn(5, groups=32, group_width=4, style="mmdet")),
+    "mmdet, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="mmdet")),
+    "mmdet, cascade": lambda: thin(cascade_mask_rcnn_resnet_fpn(5, style="mmdet")),
+    "mmdet, HTC": lambda: thin(htc_resnet_fpn(5, semantic=True, semantic_classes=7)),
+    "mmdet, HTC alone": lambda: thin(htc_resnet_fpn(5, semantic=False)),
+    "mmdet_panoptic": lambda: thin_panoptic("mmdet"),
+}
+
+
+@pytest.mark.parametrize("which", DETECTORS)
+def test_ours_goes_out_and_comes_back(which):
+    rules, shapes = RULES[which.split(",")[0]], detector_shapes(DETECTORS[which]())
+    variables = drawn(shapes)
+    assert_same(convert(export(variables, rules), rules, shapes), variables)
+
+
+BATCH = NormSpec("batch")
+BACKBONES = {
+    "torchvision_backbone": resnet(50, norm=BATCH),
+    "torchvision_backbone, X101-32x8d": resnet(101, groups=32, group_width=8, norm=BATCH),
+    "torchvision_backbone, basic blocks": resnet(18, norm=BATCH),
+    "detectron2_backbone": resnet(50),
+    "caffe2_backbone": resnet(50, stride_in_1x1=True),
+    "caffe2_backbone, X101-32x8d": resnet(101, groups=32, group_width=8),
+}
+
+
+@pytest.mark.parametrize("which", BACKBONES)
+def test_backbones_go_out_and_come_back(which):
+    rules, shapes = RULES[which.split(",")[0]], backbone_shapes(thin_body(BACKBONES[which]))
+    variables = drawn(shapes)
+    if which.startswith("caffe2"):
+        variables = jax.tree_util.tree_map_with_path(folded, variables)
+    assert_same(convert(export(variables, rules), rules, shapes), variables)
+
+
+def folded(path, leaf):
+    constants = {"mean": 0.0, "var": 1 - 1e-5}
+    name = path[-1].key
+    return np.full_like(leaf, constants[name]) if name in constants else leaf
+
+
+def test_caffe2_cannot_hold_statistics():
+    variables = drawn(backbone_shapes(resnet(18)))
+    with pytest.raises(ValueError, match="the peer has no place for stem_norm/mean, unless it is"):
+        export(variables, RULES["caffe2_backbone"])
+
+
+def test_batch_norms_count_and_frozen_ones_do_not():
+    rules = norm_rules("bn#", "norm#")
+    four = {name: np.ones(3, np.float32) for name in ("scale", "bias", "mean", "var")}
+    affine, statistics = (
+        {k: four[k] for k in pair} for pair in (("scale", "bias"), ("mean", "var"))
+    )
+    trained = {"params": {"norm1": affine}, "batch_stats": {"norm1": statistics}}
+    found = export(trained, rules)
+    assert found["bn1.num_batches_tracked"] == 0
+    assert found["bn1.num_batches_tracked"].dtype == np.int64
+    assert set(export({"batch_stats": {"norm1": four}}, rules)) == {
+        "bn1.weight",
+        "bn1.bias",
+        "bn1.running_mean",
+        "bn1.running_var",
+    }
+
+
+def test_a_variable_without_a_name_is_named():
+    variables = {"params": {"a": {"kernel": np.ones((1, 1, 2, 3))}, "b": {"bias": np.ones(3)}}}
+    with pytest.raises(ValueError, match=r"1 mismatches:\n  no rule writes b/bias \(3,\)"):
+        export(variables, conv_rules("a", "a", bias=True))
+
+
+def test_old_names_are_not_written():
+    rules = [*conv_rules("old", "a", bias=True, old=True), *conv_rules("a", "a", bias=True)]
+    variables = {"params": {"a": {"kernel": np.ones((1, 1, 2, 3)), "bias": np.ones(3)}}}
+    assert set(export(variables, rules)) == {"a.weight", "a.bias"}
+
+
+def test_a_rule_beside_another_layer_is_for_models_that_have_it():
+    rules = [Rule("v2.#", "fc#", beside="conv#"), Rule("v1.#", "fc#")]
+    assert set(export({"params": {"fc3": np.ones(1)}}, rules)) == {"v1.3"}
+    both = {"params": {"fc3": np.ones(1), "conv3": np.ones(1)}}
+    assert set(export(both, [*rules, Rule("conv.#", "conv#")])) == {"v2.3", "conv.3"}
