@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from segjax.models.cascade import Stage
-from segjax.models.flavours import DETECTRON2, MMDET, Flavour
+from segjax.models.flavours import DETECTRON2, MMDET, MMDET_CAFFE, Flavour
 from segjax.models.rois import DetectionFilter, RoISampler
 from segjax.nn.mask_head import MaskHead
 from segjax.ops.boxes import DeltaCoder
@@ -118,6 +118,16 @@ MMDET_CASCADE = CascadeFlavour(
     passes_empty=True,
     feature_gradient=1.0,
     num_mask_heads=3,
+)
+
+MMDET_CASCADE_CAFFE = dataclasses.replace(
+    MMDET_CASCADE,
+    library=dataclasses.replace(
+        _MMDET_LIBRARY,
+        preprocess=MMDET_CAFFE.preprocess,
+        backbone_norm=MMDET_CAFFE.backbone_norm,
+        stride_in_1x1=MMDET_CAFFE.stride_in_1x1,
+    ),
 )
 
 # Its configs leave out the flag that turns low-quality matches off.

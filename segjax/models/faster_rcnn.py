@@ -60,7 +60,7 @@ def faster_rcnn_resnet_fpn(
         box_pooler=f.box_pooler,
         box_head=f.box_head(num_classes, dtype),
         box_coder=f.box_coder,
-        sampler=f.sampler,
+        sampler=f.sampler_without_masks or f.sampler,
         detections=f.detections,
         box_smooth_l1_beta=f.box_smooth_l1_beta,
     )

@@ -32,6 +32,7 @@ class Flavour:
       rpn_convs: 3x3 convolutions of the RPN head.
       box_convs: 3x3 convolutions of the box head (with them, one fully
         connected layer; without, two).
+      sampler_without_masks: of Faster R-CNN, where that differs.
     """
 
     preprocess: Preprocess
@@ -50,6 +51,7 @@ class Flavour:
     box_convs: int = 0
     box_smooth_l1_beta: float = 0.0
     paste_padded: bool = False
+    sampler_without_masks: RoISampler | None = None
 
     def pyramid_rpn(
         self, depth: int, groups: int, group_width: int, dtype: Dtype
@@ -138,6 +140,22 @@ MMDET = Flavour(
         append_gt="after_matching",
     ),
     box_coder=DeltaCoder(weights=(10.0, 10.0, 5.0, 5.0), symmetric_clamp=True),
+    sampler_without_masks=RoISampler(append_gt="after_matching"),
+)
+
+# Its ResNeXt comes from Caffe2 and has the stride in the 3x3.
+DETECTRON2_X101_32X8D = dataclasses.replace(
+    DETECTRON2,
+    preprocess=dataclasses.replace(DETECTRON2.preprocess, std=(57.375, 57.12, 58.395)),
+    stride_in_1x1=False,
+)
+
+# The backbones that mmdet calls "caffe" are Detectron2's, their norms frozen altogether.
+MMDET_CAFFE = dataclasses.replace(
+    MMDET,
+    preprocess=DETECTRON2.preprocess,
+    backbone_norm=NormSpec("frozen"),
+    stride_in_1x1=True,
 )
 
 FLAVOURS = {

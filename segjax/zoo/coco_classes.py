@@ -1,0 +1,51 @@
+"""COCO's classes as the three libraries order them.
+
+Ids and names of things are those of `instances_*.json`, of stuff those of `panoptic_*.json`, which
+joins some of COCO-Stuff's classes to "-merged" ones (panoptic_coco_categories.json of
+github.com/cocodataset/panopticapi).
+"""
+
+from segjax.data.segments import PanopticCategory
+from segjax.data.stuff_names import STUFF_NAMES
+from segjax.data.things import THINGS
+
+# COCO's list of things that were never annotated.
+_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_ALL_THINGS = tuple(range(1, 91))
+
+COCO_IDS = tuple(number for number in _ALL_THINGS if number not in _UNUSED)
+COCO_NAMES = tuple(STUFF_NAMES[number - 1] for number in COCO_IDS)
+
+# torchvision's heads have outputs for the unused ids, too.
+TORCHVISION_IDS = _ALL_THINGS
+TORCHVISION_NAMES = tuple(
+    "N/A" if number in _UNUSED else STUFF_NAMES[number - 1] for number in TORCHVISION_IDS
+)
+
+_STUFF_IDS = """
+92 93 95 100 107 109 112 118 119 122 125 128 130 133 138 141 144 145 147 148 149 151 154 155 156
+159 161 166 168 171 175 176 177 178 180 181
+"""
+_MERGED = """
+tree, fence, ceiling, sky-other, cabinet, table, floor-other, pavement, mountain, grass, dirt,
+paper, food-other, building-other, rock, wall-other, rug
+"""
+_FIRST_MERGED = 184
+
+_STUFF = (
+    *(PanopticCategory(int(n), STUFF_NAMES[int(n) - 1], False) for n in _STUFF_IDS.split()),
+    *(
+        PanopticCategory(_FIRST_MERGED + i, f"{name.strip()}-merged", False)
+        for i, name in enumerate(_MERGED.replace("\n", " ").split(","))
+    ),
+)
+PANOPTIC_CATEGORIES = (
+    *(
+        PanopticCategory(number, name, True)
+        for number, name in zip(COCO_IDS, COCO_NAMES, strict=True)
+    ),
+    *_STUFF,
+)
+# Labels of the semantic branch of panoptic models, where all things are one class.
+THINGS_FIRST_NAMES = (THINGS, *(category.name for category in _STUFF))
+THINGS_LAST_NAMES = (*(category.name for category in _STUFF), THINGS)

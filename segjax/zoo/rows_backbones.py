@@ -1,0 +1,106 @@
+"""Backbones trained on ImageNet: torchvision's, those that Detectron2 starts from, and timm's."""
+
+import functools
+
+from segjax.models.flavours import DETECTRON2, DETECTRON2_X101_32X8D
+from segjax.models.preprocess import Preprocess
+from segjax.nn.resnet import resnet
+from segjax.zoo import rows_detectron2, rows_torchvision
+from segjax.zoo.entry import Entry, Weights
+
+# Name, file, MiB, top-1: torchvision 0.29's `ResNet50_Weights` and the like.
+_TORCHVISION = """
+resnet18.tv_in1k_v1          resnet18-f37072fd.pth           44.661  69.758
+resnet34.tv_in1k_v1          resnet34-b627a593.pth           83.275  73.314
+resnet50.tv_in1k_v1          resnet50-0676ba61.pth           97.781  76.130
+resnet50.tv_in1k_v2          resnet50-11ad3fa6.pth           97.790  80.858
+resnet101.tv_in1k_v1         resnet101-63fe2227.pth         170.511  77.374
+resnet101.tv_in1k_v2         resnet101-cd907fc2.pth         170.530  81.886
+resnet152.tv_in1k_v1         resnet152-394f9c45.pth         230.434  78.312
+resnet152.tv_in1k_v2         resnet152-f82ba261.pth         230.474  82.284
+resnext50_32x4d.tv_in1k_v1   resnext50_32x4d-7cdf4587.pth    95.789  77.618
+resnext50_32x4d.tv_in1k_v2   resnext50_32x4d-1a0047aa.pth    95.833  81.198
+resnext101_32x8d.tv_in1k_v1  resnext101_32x8d-8ba56ff5.pth  339.586  79.312
+resnext101_32x8d.tv_in1k_v2  resnext101_32x8d-110c445d.pth  339.673  82.834
+resnext101_64x4d.tv_in1k_v1  resnext101_64x4d-173b62eb.pth  319.318  83.246
+"""
+
+_ARCHITECTURES = {
+    "resnet18": functools.partial(resnet, 18),
+    "resnet34": functools.partial(resnet, 34),
+    "resnet50": functools.partial(resnet, 50),
+    "resnet101": functools.partial(resnet, 101),
+    "resnet152": functools.partial(resnet, 152),
+    "resnext50_32x4d": functools.partial(resnet, 50, groups=32, group_width=4),
+    "resnext101_32x8d": functools.partial(resnet, 101, groups=32, group_width=8),
+    "resnext101_64x4d": functools.partial(resnet, 101, groups=64, group_width=4),
+}
+
+
+def _torchvision(name: str, file: str, mib: str, top1: str) -> Entry:
+    return Entry(
+        name=name,
+        make=_ARCHITECTURES[name.split(".", maxsplit=1)[0]],
+        peer="torchvision_backbone",
+        weights=Weights.sha256_in_name(rows_torchvision.URL + file, float(mib)),
+        kind="backbone",
+        published={"imagenet/top1": float(top1)},
+        source=f"{rows_torchvision.SOURCE}resnet.py",
+        licence=rows_torchvision.LICENCE,
+        preprocess=Preprocess(),
+    )
+
+
+def _detectron2(name: str, make: functools.partial, file: str, preprocess: Preprocess) -> Entry:
+    return Entry(
+        name=name,
+        make=make,
+        peer="caffe2_backbone",
+        weights=Weights(f"{rows_detectron2.URL}ImageNetPretrained/{file}"),
+        kind="backbone",
+        published={},
+        source=rows_detectron2.SOURCE,
+        licence=rows_detectron2.LICENCE,
+        preprocess=preprocess,
+    )
+
+
+ROWS = (
+    *(_torchvision(*line.split()) for line in _TORCHVISION.strip().splitlines()),
+    _detectron2(
+        "resnet50.d2_msra",
+        functools.partial(resnet, 50, stride_in_1x1=True),
+        "MSRA/R-50.pkl",
+        DETECTRON2.preprocess,
+    ),
+    _detectron2(
+        "resnet101.d2_msra",
+        functools.partial(resnet, 101, stride_in_1x1=True),
+        "MSRA/R-101.pkl",
+        DETECTRON2.preprocess,
+    ),
+    _detectron2(
+        "resnext101_32x8d.d2",
+        _ARCHITECTURES["resnext101_32x8d"],
+        "FAIR/X-101-32x8d.pkl",
+        DETECTRON2_X101_32X8D.preprocess,
+    ),
+    # "ResNet strikes back" (2110.00476), recipe A1. The address names the version of the
+    # repository in which the file was added: no hash of it is published elsewhere. The figure is
+    # for images of 288 x 288 pixels.
+    Entry(
+        name="resnet50.rsb_a1_in1k",
+        make=_ARCHITECTURES["resnet50"],
+        peer="torchvision_backbone",
+        weights=Weights(
+            "https://huggingface.co/timm/resnet50.a1_in1k/resolve/"
+            "93271f4677dbf7b4d7f7e7d9d7811bd66c327e56/model.safetensors"
+        ),
+        kind="backbone",
+        published={"imagenet/top1": 81.214},
+        source="https://github.com/huggingface/pytorch-image-models/blob/main/results/"
+        "results-imagenet.csv",
+        licence="Apache-2.0",
+        preprocess=Preprocess(),
+    ),
+)

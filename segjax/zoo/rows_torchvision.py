@@ -1,0 +1,77 @@
+"""Detectors of torchvision 0.29.
+
+URLs, sizes and AP are those of its `FasterRCNN_ResNet50_FPN_Weights` and the like; a name here is
+`ARCHITECTURE.tv_coco_v1` for `COCO_V1` there.
+"""
+
+import functools
+from collections.abc import Callable
+
+from segjax.data.config import DataConfig
+from segjax.models import faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
+from segjax.zoo.coco_classes import TORCHVISION_IDS, TORCHVISION_NAMES
+from segjax.zoo.entry import Entry, Weights
+
+URL = "https://download.pytorch.org/models/"
+SOURCE = "https://github.com/pytorch/vision/blob/main/torchvision/models/"
+LICENCE = "BSD-3-Clause"
+
+
+def _row(
+    architecture: str,
+    factory: Callable,
+    style: str,
+    file: str,
+    mib: float,
+    published: dict[str, float],
+) -> Entry:
+    module = architecture.split("_resnet", maxsplit=1)[0]
+    return Entry(
+        name=f"{architecture}.tv_coco_v1",
+        make=functools.partial(factory, len(TORCHVISION_NAMES), depth=50, style=style),
+        peer="torchvision",
+        weights=Weights.sha256_in_name(URL + file, mib),
+        kind="detector",
+        published=published,
+        source=f"{SOURCE}detection/{module}.py",
+        licence=LICENCE,
+        data=DataConfig(size_rounding="floor"),
+        class_names=TORCHVISION_NAMES,
+        category_ids=TORCHVISION_IDS,
+    )
+
+
+ROWS = (
+    _row(
+        "faster_rcnn_resnet50_fpn",
+        faster_rcnn_resnet_fpn,
+        "torchvision",
+        "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+        159.743,
+        {"box/AP": 37.0},
+    ),
+    _row(
+        "faster_rcnn_resnet50_fpn_v2",
+        faster_rcnn_resnet_fpn,
+        "torchvision_v2",
+        "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
+        167.104,
+        {"box/AP": 46.7},
+    ),
+    _row(
+        "mask_rcnn_resnet50_fpn",
+        mask_rcnn_resnet_fpn,
+        "torchvision",
+        "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
+        169.84,
+        {"box/AP": 37.9, "segm/AP": 34.6},
+    ),
+    _row(
+        "mask_rcnn_resnet50_fpn_v2",
+        mask_rcnn_resnet_fpn,
+        "torchvision_v2",
+        "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
+        177.219,
+        {"box/AP": 47.4, "segm/AP": 41.8},
+    ),
+)
