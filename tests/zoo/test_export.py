@@ -19,7 +19,7 @@ from segjax.models import (
 from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
 from segjax.zoo.convert import RULES, Rule, convert, export
-from segjax.zoo.convert.rules import conv_rules, norm_rules
+from segjax.zoo.convert.rules import conv_rules, norm_rules, under
 from tests.golden_models import find
 
 FOLDER = Path(__file__).parents[1] / "goldens"
@@ -187,6 +187,16 @@ def test_batch_norms_count_and_frozen_ones_do_not():
     }
 
 
+@pytest.mark.parametrize("prefix", ["", "detector/"])
+def test_where_the_peer_has_no_frozen_norm_all_count(prefix):
+    rules = norm_rules("bn#", "norm#", frozen=False)
+    four = {name: np.ones(3, np.float32) for name in ("scale", "bias", "mean", "var")}
+    tree = {"norm1": four}
+    if prefix:
+        rules, tree = under("detector", rules), {"detector": tree}
+    assert "bn1.num_batches_tracked" in export({"batch_stats": tree}, rules)
+
+
 def test_a_variable_without_a_name_is_named():
     variables = {"params": {"a": {"kernel": np.ones((1, 1, 2, 3))}, "b": {"bias": np.ones(3)}}}
     with pytest.raises(ValueError, match=r"1 mismatches:\n  no rule writes b/bias \(3,\)"):
@@ -200,7 +210,7 @@ def test_old_names_are_not_written():
 
 
 def test_a_rule_beside_another_layer_is_for_models_that_have_it():
-    rules = [Rule("v2.#", "fc#", beside="conv#"), Rule("v1.#", "fc#")]
+    rules = [Rule("v2.#", "fc#", beside="params/conv#"), Rule("v1.#", "fc#")]
     assert set(export({"params": {"fc3": np.ones(1)}}, rules)) == {"v1.3"}
     both = {"params": {"fc3": np.ones(1), "conv3": np.ones(1)}}
     assert set(export(both, [*rules, Rule("conv.#", "conv#")])) == {"v2.3", "conv.3"}

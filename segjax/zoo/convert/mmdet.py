@@ -71,7 +71,7 @@ def _semantic_block(level: int, index: int) -> list[Rule]:
 
 
 RULES: list[Rule] = [
-    *resnet_rules("backbone.", "backbone/"),
+    *resnet_rules("backbone.", "backbone/", frozen=False),
     *_neck("lateral_convs", "lateral"),
     *_neck("fpn_convs", "output"),
     *conv_rules("rpn_head.rpn_conv", "rpn_head/conv1", bias=True),

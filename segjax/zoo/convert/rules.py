@@ -69,8 +69,8 @@ class Rule:
       path: ours below the collection, "/"-joined; None for a tensor that carries nothing
         for us: read, it is dropped; written, if `beside` says so, it is a counter at 0.
       layout: how the array lies.
-      beside: one of our parameters. The tensor is written only to models that have it:
-        this tells two names of one layer apart, and batch norm from frozen statistics.
+      beside: one of our variables, collection included. The tensor is written only for models
+        that have it: this tells two names of one layer apart, and batch norms from frozen ones.
       old: a name that only older files have: read, never written.
       value: see `peer`.
     """
@@ -110,17 +110,22 @@ def dense_rules(
     ]
 
 
-def norm_rules(peer: str, ours: str) -> list[Rule]:
+def norm_rules(peer: str, ours: str, *, frozen: bool = True) -> list[Rule]:
     """A batch norm's scale, bias and running statistics.
 
-    Batch norms also count their batches, frozen ones (all four constants) do not.
+    Args:
+      peer: its name there.
+      ours: its name here.
+      frozen: the peer has another norm for constants, which does not count its batches as
+        batch norms do; ours is one if scale and bias are no parameters.
     """
+    counts = f"params/{ours}/scale" if frozen else f"batch_stats/{ours}/mean"
     return [
         Rule(f"{peer}.weight", f"{ours}/scale"),
         Rule(f"{peer}.bias", f"{ours}/bias"),
         Rule(f"{peer}.running_mean", f"{ours}/mean"),
         Rule(f"{peer}.running_var", f"{ours}/var"),
-        Rule(f"{peer}.num_batches_tracked", None, beside=f"{ours}/scale"),
+        Rule(f"{peer}.num_batches_tracked", None, beside=counts),
     ]
 
 
@@ -140,13 +145,15 @@ def dropped(*names: str) -> list[Rule]:
 def under(prefix: str, rules: Sequence[Rule]) -> list[Rule]:
     """The same table for a model that holds ours as its child `prefix`."""
 
-    def below(path: str | None) -> str | None:
-        return path and f"{prefix}/{path}"
+    def moved(rule: Rule) -> Rule:
+        path, beside = rule.path, rule.beside
+        if path is not None:
+            path = f"{prefix}/{path}"
+        if beside is not None:
+            beside = beside.replace("/", f"/{prefix}/", 1)
+        return dataclasses.replace(rule, path=path, beside=beside)
 
-    return [
-        dataclasses.replace(rule, path=below(rule.path), beside=below(rule.beside))
-        for rule in rules
-    ]
+    return [moved(rule) for rule in rules]
 
 
 # ---- Reading and writing ----------------------------------------------------------------------
@@ -237,12 +244,12 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
       ValueError: listing the variables that the table gives no name to, and those that the
         peer's files cannot hold because they differ from what it takes for granted.
     """
-    params = _flatten(variables.get("params", {}))
+    names = _flatten(variables)
     state: dict[str, Array] = {}
     problems: list[str] = []
     for path, leaf in _by_path(variables).items():
         value = np.asarray(leaf, np.float32)
-        found = _writer(rules, path, params)
+        found = _writer(rules, path, names)
         if found is None:
             problems.append(f"no rule writes {path} {value.shape}")
         elif found[1] is not None:
@@ -252,7 +259,7 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
     _raise(problems)
     for rule in rules:
         if rule.path is None and rule.beside is not None:
-            for path in params:
+            for path in names:
                 numbers = _numbers(rule.beside, path)
                 if numbers is not None:
                     state[str(_filled(rule.peer, numbers))] = np.zeros((), np.int64)
@@ -260,14 +267,14 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
 
 
 def _writer(
-    rules: Sequence[Rule], path: str, params: Mapping[str, Any]
+    rules: Sequence[Rule], path: str, names: Mapping[str, Any]
 ) -> tuple[Rule, str | None] | None:
     """The rule that writes our `path` and the peer's name, None for a constant."""
     for rule in rules:
         numbers = None if rule.old else _numbers(rule.path, path)
         if numbers is None:
             continue
-        if rule.beside is None or _filled(rule.beside, numbers) in params:
+        if rule.beside is None or _filled(rule.beside, numbers) in names:
             return rule, _filled(rule.peer, numbers)
     return None
 

@@ -19,16 +19,19 @@ from segjax.zoo.convert.rules import (
 )
 
 
-def resnet_rules(peer: str, ours: str) -> list[Rule]:
-    """A ResNet body: theirs under the prefix `peer`, ours under `ours` (mmdet's is the same)."""
+def resnet_rules(peer: str, ours: str, *, frozen: bool) -> list[Rule]:
+    """A ResNet body: theirs under the prefix `peer`, ours under `ours` (mmdet's is the same).
+
+    `frozen` is that of `norm_rules`.
+    """
     layer, block = f"{peer}layer#.#.", f"{ours}layer#_#/"
     return [
         *conv_rules(f"{peer}conv1", f"{ours}stem_conv", bias=False),
-        *norm_rules(f"{peer}bn1", f"{ours}stem_norm"),
+        *norm_rules(f"{peer}bn1", f"{ours}stem_norm", frozen=frozen),
         *conv_rules(f"{layer}conv#", f"{block}conv#", bias=False),
-        *norm_rules(f"{layer}bn#", f"{block}norm#"),
+        *norm_rules(f"{layer}bn#", f"{block}norm#", frozen=frozen),
         *conv_rules(f"{layer}downsample.0", f"{block}conv_shortcut", bias=False),
-        *norm_rules(f"{layer}downsample.1", f"{block}norm_shortcut"),
+        *norm_rules(f"{layer}downsample.1", f"{block}norm_shortcut", frozen=frozen),
     ]
 
 
@@ -70,7 +73,7 @@ def _predictor(peer: str, ours: str, layout: Layout) -> list[Rule]:
 
 
 RULES: list[Rule] = [
-    *resnet_rules("backbone.body.", "backbone/"),
+    *resnet_rules("backbone.body.", "backbone/", frozen=True),
     *[
         rule
         for i in range(4)
@@ -87,7 +90,10 @@ RULES: list[Rule] = [
     *conv_rules("rpn.head.bbox_pred", "rpn_head/deltas", bias=True),
     # v2 counts on behind the four convolutions and a Flatten.
     *dense_rules(
-        "roi_heads.box_head.5", "box_head/fc1", dense_after_pool(7), beside="box_head/conv4/kernel"
+        "roi_heads.box_head.5",
+        "box_head/fc1",
+        dense_after_pool(7),
+        beside="params/box_head/conv4/kernel",
     ),
     *dense_rules("roi_heads.box_head.fc6", "box_head/fc1", dense_after_pool(7)),
     *dense_rules("roi_heads.box_head.fc7", "box_head/fc2"),
@@ -106,4 +112,7 @@ RULES: list[Rule] = [
 ]
 
 # A ResNet or ResNeXt alone, timm's of the same names too: without its classifier.
-BACKBONE_RULES: list[Rule] = [*resnet_rules("", ""), *dropped("fc.weight", "fc.bias")]
+BACKBONE_RULES: list[Rule] = [
+    *resnet_rules("", "", frozen=False),
+    *dropped("fc.weight", "fc.bias"),
+]
