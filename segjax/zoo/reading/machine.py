@@ -1,0 +1,383 @@
+"""Pickles, executed by a machine that knows numbers, texts, plain containers and a few symbols.
+
+Python's own unpickler looks names up, calls what it finds and lets objects set their own state; to
+restrict it is to trust that nothing was forgotten. Here nothing is looked up: a global is a key
+of a table of symbols, calling one runs a function of this package, and an instruction that is
+not in the table of instructions is refused by name. It costs no import, needs no memory beyond
+what the file holds, and cannot recurse. Instructions: `pickletools` of the standard library.
+"""
+
+import codecs
+import dataclasses
+import pickletools
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from segjax.zoo.reading.untrusted import Budget, UnsafeFileError, short
+
+_MAX_WORD = 200  # letters of a name or number, bytes of a whole number
+_STOP = ord(".")
+_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Symbol:
+    """What stands for a global of the file: never the thing itself.
+
+    Attributes:
+      name: module and attribute, as the file says it.
+      call: what to do when the file calls it: takes the budget and the file's arguments; None for
+        names that are only mentioned.
+      value: what the name means to those functions.
+    """
+
+    name: str
+    call: Callable[..., Any] | None = None
+    value: Any = None
+
+
+class Buildable:
+    """A value whose content comes in a later instruction."""
+
+    def build(self, budget: Budget, state: Any) -> None:
+        """Takes the content.
+
+        Args:
+          budget: what it may cost.
+          state: what the file gives.
+        """
+        raise NotImplementedError
+
+
+class Machine:
+    """Executes one or several pickles that lie in `data`.
+
+    Attributes:
+      position: where the next byte is read.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        symbols: Mapping[str, Symbol],
+        budget: Budget,
+        load_persistent: Callable[[Any], Any] | None = None,
+        position: int = 0,
+    ) -> None:
+        self.position = position
+        self._data = data
+        self._symbols = symbols
+        self._budget = budget
+        self._load_persistent = load_persistent
+        self._begin()
+
+    def _begin(self) -> None:
+        self.stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """Executes the pickle at the position and stops behind it.
+
+        Returns:
+          Its value: None, bool, int, float, str, bytes, tuples, lists and dictionaries of such, and
+          what the symbols make.
+
+        Raises:
+          UnsafeFileError: if it asks for anything else.
+          ValueError: if it is no complete pickle.
+        """
+        self._begin()
+        budget, actions = self._budget, _ACTIONS
+        start = at = self.position
+        try:
+            while (code := self._data[at]) != _STOP:
+                budget.steps -= 1
+                self.position = at + 1
+                action = actions.get(code)
+                if action is None or budget.steps < 0:
+                    self._refuse(code)
+                action(self)
+                at = self.position
+            self.position = at + 1
+            (value,) = self.stack
+        except UnsafeFileError as error:
+            raise UnsafeFileError(f"{error} (byte {at})") from None
+        except (ValueError, IndexError, TypeError, OverflowError, struct.error) as error:
+            raise ValueError(
+                f"its pickle (from byte {start}) is cut off or damaged at byte {at}: {error}"
+            ) from None
+        finally:
+            self._begin()
+        return value
+
+    def take(self, count: int) -> bytes:
+        """Reads bytes.
+
+        Args:
+          count: how many.
+
+        Raises:
+          ValueError: if the file has fewer.
+        """
+        left = len(self._data) - self.position
+        if not 0 <= count <= left:
+            raise ValueError(f"it announces {count} bytes, {left} are left")
+        self.position += count
+        return self._data[self.position - count : self.position]
+
+    def _refuse(self, code: int) -> NoReturn:
+        info = _KNOWN.get(code)
+        if info is None:
+            raise ValueError(f"{code:#04x} is no instruction of a pickle")
+        if self._budget.steps < 0:
+            raise UnsafeFileError("it has more instructions than any checkpoint needs")
+        detail = ""
+        if info.name == "INST":
+            detail = f" of {self.word()}.{self.word()}"
+        elif info.name.startswith("NEWOBJ"):
+            names = [item.name for item in self.stack[-3:] if isinstance(item, Symbol)]
+            detail = f" of {', '.join(names)}"
+        raise UnsafeFileError(
+            f"its pickle uses the instruction {info.name}{detail}, which plain tensors never need"
+        )
+
+    def line(self) -> bytes:
+        """Reads the rest of a line."""
+        end = self._data.find(b"\n", self.position)
+        if end < 0:
+            raise ValueError("a line has no end")
+        start, self.position = self.position, end + 1
+        return self._data[start:end]
+
+    def word(self) -> str:
+        """Reads a line that holds a name or number, as Latin-1."""
+        line = self.line()
+        if len(line) > _MAX_WORD:
+            raise ValueError(f"a name or number has {len(line)} letters")
+        return str(line, "latin-1")
+
+    def unpack(self, form: str) -> Any:
+        """Reads a number that `struct` calls `form`."""
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def push(self, value: Any) -> None:
+        """Puts a value on the stack."""
+        self.stack.append(value)
+
+    def pop_mark(self) -> list[Any]:
+        """Takes what was put on the stack since the last mark."""
+        items = self.stack
+        self.stack = self._marks.pop()
+        return items
+
+    def mark(self) -> None:
+        """Marks the place on the stack."""
+        self._marks.append(self.stack)
+        self.stack = []
+
+    def put(self, index: int) -> None:
+        """Remembers what lies on top."""
+        self._memo[index] = self.stack[-1]
+
+    def memoize(self) -> None:
+        """Remembers what lies on top under the next number."""
+        self._memo[len(self._memo)] = self.stack[-1]
+
+    def get(self, index: int) -> None:
+        """Fetches what was remembered."""
+        if index not in self._memo:
+            raise ValueError(f"it refers to its object {index}, which is not there")
+        self.stack.append(self._memo[index])
+
+    def find(self, module: Any, name: Any) -> None:
+        """Puts the symbol of a global on the stack.
+
+        Raises:
+          UnsafeFileError: if the table has none.
+        """
+        words = [part for part in (module, name) if isinstance(part, str) and len(part) < _MAX_WORD]
+        if len(words) < 2:
+            raise UnsafeFileError(f"its pickle names a global by {short(module)} and {short(name)}")
+        symbol = self._symbols.get(f"{module}.{name}")
+        if symbol is None:
+            raise UnsafeFileError(
+                f"its pickle asks for {short(f'{module}.{name}')}, "
+                "which is not among the few names that checkpoints of plain tensors need"
+            )
+        self.stack.append(symbol)
+
+    def call(self) -> None:
+        """Calls the symbol below the top with the arguments on top."""
+        arguments = self.stack.pop()
+        symbol = self.stack.pop()
+        if not isinstance(symbol, Symbol) or symbol.call is None:
+            name = symbol.name if isinstance(symbol, Symbol) else short(symbol)
+            raise UnsafeFileError(f"its pickle calls {name}")
+        if not isinstance(arguments, tuple):
+            raise ValueError(f"{symbol.name} is called with {short(arguments)}")
+        self.stack.append(symbol.call(self._budget, *arguments))
+
+    def build(self) -> None:
+        """Gives the object below the top the state on top."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Buildable):
+            target.build(self._budget, state)
+        elif not isinstance(target, OrderedDict):  # whose attributes (`_metadata`) are not needed
+            raise UnsafeFileError(f"its pickle sets the state of {short(target)}")
+
+    def persist(self, key: Any) -> None:
+        """Puts what lies outside of the pickle on the stack."""
+        if self._load_persistent is None:
+            raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(key)}")
+        self.stack.append(self._load_persistent(key))
+
+    def add_items(self, items: list[Any]) -> None:
+        """Adds to the list on top."""
+        target = self.stack[-1]
+        if type(target) is not list:
+            raise ValueError(f"items are added to {short(target)}")
+        target.extend(items)
+
+    def set_items(self, items: list[Any]) -> None:
+        """Adds pairs to the dictionary on top."""
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise ValueError(f"keys are set on {short(target)}")
+        target.update(pairs(items))
+
+    def number(self, text: str) -> Any:
+        """Reads a whole number in decimal, or the booleans of protocol 0 and 1."""
+        booleans = {"00": False, "01": True}
+        return booleans[text] if text in booleans else int(text)
+
+    def long(self, count: int) -> int:
+        """Reads a whole number of `count` bytes."""
+        if count > _MAX_WORD:
+            raise ValueError(f"a number has {count} bytes")
+        return int.from_bytes(self.take(count), "little", signed=True)
+
+    def quoted(self) -> str:
+        """Reads the string of Python 2 that protocol 0 writes between quotes."""
+        line = self.line()
+        if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
+            raise ValueError(f"a string stands without quotes: {short(line)}")
+        return str(codecs.escape_decode(line[1:-1])[0], "latin-1")
+
+    def text(self) -> str:
+        """Reads the text that protocol 0 writes."""
+        return str(self.line(), "raw-unicode-escape")
+
+
+def is_pickle(data: Any) -> bool:
+    """Says whether bytes start as a pickle of any protocol does."""
+    return (data[0] == 0x80 and data[1:2] in _PROTOCOLS) or data[:1] in (b"(", b"]", b"}", b"c")
+
+
+def pairs(items: list[Any] | tuple[Any, ...]) -> dict[Any, Any]:
+    """Makes a dictionary of keys and values in turn.
+
+    Only simple keys: the hash of nested tuples takes time and stack without bound, and those of
+    large numbers can be made equal, which makes a dictionary slow.
+    """
+    if len(items) % 2:
+        raise ValueError("a dictionary has a key without value")
+    for key in items[::2]:
+        # Python's hash of whole numbers repeats every 2^61 - 1.
+        simple = key is None or isinstance(key, str | bytes | float)
+        if not simple and not (isinstance(key, int) and key.bit_length() <= 60):
+            raise ValueError(f"a dictionary has {short(key)} for a key")
+    return dict(zip(items[::2], items[1::2], strict=True))
+
+
+def _pushes(make: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    return lambda machine: machine.push(make(machine))
+
+
+def _number(form: str) -> Callable[[Machine], None]:
+    return _pushes(lambda machine: machine.unpack(form))
+
+
+def _string(form: str, encoding: str) -> Callable[[Machine], None]:
+    if not encoding:
+        return _pushes(lambda machine: bytes(machine.take(machine.unpack(form))))
+    errors = "surrogatepass" if encoding == "utf-8" else "strict"
+    return _pushes(lambda machine: str(machine.take(machine.unpack(form)), encoding, errors))
+
+
+def _tuple(count: int) -> Callable[[Machine], None]:
+    def action(machine: Machine) -> None:
+        items = tuple(machine.stack[len(machine.stack) - count :])
+        if len(items) != count:
+            raise IndexError("the stack is empty")
+        del machine.stack[len(machine.stack) - count :]
+        machine.stack.append(items)
+
+    return action
+
+
+def _last_two(machine: Machine) -> list[Any]:
+    value = machine.stack.pop()
+    return [machine.stack.pop(), value]
+
+
+_BY_NAME: dict[str, Callable[[Machine], Any]] = {
+    "PROTO": lambda m: m.unpack("B"),
+    "FRAME": lambda m: m.unpack("<Q"),  # only a hint for reading
+    "MARK": Machine.mark,
+    "NONE": _pushes(lambda _: None),
+    "NEWTRUE": _pushes(lambda _: True),
+    "NEWFALSE": _pushes(lambda _: False),
+    "INT": _pushes(lambda m: m.number(m.word())),
+    "LONG": _pushes(lambda m: m.number(m.word().removesuffix("L"))),
+    "FLOAT": _pushes(lambda m: float(m.word())),
+    "BININT": _number("<i"),
+    "BININT1": _number("B"),
+    "BININT2": _number("<H"),
+    "BINFLOAT": _number(">d"),
+    "LONG1": _pushes(lambda m: m.long(m.unpack("B"))),
+    "LONG4": _pushes(lambda m: m.long(m.unpack("<i"))),
+    "STRING": _pushes(Machine.quoted),
+    "UNICODE": _pushes(Machine.text),
+    # Strings of Python 2 are bytes that may be text: Latin-1 keeps both.
+    "SHORT_BINSTRING": _string("B", "latin-1"),
+    "BINSTRING": _string("<i", "latin-1"),
+    "SHORT_BINUNICODE": _string("B", "utf-8"),
+    "BINUNICODE": _string("<I", "utf-8"),
+    "BINUNICODE8": _string("<Q", "utf-8"),
+    "SHORT_BINBYTES": _string("B", ""),
+    "BINBYTES": _string("<I", ""),
+    "BINBYTES8": _string("<Q", ""),
+    "BYTEARRAY8": _string("<Q", ""),
+    "EMPTY_TUPLE": _pushes(lambda _: ()),
+    "TUPLE1": _tuple(1),
+    "TUPLE2": _tuple(2),
+    "TUPLE3": _tuple(3),
+    "TUPLE": lambda m: m.push(tuple(m.pop_mark())),
+    "EMPTY_LIST": _pushes(lambda _: []),
+    "LIST": lambda m: m.push(m.pop_mark()),
+    "APPEND": lambda m: m.add_items([m.stack.pop()]),
+    "APPENDS": lambda m: m.add_items(m.pop_mark()),
+    "EMPTY_DICT": _pushes(lambda _: {}),
+    "DICT": lambda m: m.push(pairs(m.pop_mark())),
+    "SETITEM": lambda m: m.set_items(_last_two(m)),
+    "SETITEMS": lambda m: m.set_items(m.pop_mark()),
+    "PUT": lambda m: m.put(m.number(m.word())),
+    "BINPUT": lambda m: m.put(m.unpack("B")),
+    "LONG_BINPUT": lambda m: m.put(m.unpack("<I")),
+    "MEMOIZE": Machine.memoize,
+    "GET": lambda m: m.get(m.number(m.word())),
+    "BINGET": lambda m: m.get(m.unpack("B")),
+    "LONG_BINGET": lambda m: m.get(m.unpack("<I")),
+    "GLOBAL": lambda m: m.find(m.word(), m.word()),
+    "STACK_GLOBAL": lambda m: m.find(*_last_two(m)),
+    "REDUCE": Machine.call,
+    "BUILD": Machine.build,
+    "PERSID": lambda m: m.persist(m.word()),
+    "BINPERSID": lambda m: m.persist(m.stack.pop()),
+}
+_KNOWN = {ord(op.code): op for op in pickletools.opcodes}
+_ACTIONS = {code: _BY_NAME[op.name] for code, op in _KNOWN.items() if op.name in _BY_NAME}

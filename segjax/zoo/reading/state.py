@@ -1,0 +1,155 @@
+"""The tensors of a checkpoint, found among the rest of what training programs save."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from segjax.data.store import bad_name
+from segjax.zoo.reading.untrusted import MAX_TENSORS, UnsafeFileError, short
+
+STATE_KEYS = ("state_dict", "model", "model_state_dict", "blobs")
+"""Where torch's examples, mmdet, Detectron2 and timm, and Caffe2 put the tensors."""
+
+_MOMENTUM = "_momentum"
+_PREFIX = "module."
+_MAX_DEPTH = 8
+_MAX_PLAIN = 100_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+      tensors: by the names that the file gives them; read-only, in the machine's byte order;
+        floating point of less than 32 bits is widened to float32, all else is as stored.
+      meta: what the file says beside them: texts, numbers and plain containers of such. For
+        Caffe2's files `momentum_blobs` counts the dropped momenta.
+      form: "safetensors", "torch zip", "torch legacy", "torch tar" or "pickle".
+      left_out: names of what is neither: the optimizer's state, say.
+    """
+
+    tensors: dict[str, np.ndarray]
+    meta: dict[str, Any]
+    form: str
+    left_out: tuple[str, ...] = ()
+
+
+def find_state(value: Any, form: str) -> Checkpoint:
+    """Takes the tensors from what a pickle holds.
+
+    They are looked for under `STATE_KEYS` and then at the top; the prefix "module." that
+    torch's DataParallel writes is taken off where every name has it.
+
+    Args:
+      value: of the pickle.
+      form: of the file.
+
+    Returns:
+      The tensors and the rest.
+
+    Raises:
+      ValueError: if there are none, or names that no tensor has.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds {short(value)}, not a dictionary of tensors")
+    place = next((key for key in STATE_KEYS if _holds_tensors(value.get(key))), None)
+    state = value if place is None else value[place]
+    if not _holds_tensors(state):
+        keys = ", ".join(short(key) for key in list(value)[:8])
+        raise ValueError(f"it holds no tensors, at the top or under {STATE_KEYS}; it has: {keys}")
+    beside = {} if place is None else {key: value[key] for key in value if key != place}
+    notes = beside.pop("meta", {})  # mmdet's, of which some may be no plain values
+    meta, left_out = _plain_entries(beside)
+    if isinstance(notes, dict):
+        meta["meta"], odd = _plain_entries(notes)
+        left_out += [f"meta.{name}" for name in odd]
+    tensors = {key: item for key, item in state.items() if _is_tensor(item)}
+    left_out += [str(key) for key in state if key not in tensors]
+    momenta = [key for key in tensors if isinstance(key, str) and key.endswith(_MOMENTUM)]
+    if momenta and place == "blobs":
+        meta["momentum_blobs"] = len(momenta)
+        tensors = {key: item for key, item in tensors.items() if key not in set(momenta)}
+    arrays = {name: widen(item.array()) for name, item in _named(tensors).items()}
+    return Checkpoint(arrays, meta, form, tuple(left_out))
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "array")
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(_is_tensor(item) for item in value.values())
+
+
+def _named(tensors: dict[Any, Any]) -> dict[str, Any]:
+    check_names(list(tensors))
+    while tensors and all(name.startswith(_PREFIX) for name in tensors):
+        tensors = {name.removeprefix(_PREFIX): item for name, item in tensors.items()}
+    return tensors
+
+
+def check_names(names: list[Any]) -> None:
+    """Refuses names that no tensor has.
+
+    Args:
+      names: of the tensors of a file.
+
+    Raises:
+      UnsafeFileError: for too many names, and such as lead to other files (`../x`, `/x`).
+    """
+    if len(names) > MAX_TENSORS:
+        raise UnsafeFileError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
+    for name in names:
+        if bad_name(name):
+            raise UnsafeFileError(f"it has a tensor named {short(name)}")
+
+
+def widen(array: np.ndarray) -> np.ndarray:
+    """Gives an array in a type that every program computes with.
+
+    Args:
+      array: of any type of numbers and byte order.
+
+    Returns:
+      Itself, or float32 in place of narrower floating point, or in the machine's byte order.
+    """
+    wide = array.dtype.type in (np.float32, np.float64) or np.issubdtype(array.dtype, np.integer)
+    if not wide and array.dtype.type not in (np.bool_, np.complex64, np.complex128):
+        return array.astype(np.float32)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+class _Odd(Exception):
+    """Something that is not plain."""
+
+
+def _plain_entries(values: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Divides what stands beside the tensors into plain values and the rest's names."""
+    kept: dict[str, Any] = {}
+    odd: list[str] = []
+    left = [_MAX_PLAIN]
+    for key, value in values.items():
+        name = str(key)
+        try:
+            if name.startswith("optim"):
+                raise _Odd
+            kept[name] = _plain(value, left, _MAX_DEPTH)
+        except _Odd:
+            odd.append(name)
+    return kept, odd
+
+
+def _plain(value: Any, left: list[int], depth: int) -> Any:
+    """Copies numbers, texts and containers of such; shared parts count each time."""
+    left[0] -= 1
+    if left[0] < 0 or depth < 0:
+        raise _Odd
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(item, left, depth - 1) for item in value)
+    if isinstance(value, dict):
+        return {key: _plain(item, left, depth - 1) for key, item in value.items()}
+    raise _Odd
