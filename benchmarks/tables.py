@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from segjax.zoo.table import ENTRIES
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -27,6 +28,7 @@ def filled(text: str) -> str:
         ("runs", runs),
         ("panoptic", panoptic),
         ("cascades", cascades),
+        ("zoo", zoo),
         ("goldens", goldens),
         ("speed", speed),
     ):
@@ -110,6 +112,42 @@ def cascade_runs() -> tuple[int, dict[str, dict[str, dict[str, float]]]]:
 def _spread(values: list[float], form: str = ".3f") -> str:
     """Mean and sample standard deviation."""
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):.3f}"
+
+
+def zoo() -> str:
+    """The zoo's rows, with what they score: as published, or here if someone has measured it.
+
+    `results/zoo.json`, if there is one, holds what `segjax evaluate` gave: scores (0..1) by name.
+    """
+    measured = load("zoo") if (RESULTS / "zoo.json").exists() else {}
+    return "\n".join(
+        [
+            *_zoo_part(
+                "detector",
+                {"box/AP": "box AP", "segm/AP": "mask AP", "panoptic/PQ": "PQ"},
+                measured,
+            ),
+            "",
+            *_zoo_part("backbone", {"imagenet/top1": "ImageNet top-1"}, measured),
+        ]
+    )
+
+
+def _zoo_part(kind: str, metrics: dict[str, str], measured: dict[str, Any]) -> list[str]:
+    """A table of all rows of a kind, folded."""
+    entries = [entry for entry in ENTRIES.values() if entry.kind == kind]
+    lines = [
+        f"<details><summary>{len(entries)} {kind}s</summary>",
+        "",
+        f"| name | {' | '.join(metrics.values())} | figures are | licence of the weights |",
+        f"|---|{'---|' * len(metrics)}---|---|",
+    ]
+    for entry in entries:
+        scores = {k: 100 * v for k, v in measured.get(entry.name, {}).items()} or entry.published
+        figures = " | ".join(f"{scores[m]:.1f}" if m in scores else "" for m in metrics)
+        origin = "measured" if entry.name in measured else "published" if scores else ""
+        lines.append(f"| `{entry.name}` | {figures} | {origin} | {entry.licence} |")
+    return [*lines, "", "</details>"]
 
 
 def goldens() -> str:

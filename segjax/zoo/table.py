@@ -28,7 +28,7 @@ def find(name: str) -> Entry:
     if name in ENTRIES:
         return ENTRIES[name]
     near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
-    near = near or names(f"{name.split('.', maxsplit=1)[0]}*")[:3]
+    near = near or [known for known in ENTRIES if name and known.startswith(name)][:3]
     advice = f"did you mean {' or '.join(near)}?" if near else "segjax.models() lists the names"
     raise ValueError(f"the zoo has no {name!r}: {advice}")
 
