@@ -184,8 +184,9 @@ def panoptic_fpn_resnet(
       depth: of the ResNet.
       groups: cardinality of a ResNeXt.
       group_width: width per group of a ResNeXt.
-      style: "detectron2" (things are semantic class 0, loss at full resolution), "mmdet"
-        (things are the last, loss at stride 4, boxes suppressed whatever their class).
+      style: "detectron2" (things are semantic class 0, loss at full resolution over labelled
+        pixels), "mmdet" (things are the last, loss at stride 4 over all cells, boxes
+        suppressed whatever their class).
       dtype: of the computation; parameters stay float32.
 
     Raises:
@@ -196,14 +197,19 @@ def panoptic_fpn_resnet(
     detector = mask_rcnn_resnet_fpn(
         num_classes, depth=depth, groups=groups, group_width=group_width, style=style, dtype=dtype
     )
-    if style == "mmdet":
-        detections = dataclasses.replace(
-            detector.detections, score_threshold=0.05, class_agnostic_nms=True
-        )
-        detector = detector.clone(detections=detections)
+    head = SemanticFPNHead(semantic_classes, dtype=dtype)
+    if style == "detectron2":
+        loss = SemanticLoss(weight=0.5, full_resolution=True)
+        return PanopticFPN(detector=detector, semantic_head=head, semantic_loss=loss)
+    # configs/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py: `nms` is class-agnostic, and
+    # `score_thr` 0.6. As suppression runs best first, the map is the same whether boxes below
+    # that go before it or, as here, when the map is made; this way they can be evaluated.
+    detections = dataclasses.replace(detector.detections, class_agnostic_nms=True)
     return PanopticFPN(
-        detector=detector,
-        semantic_head=SemanticFPNHead(semantic_classes, dtype=dtype),
-        semantic_loss=SemanticLoss(weight=0.5, full_resolution=style == "detectron2"),
-        merge=PanopticMerge() if style == "detectron2" else PanopticMerge(0.6, things=-1),
+        detector=detector.clone(detections=detections),
+        semantic_head=head,
+        # models/losses/cross_entropy_loss.py: `avg_non_ignore` is False, so that ignored and
+        # padding cells count in the mean.
+        semantic_loss=SemanticLoss(weight=0.5, averaged_over="all"),
+        merge=PanopticMerge(score_threshold=0.6, things=-1),
     )

@@ -83,7 +83,8 @@ class SemanticFPNHead(nn.Module):
 
     Each level goes through 3x3 convolutions, each followed by norm, ReLU and, until the
     level is at the finest one's stride, bilinear upsampling by two; the levels are
-    added, and a 1x1 convolution gives the classes (Detectron2's `SemSegFPNHead`).
+    added, and a 1x1 convolution gives the classes (Detectron2's `SemSegFPNHead`, mmdet's
+    `PanopticFPNHead`).
 
     Attributes:
       num_classes: of pixels; 0 until the data decide.

@@ -103,7 +103,7 @@ def test_the_two_flavours():
     assert ours.merge == PanopticMerge(0.5, 0.5, 4096, things=0)
     assert theirs.merge == PanopticMerge(0.6, 0.5, 4096, things=-1)
     assert ours.semantic_loss == SemanticLoss(0.5, full_resolution=True)
-    assert theirs.semantic_loss == SemanticLoss(0.5)
+    assert theirs.semantic_loss == SemanticLoss(0.5, averaged_over="all")
     assert theirs.detector.detections.class_agnostic_nms
     assert not ours.detector.detections.class_agnostic_nms
     with pytest.raises(ValueError, match="style is 'torchvision'; a Panoptic FPN is"):
