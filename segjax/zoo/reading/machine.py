@@ -214,8 +214,7 @@ class Machine:
         arguments = self.stack.pop()
         symbol = self.stack.pop()
         if not isinstance(symbol, Symbol) or symbol.call is None:
-            name = symbol.name if isinstance(symbol, Symbol) else short(symbol)
-            raise UnsafeFileError(f"its pickle calls {name}")
+            raise UnsafeFileError(f"its pickle calls {_named(symbol)}")
         if not isinstance(arguments, tuple):
             raise ValueError(f"{symbol.name} is called with {short(arguments)}")
         self.stack.append(symbol.call(self._budget, *arguments))
@@ -227,7 +226,7 @@ class Machine:
         if isinstance(target, Buildable):
             target.build(self._budget, state)
         elif not isinstance(target, OrderedDict):  # whose attributes (`_metadata`) are not needed
-            raise UnsafeFileError(f"its pickle sets the state of {short(target)}")
+            raise UnsafeFileError(f"its pickle sets the state of {_named(target)}")
 
     def persist(self, key: Any) -> None:
         """Puts what lies outside of the pickle on the stack."""
@@ -270,6 +269,10 @@ class Machine:
     def text(self) -> str:
         """Reads the text that protocol 0 writes."""
         return str(self.line(), "raw-unicode-escape")
+
+
+def _named(value: Any) -> str:
+    return value.name if isinstance(value, Symbol) else short(value)
 
 
 def is_pickle(data: Any) -> bool:

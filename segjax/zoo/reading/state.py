@@ -60,9 +60,9 @@ def find_state(value: Any, form: str) -> Checkpoint:
         keys = ", ".join(short(key) for key in list(value)[:8])
         raise ValueError(f"it holds no tensors, at the top or under {STATE_KEYS}; it has: {keys}")
     beside = {} if place is None else {key: value[key] for key in value if key != place}
-    notes = beside.pop("meta", {})  # mmdet's, of which some may be no plain values
+    notes = beside.pop("meta", None)
     meta, left_out = _plain_entries(beside)
-    if isinstance(notes, dict):
+    if isinstance(notes, dict):  # mmdet's, of which some may be no plain values
         meta["meta"], odd = _plain_entries(notes)
         left_out += [f"meta.{name}" for name in odd]
     tensors = {key: item for key, item in state.items() if _is_tensor(item)}
@@ -113,12 +113,15 @@ def widen(array: np.ndarray) -> np.ndarray:
       array: of any type of numbers and byte order.
 
     Returns:
-      Itself, or float32 in place of narrower floating point, or in the machine's byte order.
+      Itself, or float32 in place of narrower floating point, or in the machine's byte order;
+      read-only.
     """
     wide = array.dtype.type in (np.float32, np.float64) or np.issubdtype(array.dtype, np.integer)
     if not wide and array.dtype.type not in (np.bool_, np.complex64, np.complex128):
-        return array.astype(np.float32)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+        array = array.astype(np.float32)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    array.flags.writeable = False  # as views of the file are
+    return array
 
 
 class _Odd(Exception):

@@ -5,6 +5,7 @@ test compares), refuses the third for good, and refuses numpy's numbers in mmdet
 follow `torch/serialization.py`: `_load`, `_legacy_load` and `legacy_load` within it.
 """
 
+import functools
 import struct
 from typing import Any
 
@@ -94,7 +95,8 @@ def read_legacy(data: Any) -> Checkpoint:
         raise ValueError("its numbers are not little endian")
     value = machine.run()
     keys = machine.run()
-    if not isinstance(keys, list) or set(keys) != set(storages.blocks):
+    known = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not known or sorted(keys) != sorted(storages.blocks):
         raise ValueError("the list of its storages is not that of its tensors")
     at = machine.position
     for key in keys:
@@ -138,12 +140,7 @@ def read_tar(data: Any) -> Checkpoint:
     parts = {name: bytes(member.read(data)) for name, member in members.items()}
     held = _tar_storages(parts["storages"], storages, budget)
     tensors = _tar_tensors(parts["tensors"], storages, held, budget)
-
-    def load(key: Any) -> Tensor:
-        if _key(key) not in tensors:
-            raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(key)}")
-        return tensors[_key(key)]
-
+    load = functools.partial(_tar_object, tensors)
     machine = Machine(parts["pickle"], symbols(storages), budget, load)
     return find_state(_whole(machine, len(parts["pickle"])), "torch tar")
 
@@ -186,6 +183,12 @@ def _tar_tensors(
             storages, storage, numbers[-1], numbers[:dims], numbers[dims:-1]
         )
     return tensors
+
+
+def _tar_object(tensors: dict[str, Tensor], key: Any) -> Tensor:
+    if _key(key) not in tensors:
+        raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(key)}")
+    return tensors[_key(key)]
 
 
 def _count(machine: Machine) -> int:

@@ -124,6 +124,41 @@ class Storages:
             return Storage(block, dtype, 0, count)
         return part_of(Storage(block, dtype, 0, count), view[0])
 
+    def rebuild(
+        self, budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
+    ) -> "Tensor":
+        """Stands for `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
+
+        Args:
+          budget: what the file may cost.
+          storage: where the tensor lies.
+          offset: of its first number.
+          shape: its sides.
+          strides: how many numbers lie between neighbours, for each side.
+          *rest: whether it takes gradients, hooks, and metadata, of which none may be set.
+
+        Returns:
+          The tensor.
+        """
+        del budget
+        if not isinstance(storage, Storage) or not is_count(offset):
+            raise ValueError(f"a tensor starts at {short(offset)} of {short(storage)}")
+        metadata = rest[2] if len(rest) == 3 else None
+        if isinstance(metadata, dict) and (len(metadata) > 8 or any(metadata.values())):
+            raise ValueError("a tensor is stored as conjugate or negative of its numbers")
+        return Tensor(self, storage, offset, shape, strides)
+
+    def rebuild_typed(
+        self, budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
+    ) -> "Tensor":
+        """Stands for `_rebuild_tensor_v3`: as `rebuild`, of a storage of bytes and a dtype."""
+        grad, hooks, kind, *metadata = rest
+        dtype = _kind_of(kind, "tensor")
+        if isinstance(storage, Storage):
+            count = storage.count * storage.dtype.itemsize // dtype.itemsize
+            storage = dataclasses.replace(storage, dtype=dtype, count=count)
+        return self.rebuild(budget, storage, offset, shape, strides, grad, hooks, *metadata)
+
     def array(self, storage: Storage, offset: int, shape: Any, strides: Any) -> np.ndarray:
         """Makes the array of a tensor: a view of the storage's bytes.
 
@@ -141,7 +176,9 @@ class Storages:
           UnsafeFileError: if all together are much larger than the file.
         """
         data, dtype, block = storage.block.data, storage.dtype, storage.block
-        shape, strides = checked_shape(shape), checked_shape(strides)
+        shape, strides = checked_shape(shape), checked_shape(strides, "strides are")
+        if len(shape) != len(strides):
+            raise ValueError(f"a tensor of shape {short(shape)} has strides {short(strides)}")
         if data is None or len(data) != block.size:
             raise ValueError("a tensor's storage is not in the file")
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
@@ -150,7 +187,7 @@ class Storages:
                 f"a tensor of shape {short(shape)} reaches to number {last} of a storage of "
                 f"{storage.count}"
             )
-        key = (id(block), storage.start, offset, dtype, shape, strides)
+        key = (block, storage.start, offset, dtype, shape, strides)
         if key not in self._made:
             self._budget.spend(byte_count(shape, dtype))
             first = storage.start + offset * dtype.itemsize if all(shape) else 0
@@ -220,32 +257,10 @@ def symbols(storages: Storages) -> dict[str, Symbol]:
     Returns:
       The table of symbols, numpy's among them.
     """
-
-    def rebuild(
-        budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
-    ) -> Tensor:
-        del budget
-        if not isinstance(storage, Storage) or not is_count(offset):
-            raise ValueError(f"a tensor starts at {short(offset)} of {short(storage)}")
-        metadata = rest[2] if len(rest) == 3 else None  # after requires_grad and hooks
-        if isinstance(metadata, dict) and (len(metadata) > 8 or any(metadata.values())):
-            raise ValueError("a tensor is stored as conjugate or negative of its numbers")
-        return Tensor(storages, storage, offset, shape, strides)
-
-    def rebuild_typed(
-        budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
-    ) -> Tensor:
-        grad, hooks, kind, *metadata = rest
-        dtype = _kind_of(kind, "tensor")
-        if isinstance(storage, Storage):  # of bytes
-            count = storage.count * storage.dtype.itemsize // dtype.itemsize
-            storage = dataclasses.replace(storage, dtype=dtype, count=count)
-        return rebuild(budget, storage, offset, shape, strides, grad, hooks, *metadata)
-
     return SYMBOLS | table(
-        Symbol("torch._utils._rebuild_tensor", rebuild),
-        Symbol("torch._utils._rebuild_tensor_v2", rebuild),
-        Symbol("torch._utils._rebuild_tensor_v3", rebuild_typed),
+        Symbol("torch._utils._rebuild_tensor", storages.rebuild),
+        Symbol("torch._utils._rebuild_tensor_v2", storages.rebuild),
+        Symbol("torch._utils._rebuild_tensor_v3", storages.rebuild_typed),
         Symbol("torch._utils._rebuild_parameter", lambda _, tensor, *rest: tensor),
         Symbol("torch.Size", lambda _, sides: checked_shape(sides)),
         *(Symbol(f"torch.{name}Storage", value=dtype) for name, dtype in _STORAGES.items()),

@@ -46,11 +46,12 @@ class Budget:
             )
 
 
-def checked_shape(shape: Any) -> tuple[int, ...]:
+def checked_shape(shape: Any, what: str = "shape is") -> tuple[int, ...]:
     """Takes a shape from a file.
 
     Args:
       shape: should be a tuple or list of whole numbers, none negative.
+      what: what to call it.
 
     Returns:
       It as a tuple.
@@ -59,9 +60,9 @@ def checked_shape(shape: Any) -> tuple[int, ...]:
       ValueError: if it is something else.
     """
     if not isinstance(shape, tuple | list) or len(shape) > MAX_DIMS:
-        raise ValueError(f"a tensor's shape is {short(shape)}, not up to {MAX_DIMS} whole numbers")
+        raise ValueError(f"a tensor's {what} {short(shape)}, not up to {MAX_DIMS} whole numbers")
     if not all(is_count(side) for side in shape):
-        raise ValueError(f"a tensor's shape is {short(shape)}, whose sides are no possible sizes")
+        raise ValueError(f"a tensor's {what} {short(shape)}, which are no possible sizes")
     return tuple(shape)
 
 
