@@ -20,7 +20,7 @@ class SemanticLoss:
     """How a semantic branch is trained; the default is the mean cross entropy.
 
     Attributes:
-      weight: of the cross entropy.
+      weight: of the cross entropy; 0 or more, as all weights.
       full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
         n-th label (mmdet).
       averaged_over: "labelled" divides by the (weighted) cells that count; "all" by all cells of
@@ -28,8 +28,9 @@ class SemanticLoss:
         for HTC, where unlabelled ground and padding weaken the loss.
       class_weights: factor on each class's cells; None for equal ones.
       focal_gamma: of the focal loss (1708.02002): cells count (1 - p)^gamma times; 0 is plain.
-      hardest: only this part of each image's cells, those of the largest loss, counts
-        (bootstrapped cross entropy, 1604.04339); 1 for all.
+      hardest: only this part of each image's cells, those of the largest loss, counts, rounded
+        up (bootstrapped cross entropy, 1604.04339); 1 for all. It is a part of the cells with a
+        label and a class weight: padding and unlabelled ground take no place.
       dice_weight: of a dice loss (1606.04797) beside the cross entropy, averaged over the
         classes in each image; 0 for none.
     """
@@ -43,6 +44,15 @@ class SemanticLoss:
     dice_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("weight", "focal_gamma", "dice_weight"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}: wanted a finite number, 0 or more")
+        weights = (1.0,) if self.class_weights is None else self.class_weights
+        if not (all(math.isfinite(w) and w >= 0 for w in weights) and any(weights)):
+            raise ValueError(
+                f"class_weights are {weights}: wanted finite numbers, 0 or more, not all 0"
+            )
         if not 0 < self.hardest <= 1:
             raise ValueError(f"hardest is {self.hardest}: give a part in 0..1, above 0")
         if self.hardest < 1 and self.averaged_over == "all":
@@ -111,7 +121,9 @@ class SemanticLoss:
     ) -> LossTerm:
         loss = loss_ops.softmax_cross_entropy(logits, targets)
         if self.focal_gamma:
-            loss = loss * (-jnp.expm1(-loss)) ** self.focal_gamma  # p = exp(-loss)
+            # p = exp(-loss); below 1, powers are infinitely steep at 0, where the model is certain.
+            unsure = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(jnp.float32).tiny)
+            loss = loss * unsure**self.focal_gamma
         weights = counted.astype(jnp.float32)
         if self.class_weights is not None:
             if len(self.class_weights) != logits.shape[-1]:
@@ -129,12 +141,14 @@ class SemanticLoss:
         self, loss: Float32[Array, "B p q"], weights: Float32[Array, "B p q"]
     ) -> LossTerm:
         loss, weights = (x.reshape(x.shape[0], -1) for x in (loss, weights))
-        number = math.ceil(self.hardest * loss.shape[1])
+        counted = weights > 0
+        number = jnp.ceil(self.hardest * counted.sum(1, keepdims=True, dtype=jnp.float32))
         # Cells that do not count stand behind those that do, of loss 0 as they may be.
-        ranked = jnp.where(weights > 0, jax.lax.stop_gradient(loss), -1.0)
-        _, index = jax.lax.top_k(ranked, number)
-        chosen, of = (jnp.take_along_axis(x, index, axis=1) for x in (loss, weights))
-        return LossTerm(chosen.sum(), of.sum())
+        ranked = jnp.where(counted, jax.lax.stop_gradient(loss), -1.0)
+        order = jnp.argsort(ranked, axis=1, descending=True)
+        loss, weights = (jnp.take_along_axis(x, order, axis=1) for x in (loss, weights))
+        chosen = jnp.arange(loss.shape[1], dtype=jnp.float32)[None] < number
+        return LossTerm(jnp.where(chosen, loss, 0.0).sum(), jnp.where(chosen, weights, 0.0).sum())
 
 
 def _cells_of_images(image_sizes: Int32[Array, "B 2"], stride: int) -> Float32[Array, ""]:

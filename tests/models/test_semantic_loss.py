@@ -150,15 +150,114 @@ def test_focal_loss_weakens_what_is_sure(logits):
 
 def test_bootstrapped_cross_entropy_takes_the_hardest_of_each_image(logits):
     labels = draw_labels(1, ignored=0.6)
+    labels[1] = IGNORE
+    labels[1, 1, 1:] = 2  # 3 cells
     term = SemanticLoss(hardest=0.5)(logits, jnp.asarray(labels), IMAGES)["loss_semantic"]
     loss, known, _ = cells(logits, labels)
-    hardest = [np.sort(x[k])[::-1][:6] for x, k in zip(loss, known, strict=True)]  # 6 of 12 cells
-    assert any(len(x) < 6 for x in hardest)  # where fewer are labelled, all of them
+    hardest = [np.sort(x[k])[::-1][: -(-k.sum() // 2)] for x, k in zip(loss, known, strict=True)]
+    assert [len(x) for x in hardest] == [2, 2]
+    assert float(term.count) == 4
     np.testing.assert_allclose(term.mean(), np.concatenate(hardest).mean(), rtol=1e-5)
     with pytest.raises(ValueError, match="hardest is 0"):
         SemanticLoss(hardest=0.0)
     with pytest.raises(ValueError, match="contradict"):
         SemanticLoss(hardest=0.5, averaged_over="all")
+
+
+def test_cells_of_a_class_without_weight_are_none_of_the_hardest(logits):
+    labels = draw_labels(1, ignored=0.0)
+    weights = (0.0, 2.0, 1.0, 0.0, 3.0, 0.0)
+    term = SemanticLoss(hardest=0.5, class_weights=weights)(logits, jnp.asarray(labels), IMAGES)
+    loss, _, own = cells(logits, labels)
+    w = np.array(weights)[own]
+    total = count = 0.0
+    for x, y in zip(loss * w, w, strict=True):
+        order = np.argsort(-x[y > 0])[: -(-(y > 0).sum() // 2)]
+        total, count = total + x[y > 0][order].sum(), count + y[y > 0][order].sum()
+    assert float(term["loss_semantic"].count) == count
+    np.testing.assert_allclose(term["loss_semantic"].mean(), total / count, rtol=1e-5)
+
+
+def test_bootstrapping_hides_no_logits_that_are_not_numbers(logits):
+    labels = jnp.asarray(draw_labels(1, ignored=0.0))
+    broken = logits.at[0, 1, 1].set(jnp.nan)
+    assert np.isnan(SemanticLoss(hardest=0.1)(broken, labels, IMAGES)["loss_semantic"].mean())
+
+
+OPTIONS = {
+    "plain": SemanticLoss(weight=0.5),
+    "full resolution": SemanticLoss(full_resolution=True),
+    "over all cells": SemanticLoss(averaged_over="all"),
+    "class weights": SemanticLoss(class_weights=(0.5, 2.0, 1.0, 0.0, 3.0, 1.5)),
+    "focal": SemanticLoss(focal_gamma=1.5),
+    "hardest": SemanticLoss(hardest=0.3),
+    "dice": SemanticLoss(dice_weight=2.0),
+    "together": SemanticLoss(
+        full_resolution=True,
+        class_weights=(0.5, 2.0, 1.0, 0.0, 3.0, 1.5),
+        focal_gamma=0.5,
+        hardest=0.3,
+        dice_weight=0.5,
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", OPTIONS.values(), ids=OPTIONS)
+def test_a_larger_canvas_changes_no_loss(loss, logits):
+    labels = draw_labels(4)
+    # What stands in the padding does not matter, unless it is interpolated with what does not.
+    mode = "edge" if loss.full_resolution else "reflect"
+    wide = jnp.pad(logits, ((0, 0), (0, 5), (0, 4), (0, 0)), mode=mode)
+    padded = np.pad(labels, ((0, 0), (0, 20), (0, 16)), constant_values=IGNORE)
+    found = loss(wide, jnp.asarray(padded), IMAGES)
+    wanted = loss(logits, jnp.asarray(labels), IMAGES)
+    assert found.keys() == wanted.keys()
+    for name, term in wanted.items():
+        np.testing.assert_allclose(found[name].count, term.count, rtol=1e-6)
+        np.testing.assert_allclose(found[name].sum, term.sum, rtol=1e-5)
+        assert float(term.sum) > 0
+
+
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 1.0, 2.0, 7.5])
+def test_focal_loss_is_finite_at_certainty(gamma):
+    # From certain of the truth, where 1 - p is 0 or the least number, to certain of another.
+    margins = [200.0, 90.0, 87.5, 20.0, 16.5, 1.0, 0.0, -1.0, -20.0, -200.0, -1e4]
+    certain = jnp.zeros((1, 1, len(margins), 3)).at[..., 0].set(jnp.asarray(margins))
+    labels = jnp.zeros((1, 1, len(margins)), jnp.uint8)
+    sizes = jnp.array([[1, len(margins)]], jnp.int32)
+    values, pulled = [], []
+    for loss in (SemanticLoss(focal_gamma=gamma), SemanticLoss(focal_gamma=gamma, hardest=0.5)):
+        value, grad = jax.value_and_grad(
+            lambda x, loss=loss: loss(x, labels, sizes)["loss_semantic"].sum
+        )(certain)
+        values.append(float(value))
+        pulled.append(np.asarray(grad))
+    assert np.isfinite(values).all()
+    assert all(np.isfinite(grad).all() for grad in pulled)
+    wide = np.logaddexp(0.0, np.log(2) - np.array(margins))
+    wanted = wide * (-np.expm1(-wide)) ** gamma
+    np.testing.assert_allclose(values[0], wanted.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"focal_gamma": -1.0}, "focal_gamma is -1.0: wanted a finite number, 0 or more"),
+        ({"focal_gamma": float("nan")}, "focal_gamma is nan"),
+        ({"focal_gamma": float("inf")}, "focal_gamma is inf"),
+        ({"weight": -0.5}, "weight is -0.5"),
+        ({"weight": float("inf")}, "weight is inf"),
+        ({"dice_weight": -1.0}, "dice_weight is -1.0"),
+        ({"dice_weight": float("nan")}, "dice_weight is nan"),
+        ({"class_weights": (1.0, -1.0)}, r"class_weights are \(1.0, -1.0\): wanted finite"),
+        ({"class_weights": (1.0, float("nan"))}, "class_weights are"),
+        ({"class_weights": (0.0, 0.0)}, "not all 0"),
+        ({"hardest": float("nan")}, "hardest is nan"),
+    ],
+)
+def test_options_that_cannot_train_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        SemanticLoss(**options)
 
 
 def test_dice_loss_is_averaged_over_the_classes_in_each_image(logits):
