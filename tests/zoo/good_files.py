@@ -8,7 +8,7 @@ from collections import OrderedDict
 import ml_dtypes
 import numpy as np
 
-from tests.zoo import hostile
+from tests.zoo import forge
 
 PICKLES = tuple(f"pickle {protocol}" for protocol in range(6))
 FORMS = (*PICKLES, "torch zip", "torch legacy", "torch tar", "safetensors")
@@ -54,13 +54,11 @@ def make(form):
         return pickle.dumps(value, int(form[-1]))
     numbers = struct.pack("<2f", 1.5, -2.0)
     if form == "safetensors":
-        header = {"__metadata__": {"format": "pt"}, "w": hostile.entry()}
-        return hostile.safetensors(json.dumps(header).encode(), numbers)
-    state = hostile.mapping(state_dict=hostile.mapping(w=hostile.tensor()))
+        header = {"__metadata__": {"format": "pt"}, "w": forge.entry()}
+        return forge.safetensors(json.dumps(header).encode(), numbers)
+    state = forge.mapping(state_dict=forge.mapping(w=forge.tensor()))
     if form == "torch zip":
-        return hostile.torch_zip(state, {"x/data/0": numbers})
+        return forge.torch_zip(state, {"x/data/0": numbers})
     return (
-        hostile.torch_tar()
-        if form == "torch tar"
-        else hostile.torch_legacy(state, storages=(numbers,))
+        forge.torch_tar() if form == "torch tar" else forge.torch_legacy(state, storages=(numbers,))
     )

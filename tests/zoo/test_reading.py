@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from segjax.zoo.reading import UnsafeFileError, read_checkpoint
-from tests.zoo import good_files, hostile
-from tests.zoo.hostile import group, mapping, number, op, storage, tensor, text
+from tests.zoo import forge, good_files
+from tests.zoo.forge import group, mapping, number, op, storage, tensor, text
 
 W = np.array([1.5, -2.0], np.float32)
 
@@ -63,12 +63,12 @@ def test_pickles_of_python_2_hold_bytes_as_strings(tmp_path, protocol):
     w = np.array([[1.5, -2.25], [1e30, -7.0]], "<f4")
     numbers = python2_string(w.tobytes(), protocol)
     code, order = python2_string(b"f4", protocol), python2_string(b"<", protocol)
-    kind = hostile.call("numpy.dtype", code, number(0), number(1))
+    kind = forge.call("numpy.dtype", code, number(0), number(1))
     kind += group(number(3), order, *[op("NONE")] * 3, number(-1), number(-1), number(0))
     kind += op("BUILD")
     items = []
     for name in (b"conv1_w", b"conv1_w_momentum", b"fc_b_momentum"):
-        items += [python2_string(name, protocol), hostile.array((2, 2), numbers, kind)]
+        items += [python2_string(name, protocol), forge.array((2, 2), numbers, kind)]
     blobs = op("MARK") + b"".join(items) + op("DICT")
     rate = python2_string(b"lr", protocol) + op("FLOAT", b"0.02\n")
     data = op("MARK") + python2_string(b"blobs", protocol) + blobs + rate + op("DICT") + op("STOP")
@@ -92,7 +92,7 @@ def test_forms_of_torch(tmp_path, form):
     assert_same(found.tensors["w"], W)
 
 
-@pytest.mark.parametrize("compose", [hostile.torch_zip, hostile.torch_legacy])
+@pytest.mark.parametrize("compose", [forge.torch_zip, forge.torch_legacy])
 @pytest.mark.parametrize(
     "kind, dtype, wanted",
     [
@@ -113,7 +113,7 @@ def test_types_of_torch(tmp_path, compose, kind, dtype, wanted):
     values = np.array([1.5, 0, 77], np.float32).astype(dtype)
     held = storage(3, "0", f"torch.{kind}Storage")
     state = mapping(w=tensor((3,), (1,), held=held))
-    if compose is hostile.torch_zip:
+    if compose is forge.torch_zip:
         data = compose(state, {"x/data/0": values.tobytes()})
     else:
         data = compose(state, storages=(values.tobytes(),), counts=(3,))
@@ -132,7 +132,7 @@ def test_tensors_share_and_turn_storages(tmp_path):
         none=tensor((0, 3), (3, 1), held=again),
         repeated=tensor((2, 3), (0, 0), 5, held=again),
     )
-    found = read(tmp_path, hostile.torch_zip(state, {"x/data/0": numbers.tobytes()})).tensors
+    found = read(tmp_path, forge.torch_zip(state, {"x/data/0": numbers.tobytes()})).tensors
     assert_same(found["rows"], numbers.reshape(3, 4))
     assert_same(found["turned"], numbers.reshape(3, 4).T)
     assert_same(found["part"], numbers[[1, 6]])
@@ -146,31 +146,31 @@ def test_storages_of_torch_1_0_may_be_parts_of_others(tmp_path):
     view = group(text("part"), number(1), number(2))
     held = storage(3, "0", "torch.FloatStorage", view)
     numbers = np.array([5, 1.5, -2], np.float32)
-    data = hostile.torch_legacy(mapping(w=tensor(held=held)), storages=(numbers.tobytes(),))
+    data = forge.torch_legacy(mapping(w=tensor(held=held)), storages=(numbers.tobytes(),))
     assert_same(read(tmp_path, data).tensors["w"], W)
-    tar = hostile.torch_tar(views=[(9, 7, 0, 1)])
+    tar = forge.torch_tar(views=[(9, 7, 0, 1)])
     assert_same(read(tmp_path, tar).tensors["w"], W)
 
 
 def test_a_tensor_with_a_dtype_of_its_own_lies_in_bytes(tmp_path):
     values = np.array([1.5, -2], ml_dtypes.float8_e4m3fn)
-    hooks = hostile.call("collections.OrderedDict")
+    hooks = forge.call("collections.OrderedDict")
     state = mapping(
-        w=hostile.call(
+        w=forge.call(
             "torch._utils._rebuild_tensor_v3",
             storage(2, "0", "torch.storage.UntypedStorage"),
             *(number(0), group(number(2)), group(number(1)), op("NEWFALSE"), hooks),
-            hostile.glob("torch.float8_e4m3fn"),
+            forge.glob("torch.float8_e4m3fn"),
         )
     )
-    data = hostile.torch_zip(state, {"x/data/0": values.tobytes()})
+    data = forge.torch_zip(state, {"x/data/0": values.tobytes()})
     assert_same(read(tmp_path, data).tensors["w"], W)
 
 
 def test_parameters_are_their_tensors(tmp_path):
-    hooks = hostile.call("collections.OrderedDict")
-    made = hostile.call("torch._utils._rebuild_parameter", tensor(), op("NEWTRUE"), hooks)
-    data = hostile.torch_zip(mapping(w=made), {"x/data/0": W.tobytes()})
+    hooks = forge.call("collections.OrderedDict")
+    made = forge.call("torch._utils._rebuild_parameter", tensor(), op("NEWTRUE"), hooks)
+    data = forge.torch_zip(mapping(w=made), {"x/data/0": W.tobytes()})
     assert_same(read(tmp_path, data).tensors["w"], W)
 
 
@@ -218,8 +218,8 @@ def test_notes_that_are_shared_too_often_or_nested_too_deeply_are_left_out(tmp_p
 
 
 def test_a_memo_of_huge_numbers_takes_no_memory(tmp_path):
-    data = hostile.program(
-        op("EMPTY_DICT"), op("LONG_BINPUT", b"\xff" * 4), text("w"), hostile.array(), op("SETITEM")
+    data = forge.program(
+        op("EMPTY_DICT"), op("LONG_BINPUT", b"\xff" * 4), text("w"), forge.array(), op("SETITEM")
     )
     assert list(read(tmp_path, data).tensors) == ["w"]
 
@@ -227,9 +227,9 @@ def test_a_memo_of_huge_numbers_takes_no_memory(tmp_path):
 @pytest.mark.parametrize("kind, dtype", list(good_files.SAFETENSORS.items()))
 def test_types_of_safetensors(tmp_path, kind, dtype):
     values = np.array([1.5, 0, 77], np.float32).astype(dtype)
-    header = {"w": hostile.entry(kind, (3,), (0, values.nbytes))}
+    header = {"w": forge.entry(kind, (3,), (0, values.nbytes))}
     narrow = kind.startswith(("F8", "F16", "BF16"))
-    found = read(tmp_path, hostile.safetensors(header, values.tobytes())).tensors["w"]
+    found = read(tmp_path, forge.safetensors(header, values.tobytes())).tensors["w"]
     assert_same(found, values.astype(np.float32) if narrow else values)
     assert not found.flags.writeable
 
@@ -251,9 +251,9 @@ def test_safetensors_of_its_own_package(tmp_path):
 
 
 def test_safetensors_without_tensors_or_numbers(tmp_path):
-    assert read(tmp_path, hostile.safetensors({}, b"")).tensors == {}
-    header = {"w": hostile.entry("F32", (0, 5), (0, 0)), "v": hostile.entry("U8", (), (0, 1))}
-    found = read(tmp_path, hostile.safetensors(json.dumps(header).encode() + b"  ", b"\7")).tensors
+    assert read(tmp_path, forge.safetensors({}, b"")).tensors == {}
+    header = {"w": forge.entry("F32", (0, 5), (0, 0)), "v": forge.entry("U8", (), (0, 1))}
+    found = read(tmp_path, forge.safetensors(json.dumps(header).encode() + b"  ", b"\7")).tensors
     assert found["w"].shape == (0, 5) and found["v"] == 7
 
 
@@ -272,7 +272,7 @@ def test_what_is_no_file(tmp_path):
 
 def test_errors_say_file_and_advice(tmp_path):
     path = tmp_path / "model.pkl"
-    path.write_bytes(hostile.program(hostile.call("os.system", text("true"))))
+    path.write_bytes(forge.program(forge.call("os.system", text("true"))))
     with pytest.raises(UnsafeFileError) as error:
         read_checkpoint(path)
     for part in (str(path), "'os.system'", "byte 2", "nothing of it was run", "safetensors"):
@@ -327,7 +327,7 @@ def test_torch_reads_the_same(tmp_path, zipped):
 def test_torch_reads_the_tar_files_of_the_tests(tmp_path):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     path = tmp_path / "x.pth"
-    path.write_bytes(hostile.torch_tar())
+    path.write_bytes(forge.torch_tar())
     with pytest.raises(Exception, match=r"legacy \.tar format"):
         torch.load(path, weights_only=True)
     found = torch.load(path, weights_only=False)  # written by this test

@@ -10,7 +10,7 @@ import pytest
 
 from segjax.zoo.reading import read_checkpoint
 from segjax.zoo.reading.machine import _BY_NAME
-from tests.zoo import good_files, hostile
+from tests.zoo import forge, good_files, hostile
 
 CASES = hostile.cases()
 NAMES = [case[0] for case in CASES]
@@ -54,7 +54,7 @@ def test_the_probe_sees_what_python_does(tmp_path):
     script += "p.read_checkpoint = lambda path: pickle.loads(path.read_bytes())\n"
     script += "sys.addaudithook(p.watch); print(p.probe(p.Path(sys.argv[1]))['events'])"
     path = tmp_path / "x.pkl"
-    path.write_bytes(hostile.program(hostile.call("os.system", hostile.text("true"))))
+    path.write_bytes(forge.program(forge.call("os.system", forge.text("true"))))
     command = [sys.executable, "-c", script, str(path)]
     seen = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
