@@ -88,6 +88,7 @@ def semantic_fpn_resnet(
     groups: int = 1,
     group_width: int = 64,
     style: str = "detectron2",
+    head: str = "fpn",
     dtype: Dtype = "float32",
 ) -> SemanticFPN:
     """Semantic FPN on a ResNet or ResNeXt.
@@ -98,10 +99,18 @@ def semantic_fpn_resnet(
       groups: cardinality of a ResNeXt.
       group_width: width per group of a ResNeXt.
       style: whose preprocessing and backbone: "detectron2", "mmdet" or "torchvision".
+      head: "fpn" adds up all levels (`SemanticFPNHead`), "fcn" is two convolutions on P2 alone
+        (`FCNHead`); give a head of other widths with `.clone(semantic_head=...)`.
       dtype: of the computation; parameters stay float32.
+
+    Raises:
+      ValueError: for another `head` or style.
     """
+    heads = {"fpn": SemanticFPNHead, "fcn": FCNHead}
+    if head not in heads:
+        raise ValueError(f"head is {head!r}: wanted one of {sorted(heads)}")
     shared = flavour(style).pyramid_rpn(depth, groups, group_width, dtype)
     return SemanticFPN(
         **{part: shared[part] for part in ("preprocess", "backbone", "fpn")},
-        semantic_head=SemanticFPNHead(semantic_classes, dtype=dtype),
+        semantic_head=heads[head](semantic_classes, dtype=dtype),
     )

@@ -134,13 +134,18 @@ class SemanticFPNHead(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """A fully convolutional head on one pyramid level (1411.4038, as mmsegmentation builds it).
+    """A fully convolutional head on one pyramid level (1411.4038): convolutions, then classes.
+
+    With `concat_input` its convolutions are those of MMSegmentation's `FCNHead`, whose norm is
+    batch norm, and which drops out a tenth of the channels before the classes in training. There
+    is no dropout here.
 
     Attributes:
       num_classes: of pixels; 0 until the data decide.
       level: index of the level; 0 is P2, at stride 4.
       num_convs: 3x3 convolutions.
       features: their channels.
+      concat_input: one more 3x3 convolution, of the level and what became of it side by side.
       norm: after each convolution (then without bias), or None.
       dtype: of the computation; logits are float32.
     """
@@ -149,6 +154,7 @@ class FCNHead(nn.Module):
     level: int = 0
     num_convs: int = 2
     features: int = 128
+    concat_input: bool = False
     norm: NormSpec | None = NormSpec("group", groups=32)
     dtype: Dtype = "float32"
 
@@ -157,13 +163,17 @@ class FCNHead(nn.Module):
         self, levels: Sequence[Float[Array, "B _ _ C"]], train: bool = False
     ) -> Float[Array, "B h w K"]:
         """P2..P6 -> logits [B, h, w, K] at the level's size."""
-        x = levels[self.level]
+        given = x = levels[self.level].astype(self.dtype)
         for i in range(self.num_convs):
-            name = f"conv{i + 1}"
-            x = Conv(self.features, 3, use_bias=self.norm is None, dtype=self.dtype, name=name)(x)
-            if self.norm is not None:
-                x = Norm(self.norm, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
-            x = nn.relu(x)
+            x = self._block(x, f"conv{i + 1}", f"norm{i + 1}", train)
+        if self.concat_input:
+            x = self._block(jnp.concatenate([given, x], -1), "conv_cat", "norm_cat", train)
         init = nn.initializers.normal(0.01)
         predictor = Conv(self.num_classes, kernel_init=init, dtype=self.dtype, name="logits")
         return predictor(x).astype(jnp.float32)
+
+    def _block(self, x: Array, name: str, norm: str, train: bool) -> Array:
+        x = Conv(self.features, 3, use_bias=self.norm is None, dtype=self.dtype, name=name)(x)
+        if self.norm is not None:
+            x = Norm(self.norm, dtype=self.dtype, name=norm)(x, train)
+        return nn.relu(x)

@@ -1,11 +1,12 @@
-"""The fused semantic head against its definition, written with loops in numpy."""
+"""The fused semantic head and the FCN head against their definitions, with loops in numpy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.nn.semantic_head import FusedSemanticHead
+from segjax.nn.norm import NormSpec
+from segjax.nn.semantic_head import FCNHead, FusedSemanticHead
 from tests.ops.resize_oracle import oracle as resize
 
 BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5
@@ -47,12 +48,12 @@ def relu(x):
 
 
 def conv(x, layer):
-    """A convolution with zero padding, a tap at a time."""
+    """A convolution with zero padding, a tap at a time; without a bias where there is none."""
     kernel = np.asarray(layer["kernel"], np.float64)
     _, height, width, _ = x.shape
     pad = kernel.shape[0] // 2
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    out = np.zeros((*x.shape[:3], kernel.shape[3])) + np.asarray(layer["bias"], np.float64)
+    out = np.zeros((*x.shape[:3], kernel.shape[3])) + np.asarray(layer.get("bias", 0.0), np.float64)
     for i, j in np.ndindex(*kernel.shape[:2]):
         out += padded[:, i : i + height, j : j + width] @ kernel[i, j]
     return out
@@ -143,3 +144,49 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(variables, level
     for got, want in zip((logits, feature), apply(variables, levels), strict=True):
         error = np.abs(np.asarray(got, np.float32) - want).max() / np.abs(want).max()
         assert 0 < error < 0.03
+
+
+# ---- FCN head -------------------------------------------------------------------------------
+
+
+def group_norm(x, layer, groups, epsilon=1e-5):
+    """Each image's groups of channels to mean 0 and variance 1, then scale and bias."""
+    out = np.zeros(x.shape)
+    size = x.shape[-1] // groups
+    for b, g in np.ndindex(len(x), groups):
+        part = x[b, ..., g * size : (g + 1) * size]
+        out[b, ..., g * size : (g + 1) * size] = (part - part.mean()) / np.sqrt(
+            part.var() + epsilon
+        )
+    return out * np.asarray(layer["scale"]) + np.asarray(layer["bias"])
+
+
+def naive_fcn(layers, given, groups):
+    """Blocks of convolution, norm and ReLU; the last sees what the first was given, too."""
+    x = np.asarray(given, np.float64)
+    blocks = ["1", "2", *(["_cat"] if "conv_cat" in layers else [])]
+    for block in blocks:
+        if block == "_cat":
+            x = np.concatenate([np.asarray(given, np.float64), x], -1)
+        x = conv(x, layers[f"conv{block}"])
+        x = relu(group_norm(x, layers[f"norm{block}"]["group"], groups) if groups else x)
+    return conv(x, layers["logits"])
+
+
+@pytest.mark.parametrize("concat", [False, True])
+@pytest.mark.parametrize(("level", "groups"), [(0, 2), (2, None)])
+def test_fcn_head_is_its_definition(levels, level, groups, concat):
+    norm = None if groups is None else NormSpec("group", groups=groups)
+    head = FCNHead(CLASSES, level=level, features=FEATURES, concat_input=concat, norm=norm)
+    random = np.random.default_rng(3)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=leaf.shape) * 0.4, jnp.float32),
+        jax.eval_shape(head.init, jax.random.key(0), levels),
+    )
+    logits = jax.jit(head.apply)(params, levels)
+    assert logits.shape == (BATCH, *SIZES[level], CLASSES)
+    wanted = naive_fcn(params["params"], levels[level], groups)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+    inputs = CHANNELS + FEATURES if concat else FEATURES
+    last = params["params"]["conv_cat" if concat else "conv2"]["kernel"]
+    assert last.shape == (3, 3, inputs, FEATURES)
