@@ -4,6 +4,11 @@ mIoU is the mean over the classes that occur in the ground truth or in the predi
 MMSegmentation's `IoUMetric` has it. Detectron2's `SemSegEvaluator` averages over the classes
 that occur in the ground truth, whose number is never higher: `mean_iou_of_true` is that one.
 Pixels whose true label is the ignore label count nowhere.
+
+Boundary IoU (2103.16562) of a class is the IoU of the bands along the outlines of its true and
+its predicted pixels, summed over images. Detectron2's evaluator erodes the map of class numbers
+as a whole, so that its bands hold differences of numbers of neighbouring classes and its figures
+change with the order of the classes: they cannot be compared with these.
 """
 
 import collections
@@ -13,6 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
+
+from segjax.eval.boundary import DILATION_RATIO, band_width, boundary_region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +37,8 @@ class SemanticScores:
       class_names: the name of each class.
       num_images: images scored.
       num_pixels: labelled pixels in them.
+      boundary_iou: of the bands along the outlines of each class, nan as `iou`; None if they were
+        not counted.
     """
 
     mean_iou: float
@@ -42,19 +51,28 @@ class SemanticScores:
     class_names: tuple[str, ...]
     num_images: int
     num_pixels: int
+    boundary_iou: tuple[float, ...] | None = None
+
+    @property
+    def mean_boundary_iou(self) -> float | None:
+        """Mean over classes that occur in ground truth or prediction; None if not counted."""
+        return None if self.boundary_iou is None else _mean(np.array(self.boundary_iou))
 
     def metrics(self) -> dict[str, float]:
         """Flat names for logs, as `semantic/mIoU`; nan where undefined."""
+        mean = self.mean_boundary_iou
+        boundary = {} if mean is None else {"semantic/boundary_mIoU": mean}
         return {
             "semantic/mIoU": self.mean_iou,
             "semantic/mIoU_true": self.mean_iou_of_true,
             "semantic/fwIoU": self.frequency_weighted_iou,
             "semantic/mACC": self.mean_accuracy,
             "semantic/pACC": self.pixel_accuracy,
+            **boundary,
         }
 
     def text(self) -> str:
-        """A table in percent: the means, then IoU and accuracy of every class."""
+        """A table in percent: the means, then IoU, accuracy and boundary IoU of every class."""
         common = collections.Counter(self.class_names)
         names = [
             f"{name} (class {number})" if common[name] > 1 else name
@@ -62,12 +80,16 @@ class SemanticScores:
         ]
         means = [f"{key.split('/')[1]} {_percent(v)}" for key, v in self.metrics().items()]
         width = max([len("class"), *map(len, names)])
+        columns = {"IoU": self.iou, "ACC": self.accuracy}
+        if self.boundary_iou is not None:
+            columns["bIoU"] = self.boundary_iou
         rows = [
-            f"{name:<{width}}{_percent(iou):>8}{_percent(accuracy):>8}"
-            for name, iou, accuracy in zip(names, self.iou, self.accuracy, strict=True)
+            f"{name:<{width}}" + "".join(f"{_percent(value):>8}" for value in values)
+            for name, *values in zip(names, *columns.values(), strict=True)
         ]
         head = f"{self.num_images} images, {self.num_pixels} labelled pixels"
-        return "\n".join([head, ", ".join(means), f"{'class':<{width}}{'IoU':>8}{'ACC':>8}", *rows])
+        title = f"{'class':<{width}}" + "".join(f"{column:>8}" for column in columns)
+        return "\n".join([head, ", ".join(means), title, *rows])
 
 
 def _percent(value: float) -> str:
@@ -75,18 +97,29 @@ def _percent(value: float) -> str:
 
 
 class MeanIou:
-    """Adds up the confusion matrix of semantic maps over images."""
+    """Adds up the confusion matrix of semantic maps over images, and bands along outlines."""
 
-    def __init__(self, class_names: Sequence[str], ignore_label: int = 255):
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        ignore_label: int = 255,
+        *,
+        boundary: bool = False,
+        dilation_ratio: float = DILATION_RATIO,
+    ):
         """Makes an empty sum.
 
         Args:
           class_names: the name of each class 0..C-1.
           ignore_label: true label of pixels that do not count.
+          boundary: also count boundary IoU.
+          dilation_ratio: width of its bands as a share of the image's diagonal.
 
         Raises:
-          ValueError: if the ignore label is one of the classes, or there is no class.
+          ValueError: if the ignore label is one of the classes, there is no class, or the ratio
+            is not positive and finite.
         """
+        band_width(1, 1, dilation_ratio)
         if not class_names:
             raise ValueError("class_names is empty: wanted a name for every class")
         if 0 <= ignore_label < len(class_names):
@@ -99,6 +132,9 @@ class MeanIou:
         count = len(class_names)
         # The last column counts true pixels for which no class was predicted.
         self._confusion = np.zeros((count, count + 1), np.int64)
+        # Intersections and unions of the bands, padded to the matrix's width.
+        self._bands = np.zeros((2 if boundary else 0, count + 1), np.int64)
+        self._dilation_ratio = dilation_ratio
         self._num_images = 0
 
     def add(
@@ -129,7 +165,20 @@ class MeanIou:
         found[none] = count
         pairs = np.bincount(true * (count + 1) + found, minlength=self._confusion.size)
         self._confusion += pairs.reshape(self._confusion.shape)
+        if len(self._bands):
+            self._add_bands(gt_labels, pred_labels)
         self._num_images += 1
+
+    def _add_bands(
+        self, gt_labels: Integer[np.ndarray, "h w"], pred_labels: Integer[np.ndarray, "h w"]
+    ) -> None:
+        # Prediction is cut off where the truth is unknown, so that both have outlines there.
+        found = np.where(gt_labels == self.ignore_label, self.ignore_label, pred_labels)
+        for label in np.union1d(gt_labels, found).tolist():
+            if label != self.ignore_label:
+                one = boundary_region(gt_labels == label, self._dilation_ratio)
+                other = boundary_region(found == label, self._dilation_ratio)
+                self._bands[:, label] += (int((one & other).sum()), int((one | other).sum()))
 
     def _check(self, labels: Int64[np.ndarray, " n"], side: str) -> None:
         if labels.size and not (labels.min() >= 0 and labels.max() < len(self.class_names)):
@@ -143,27 +192,31 @@ class MeanIou:
 
         Returns:
           The confusion matrix [C, C + 1] (rows are true classes, columns predicted ones, the
-          last for pixels without a predicted class), and a row [images, 0, ...] below it.
+          last for pixels without a predicted class), with `boundary` two rows of bands'
+          intersections and unions, and a row [images, 0, ...] below.
         """
         images = np.zeros((1, self._confusion.shape[1]), np.int64)
         images[0, 0] = self._num_images
-        return np.concatenate([self._confusion, images])
+        return np.concatenate([self._confusion, self._bands, images])
 
     def merge(self, state: Int64[np.ndarray, "n m"]) -> None:
-        """Adds what another process counted with the same classes.
+        """Adds what another process counted with the same classes and the same `boundary`.
 
         Args:
           state: of its `state()`, or the sum of several.
 
         Raises:
-          ValueError: for a state of another number of classes.
+          ValueError: for a state of another number of classes, or of another `boundary`.
         """
-        count = len(self.class_names)
-        if state.shape != (count + 1, count + 1):
+        count, bands = len(self.class_names), len(self._bands)
+        wanted = (count + bands + 1, count + 1)
+        if state.shape != wanted:
             raise ValueError(
-                f"the state is {state.shape}: wanted {(count + 1, count + 1)}, of {count} classes"
+                f"the state is {state.shape}: wanted {wanted}, of {count} classes"
+                f" with{'' if bands else 'out'} boundary"
             )
-        self._confusion += state[:-1]
+        self._confusion += state[:count]
+        self._bands += state[count:-1]
         self._num_images += int(state[-1, 0])
 
     def results(self) -> SemanticScores:
@@ -173,6 +226,10 @@ class MeanIou:
         found = self._confusion[:, :-1].sum(axis=0).astype(np.float64)
         iou, accuracy = _ratio(right, true + found - right), _ratio(right, true)
         total = true.sum()
+        boundary = None
+        if len(self._bands):
+            both, either = self._bands[:, :-1].astype(np.float64)
+            boundary = tuple(_ratio(both, either).tolist())
         return SemanticScores(
             mean_iou=_mean(iou),
             mean_iou_of_true=_mean(iou[true > 0]),
@@ -184,6 +241,7 @@ class MeanIou:
             class_names=self.class_names,
             num_images=self._num_images,
             num_pixels=int(total),
+            boundary_iou=boundary,
         )
 
 

@@ -43,3 +43,18 @@ def boundary_overlaps(detections, truths):
             if not g["iscrowd"]:
                 table[i, j] = min(table[i, j], iou(d["mask"], g["mask"]))
     return table
+
+
+def semantic_boundary_iou(pairs, count, ignore, ratio=0.02):
+    """Boundary IoU of every class over all (true, found) maps; nan for one that never occurs."""
+    both, either = [0] * count, [0] * count
+    for gt, pred in pairs:
+        for k in range(count):
+            true, found = np.zeros(gt.shape, bool), np.zeros(gt.shape, bool)
+            for y, x in np.ndindex(*gt.shape):
+                true[y, x] = gt[y, x] == k
+                found[y, x] = pred[y, x] == k and gt[y, x] != ignore
+            one, other = band(true, ratio), band(found, ratio)
+            both[k] += int((one & other).sum())
+            either[k] += int((one | other).sum())
+    return [b / e if e else math.nan for b, e in zip(both, either, strict=True)]
