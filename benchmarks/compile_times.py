@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from benchmarks import machine
 from segjax.config import load_config
+from segjax.models.variables import init_variables
 from segjax.train.optim import learning_rate, make_optimizer
-from segjax.train.state import init_state, init_variables
+from segjax.train.state import init_state
 from segjax.train.step import make_step
 from segjax.types import Batch
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segjax.models import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
     from segjax.models import htc_resnet_fpn as htc_resnet_fpn
     from segjax.models import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
+    from segjax.models import models as models
     from segjax.models import panoptic_fpn_resnet as panoptic_fpn_resnet
     from segjax.models import semantic_fpn_resnet as semantic_fpn_resnet
     from segjax.predict import Predictor as Predictor
@@ -30,11 +31,14 @@ if TYPE_CHECKING:
     from segjax.train import load_run as load_run
     from segjax.train import save_run as save_run
     from segjax.train import train as train
+    from segjax.train.weights import load as load
+    from segjax.train.weights import pretrained as pretrained
     from segjax.types import Batch as Batch
     from segjax.types import Detections as Detections
     from segjax.viz import draw as draw
     from segjax.viz_maps import draw_panoptic as draw_panoptic
     from segjax.viz_maps import draw_semantic as draw_semantic
+    from segjax.zoo.hub import save as save
 
 __version__ = "0.1.0"
 
@@ -64,11 +68,15 @@ _HOMES = {
     "evaluate": "segjax.eval.runner",
     "faster_rcnn_resnet_fpn": "segjax.models",
     "htc_resnet_fpn": "segjax.models",
+    "load": "segjax.train.weights",
     "load_config": "segjax.config",
     "load_run": "segjax.train",
     "mask_rcnn_resnet_fpn": "segjax.models",
+    "models": "segjax.models",
     "panoptic_fpn_resnet": "segjax.models",
     "predict": "segjax.predict",
+    "pretrained": "segjax.train.weights",
+    "save": "segjax.zoo.hub",
     "save_run": "segjax.train",
     "semantic_fpn_resnet": "segjax.models",
     "train": "segjax.train",
@@ -99,11 +107,15 @@ __all__ = [
     "evaluate",
     "faster_rcnn_resnet_fpn",
     "htc_resnet_fpn",
+    "load",
     "load_config",
     "load_run",
     "mask_rcnn_resnet_fpn",
+    "models",
     "panoptic_fpn_resnet",
     "predict",
+    "pretrained",
+    "save",
     "save_run",
     "semantic_fpn_resnet",
     "train",
@@ -115,7 +127,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'segjax' has no attribute {name!r}")
     value = importlib.import_module(_HOMES[name])
-    if name not in ("predict", "train"):  # these are modules that can be called
+    if name not in ("models", "predict", "train"):  # these are modules that can be called
         value = getattr(value, name)
     globals()[name] = value
     return value

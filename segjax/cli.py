@@ -1,4 +1,4 @@
-"""The command line: `segjax train|evaluate|predict|check-data`."""
+"""The command line: `segjax train|evaluate|predict|models|convert|check-data`."""
 
 import argparse
 import dataclasses
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(command=_train, parser=train)
 
     evaluate = _run_parser(commands, "evaluate", "scores of a trained model")
+    evaluate.add_argument(
+        "--data", metavar="WHERE", help='"coco" (COCO 2017, downloaded), or a COCO-format folder'
+    )
     evaluate.add_argument("--split", choices=("val", "train"), default="val")
     evaluate.add_argument(
         "--results", metavar="FILE", help="write a COCO results json, and maps beside it"
@@ -75,9 +78,40 @@ def _parser() -> argparse.ArgumentParser:
     predict = _run_parser(commands, "predict", "what is in pictures, drawn and as json and maps")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files or folders")
     predict.add_argument("--out", metavar="FOLDER", required=True, help="for pictures, json, maps")
-    predict.add_argument("--score-threshold", type=float, default=0.5, help="of what is drawn")
+    predict.add_argument(
+        "--draw",
+        choices=("panoptic", "instances", "semantic"),
+        help="default: the first of these that the model gives",
+    )
+    predict.add_argument(
+        "--score-threshold",
+        type=float,
+        help="of objects that are drawn (default 0.5) or become segments (default: the model's)",
+    )
     predict.add_argument("--max-detections", type=_positive, help="of a picture")
     predict.set_defaults(command=_predict)
+
+    models = commands.add_parser("models", help="names of published weights")
+    models.add_argument("--like", metavar="PATTERN", default="*", help='as "mask_rcnn*.d2_*"')
+    models.set_defaults(command=_models)
+
+    convert = commands.add_parser("convert", help="weights of another library to ours, or back")
+    convert.add_argument(
+        "source",
+        metavar="FILE",
+        help="a .pth, .pkl or .safetensors file; for"
+        " --to, a name of `segjax models`, a run's folder or a converted one",
+    )
+    convert.add_argument(
+        "--as", metavar="NAME", dest="name", help="of `segjax models`: whose model the file holds"
+    )
+    convert.add_argument(
+        "--to",
+        choices=("torchvision", "detectron2", "mmdet"),
+        help="write the weights as this library reads them",
+    )
+    convert.add_argument("--out", metavar="PATH", required=True, help="a folder; for --to, a file")
+    convert.set_defaults(command=_convert)
 
     check = commands.add_parser("check-data", help="list the defects of a COCO-format folder")
     check.add_argument("root", metavar="FOLDER")
@@ -106,9 +140,24 @@ def _positive(text: str) -> int:
 def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     """A command on a trained model."""
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.add_argument("--checkpoint", metavar="FOLDER", required=True, help="a run's folder")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--checkpoint", metavar="FOLDER", help="a run's folder")
+    which.add_argument(
+        "--model", metavar="NAME", help="a name of `segjax models`, or a folder of `segjax convert`"
+    )
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
     return parser
+
+
+def _weights(known: argparse.Namespace) -> Any:
+    """The trained model that a command is for."""
+    from segjax.train.weights import pretrained, pretrained_run
+
+    if known.checkpoint is not None:
+        return pretrained_run(known.checkpoint, known.step)
+    if known.step is not None:
+        raise ValueError("--step chooses a checkpoint of --checkpoint; --model has one alone")
+    return pretrained(known.model)
 
 
 def _train(known: argparse.Namespace, flags: list[str]) -> int:
@@ -127,26 +176,20 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
     from segjax.config import override
     from segjax.data.pipeline import open_dataset
-    from segjax.eval.classes import gives_instances
     from segjax.eval.runner import evaluate
-    from segjax.train.checkpoint import load_run
     from segjax.train.checks import check_splits
 
-    run = load_run(known.checkpoint, known.step)
-    fields = override(_evaluated_fields(run.config), flags, "segjax evaluate")
+    found = _weights(known)
+    data = found.data if known.data is None else _data_named(found, known.data)
+    fields = override(_evaluated_fields(found, data), flags, "segjax evaluate")
     model = fields.model
     if any(flag.replace("_", "-").startswith("--max-detections") for flag in flags):
         model = _with_detections(model, max(fields.max_detections))
     dataset = open_dataset(fields.data)
     check_splits(dataset, fields.data, (known.split,))
-    if gives_instances(model) and tuple(dataset.class_names) != run.class_names:
-        raise ValueError(
-            f"the model's classes are {list(run.class_names)}, the data's"
-            f" {list(dataset.class_names)}: they must be the same, in the same order"
-        )
     results = evaluate(
         model,
-        run.variables,
+        found.variables,
         dataset,
         known.split,
         fields.data,
@@ -154,17 +197,30 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
         boundary=known.boundary,
         results_json=known.results,
         progress=sys.stderr.isatty(),
-        classes=run.classes,
+        classes=found.classes,
     )
-    print(f"{known.checkpoint}, step {run.step}, {known.split} split")
+    print(f"{found.label}, {known.split} split")
     print(results.text())
     if results.files:
         print(f"written: {', '.join(map(str, results.files))}")
     return 0
 
 
-def _evaluated_fields(config: Any) -> Any:
-    """The part of a run's config that an evaluation uses, with flags of the same names."""
+def _data_named(found: Any, where: str) -> Any:
+    """The data of `--data`, resized as in training, with the labels that the model is scored by."""
+    from segjax.eval.classes import gives_panoptic
+
+    named: dict[str, str] = (
+        {"name": "2017"} if where == "coco" else {"name": "folder", "root": where}
+    )
+    if gives_panoptic(found.model) and found.data.semantic == "none":
+        things = {0: "first", -1: "last", None: "no"}[found.model.merge.things]
+        named |= {"semantic": "panoptic", "merge_things": things}
+    return dataclasses.replace(found.data, **named)
+
+
+def _evaluated_fields(found: Any, data: Any) -> Any:
+    """What flags of an evaluation can change, with the names that a run's config has for it."""
     import flax.linen as nn
 
     from segjax.data.config import DataConfig
@@ -175,7 +231,7 @@ def _evaluated_fields(config: Any) -> Any:
         data: DataConfig
         max_detections: tuple[int, ...]
 
-    return Evaluated(config.model, config.data, config.max_detections)
+    return Evaluated(found.model, data, tuple(found.origin.get("max_detections", (1, 10, 100))))
 
 
 def _with_detections(model: Any, number: int) -> Any:
@@ -192,20 +248,51 @@ def _with_detections(model: Any, number: int) -> Any:
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.predict import predict_files
-    from segjax.train.checkpoint import load_run
+    from segjax.predict_files import predict_files
 
-    predictor = load_run(known.checkpoint, known.step).predictor()
+    predictor = _weights(known).predictor()
     report = predict_files(
         predictor,
         known.images,
         known.out,
         score_threshold=known.score_threshold,
         max_detections=known.max_detections,
+        draw=known.draw,
         progress=sys.stderr.isatty(),
     )
     print(report.text())
     return 1 if report.failed else 0
+
+
+def _models(known: argparse.Namespace, _: list[str]) -> int:
+    from segjax.zoo.table import ENTRIES, names
+
+    found = [ENTRIES[name] for name in names(known.like)]
+    if not found:
+        raise ValueError(f"none of the {len(ENTRIES)} names is like {known.like!r}")
+    width = max(len(entry.name) for entry in found)
+    for entry in found:
+        figures = ", ".join(f"{metric} {value}" for metric, value in entry.published.items())
+        print(f"{entry.name:{width}}  {figures or 'no figure published'}  ({entry.licence})")
+    print(f"{len(found)} of {len(ENTRIES)}; figures as published, not measured here")
+    return 0
+
+
+def _convert(known: argparse.Namespace, _: list[str]) -> int:
+    if (known.name is None) == (known.to is None):
+        raise ValueError("give --as NAME to read another library's file, or --to LIBRARY to write")
+    if known.to is not None:
+        from segjax.train.weights import pretrained
+        from segjax.zoo.export import export_file
+
+        path = export_file(pretrained(known.source), known.to, known.out)
+        print(f"{known.source} -> {path}")
+        return 0
+    from segjax.zoo import hub, table
+
+    found = hub.read_as(known.source, table.find(known.name))
+    print(f"{known.source} -> {hub.write_folder(known.out, found)}")
+    return 0
 
 
 def _check_data(known: argparse.Namespace, _: list[str]) -> int:

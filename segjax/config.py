@@ -84,8 +84,10 @@ class TrainConfig:
       parallel: "jit" (one device), "shard_map" (a mesh of devices), "pmap", or "auto":
         shard_map where there are several devices, else jit.
       num_devices: how many devices to use; 0: all of them.
-      init_from: folder of a run whose best checkpoint's weights to start from; weights
-        of another shape (heads for other classes) are left at random and named.
+      init_from: weights to start from: a name of the zoo (`segjax models`), of a detector or a
+        backbone; a folder that `segjax.save` or `segjax convert` wrote; or the folder of a run,
+        of which the best checkpoint is taken. Weights of another shape (heads for other classes)
+        are left at random and named.
       tensorboard: writes event files too (extra `tensorboard`).
       check_finite: stops at the first loss or gradient that is not finite.
     """

@@ -2,22 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from segjax import viz, viz_maps
+from segjax import viz
 from segjax._callable import make_callable
 from segjax.data import transforms
 from segjax.data.config import DataConfig
-from segjax.data.images import decode_image
 from segjax.data.segments import PanopticCategory
 from segjax.eval.classes import Classes, gives_instances, gives_semantic
 from segjax.eval.detections import ImageDetections
-from segjax.eval.files import MapFiles, write_results
 from segjax.eval.postprocess import (
     collect_results,
     map_canvas,
@@ -25,8 +22,6 @@ from segjax.eval.postprocess import (
     predict_original,
 )
 from segjax.eval.result import Result
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +52,19 @@ class Predictor:
     semantic_names: tuple[str, ...] = ()
     panoptic_categories: tuple[PanopticCategory, ...] = ()
 
+    @classmethod
+    def of(cls, model: Any, variables: Any, classes: Classes, data: DataConfig) -> "Predictor":
+        """A predictor for all the classes that a model's weights are for."""
+        return cls(
+            model,
+            variables,
+            classes.names,
+            classes.category_ids,
+            data=data,
+            semantic_names=classes.semantic_names,
+            panoptic_categories=classes.panoptic_categories,
+        )
+
     def __call__(
         self,
         image: Shaped[np.ndarray, "h w *c"],
@@ -64,7 +72,7 @@ class Predictor:
         score_threshold: float = 0.0,
         max_detections: int | None = None,
     ) -> ImageDetections:
-        """Finds the objects of one picture.
+        """Finds the objects of one picture; `result` gives semantic and panoptic maps too.
 
         Args:
           image: uint8, [h, w] or [h, w, 1] gray, [h, w, 3] RGB or [h, w, 4] RGBA, of any size.
@@ -182,7 +190,10 @@ def predict(
     score_threshold: float = 0.0,
     max_detections: int | None = None,
 ) -> ImageDetections:
-    """Finds the objects of one picture; `Predictor` has the arguments, for many pictures."""
+    """Finds the objects of one picture; `Predictor` has the arguments, for many pictures.
+
+    `Predictor.result` also gives the maps of semantic and panoptic models.
+    """
     predictor = Predictor(
         model=model,
         variables=variables,
@@ -191,179 +202,6 @@ def predict(
         pad_multiple=pad_multiple,
     )
     return predictor(image, score_threshold=score_threshold, max_detections=max_detections)
-
-
-@dataclasses.dataclass(frozen=True)
-class FilesReport:
-    """What `predict_files` did.
-
-    Attributes:
-      counts: picture to the number of objects drawn on it.
-      overlays: picture to the overlay written for it.
-      failed: picture to why it could not be read.
-      results_json: the COCO results file; None for a model that knows no objects.
-      maps: json, folders and lists written for the maps; empty for a model without.
-    """
-
-    counts: dict[Path, int]
-    overlays: dict[Path, Path]
-    failed: dict[Path, str]
-    results_json: Path | None
-    maps: tuple[Path, ...] = ()
-
-    def text(self) -> str:
-        """A line of totals, and a line per picture that could not be read."""
-        total, written = sum(self.counts.values()), [str(path) for path in self.maps]
-        first = f"{len(self.counts)} pictures"
-        if self.results_json is not None:
-            first += f", {total} objects drawn"
-            written.insert(0, str(self.results_json))
-        lines = [f"{first}; results in {', '.join(written)}" if written else first]
-        if self.failed:
-            lines.append(f"{len(self.failed)} could not be read:")
-            lines += [f"  {path}: {reason}" for path, reason in self.failed.items()]
-        return "\n".join(lines)
-
-
-def predict_files(
-    predictor: Predictor,
-    paths: Iterable[str | Path],
-    out: str | Path,
-    *,
-    score_threshold: float = 0.5,
-    max_detections: int | None = None,
-    progress: bool = False,
-) -> FilesReport:
-    """Predicts picture files: a drawing each, a COCO results json for all, and their maps.
-
-    A picture that cannot be read is named in the report and does not stop the others.
-
-    Args:
-      predictor: the model to use.
-      paths: picture files, or folders of them.
-      out: folder for `NAME_detections.{png,jpg}` (panoptic models: `NAME_panoptic`, semantic
-        ones: `NAME_semantic`), small pictures enlarged, and `detections.json`. The json has every
-        detection, in original pixels, with its `file_name`; `image_id` is the file's number where
-        all names are different numbers (as in COCO), else its place in `paths` from 1. Panoptic
-        models write `panoptic.json` and `panoptic/NAME.png` in COCO's format, semantic ones
-        `semantic/NAME.png` of labels and `semantic.txt` of their names.
-      score_threshold: draw objects with a score above it; a panoptic map is drawn as it is.
-      max_detections: per picture, the best.
-      progress: show a progress bar.
-
-    Returns:
-      What was written, and what could not be read; a command should fail if `failed` is not
-      empty.
-    """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    files, failed = _expand(paths)
-    objects = gives_instances(predictor.model)
-    report = FilesReport({}, {}, failed, folder / "detections.json" if objects else None)
-    entries: list[dict[str, Any]] = []
-    maps, ids = MapFiles(f"{folder}/"), _image_ids(files)
-    for path in _progress(files, progress):
-        try:
-            image = read_image(path)
-        except (OSError, ValueError) as error:
-            report.failed[path] = str(error)
-            continue
-        found = predictor.result(image, max_detections=max_detections)
-        name = _draw(report, path, folder, image, found, score_threshold)
-        maps.add(found, ids[path], name)
-        if found.instances is not None:
-            category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
-            for entry in found.instances.to_coco(ids[path], category_ids):
-                entries.append({"file_name": path.name} | entry)
-    if report.results_json is not None:
-        write_results(report.results_json, entries)
-    return dataclasses.replace(report, maps=maps.close())
-
-
-def _draw(
-    report: FilesReport,
-    path: Path,
-    folder: Path,
-    image: UInt8[np.ndarray, "h w 3"],
-    found: Result,
-    score_threshold: float,
-) -> str:
-    """Writes the drawing of a picture and reports it; returns a name that no other has."""
-    kind, count = "semantic", 0
-    if found.panoptic is not None:
-        kind, count = "panoptic", sum(s.category.is_thing for s in found.panoptic.segments)
-    elif found.instances is not None:
-        found = dataclasses.replace(found, instances=found.instances.above(score_threshold))
-        kind, count = "detections", len(found.instances or ())
-    target, name = _overlay_path(path, folder, kind, set(report.overlays.values()))
-    report.counts[path], report.overlays[path] = count, target
-    _write_image(
-        target, viz_maps.draw_result(image, found, scale=viz.readable_scale(found.image_size))
-    )
-    return name
-
-
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture file as RGB.
-
-    Raises:
-      OSError: if the file cannot be opened.
-      ValueError: if it is not a picture that can be decoded.
-    """
-    return decode_image(Path(path).read_bytes())
-
-
-def _expand(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Picture files, folders replaced by those inside, each once; and folders without any."""
-    files: list[Path] = []
-    failed: dict[Path, str] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not inside:
-            failed[path] = "a folder without pictures"
-        files += inside
-    return list(dict.fromkeys(files)), failed
-
-
-def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
-    stems = [path.stem for path in files]
-    numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
-    numbers = [int(stem) for stem in stems] if numbered else []
-    if len(set(numbers)) < len(files):
-        numbers = list(range(1, len(files) + 1))
-    return dict(zip(files, numbers, strict=True))
-
-
-def _overlay_path(path: Path, folder: Path, kind: str, taken: set[Path]) -> tuple[Path, str]:
-    """PNG for PNG, JPEG for the rest; numbered where pictures of two folders share a name.
-
-    Maps are PNGs whatever the picture is: the second thing returned, the name without kind and
-    suffix, is unlike all others too.
-    """
-    suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
-    names = {target.stem for target in taken}
-    name, number = path.stem, 2
-    while f"{name}_{kind}" in names:
-        name = f"{path.stem}_{number}"
-        number += 1
-    return folder / f"{name}_{kind}{suffix}", name
-
-
-def _write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    from PIL import Image
-
-    Image.fromarray(image).save(path, quality=92)
-
-
-def _progress(files: Sequence[Path], progress: bool) -> Iterable[Path]:
-    if not progress:
-        return files
-    from tqdm import tqdm
-
-    return tqdm(files, desc="predict", unit="image", leave=False)
 
 
 make_callable(__name__)

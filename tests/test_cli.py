@@ -125,7 +125,7 @@ def test_predict(trained, tmp_path, capsys):
     arguments = ["predict", "--checkpoint", str(trained), "--out", str(out), *map(str, images)]
     assert cli.main([*arguments[:5], "--score-threshold", "0.1", *arguments[5:]]) == 0
     assert "2 pictures" in capsys.readouterr().out
-    assert len(list(out.glob("*_detections.png"))) == 2
+    assert len(list(out.glob("*_instances.png"))) == 2
     assert isinstance(json.loads((out / "detections.json").read_text()), list)
     (tmp_path / "broken.png").write_bytes(b"nothing")
     assert cli.main([*arguments, str(tmp_path / "broken.png")]) == 1

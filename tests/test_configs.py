@@ -13,10 +13,10 @@ from segjax.config import load_config
 from segjax.config_json import from_json, to_json
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.models.flavours import DETECTRON2, MMDET
+from segjax.models.variables import init_variables
 from segjax.nn.resnet import resnet
 from segjax.train.loop import resolve, with_dtype
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
-from segjax.train.state import init_variables
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))

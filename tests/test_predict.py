@@ -8,7 +8,8 @@ from segjax.data import rle
 from segjax.data.config import DataConfig
 from segjax.models.rpn import RPN
 from segjax.ops.anchors import level_stride
-from segjax.predict import Predictor, predict, predict_files, read_image
+from segjax.predict import Predictor, predict
+from segjax.predict_files import predict_files, read_image
 from tests.eval import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)
@@ -125,13 +126,13 @@ def test_files_give_overlays_and_one_results_file(predictor, pictures, tmp_path)
     paths = [pictures, pictures / "more" / "a.png", pictures / "missing.png"]
     report = predict_files(predictor, paths, out, score_threshold=0.75, progress=True)
     assert sorted(path.name for path in out.iterdir()) == [
-        "a_2_detections.png",
-        "a_detections.png",
-        "b_detections.jpg",
+        "a_2_instances.png",
+        "a_instances.png",
+        "b_instances.jpg",
         "detections.json",
     ]
     assert list(report.counts.values()) == [2, 2, 2]
-    assert read_image(out / "b_detections.jpg").shape == (450, 300, 3)  # 5 times 90 x 60
+    assert read_image(out / "b_instances.jpg").shape == (450, 300, 3)  # 5 times 90 x 60
     entries = json.loads((out / "detections.json").read_text())
     assert len(entries) == 9  # all of them, drawn or not
     assert entries[0]["file_name"] == "a.png"

@@ -15,12 +15,12 @@ from segjax.data.segments import PanopticCategory
 from segjax.eval.classes import Classes
 from segjax.eval.result import Result
 from segjax.models import PanopticFPN, PanopticMerge, SemanticFPN
+from segjax.models.variables import init_variables
 from segjax.nn.semantic_head import SemanticFPNHead
 from segjax.train.checkpoint import load_run, save_run
 from segjax.train.checks import check_same_run
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, resolve
-from segjax.train.state import init_variables
 from tests import tiny
 
 HEAD = SemanticFPNHead(0, features=8, norm=tiny.NORM)
@@ -101,6 +101,12 @@ def test_a_panoptic_model_is_trained_evaluated_and_predicts(tmp_path, capsys):
         assert set(np.unique(rgb[..., 0])) - {0} == {s["id"] for s in entry["segments_info"]}
     ids = {c.id for c in classes.panoptic_categories}
     assert {c["id"] for c in content["categories"]} == ids
+    drawn = ["predict", "--checkpoint", str(run), str(pictures[0])]
+    for kind in ("instances", "semantic"):
+        assert cli.main([*drawn, "--draw", kind, "--out", str(tmp_path / kind)]) == 0
+        assert len(list((tmp_path / kind).glob(f"*_{kind}.*"))) == 1
+    assert cli.main([*drawn, "--score-threshold=1.1", "--out", str(tmp_path / "none")]) == 0
+    assert "1 pictures, 0 objects drawn" in capsys.readouterr().out
     assert cli.main([*arguments, "--data.semantic=none", "--data.merge-things=no"]) == 0
     assert "panoptic quality is not scored: --data.semantic=none" in capsys.readouterr().out
 

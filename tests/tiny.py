@@ -18,10 +18,10 @@ from segjax.models import (
     htc_resnet_fpn,
     mask_rcnn_resnet_fpn,
 )
+from segjax.models.variables import init_variables
 from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
 from segjax.nn.semantic_head import FusedSemanticHead
-from segjax.train.state import init_variables
 from segjax.types import Batch
 
 CLASSES = 3

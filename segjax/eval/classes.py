@@ -1,6 +1,7 @@
 """The names of what a model finds, and which of the three tasks it does."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from segjax.data.dataset import Dataset
@@ -35,6 +36,28 @@ class Classes:
             panoptic_categories=tuple(dataset.panoptic_categories) if gives_panoptic(model) else (),
         )
 
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Classes":
+        """Reads what `dataclasses.asdict` gave, from JSON; fields that are missing are unknown.
+
+        Raises:
+          ValueError: for fields or values of other kinds.
+        """
+        if strange := record.keys() - {field.name for field in dataclasses.fields(cls)}:
+            raise ValueError(f"classes have no {', '.join(sorted(strange))}")
+        try:
+            categories = tuple(
+                PanopticCategory(**category) for category in record.get("panoptic_categories", ())
+            )
+        except TypeError as error:
+            raise ValueError(f"a panoptic category is not one: {error}") from error
+        return cls(
+            names=tuple(map(str, record.get("names", ()))),
+            category_ids=tuple(map(int, record.get("category_ids", ()))),
+            semantic_names=tuple(map(str, record.get("semantic_names", ()))),
+            panoptic_categories=categories,
+        )
+
     def completed(self, other: "Classes") -> "Classes":
         """These classes, and the other's where these are unknown."""
         fields = (field.name for field in dataclasses.fields(self))
@@ -50,6 +73,36 @@ class Classes:
             pixels[things] = THINGS
         names = tuple(f"class {index}" for index in range(int(model.num_classes)))
         return self.completed(Classes(names=names, semantic_names=tuple(pixels)))
+
+
+def data_categories(classes: Classes, dataset: Dataset) -> tuple[int | None, ...]:
+    """The data's category id of every instance class of a model, found by name.
+
+    Args:
+      classes: of the model; without names, they must be as many as the data's and in their order.
+      dataset: to evaluate on.
+
+    Returns:
+      None for classes that the data do not have.
+
+    Raises:
+      ValueError: for classes of the data that the model does not know.
+    """
+    ids = tuple(int(i) for i in dataset.category_ids)
+    if not classes.names:
+        return ids
+    id_of = dict(zip(dataset.class_names, ids, strict=True))
+    unknown = [name for name in dataset.class_names if name not in classes.names]
+    if unknown:
+        raise ValueError(
+            f"the model's classes are {_short(classes.names)}; the data also have"
+            f" {_short(unknown)}: evaluate on data whose classes the model has learned"
+        )
+    return tuple(id_of.get(name) for name in classes.names)
+
+
+def _short(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
 
 
 def gives_instances(model: Any) -> bool:

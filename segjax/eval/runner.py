@@ -1,5 +1,6 @@
 """Evaluation of a model on a split: every image once, the scores at the end."""
 
+import collections
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +12,14 @@ import numpy as np
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.dataset import image_sizes
-from segjax.eval.classes import Classes, gives_instances, gives_semantic
+from segjax.eval.classes import (
+    Classes,
+    data_categories,
+    gives_instances,
+    gives_semantic,
+)
 from segjax.eval.coco_ap import CocoScores, coco_scores
+from segjax.eval.detections import ImageDetections
 from segjax.eval.files import MapFiles, write_results
 from segjax.eval.map_scores import MapScores
 from segjax.eval.mean_iou import SemanticScores
@@ -122,6 +129,7 @@ class Evaluator:
         started = time.monotonic()
         entries: list[dict[str, Any]] = []
         seen: set[int] = set()
+        of_data = _DataClasses(self._classes, self.dataset)
         maps = MapScores(self.model, self.dataset, self.split, self._classes)
         files = None if results_json is None else MapFiles(f"{Path(results_json).with_suffix('')}_")
         predictions = self.predictions(variables, maps=bool(maps) or files is not None)
@@ -130,7 +138,7 @@ class Evaluator:
                 raise ValueError(f"image {image_id} came twice in split {self.split!r}")
             seen.add(image_id)
             if found.instances is not None:
-                entries += found.instances.to_coco(image_id, self.dataset.category_ids)
+                entries += of_data.entries(image_id, found.instances)
             maps.add(image_id, found)
             if files is not None:
                 files.add(found, image_id, f"{image_id:012d}")
@@ -149,7 +157,7 @@ class Evaluator:
             num_unreadable=self.dataset.split(self.split).skipped,
             semantic=maps.semantic,
             panoptic=maps.panoptic,
-            notes=maps.notes,
+            notes=(*of_data.notes, *maps.notes),
             files=written,
         )
 
@@ -232,6 +240,31 @@ class Evaluator:
         from tqdm import tqdm
 
         return iter(tqdm(found, desc=f"evaluate {self.split}", unit="image", leave=False))
+
+
+class _DataClasses:
+    """Results entries in the data's categories, without classes that the data do not have."""
+
+    def __init__(self, classes: Classes, dataset: pipeline.Dataset) -> None:
+        self._names = classes.names
+        self._ids = data_categories(classes, dataset)
+        self._known = np.array([i is not None for i in self._ids], bool)
+        self._left_out: collections.Counter[str] = collections.Counter()
+
+    def entries(self, image_id: int, found: ImageDetections) -> list[dict[str, Any]]:
+        keep = self._known[found.classes]
+        self._left_out.update(self._names[k] for k in found.classes[~keep].tolist())
+        return found.select(keep).to_coco(image_id, [0 if i is None else i for i in self._ids])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._left_out:
+            return ()
+        listed = ", ".join(f"{name} {count}" for name, count in self._left_out.most_common(5))
+        return (
+            f"{self._left_out.total()} detections of classes that the data do not have are left"
+            f" out: {listed}",
+        )
 
 
 def evaluate(

@@ -28,10 +28,11 @@ from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
 from segjax.data.segments import PanopticCategory
 from segjax.eval.classes import Classes
+from segjax.models.variables import differing_shapes, variable_shapes
 from segjax.predict import Predictor
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, with_classes
-from segjax.train.state import TrainState, differing_shapes, init_variables
+from segjax.train.state import TrainState
 
 CONFIG_FILE = "config.json"
 
@@ -247,15 +248,7 @@ class Run:
 
     def predictor(self) -> Predictor:
         """The model ready for pictures, resized as in the run."""
-        return Predictor(
-            self.model,
-            self.variables,
-            self.class_names,
-            self.category_ids,
-            data=self.config.data,
-            semantic_names=self.classes.semantic_names,
-            panoptic_categories=self.classes.panoptic_categories,
-        )
+        return Predictor.of(self.model, self.variables, self.classes, self.config.data)
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -276,7 +269,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
     classes = read_classes(folder)
-    shapes = jax.eval_shape(lambda key: init_variables(config.model, key), jax.random.key(0))
+    shapes = variable_shapes(config.model)
     with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)
         variables = checkpoints.restore_variables(shapes, step)
@@ -317,7 +310,7 @@ def save_run(
         tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
     )
     model = with_classes(config, classes)
-    shapes = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
+    shapes = variable_shapes(model)
     variables = {"batch_stats": {}} | dict(variables)
     if wrong := differing_shapes(shapes, variables):
         raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
@@ -334,36 +327,6 @@ def library_versions() -> dict[str, str]:
     """Versions that a run's numbers depend on."""
     names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {name: metadata.version(name) for name in names}
-
-
-def merge_variables(fresh: Any, trained: Any) -> tuple[Any, list[str]]:
-    """Takes trained weights where names and shapes agree.
-
-    Args:
-      fresh: variables of the new model.
-      trained: variables of another run.
-
-    Returns:
-      The merged variables, like `fresh`, and the names of those that stay fresh.
-
-    Raises:
-      ValueError: if no name and shape agree at all.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(trained)
-    known = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-    kept: list[str] = []
-
-    def choose(path: Any, leaf: Any) -> Any:
-        found = known.get(jax.tree_util.keystr(path))
-        if found is not None and found.shape == leaf.shape:
-            return found
-        kept.append(jax.tree_util.keystr(path, simple=True, separator="/"))
-        return leaf
-
-    merged = jax.tree_util.tree_map_with_path(choose, fresh)
-    if len(kept) == len(jax.tree.leaves(fresh)):
-        raise ValueError("init_from has no weight of this model's names and shapes")
-    return merged, kept
 
 
 @contextlib.contextmanager

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from segjax.config import TrainConfig
 from segjax.config_json import to_json
 from segjax.data.config import DataConfig
@@ -105,12 +103,6 @@ def check_frozen(frozen_paths: Sequence[str], untrained: Sequence[str]) -> None:
             " train them: give trained ones with --init-from=RUN (segjax.save_run makes a run of"
             " converted weights), or train them with --model.backbone.frozen-stages=0"
         )
-
-
-def variable_names(variables: Any) -> list[str]:
-    """The "/"-joined names of all arrays, collection first."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _short(names: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-from segjax.data.segments import PanopticCategory
 from segjax.eval.classes import Classes
 
 CLASSES_FILE = "classes.json"
@@ -18,12 +17,4 @@ def save_classes(folder: Path, classes: Classes) -> None:
 
 def read_classes(folder: Path) -> Classes:
     """Reads `classes.json`; those of older runs have the names of instance classes alone."""
-    record = json.loads((folder / CLASSES_FILE).read_text())
-    return Classes(
-        names=tuple(record["names"]),
-        category_ids=tuple(record["category_ids"]),
-        semantic_names=tuple(record.get("semantic_names", ())),
-        panoptic_categories=tuple(
-            PanopticCategory(**category) for category in record.get("panoptic_categories", ())
-        ),
-    )
+    return Classes.from_record(json.loads((folder / CLASSES_FILE).read_text()))

@@ -17,14 +17,9 @@ from segjax.config_json import save_config
 from segjax.data import pipeline
 from segjax.eval.classes import Classes
 from segjax.eval.runner import EvalResults, Evaluator
-from segjax.train.checkpoint import (
-    CONFIG_FILE,
-    Checkpoints,
-    library_versions,
-    load_run,
-    merge_variables,
-)
-from segjax.train.checks import check_frozen, check_same_run, check_splits, variable_names
+from segjax.models.variables import init_variables, start_from, variable_names
+from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
+from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
 from segjax.train.optim import learning_rate, make_optimizer
@@ -37,8 +32,9 @@ from segjax.train.resolve import (
     semantic_wanted,
     with_dtype,  # noqa: F401  (a public name of the loop)
 )
-from segjax.train.state import TrainState, init_state, init_variables
+from segjax.train.state import TrainState, init_state
 from segjax.train.step import make_step
+from segjax.train.weights import start_weights
 from segjax.types import Batch
 
 # Each purpose draws from its own stream of the run's seed.
@@ -283,18 +279,17 @@ def initial_variables(
     Raises:
       ValueError: if random ones would be trained on that the model freezes.
     """
-    fresh = init_variables(config.model, key)
-    if resumes:
-        return fresh
-    untrained = variable_names(fresh)
-    if config.init_from is not None:
-        source = load_run(config.init_from)
-        fresh, untrained = merge_variables(fresh, source.variables)
-        say(f"weights from {config.init_from}, step {source.step}")
-        say(f"at random: {', '.join(untrained) or 'none'}")
     model: Any = config.model
-    check_frozen(model.frozen_paths(), untrained)
-    return fresh
+    if config.init_from is None or resumes:
+        variables = init_variables(model, key)
+        drawn = [] if resumes else variable_names(variables)
+    else:
+        weights, where = start_weights(config.init_from, model)
+        variables, drawn = start_from(weights, model, key)
+        say(f"weights from {where}")
+        say(f"at random: {', '.join(drawn) or 'none'}")
+    check_frozen(model.frozen_paths(), drawn)
+    return variables
 
 
 def _announce(batch: Batch, shapes: list[tuple[int, ...]]) -> None:

@@ -9,10 +9,11 @@ import pytest
 from segjax import config_json
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.train.checkpoint import Checkpoints, load_run, merge_variables, save_run
+from segjax.models.variables import init_variables, start_from
+from segjax.train.checkpoint import Checkpoints, load_run, save_run
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
-from segjax.train.state import TrainState, init_state, init_variables
+from segjax.train.state import TrainState, init_state
 from tests.train.toy import SemanticToy, Toy
 
 
@@ -153,13 +154,17 @@ def test_another_model_is_refused(tmp_path, state):
             checkpoints.restore_variables(other)
 
 
-def test_weights_of_other_shapes_stay_fresh_and_are_named():
-    fresh = init_variables(Toy(num_classes=5), jax.random.key(1))
+def test_weights_of_other_shapes_are_drawn_and_named():
     trained = init_variables(Toy(num_classes=3), jax.random.key(2))
-    merged, kept = merge_variables(fresh, trained)
-    assert sorted(kept) == ["params/head/bias", "params/head/kernel"]
+    model = Toy(num_classes=5)
+    merged, drawn = start_from(trained, model, jax.random.key(1))
+    assert sorted(drawn) == ["params/head/bias", "params/head/kernel"]
     np.testing.assert_array_equal(
         merged["params"]["conv"]["kernel"], trained["params"]["conv"]["kernel"]
     )
+    fresh = init_variables(model, jax.random.key(1))
+    np.testing.assert_array_equal(
+        merged["params"]["head"]["kernel"], fresh["params"]["head"]["kernel"]
+    )
     with pytest.raises(ValueError, match="no weight of this model"):
-        merge_variables({"params": {"other": jnp.zeros(2)}}, trained)
+        start_from({"params": {"other": jnp.zeros(2)}}, model, jax.random.key(1))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from segjax.config import OptimConfig
+from segjax.models.variables import init_variables
 from segjax.train.metrics import FiniteCheck
 from segjax.train.optim import learning_rate, make_optimizer, path_name
 from segjax.train.parallel import choose_devices, compile_step
-from segjax.train.state import init_state, init_variables
+from segjax.train.state import init_state
 from segjax.train.step import image_keys, make_step
 from segjax.types import Batch
 from tests import tiny

@@ -1,0 +1,86 @@
+"""Weights by name or folder: of the zoo, of a folder that was saved, of a run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from segjax.train.checkpoint import CONFIG_FILE, load_run
+from segjax.train.classes import CLASSES_FILE
+from segjax.zoo import hub
+
+
+def pretrained(name_or_path: str | os.PathLike[str]) -> hub.Pretrained:
+    """A model with its weights, names of classes and way of resizing.
+
+    Args:
+      name_or_path: a name of the zoo (`segjax.models()`), whose file is fetched once and kept; a
+        folder that `segjax.save` or `segjax convert` wrote; or the folder of a run, of which the
+        best checkpoint is taken. A folder wins over a name.
+
+    Raises:
+      ValueError: for an unknown name, saying which come near; or for weights that do not fit.
+      FileNotFoundError: if the folder holds no model.
+      ConnectionError: if the file cannot be fetched; it says which file to put where.
+    """
+    path = Path(name_or_path)
+    if (path / CONFIG_FILE).is_file() and (path / CLASSES_FILE).is_file():
+        return pretrained_run(path)
+    return hub.pretrained(name_or_path)
+
+
+def pretrained_run(folder: str | os.PathLike[str], step: int | None = None) -> hub.Pretrained:
+    """What a run has trained, as `pretrained` gives it.
+
+    Args:
+      folder: of the run.
+      step: of the checkpoint; None takes the best.
+    """
+    run = load_run(folder, step)
+    origin = {
+        "run": str(folder),
+        "step": run.step,
+        "max_detections": list(run.config.max_detections),
+    }
+    return hub.Pretrained(run.model, run.variables, run.classes, run.config.data, origin=origin)
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    num_classes: int | None = None,
+    semantic_classes: int | None = None,
+    seed: int = 0,
+) -> tuple[Any, dict[str, Any]]:
+    """A model and its weights.
+
+    Args:
+      name_or_path: as for `pretrained`.
+      num_classes: of instances, to train on others; None: as the weights have them. The layers
+        whose shapes depend on it are drawn at random and named in the log "segjax".
+      semantic_classes: of pixels, likewise.
+      seed: of what is drawn at random.
+
+    Returns:
+      The linen module, and its variables: `model.apply(variables, images, image_sizes)`.
+
+    Raises:
+      ValueError, FileNotFoundError, ConnectionError: as `pretrained`.
+    """
+    found = pretrained(name_or_path).adapted(num_classes, semantic_classes, seed=seed)
+    return found.model, found.variables
+
+
+def start_weights(name_or_path: str, model: Any) -> tuple[dict[str, Any], str]:
+    """The weights that a run starts from, and where they are from.
+
+    Args:
+      name_or_path: as for `pretrained`.
+      model: that will be trained.
+
+    Raises:
+      ValueError: also if the weights expect other inputs than the model gives them.
+    """
+    found = pretrained(name_or_path)
+    hub.check_same_inputs(found, model)
+    step = f", step {found.origin['step']}" if "step" in found.origin else ""
+    return found.variables, f"{name_or_path}{step}"

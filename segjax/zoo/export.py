@@ -1,0 +1,104 @@
+"""Weights written as the peers read them, so that a model trained here serves there."""
+
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.models import CascadeMaskRCNN, CascadeRCNN, PanopticFPN
+from segjax.zoo.convert import RULES, export
+from segjax.zoo.files import write_together
+from segjax.zoo.hub import Pretrained
+
+SUFFIXES = {
+    "torchvision": (".pth", ".safetensors"),
+    "detectron2": (".pkl",),
+    "mmdet": (".pth", ".safetensors"),
+}
+
+
+def table_of(model: Any, library: str) -> str:
+    """The converter's table for a model in a library: a key of `convert.RULES`.
+
+    Raises:
+      ValueError: if the library has no such model.
+    """
+    if isinstance(model, PanopticFPN):
+        key = f"{library}_panoptic"
+    elif library == "detectron2" and isinstance(model, CascadeRCNN | CascadeMaskRCNN):
+        key = "detectron2_cascade"
+    elif not hasattr(model, "rpn"):
+        key = f"{library}_backbone"
+    else:
+        key = library
+    if key not in RULES:
+        raise ValueError(
+            f"{library} has no counterpart of a {type(model).__name__} here: there are tables for"
+            f" {', '.join(sorted(RULES))}"
+        )
+    return key
+
+
+def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -> Path:
+    """Writes a model's weights as a library's own file.
+
+    Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`. torchvision: a state dict, for
+    `load_state_dict(torch.load(path))`. mmdet: a checkpoint with the names of the classes, for
+    `load_from`. The last two as `.pth` need torch (`pip install torch`), as `.safetensors` not.
+
+    Args:
+      found: the model and its weights, in the library's own conventions: an anchor or a mean
+        that differs is not in the file.
+      library: "torchvision", "detectron2" or "mmdet".
+      path: of the file; its suffix says the format.
+
+    Returns:
+      The path.
+
+    Raises:
+      ValueError: for another suffix, or weights that the library has no place for.
+      ModuleNotFoundError: for a `.pth` without torch.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES[library]:
+        raise ValueError(
+            f"{path} ends in {path.suffix!r}: {library} reads {' or '.join(SUFFIXES[library])}"
+        )
+    state = export(jax.device_get(found.variables), RULES[table_of(found.model, library)])
+    content = _WRITERS[path.suffix](state, found, library)
+    write_together(path.parent, {path.name: content})
+    return path
+
+
+def _pkl(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
+    # With an author, Detectron2 takes the names as they are.
+    return pickle.dumps({"model": state, "__author__": "segjax"}, protocol=4)
+
+
+def _safetensors(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
+    from safetensors.numpy import save
+
+    return save(state, metadata={"format": "pt"})
+
+
+def _pth(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "a .pth file is written by torch: pip install torch, or write a .safetensors file"
+        ) from error
+    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in state.items()}
+    if library == "mmdet":
+        meta = {"dataset_meta": {"classes": list(found.classes.names)}}
+        tensors = {"state_dict": tensors, "meta": meta}
+    buffer = io.BytesIO()
+    torch.save(tensors, buffer)
+    return buffer.getvalue()
+
+
+_WRITERS = {".pkl": _pkl, ".safetensors": _safetensors, ".pth": _pth}

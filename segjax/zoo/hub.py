@@ -1,0 +1,314 @@
+"""Models with weights: the zoo's by name, and folders of our own.
+
+A folder holds `model.safetensors` (arrays by "/"-joined names), `config.json` (the model as JSON,
+with the names of its classes and how images are resized) and `README.md` (a model card). Nothing
+in it is executed.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax.config_json import from_json, to_json
+from segjax.data.config import DataConfig
+from segjax.data.segments import PanopticCategory
+from segjax.eval.classes import Classes
+from segjax.models.preprocess import Preprocess
+from segjax.models.variables import (
+    differing_shapes,
+    flatten_variables,
+    start_from,
+    unflatten_variables,
+    variable_shapes,
+)
+from segjax.predict import Predictor
+from segjax.zoo import table
+from segjax.zoo.card import card
+from segjax.zoo.convert import RULES, convert
+from segjax.zoo.download import fetch
+from segjax.zoo.files import write_together
+from segjax.zoo.reading import read_checkpoint
+
+WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
+FORMAT = 1
+
+_log = logging.getLogger("segjax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its weights and all that is needed to use it.
+
+    Attributes:
+      model: the linen module.
+      variables: {"params", "batch_stats"}.
+      classes: their names and ids, in the model's order.
+      data: how images are resized.
+      preprocess: how images are normalised for a backbone; None for a whole model, which does it.
+      origin: where the weights are from, in JSON's types: the zoo's "name", "url",
+        "licence", "source" and "published" scores, or a "run" and its "step".
+      fresh: names of the arrays that are drawn at random.
+    """
+
+    model: Any
+    variables: dict[str, Any]
+    classes: Classes = Classes()
+    data: DataConfig = DataConfig()
+    preprocess: Preprocess | None = None
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fresh: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the weights are called, for people."""
+        origin = self.origin
+        if "run" in origin:
+            return f"{origin['run']}, step {origin['step']}"
+        return str(origin.get("name") or type(self.model).__name__)
+
+    def predictor(self) -> Predictor:
+        """The model ready for pictures."""
+        return Predictor.of(self.model, self.variables, self.classes, self.data)
+
+    def adapted(
+        self,
+        num_classes: int | None = None,
+        semantic_classes: int | None = None,
+        *,
+        seed: int = 0,
+    ) -> "Pretrained":
+        """The same for another number of classes, to be trained on.
+
+        All weights but those whose shapes depend on the number stay; these are drawn at random
+        and named in `fresh` and the log "segjax". The names of classes that change are dropped.
+
+        Args:
+          num_classes: of instances; None leaves them.
+          semantic_classes: of pixels; None leaves them.
+          seed: of what is drawn.
+        """
+        model, classes = self.model, self.classes
+        if num_classes not in (None, getattr(model, "num_classes", None)):
+            model = model.with_num_classes(num_classes)
+            classes = dataclasses.replace(classes, names=(), category_ids=())
+        if semantic_classes not in (None, getattr(model, "semantic_classes", None)):
+            model = model.with_semantic_classes(semantic_classes)
+            classes = dataclasses.replace(classes, semantic_names=())
+        if model is self.model:
+            return self
+        variables, fresh = start_from(self.variables, model, jax.random.key(seed))
+        _log.warning("drawn at random for the new classes: %s", ", ".join(fresh))
+        classes = dataclasses.replace(classes, panoptic_categories=())
+        return dataclasses.replace(
+            self, model=model, variables=variables, classes=classes, fresh=tuple(fresh)
+        )
+
+
+def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> Pretrained:
+    """A model of the zoo by its name, or of a folder that `save` wrote.
+
+    Args:
+      name_or_path: a folder wins over a name.
+      progress: show how far the file has come.
+
+    Raises:
+      ValueError, FileNotFoundError, ConnectionError: as `segjax.pretrained`.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return read_folder(path)
+    if path.is_file():
+        raise ValueError(
+            f"{path} is a file, which does not say whose model it holds: `segjax convert {path}"
+            " --as NAME --out DIR` (names: `segjax models`) makes a folder that can be loaded"
+        )
+    entry = table.find(str(name_or_path))
+    weights = entry.weights
+    file = fetch(weights.url, sha256=weights.sha256, size=weights.size, progress=progress)
+    return read_as(file, entry)
+
+
+def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
+    """A peer's file, converted as one of the zoo's rows.
+
+    Args:
+      path: a `.pth`, `.pkl` or `.safetensors` file of the peer's parameter names.
+      entry: the row whose model it is.
+
+    Raises:
+      ValueError: if the file cannot be read safely, or names and shapes are not the row's; it
+        lists them.
+    """
+    model = entry.make()
+    tensors = read_checkpoint(path).tensors
+    variables = convert(tensors, RULES[entry.peer], variable_shapes(model))
+    return Pretrained(
+        model, variables, _classes(entry), entry.data, entry.preprocess, _origin(entry)
+    )
+
+
+def _classes(entry: table.Entry) -> Classes:
+    return Classes(
+        entry.class_names, entry.category_ids, entry.semantic_names, entry.panoptic_categories
+    )
+
+
+def _origin(entry: table.Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "url": entry.weights.url,
+        "licence": entry.licence,
+        "source": entry.source,
+        "published": dict(entry.published),
+    }
+
+
+def save(
+    folder: str | os.PathLike[str],
+    model: Any,
+    variables: Mapping[str, Any],
+    *,
+    class_names: Sequence[str] = (),
+    category_ids: Sequence[int] = (),
+    semantic_names: Sequence[str] = (),
+    panoptic_categories: Sequence[PanopticCategory] = (),
+    data: DataConfig | None = None,
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes a model to a folder that `load` reads, to share it or to keep it.
+
+    Args:
+      folder: is made; its three files are replaced.
+      model: the linen module.
+      variables: {"params", "batch_stats"}, arrays of numpy or jax.
+      class_names: of the instance classes, in the model's order.
+      category_ids: the data set's ids of those.
+      semantic_names: of the classes of pixels.
+      panoptic_categories: of the segments of a panoptic model.
+      data: how images are resized; None takes the defaults.
+      origin: where the weights are from; see `Pretrained`.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: if the variables are not the model's; it names the first arrays.
+      TypeError: if the model holds something that cannot be written as JSON.
+    """
+    variables = {"batch_stats": {}} | dict(variables)
+    if wrong := differing_shapes(variable_shapes(model), variables):
+        raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
+    classes = Classes(
+        tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
+    )
+    found = Pretrained(model, variables, classes, data or DataConfig(), origin=origin or {})
+    return write_folder(folder, found)
+
+
+def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
+    """Writes the three files of a model; `save` has the checks."""
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {
+        name: np.ascontiguousarray(array)
+        for name, array in flatten_variables(jax.device_get(found.variables)).items()
+    }
+    config = {
+        "format": FORMAT,
+        "model": to_json(found.model),
+        "data": to_json(found.data),
+        "preprocess": to_json(found.preprocess),
+        "classes": dataclasses.asdict(found.classes),
+        "origin": dict(found.origin),
+    }
+    return write_together(
+        Path(folder),
+        {
+            WEIGHTS_FILE: to_bytes(arrays, metadata={"format": "segjax"}),
+            CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
+            CARD_FILE: card(found).encode(),
+        },
+    )
+
+
+def read_folder(folder: Path) -> Pretrained:
+    """Reads what `write_folder` wrote.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: if a file is damaged or of another version, or the arrays are not the model's.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"no {name} in {folder}: segjax.save writes it")
+    record = _read_record(folder / CONFIG_FILE)
+    found = Pretrained(
+        from_json(record["model"]),
+        unflatten_variables(read_checkpoint(folder / WEIGHTS_FILE).tensors),
+        Classes.from_record(record["classes"]),
+        from_json(record["data"]),
+        from_json(record["preprocess"]),
+        record["origin"],
+    )
+    if wrong := differing_shapes(variable_shapes(found.model), found.variables):
+        raise ValueError(f"{folder}: the arrays are not the model's: {'; '.join(wrong[:5])}")
+    return found
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    wanted = {"format", "model", "data", "preprocess", "classes", "origin"}
+    if not isinstance(record, dict) or record.keys() != wanted or record["format"] != FORMAT:
+        raise ValueError(
+            f"{path} is not of this version: wanted the fields {sorted(wanted)} and format {FORMAT}"
+        )
+    return record
+
+
+def check_same_inputs(found: Pretrained, model: Any) -> None:
+    """Raises a `ValueError` if weights are for other inputs or another body than a model has.
+
+    Args:
+      found: a model's weights, or a backbone's alone.
+      model: that will start from them.
+    """
+    ours, theirs = (getattr(m, "detector", m) for m in (model, found.model))
+    alone = not hasattr(theirs, "losses")
+    body, mine = (getattr(m, "backbone", None) for m in (theirs, ours))
+    body = theirs if alone else body
+    wrong = [] if body is None or mine is None else _differing_fields(body, mine, "backbone")
+    learned = found.preprocess or getattr(theirs, "preprocess", None)
+    if learned is not None and hasattr(ours, "preprocess"):
+        wrong += _differing_fields(learned, ours.preprocess, "preprocess")
+    if wrong:
+        raise ValueError(
+            f"the weights to start from are of another model: {'; '.join(wrong)}: change the"
+            " model's fields, or choose weights that fit it (`segjax models`)"
+        )
+
+
+def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
+    """Describes the fields, but those that weights do not depend on, that differ."""
+    if type(theirs) is not type(ours):
+        return [f"{name} is {type(ours).__name__}, wanted {type(theirs).__name__}"]
+    free = {"norm", "frozen_stages", "dtype", "parent", "name"}
+    fields = [f.name for f in dataclasses.fields(theirs) if f.name not in free]
+    pairs = [(field, getattr(ours, field), getattr(theirs, field)) for field in fields]
+    return [f"{name}.{f} is {a}, wanted {b}" for f, a, b in pairs if not _alike(a, b)]
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two settings are equal, numbers up to rounding."""
+    if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(x, float) for x in a + b):
+        return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6))
+    return bool(a == b)

@@ -1,0 +1,244 @@
+"""Models by name, from folders and files: what goes in comes out, what does not fit is named."""
+
+import dataclasses
+import json
+import logging
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+import segjax
+from segjax import cli
+from segjax.config import TrainConfig
+from segjax.data.config import DataConfig
+from segjax.models.variables import flatten_variables, matching
+from segjax.train.checkpoint import save_run
+from segjax.train.weights import start_weights
+from segjax.zoo import hub, table
+from segjax.zoo.convert import RULES, export
+from segjax.zoo.entry import Entry, Weights
+from segjax.zoo.export import export_file, table_of
+from tests import tiny
+
+NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    """A model of Detectron2's kind of norms, which its files hold."""
+    full = segjax.mask_rcnn_resnet_fpn(len(NAMES), style="detectron2")
+    small = tiny.mask_rcnn(norm=full.backbone.norm)
+    return small.clone(
+        backbone=small.backbone.clone(frozen_stages=2, stride_in_1x1=True),
+        box_pooler=full.box_pooler,  # the converters' tables know its 7 x 7 cells
+    )
+
+
+@pytest.fixture(scope="module")
+def variables(frozen):
+    return jax.device_get(tiny.init(frozen))
+
+
+@pytest.fixture
+def row(frozen, variables, tmp_path, monkeypatch):
+    """A row of the table, and its file where a download would have put it."""
+    file = tmp_path / "model_final_abcdef.pkl"
+    state = export(variables, RULES["detectron2"])
+    file.write_bytes(pickle.dumps({"model": state, "__author__": "us"}))
+    entry = Entry(
+        name="mask_rcnn_tiny.d2",
+        make=lambda: frozen,
+        peer="detectron2",
+        weights=Weights("https://example.org/model_final_abcdef.pkl"),
+        kind="detector",
+        published={"box/AP": 1.5},
+        source="https://example.org",
+        licence="CC BY-SA 3.0",
+        class_names=NAMES,
+        category_ids=IDS,
+        data=DataConfig(short_side=(64,), long_side=128),
+    )
+    monkeypatch.setitem(table.ENTRIES, entry.name, entry)
+    monkeypatch.setattr(hub, "fetch", lambda url, **_: file)
+    return entry, file
+
+
+def same(ours, theirs):
+    ours, theirs = flatten_variables(ours), flatten_variables(theirs)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def test_load_by_name(row, frozen, variables):
+    loaded, arrays = segjax.load(row[0].name)
+    assert loaded == frozen
+    same(arrays, variables)
+    found = segjax.pretrained(row[0].name)
+    assert (found.classes.names, found.data.short_side) == (NAMES, (64,))
+    assert found.origin["licence"] == "CC BY-SA 3.0"
+    assert row[0].name in segjax.models("mask_rcnn_tiny*")
+
+
+def test_an_unknown_name_says_which_come_near():
+    with pytest.raises(ValueError, match=r"did you mean .*mask_rcnn_resnet50_fpn\.d2_3x"):
+        segjax.load("mask_rcnn_resnet50_fpn.d2_3")
+
+
+def test_save_and_load(tmp_path, frozen, variables):
+    folder = segjax.save(
+        tmp_path / "mine",
+        frozen,
+        variables,
+        class_names=NAMES,
+        category_ids=IDS,
+        data=DataConfig(short_side=(96,)),
+    )
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+    loaded, arrays = segjax.load(folder)
+    assert loaded == frozen
+    same(arrays, variables)
+    found = segjax.pretrained(folder)
+    assert found.classes.category_ids == IDS and found.data.short_side == (96,)
+    assert "3: cat, dog, cow" in (folder / "README.md").read_text()
+
+
+def test_load_the_folder_of_a_run(tmp_path, frozen, variables):
+    config = TrainConfig(model=frozen, data=DataConfig(short_side=(64,)))
+    save_run(tmp_path / "run", config, variables, NAMES, IDS)
+    loaded, arrays = segjax.load(tmp_path / "run")
+    assert loaded == frozen
+    same(arrays, variables)
+
+
+def test_variables_of_another_model_are_not_saved(tmp_path, frozen, variables):
+    other = frozen.with_num_classes(7)
+    with pytest.raises(ValueError, match=r"not this model's: params/box_head/box_deltas"):
+        segjax.save(tmp_path / "mine", other, variables)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "not of this version"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(
+                (folder / "model.safetensors").read_bytes()[:-9]
+            ),
+            "model.safetensors",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_named(tmp_path, frozen, variables, break_it, message):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    break_it(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        segjax.load(folder)
+
+
+def test_a_folders_config_executes_nothing(tmp_path, frozen, variables):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    record = json.loads((folder / "config.json").read_text())
+    record["model"]["fields"]["backbone"] = {"function": "os:system"}
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="os:system"):
+        segjax.load(folder)
+
+
+def test_other_classes_keep_all_but_the_layers_of_classes(row, variables, caplog):
+    with caplog.at_level(logging.WARNING, "segjax"):
+        model, arrays = segjax.load(row[0].name, num_classes=5)
+    assert model.num_classes == 5
+    ours, theirs = flatten_variables(arrays), flatten_variables(variables)
+    changed = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert changed == {
+        "params/box_head/box_deltas/bias",
+        "params/box_head/box_deltas/kernel",
+        "params/box_head/class_logits/bias",
+        "params/box_head/class_logits/kernel",
+        "params/mask_head/logits_bias",
+        "params/mask_head/logits_kernel",
+    }
+    for name in ours.keys() - changed:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    assert all(name in caplog.text for name in changed)
+    assert model.frozen_paths() == row[0].make().frozen_paths() != ()
+
+
+def test_weights_of_other_inputs_are_refused(row, frozen):
+    weights, where = start_weights(row[0].name, frozen.with_num_classes(2))
+    assert where == row[0].name and "params" in weights
+    other = frozen.clone(preprocess=dataclasses.replace(frozen.preprocess, bgr=False))
+    with pytest.raises(ValueError, match=r"preprocess\.bgr is False, wanted True"):
+        start_weights(row[0].name, other)
+    strided = frozen.clone(backbone=frozen.backbone.clone(stride_in_1x1=False))
+    with pytest.raises(ValueError, match=r"backbone\.stride_in_1x1 is False, wanted True"):
+        start_weights(row[0].name, strided)
+
+
+def test_a_backbones_weights_start_a_detector(frozen, variables, tmp_path):
+    body = {
+        "params": variables["params"]["backbone"],
+        "batch_stats": variables["batch_stats"]["backbone"],
+    }
+    found = hub.Pretrained(frozen.backbone, body, preprocess=frozen.preprocess)
+    folder = hub.write_folder(tmp_path / "body", found)
+    weights, _ = start_weights(str(folder), frozen)
+    for wanted in (variables, {name: {"detector": tree} for name, tree in variables.items()}):
+        taken, lacking = matching(weights, wanted)
+        assert lacking and not any("backbone" in name for name in lacking)
+        assert sum(array is not None for array in taken.values()) == len(jax.tree.leaves(body))
+    taken, lacking = matching(variables, {"params": {"detector": variables["params"]}})
+    assert not lacking
+    with pytest.raises(ValueError, match=r"preprocess\.bgr"):
+        other = dataclasses.replace(frozen.preprocess, bgr=False)
+        start_weights(str(folder), frozen.clone(preprocess=other))
+
+
+@pytest.mark.parametrize(("library", "suffix"), [("detectron2", ".pkl"), ("mmdet", ".safetensors")])
+def test_export_and_read_back(tmp_path, frozen, variables, row, library, suffix):
+    model, arrays = frozen, variables
+    if library == "mmdet":  # whose norms have parameters
+        full = segjax.mask_rcnn_resnet_fpn(len(NAMES), style="mmdet")
+        model = tiny.mask_rcnn(style="mmdet", norm=full.backbone.norm)
+        model = model.clone(box_pooler=full.box_pooler)
+        arrays = jax.device_get(tiny.init(model))
+    found = hub.Pretrained(model, arrays)
+    path = export_file(found, library, tmp_path / f"out{suffix}")
+    entry = dataclasses.replace(row[0], make=lambda: model, peer=table_of(model, library))
+    same(hub.read_as(path, entry).variables, arrays)
+
+
+def test_export_says_what_it_cannot(tmp_path, frozen, variables):
+    found = hub.Pretrained(frozen, variables)
+    with pytest.raises(ValueError, match=r"ends in '\.pth': detectron2 reads \.pkl"):
+        export_file(found, "detectron2", tmp_path / "out.pth")
+
+
+def test_the_commands(row, tmp_path, capsys):
+    entry, file = row
+    assert cli.main(["models", "--like", "mask_rcnn_tiny*"]) == 0
+    assert "box/AP 1.5" in capsys.readouterr().out
+    assert cli.main(["models", "--like", "nothing*"]) == 1
+    out, back = tmp_path / "ours", tmp_path / "back.pkl"
+    assert cli.main(["convert", str(file), "--as", entry.name, "--out", str(out)]) == 0
+    assert "licence of the weights | CC BY-SA 3.0" in (out / "README.md").read_text()
+    assert cli.main(["convert", str(out), "--to", "detectron2", "--out", str(back)]) == 0
+    first, second = (pickle.loads(path.read_bytes())["model"] for path in (file, back))
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert cli.main(["convert", str(file), "--out", str(out)]) == 1
+    assert "give --as NAME" in capsys.readouterr().err
+    assert cli.main(["convert", str(file), "--as", "htc_resnet50_fpn.mm_1x", "--out", "x"]) == 1
+    assert "no rule for" in capsys.readouterr().err
