@@ -19,12 +19,15 @@ class MapScores:
       dataset: with the truth.
       split: of it.
       classes: names of the model's classes.
+      boundary: also score the boundary IoU of classes of pixels.
 
     Raises:
       ValueError: if the data's labels are not of the model's classes.
     """
 
-    def __init__(self, model: Any, dataset: Dataset, split: str, classes: Classes) -> None:
+    def __init__(
+        self, model: Any, dataset: Dataset, split: str, classes: Classes, boundary: bool = False
+    ) -> None:
         self._semantic: MeanIou | None = None
         self._panoptic: PanopticQuality | None = None
         self._labels: Any = {}
@@ -33,7 +36,7 @@ class MapScores:
         self._unscored = _unscored(model, dataset)
         if gives_semantic(model) and dataset.semantic != "none":
             _check_names(int(model.semantic_classes), classes, dataset)
-            self._semantic = MeanIou(dataset.semantic_names)
+            self._semantic = MeanIou(dataset.semantic_names, boundary=boundary)
             self._labels = dataset.semantic_labels(split)
         if gives_panoptic(model) and dataset.semantic == "panoptic":
             self._panoptic = PanopticQuality(dataset.panoptic_categories)

@@ -9,7 +9,10 @@ from PIL import Image
 
 from segjax.data.dataset import open_dataset
 from segjax.eval.classes import Classes
+from segjax.eval.map_scores import MapScores
+from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.postprocess import map_canvas
+from segjax.eval.result import Result
 from segjax.eval.runner import Evaluator, evaluate
 from segjax.models import PanopticMerge
 from segjax.predict import Predictor
@@ -91,6 +94,27 @@ def test_a_semantic_model_that_knows_the_truth_scores_one(folder, tmp_path):
     for image_id, labels in dataset.semantic_labels("val").items():
         found = np.array(Image.open(tmp_path / "found_semantic" / f"{image_id:012d}.png"))
         np.testing.assert_array_equal(found[labels != 255], labels[labels != 255])
+
+
+def test_boundary_iou_of_the_truth_is_one_and_of_a_shifted_map_less(opened):
+    _, dataset = opened
+    model, classes = panoptic(dataset), Classes.of(panoptic(dataset), dataset)
+    labels, segments = dataset.semantic_labels("val"), dataset.panoptic("val")
+
+    def score(shift, **given):
+        scores = MapScores(model, dataset, "val", classes, **given)
+        for image_id, true in labels.items():
+            ids, listed = segments[image_id]
+            moved = np.roll(true, shift, axis=1)
+            maps = PanopticMap.from_segments(ids, listed, dataset.panoptic_categories)
+            semantic = SemanticMap(moved, dataset.semantic_names)
+            scores.add(image_id, Result(true.shape, semantic=semantic, panoptic=maps))
+        return scores.semantic.metrics()
+
+    truth, shifted = score(0, boundary=True), score(2, boundary=True)
+    assert truth["semantic/boundary_mIoU"] == truth["semantic/mIoU"] == 1.0
+    assert shifted["semantic/boundary_mIoU"] < shifted["semantic/mIoU"] < 1.0
+    assert "semantic/boundary_mIoU" not in score(0)
 
 
 def test_what_is_not_scored_is_said(folder, opened):
