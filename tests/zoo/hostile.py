@@ -287,6 +287,8 @@ def _safetensors():
     yield "NaN", safetensors(b'{"w":{"dtype":"F32","shape":[NaN],"data_offsets":[0,8]}}'), "NaN"
     deep = b'{"w":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     yield "deep header", safetensors(deep), "nested"
+    lists = b'{"w":[' + b"[]," * 900_000 + b"0]}"
+    yield "header of lists", safetensors(lists), "described by"
     yield "digits in the header", safetensors(b'{"w":' + b"9" * 10_000 + b"}"), "digits"
     yield "no JSON", safetensors(b"{'w': 1}"), "no JSON"
     yield "no text", safetensors(b'{"\xff": 1}'), "utf-8"
