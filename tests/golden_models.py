@@ -9,15 +9,19 @@ import jax
 import numpy as np
 
 from segjax.models import (
+    FasterRCNN,
     HybridTaskCascade,
     MaskRCNN,
     PanopticFPN,
     cascade_mask_rcnn_resnet_fpn,
+    cascade_rcnn_resnet_fpn,
+    faster_rcnn_resnet_fpn,
     htc_resnet_fpn,
     mask_rcnn_resnet_fpn,
     panoptic_fpn_resnet,
 )
-from segjax.models.flavours import TORCHVISION_V2
+from segjax.models.cascade_flavours import MMDET_CASCADE_CAFFE
+from segjax.models.flavours import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.zoo.convert import RULES
 
@@ -50,6 +54,11 @@ class Peer:
     first_box_column: int = 0
     first_class: int = 0
     first_mask: int = 0
+
+    def without_masks(self) -> "Peer":
+        """The same library's models without a mask branch."""
+        losses = {theirs: ours for theirs, ours in self.losses.items() if "mask" not in theirs}
+        return dataclasses.replace(self, losses=losses)
 
 
 TORCHVISION = Peer(
@@ -95,31 +104,26 @@ MMDET_CASCADE = Peer(
     },
 )
 MMDET_HTC = Peer(RULES["mmdet"], MMDET_CASCADE.losses | {"loss_semantic_seg": "loss_semantic"})
+MMDET_PANOPTIC = Peer(RULES["mmdet_panoptic"], MMDET.losses | {"loss_seg": "loss_semantic"})
 
 
-def _torchvision_v2() -> Any:
-    # The file's norm layers stay in eval mode with trained scale and bias.
-    norm = NormSpec("batch_eval")
-    return dataclasses.replace(TORCHVISION_V2, backbone_norm=norm, head_norm=norm)
-
+# The files' norm layers stay in eval mode with trained scale and bias.
+_EVAL = NormSpec("batch_eval")
+_TV_V2 = dataclasses.replace(TORCHVISION_V2, backbone_norm=_EVAL, head_norm=_EVAL)
+_D2_32X8D = DETECTRON2_X101_32X8D
 
 # The depths and widths in configs' names.
 _BACKBONES = {
     "50": {"depth": 50},
     "101": {"depth": 101},
+    "X_101_32x8d": {"depth": 101, "groups": 32, "group_width": 8},
     "x101-32x4d": {"depth": 101, "groups": 32, "group_width": 4},
     "x101-64x4d": {"depth": 101, "groups": 64, "group_width": 4},
 }
 
 
-def _cascade(style: str) -> Callable[..., Any]:
-    return lambda classes, **backbone: cascade_mask_rcnn_resnet_fpn(
-        classes, style=style, **backbone
-    )
-
-
-def _mask_rcnn(style: Any) -> Callable[..., Any]:
-    return lambda classes, **backbone: mask_rcnn_resnet_fpn(classes, style=style, **backbone)
+def _in_style(factory: Callable[..., Any], style: Any) -> Callable[..., Any]:
+    return lambda classes, **backbone: factory(classes, style=style, **backbone)
 
 
 def _htc(semantic: bool) -> Callable[..., Any]:
@@ -130,46 +134,79 @@ def _htc(semantic: bool) -> Callable[..., Any]:
     return make
 
 
-def _panoptic(classes: int, **backbone: Any) -> PanopticFPN:
+def _detectron2_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
     model = panoptic_fpn_resnet(classes, 54, style="detectron2", **backbone)
     # As the file was made: its random weights score low and fill small areas.
     merge = dataclasses.replace(model.merge, score_threshold=0.15, stuff_area=256)
     return model.clone(merge=merge)
 
 
-# (library, pattern of the variant or config) -> peer, model. Every config of a library
+def _mmdet_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
+    model = panoptic_fpn_resnet(classes, 54, style="mmdet", **backbone)
+    # What the file calls detections is what mmdet's `score_thr` leaves.
+    filtered = dataclasses.replace(model.detector.detections, score_threshold=0.6)
+    return model.clone(detector=model.detector.clone(detections=filtered))
+
+
+_faster, _mask = faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
+_cascade, _cascade_mask = cascade_rcnn_resnet_fpn, cascade_mask_rcnn_resnet_fpn
+_D2 = r"R_(50|101)_FPN_\dx\.yaml"
+_D2_X101 = r"(X_101_32x8d)_FPN_\dx\.yaml"
+# Schedules and augmentations change no model; other words (giou, dconv) do.
+_MM_SCHEDULE = r"_fpn_(?:(?:ms|poly|amp|16xb1)[-_])*\d+[xe]_coco\.py"
+_MM = r"r?(50|101|x101-32x4d|x101-64x4d)" + _MM_SCHEDULE
+_CAFFE = r"r(50|101)-caffe" + _MM_SCHEDULE
+
+
+def _rows(library: str, *rows: tuple[str, Peer, Callable[..., Any], Any]) -> list[Any]:
+    return [
+        (library, pattern, peer, _in_style(factory, style) if style else factory)
+        for pattern, peer, factory, style in rows
+    ]
+
+
+# (library, pattern of the variant or config, peer, model). Every config of a library
 # that the models cover fits one; a file that none fits fails its test.
-_MMDET_BACKBONE = r"r?(50|101|x101-32x4d|x101-64x4d)_fpn.*\.py"
 CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
-    ("torchvision", r"maskrcnn_resnet(50)_fpn", TORCHVISION, _mask_rcnn("torchvision")),
-    ("torchvision", r"maskrcnn_resnet(50)_fpn_v2", TORCHVISION, _mask_rcnn(_torchvision_v2())),
-    (
-        "detectron2",
-        r"COCO-InstanceSegmentation/mask_rcnn_R_(50|101)_FPN_\dx\.yaml",
-        DETECTRON2,
-        _mask_rcnn("detectron2"),
+    *_rows(
+        "torchvision",
+        (r"fasterrcnn_resnet(50)_fpn", TORCHVISION.without_masks(), _faster, "torchvision"),
+        (r"fasterrcnn_resnet(50)_fpn_v2", TORCHVISION.without_masks(), _faster, _TV_V2),
+        (r"maskrcnn_resnet(50)_fpn", TORCHVISION, _mask, "torchvision"),
+        (r"maskrcnn_resnet(50)_fpn_v2", TORCHVISION, _mask, _TV_V2),
     ),
-    (
+    *_rows(
         "detectron2",
-        r"Misc/cascade_mask_rcnn_R_(50|101)_FPN_\dx\.yaml",
-        DETECTRON2_CASCADE,
-        _cascade("detectron2"),
+        (f"COCO-Detection/faster_rcnn_{_D2}", DETECTRON2.without_masks(), _faster, "detectron2"),
+        (f"COCO-Detection/faster_rcnn_{_D2_X101}", DETECTRON2.without_masks(), _faster, _D2_32X8D),
+        (f"COCO-InstanceSegmentation/mask_rcnn_{_D2}", DETECTRON2, _mask, "detectron2"),
+        (f"COCO-InstanceSegmentation/mask_rcnn_{_D2_X101}", DETECTRON2, _mask, _D2_32X8D),
+        (f"Misc/cascade_mask_rcnn_{_D2}", DETECTRON2_CASCADE, _cascade_mask, "detectron2"),
+        (
+            r"COCO-PanopticSegmentation/panoptic_fpn_R_(50|101)_\dx\.yaml",
+            DETECTRON2_PANOPTIC,
+            _detectron2_panoptic,
+            None,
+        ),
     ),
-    (
-        "detectron2",
-        r"COCO-PanopticSegmentation/panoptic_fpn_R_(50|101)_\dx\.yaml",
-        DETECTRON2_PANOPTIC,
-        _panoptic,
-    ),
-    ("mmdet", rf"mask_rcnn/mask-rcnn_{_MMDET_BACKBONE}", MMDET, _mask_rcnn("mmdet")),
-    (
+    *_rows(
         "mmdet",
-        rf"cascade_rcnn/cascade-mask-rcnn_{_MMDET_BACKBONE}",
-        MMDET_CASCADE,
-        _cascade("mmdet"),
+        (f"faster_rcnn/faster-rcnn_{_MM}", MMDET.without_masks(), _faster, "mmdet"),
+        (f"mask_rcnn/mask-rcnn_{_MM}", MMDET, _mask, "mmdet"),
+        (f"cascade_rcnn/cascade-rcnn_{_MM}", MMDET_CASCADE.without_masks(), _cascade, "mmdet"),
+        (f"cascade_rcnn/cascade-mask-rcnn_{_MM}", MMDET_CASCADE, _cascade_mask, "mmdet"),
+        (f"faster_rcnn/faster-rcnn_{_CAFFE}", MMDET.without_masks(), _faster, MMDET_CAFFE),
+        (f"mask_rcnn/mask-rcnn_{_CAFFE}", MMDET, _mask, MMDET_CAFFE),
+        (
+            f"cascade_rcnn/cascade-mask-rcnn_{_CAFFE}",
+            MMDET_CASCADE,
+            _cascade_mask,
+            MMDET_CASCADE_CAFFE,
+        ),
+        (f"htc/htc_{_MM}", MMDET_HTC, _htc(True), None),
+        (f"htc/htc-without-semantic_{_MM}", MMDET_CASCADE, _htc(False), None),
+        (f"panoptic_fpn/panoptic-fpn_{_MM}", MMDET_PANOPTIC, _mmdet_panoptic, None),
     ),
-    ("mmdet", rf"htc/htc_{_MMDET_BACKBONE}", MMDET_HTC, _htc(True)),
-    ("mmdet", rf"htc/htc-without-semantic_{_MMDET_BACKBONE}", MMDET_CASCADE, _htc(False)),
 ]
 
 
@@ -198,7 +235,7 @@ def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
     if isinstance(model, PanopticFPN):
         return model.clone(detector=_take_every_sample(model.detector, meta))
     model = model.clone(rpn=dataclasses.replace(model.rpn, num_samples=anchors))
-    if isinstance(model, MaskRCNN):
+    if isinstance(model, MaskRCNN | FasterRCNN):
         return model.clone(sampler=dataclasses.replace(model.sampler, num_samples=regions))
     return model.clone(
         stages=tuple(
@@ -222,10 +259,10 @@ def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) ->
     if isinstance(model, PanopticFPN):
         semantic = model.semantic_head(features)
         return heads(model.detector, features, image_sizes, rois) | {"semantic_logits": semantic}
-    if isinstance(model, MaskRCNN):
+    if isinstance(model, MaskRCNN | FasterRCNN):
         logits, deltas = model.box_outputs(features, rois)
-        masks = model.mask_outputs(features, rois[:, :8])
-        return {"class_logits": [logits], "box_deltas": [deltas], "mask_logits": [masks]}
+        masks = [model.mask_outputs(features, rois[:, :8])] if model.has_masks else []
+        return {"class_logits": [logits], "box_deltas": [deltas], "mask_logits": masks}
     if isinstance(model, HybridTaskCascade):
         semantic_logits, semantic = model.semantic(features, image_sizes)
         box_features = model.box_features(features, semantic, rois)
@@ -234,7 +271,8 @@ def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) ->
         extra = {"semantic_logits": semantic_logits, "semantic_feature": semantic}
     else:
         box_features = model.box_pooler(features, rois)
-        masks = [model.mask_outputs(t, features, rois[:, :8]) for t in range(len(model.mask_heads))]
+        stages = range(len(model.mask_heads)) if model.has_masks else ()
+        masks = [model.mask_outputs(t, features, rois[:, :8]) for t in stages]
         extra = {}
     shape = (1, rois.shape[1])
     boxes = [model.box_stage(t, box_features, shape) for t in range(len(model.stages))]

@@ -156,13 +156,6 @@ class Golden:
             features = model.features(images, image_sizes)
             proposals, rpn, anchors = model.region_proposals(features, image_sizes)
             detections = whole.predict(images, image_sizes)
-            masks = paste_masks(
-                detections.mask_probs[0],
-                detections.boxes[0],
-                self.height,
-                self.width,
-                padded=model.paste_padded,
-            )
             return {
                 "features": features,
                 "rpn": rpn,
@@ -170,7 +163,7 @@ class Golden:
                 "proposals": proposals,
                 "roi_feature": model.box_pooler(features, rois[:, :8]),
                 "detections": detections,
-                "masks": masks > 0.5 if model.paste_padded else masks >= 0.5,
+                "masks": self.masks(detections) if whole.has_masks else None,
                 "panoptic": whole.panoptic(images, image_sizes)
                 if isinstance(whole, PanopticFPN)
                 else None,
@@ -181,12 +174,20 @@ class Golden:
         result = run(self.variables, batch.images, batch.image_sizes, jnp.asarray(self.rois)[None])
         return jax.tree.map(np.asarray, result)
 
+    def masks(self, detections):
+        """Masks of the only image, of its size."""
+        padded = self.model.paste_padded
+        soft = paste_masks(
+            detections.mask_probs[0], detections.boxes[0], self.height, self.width, padded=padded
+        )
+        return soft > 0.5 if padded else soft >= 0.5
+
     @cached_property
     def training(self):
         """Loss terms [5 steps] by our names, and gradient norms of the first step by our paths."""
         for slots in (64, 256, None):  # more only if a step needs them: the mask head is costly
             trajectory, norms = self.train(with_mask_slots(self.model, slots))
-            if not any(float(metrics["mask_rois_dropped"]) for metrics in trajectory):
+            if not any(float(metrics.get("mask_rois_dropped", 0)) for metrics in trajectory):
                 names = self.peer.losses.values()
                 return {n: np.array([m[f"loss/{n}"] for m in trajectory]) for n in names}, norms
         raise AssertionError("regions were dropped although the mask head has a slot for each")
@@ -309,11 +310,13 @@ class Golden:
 
     def check_semantic_logits(self, key, rest):
         ours = self.ours["semantic_logits"]
-        if isinstance(self.model, PanopticFPN):  # Detectron2's are of the pixels
+        panoptic = isinstance(self.model, PanopticFPN)
+        if panoptic and self.model.semantic_loss.full_resolution:  # Detectron2's, of pixels
             size = (self.height, self.width)
             ours = np.asarray(resize_bilinear(jnp.asarray(ours), size, align_corners=False))
             return [self.close(ours[0, ::8, ::8, ::6].transpose(2, 0, 1), self.data[key])]
-        return [self.close(ours[0, ::2, ::2, ::12].transpose(2, 0, 1), self.data[key])]
+        step = 6 if panoptic else 12
+        return [self.close(ours[0, ::2, ::2, ::step].transpose(2, 0, 1), self.data[key])]
 
     def check_panoptic(self, key, rest):
         checks = {"segments": self.check_panoptic_segments, "info": self.check_panoptic_info}
@@ -450,6 +453,8 @@ def detector_of(model):
 
 
 def with_mask_slots(model, slots):
+    if not model.has_masks:
+        return model
     if isinstance(model, PanopticFPN):
         return model.clone(detector=with_mask_slots(model.detector, slots))
     return model.clone(mask_targets=dataclasses.replace(model.mask_targets, max_rois=slots))

@@ -1,0 +1,74 @@
+"""Every published config that the models cover has its line among the goldens' models."""
+
+import pytest
+
+from segjax.models import (
+    CascadeMaskRCNN,
+    CascadeRCNN,
+    FasterRCNN,
+    HybridTaskCascade,
+    MaskRCNN,
+    PanopticFPN,
+)
+from tests.golden_models import CONFIGS, find
+
+# Library, config, model, blocks of the third stage, groups.
+KNOWN = [
+    ("torchvision", "fasterrcnn_resnet50_fpn", FasterRCNN, 6, 1),
+    ("torchvision", "fasterrcnn_resnet50_fpn_v2", FasterRCNN, 6, 1),
+    ("torchvision", "maskrcnn_resnet50_fpn_v2", MaskRCNN, 6, 1),
+    ("detectron2", "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", FasterRCNN, 6, 1),
+    ("detectron2", "COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml", FasterRCNN, 23, 32),
+    ("detectron2", "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml", MaskRCNN, 23, 1),
+    ("detectron2", "COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml", MaskRCNN, 23, 32),
+    ("detectron2", "Misc/cascade_mask_rcnn_R_50_FPN_1x.yaml", CascadeMaskRCNN, 6, 1),
+    ("detectron2", "COCO-PanopticSegmentation/panoptic_fpn_R_101_3x.yaml", PanopticFPN, 23, 1),
+    ("mmdet", "faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py", FasterRCNN, 6, 1),
+    ("mmdet", "faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py", FasterRCNN, 6, 1),
+    ("mmdet", "mask_rcnn/mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco.py", MaskRCNN, 23, 64),
+    ("mmdet", "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py", MaskRCNN, 23, 32),
+    ("mmdet", "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", CascadeRCNN, 6, 1),
+    (
+        "mmdet",
+        "cascade_rcnn/cascade-mask-rcnn_x101-32x4d_fpn_20e_coco.py",
+        CascadeMaskRCNN,
+        23,
+        32,
+    ),
+    ("mmdet", "htc/htc_r101_fpn_20e_coco.py", HybridTaskCascade, 23, 1),
+    ("mmdet", "htc/htc_x101-64x4d_fpn_16xb1-20e_coco.py", HybridTaskCascade, 23, 64),
+    ("mmdet", "panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py", PanopticFPN, 6, 1),
+]
+OTHERS = [
+    ("mmdet", "faster_rcnn/faster-rcnn_r50_fpn_giou_1x_coco.py"),
+    ("mmdet", "htc/htc_x101-64x4d-dconv-c3-c5_fpn_ms-400-1400-16xb1-20e_coco.py"),
+    ("detectron2", "COCO-Detection/faster_rcnn_R_50_C4_1x.yaml"),
+    ("torchvision", "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"),
+]
+
+
+def meta(library, config):
+    return {"source": f"{library} 1.0", "config": config, "num_classes": 80, "sampling": "all"}
+
+
+@pytest.mark.parametrize(
+    ("library", "config", "kind", "blocks", "groups"), KNOWN, ids=[row[1] for row in KNOWN]
+)
+def test_the_model_of_a_config(library, config, kind, blocks, groups):
+    peer, model = find(meta(library, config))
+    assert type(model) is kind
+    detector = model.detector if kind is PanopticFPN else model
+    assert (detector.backbone.stage_sizes[2], detector.backbone.groups) == (blocks, groups)
+    assert any("mask" in loss for loss in peer.losses) == model.has_masks
+    assert ("loss_semantic" in peer.losses.values()) == (model.semantic_classes is not None)
+
+
+@pytest.mark.parametrize(("library", "config"), OTHERS)
+def test_configs_of_other_models_have_none(library, config):
+    with pytest.raises(KeyError, match="add it to tests/golden_models"):
+        find(meta(library, config))
+
+
+def test_no_config_fits_two_lines():
+    patterns = [(library, pattern) for library, pattern, _, _ in CONFIGS]
+    assert len(patterns) == len(set(patterns))
