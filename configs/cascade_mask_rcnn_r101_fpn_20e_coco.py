@@ -9,11 +9,10 @@ out), learning rate 0.02, divided by 10 after epochs 16 and 19; shortest edge 80
 at most 1333.
 The cascade is mmdet's: a mask head for each stage, whose regions are matched and drawn anew.
 The published run starts from torchvision's ImageNet weights of the backbone, whose stem and first
-stage stay frozen and whose norms keep ImageNet's statistics: give a run that holds them with
---init-from (segjax.save_run makes one of weights that segjax.zoo.convert has converted). This
-recipe has not been run in full here yet.
+stage stay frozen and whose norms keep ImageNet's statistics: `resnet101.tv_in1k_v1` of the zoo,
+fetched by the first run. This recipe has not been run in full here yet.
 
-    segjax train --config configs/cascade_mask_rcnn_r101_fpn_20e_coco.py --init-from FOLDER
+    segjax train --config configs/cascade_mask_rcnn_r101_fpn_20e_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -25,6 +24,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=cascade_mask_rcnn_resnet_fpn(num_classes=80, depth=101, style="mmdet"),
+        init_from="resnet101.tv_in1k_v1",
         data=DataConfig(
             name="2017",
             batch_size=16,

@@ -5,11 +5,11 @@ Wanted on val2017: box AP 40.2 (Detectron2's model zoo, faster_rcnn_R_50_FPN_3x)
 Hardware of the published run: 8 V100, 2 images each; 0.209 s a step, 16 hours.
 Schedule: 270,000 steps of 16 images (about 37 epochs), learning rate 0.02, divided by 10 at
 210,000 and 250,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
-The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first
-stage stay frozen: give a run that holds them with --init-from (segjax.save_run makes one of
-weights that segjax.zoo.convert has converted). This recipe has not been run in full here yet.
+The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first stage
+stay frozen: `resnet50.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
+in full here yet.
 
-    segjax train --config configs/faster_rcnn_r50_fpn_3x_coco.py --init-from FOLDER
+    segjax train --config configs/faster_rcnn_r50_fpn_3x_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -21,6 +21,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=faster_rcnn_resnet_fpn(num_classes=80, depth=50, style="detectron2"),
+        init_from="resnet50.d2_msra",
         data=DataConfig(
             name="2017",
             batch_size=16,

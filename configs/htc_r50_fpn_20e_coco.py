@@ -11,11 +11,10 @@ Semantic labels: COCO-stuff's stuffthingmaps, 183 classes. With other labels, as
 --data.semantic=panoptic or instances, let the data decide the classes
 (--model.semantic-head.num-classes=0); the published AP is not theirs.
 The published run starts from torchvision's ImageNet weights of the backbone, whose stem and first
-stage stay frozen and whose norms keep ImageNet's statistics: give a run that holds them with
---init-from (segjax.save_run makes one of weights that segjax.zoo.convert has converted). This
-recipe has not been run in full here yet.
+stage stay frozen and whose norms keep ImageNet's statistics: `resnet50.tv_in1k_v1` of the zoo,
+fetched by the first run. This recipe has not been run in full here yet.
 
-    segjax train --config configs/htc_r50_fpn_20e_coco.py --init-from FOLDER
+    segjax train --config configs/htc_r50_fpn_20e_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -27,6 +26,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=htc_resnet_fpn(num_classes=80, semantic_classes=183, depth=50),
+        init_from="resnet50.tv_in1k_v1",
         data=DataConfig(
             name="2017",
             semantic="stuffthingmaps",

@@ -9,11 +9,10 @@ Schedule: 87,960 steps of 16 images (12 epochs of 7,330 steps, the images withou
 out), learning rate 0.02, divided by 10 after epochs 8 and 11; shortest edge 800 pixels, longest at
 most 1333.
 mmdet's config starts from torchvision's ImageNet weights of the backbone, whose stem and first
-stage stay frozen and whose norms keep ImageNet's statistics: give a run that holds them with
---init-from (segjax.save_run makes one of weights that segjax.zoo.convert has converted). This
-recipe has not been run in full here yet.
+stage stay frozen and whose norms keep ImageNet's statistics: `resnet50.tv_in1k_v1` of the zoo,
+fetched by the first run. This recipe has not been run in full here yet.
 
-    segjax train --config configs/htc_without_semantic_r50_fpn_1x_coco.py --init-from FOLDER
+    segjax train --config configs/htc_without_semantic_r50_fpn_1x_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -25,6 +24,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=htc_resnet_fpn(num_classes=80, semantic=False, depth=50),
+        init_from="resnet50.tv_in1k_v1",
         data=DataConfig(
             name="2017",
             batch_size=16,

@@ -11,11 +11,11 @@ Semantic labels: COCO-stuff's stuffthingmaps, 183 classes. With other labels, as
 --data.semantic=panoptic or instances, let the data decide the classes
 (--model.semantic-head.num-classes=0); the published AP is not theirs.
 The published run starts from open-mmlab's ImageNet weights of the backbone (resnext101_64x4d),
-whose stem and first stage stay frozen and whose norms keep ImageNet's statistics: give a run that
-holds them with --init-from (segjax.save_run makes one of weights that segjax.zoo.convert has
-converted). This recipe has not been run in full here yet.
+whose stem and first stage stay frozen and whose norms keep ImageNet's statistics:
+`resnext101_64x4d.mm_in1k` of the zoo, fetched by the first run. This recipe has not been run in
+full here yet.
 
-    segjax train --config configs/htc_x101_64x4d_fpn_20e_coco.py --init-from FOLDER
+    segjax train --config configs/htc_x101_64x4d_fpn_20e_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -29,6 +29,7 @@ def get_config() -> TrainConfig:
         model=htc_resnet_fpn(
             num_classes=80, semantic_classes=183, depth=101, groups=64, group_width=4
         ),
+        init_from="resnext101_64x4d.mm_in1k",
         data=DataConfig(
             name="2017",
             semantic="stuffthingmaps",

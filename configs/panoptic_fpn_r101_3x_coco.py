@@ -6,11 +6,11 @@ Schedule: 270,000 steps of 16 images (about 37 epochs), learning rate 0.02, divi
 210,000 and 250,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
 The semantic branch learns 54 classes: all things as one, and COCO's 53 kinds of stuff, from the
 panoptic annotation.
-The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first
-stage stay frozen: give a run that holds them with --init-from (segjax.save_run makes one of
-weights that segjax.zoo.convert has converted). This recipe has not been run in full here yet.
+The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first stage
+stay frozen: `resnet101.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
+in full here yet.
 
-    segjax train --config configs/panoptic_fpn_r101_3x_coco.py --init-from FOLDER
+    segjax train --config configs/panoptic_fpn_r101_3x_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -22,6 +22,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=panoptic_fpn_resnet(num_classes=80, semantic_classes=54, depth=101),
+        init_from="resnet101.d2_msra",
         data=DataConfig(
             name="2017",
             semantic="panoptic",

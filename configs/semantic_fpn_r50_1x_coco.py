@@ -7,11 +7,11 @@ Schedule: 90,000 steps of 16 images (about 12 epochs), learning rate 0.02, divid
 60,000 and 80,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
 It learns 54 classes: all things as one, and COCO's 53 kinds of stuff, from the panoptic
 annotation.
-The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first
-stage stay frozen: give a run that holds them with --init-from (segjax.save_run makes one of
-weights that segjax.zoo.convert has converted). This recipe has not been run in full here yet.
+The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first stage
+stay frozen: `resnet50.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
+in full here yet.
 
-    segjax train --config configs/semantic_fpn_r50_1x_coco.py --init-from FOLDER
+    segjax train --config configs/semantic_fpn_r50_1x_coco.py
 """
 
 from segjax.config import OptimConfig, TrainConfig
@@ -23,6 +23,7 @@ def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
         model=semantic_fpn_resnet(semantic_classes=54, depth=50),
+        init_from="resnet50.d2_msra",
         data=DataConfig(
             name="2017",
             semantic="panoptic",

@@ -35,7 +35,7 @@ def pretrained_run(folder: str | os.PathLike[str], step: int | None = None) -> h
       folder: of the run.
       step: of the checkpoint; None takes the best.
     """
-    run = load_run(folder, step)
+    run = load_run(Path(folder), step)
     origin = {
         "run": str(folder),
         "step": run.step,

@@ -131,7 +131,13 @@ def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> P
         )
     entry = table.find(str(name_or_path))
     weights = entry.weights
-    file = fetch(weights.url, sha256=weights.sha256, size=weights.size, progress=progress)
+    file = fetch(
+        weights.url,
+        sha256=weights.sha256,
+        md5=weights.md5,
+        size=weights.size,
+        progress=progress,
+    )
     return read_as(file, entry)
 
 

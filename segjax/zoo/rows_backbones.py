@@ -5,7 +5,7 @@ import functools
 from segjax.models.flavours import DETECTRON2, DETECTRON2_X101_32X8D
 from segjax.models.preprocess import Preprocess
 from segjax.nn.resnet import resnet
-from segjax.zoo import rows_detectron2, rows_torchvision
+from segjax.zoo import rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
 
 # Name, file, MiB, top-1: torchvision 0.29's `ResNet50_Weights` and the like.
@@ -24,6 +24,8 @@ resnext101_32x8d.tv_in1k_v1  resnext101_32x8d-8ba56ff5.pth  339.586  79.312
 resnext101_32x8d.tv_in1k_v2  resnext101_32x8d-110c445d.pth  339.673  82.834
 resnext101_64x4d.tv_in1k_v1  resnext101_64x4d-173b62eb.pth  319.318  83.246
 """
+
+_OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
 
 _ARCHITECTURES = {
     "resnet18": functools.partial(resnet, 18),
@@ -84,6 +86,21 @@ ROWS = (
         _ARCHITECTURES["resnext101_32x8d"],
         "FAIR/X-101-32x8d.pkl",
         DETECTRON2_X101_32X8D.preprocess,
+    ),
+    # What mmdet's ResNeXt models start from: mmengine's hub/openmmlab.json.
+    *(
+        Entry(
+            name=f"resnext101_{width}.mm_in1k",
+            make=functools.partial(resnet, 101, groups=groups, group_width=4),
+            peer="torchvision_backbone",
+            weights=Weights.sha256_in_name(f"{_OPENMMLAB}resnext101_{width}-{digits}.pth"),
+            kind="backbone",
+            published={},
+            source="https://github.com/open-mmlab/mmengine/blob/main/mmengine/hub/openmmlab.json",
+            licence=rows_mmdet.LICENCE,
+            preprocess=Preprocess(),
+        )
+        for width, groups, digits in (("32x4d", 32, "a5af3160"), ("64x4d", 64, "ee2c6f71"))
     ),
     # "ResNet strikes back" (2110.00476), recipe A1. The address names the version of the
     # repository in which the file was added: no hash of it is published elsewhere. The figure is

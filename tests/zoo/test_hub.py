@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pickle
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import segjax
 from segjax import cli
-from segjax.config import TrainConfig
+from segjax.config import TrainConfig, load_config
 from segjax.data.config import DataConfig
 from segjax.models.variables import flatten_variables, matching
 from segjax.train.checkpoint import save_run
@@ -242,3 +243,17 @@ def test_the_commands(row, tmp_path, capsys):
     assert "give --as NAME" in capsys.readouterr().err
     assert cli.main(["convert", str(file), "--as", "htc_resnet50_fpn.mm_1x", "--out", "x"]) == 1
     assert "no rule for" in capsys.readouterr().err
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_start_from_weights_that_fit(path):
+    config = load_config(path)
+    published = path.stem.endswith("_coco") and "finetune" not in path.stem
+    assert (config.init_from is not None) or not published
+    if config.init_from is not None:
+        entry = table.find(config.init_from)
+        found = hub.Pretrained(entry.make(), {}, preprocess=entry.preprocess)
+        hub.check_same_inputs(found, config.model)
