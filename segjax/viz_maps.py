@@ -1,8 +1,7 @@
 """Pictures of semantic and panoptic maps: colours of classes, borders, names, a legend."""
 
 import collections
-import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 from segjax import viz
 from segjax.data import rle
 from segjax.data.images import IGNORE
+from segjax.eval import conversions
 from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
 from segjax.eval.result import Result
 
@@ -48,7 +48,7 @@ def draw_result(
         the result is empty.
     """
     if found.panoptic is not None:
-        return draw_panoptic(image, found.panoptic, scale=scale)
+        return draw_panoptic(image, found.panoptic, found.segment_names, scale=scale)
     if found.instances is not None:
         return viz.draw(image, found.instances, scale=scale)
     if found.semantic is not None:
@@ -100,6 +100,7 @@ def draw_semantic(
 def draw_panoptic(
     image: Shaped[np.ndarray, "h w *c"],
     panoptic: PanopticMap,
+    names: Mapping[int, str] | None = None,
     *,
     show_labels: bool = True,
     show_legend: bool = True,
@@ -108,13 +109,16 @@ def draw_panoptic(
     """Colours every segment: stuff and first objects by their class, more objects in shades.
 
     A class has the same colour in every picture, by its place in `categories`. Void stays as it
-    is, white lines part the segments, labels name the objects as `viz.draw` does, and a legend
-    below the picture names the classes, the largest first, with how many objects they have, if
-    several, and their part of the picture.
+    is, white lines part the segments, labels say "person 1 0.98" as those of `viz.draw`, and a
+    legend below the picture names the classes, the largest first, with how many objects they
+    have, if several, and their part of the picture.
 
     Args:
       image: uint8 picture, as for `viz.draw`, of the map's size.
       panoptic: the segment of every pixel.
+      names: of the objects by segment id, as `Result.segment_names` of the result that the map is
+        part of; an object without a name is labelled with its class. None numbers the objects of
+        the map alone.
       show_labels: write the objects' names.
       show_legend: add the legend.
       scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
@@ -129,19 +133,20 @@ def draw_panoptic(
     segments = sorted(panoptic.segments, key=lambda s: s.id)
     ids = np.array([s.id for s in segments], np.int64)
     regions = np.where(panoptic.ids == 0, 0, np.searchsorted(ids, panoptic.ids) + 1)
-    things = [i for i, s in enumerate(segments) if s.category.is_thing and not s.is_crowd]
-    objects = _objects(panoptic, segments, things, scale)
-    order = viz.drawing_order(objects)
-    colours = _segment_colours(panoptic, segments, [things[i] for i in order])
+    place = {s.id: i for i, s in enumerate(segments)}
+    things = conversions.objects_of_panoptic(panoptic)  # the best first
+    colours = _segment_colours(panoptic, segments, [place[s.id] for s in things])
     _paint(canvas, viz.enlarge(regions, scale), colours)
     if show_labels:
-        names = [category.name for category in panoptic.categories]
-        texts = viz.label_texts(objects, order, names)
-        own = {i: colours[segment] for i, segment in enumerate(things)}
-        for i, text in zip(order, texts, strict=True):
-            mask = viz.enlarge(panoptic.mask(segments[things[i]].id), scale)
-            objects.boxes[i] = _label_anchor(mask, objects.boxes[i], text)
-        viz.draw_labels(canvas, objects.boxes, texts, order, own)
+        if names is None:
+            names = Result(panoptic.image_size, panoptic=panoptic).segment_names
+        texts = [_label_text(s, names) for s in things]
+        masks = (viz.enlarge(panoptic.mask(s.id), scale) for s in things)
+        boxes = [_label_anchor(mask, text) for mask, text in zip(masks, texts, strict=True)]
+        own = {i: colours[place[s.id]] for i, s in enumerate(things)}
+        viz.draw_labels(
+            canvas, np.array(boxes, np.float32).reshape(-1, 4), texts, range(len(things)), own
+        )
     if not show_legend:
         return canvas
     void = int((regions == 0).sum())
@@ -191,31 +196,20 @@ def _paint(
     canvas[borders > 0] = WHITE
 
 
-def _objects(
-    panoptic: PanopticMap, segments: Sequence[PanopticSegment], things: Sequence[int], scale: int
-) -> types.SimpleNamespace:
-    """Boxes, scores and classes of the things, as `viz` wants them."""
-    place = {category: index for index, category in enumerate(panoptic.categories)}
-    boxes = [rle.to_bbox(rle.encode(panoptic.mask(segments[i].id))) for i in things]
-    scores = [segments[i].score for i in things]
-    return types.SimpleNamespace(
-        boxes=scale * np.array(boxes, np.float32).reshape(-1, 4),
-        scores=None if None in scores else np.array(scores, np.float32),
-        classes=np.array([place[segments[i].category] for i in things], np.int32),
-    )
+def _label_text(segment: PanopticSegment, names: Mapping[int, str]) -> str:
+    score = "" if segment.score is None else f" {segment.score:.2f}"
+    return names.get(segment.id, segment.category.name) + score
 
 
-def _label_anchor(
-    mask: Bool[np.ndarray, "H W"], box: Float32[np.ndarray, "4"], text: str
-) -> Float32[np.ndarray, "4"]:
+def _label_anchor(mask: Bool[np.ndarray, "H W"], text: str) -> Float32[np.ndarray, "4"]:
     """The box at which to write: where the mask is thickest, unless the label would hide it."""
     import cv2
 
     size = viz.label_size(mask.shape)
     width, height = 0.6 * size * len(text), 1.5 * size
-    x0, y0, x1, y1 = box
+    x0, y0, x1, y1 = box = rle.to_bbox(rle.encode(mask))
     if (x1 - x0) * (y1 - y0) < 6 * width * height:
-        return box
+        return np.array(box, np.float32)
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), mask.shape)
     # A label stands on its box: this one is a line below the thickest place.

@@ -5,8 +5,11 @@ import pytest
 
 import segjax
 from segjax import viz, viz_maps
+from segjax.data import rle
 from segjax.data.segments import PanopticCategory
+from segjax.eval.detections import ImageDetections
 from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.eval.result import Result
 
 SIZE = (120, 160)
 GRAY = 100
@@ -88,13 +91,19 @@ def test_labels_lie_on_objects_that_are_large_enough():
     assert left.sum() + right.sum() == changed.sum()
 
 
-def test_labels_say_who_is_who(monkeypatch):
+@pytest.fixture
+def said(monkeypatch):
+    """Boxes and colours of the labels that are drawn."""
     said = {}
 
     def draw_labels(canvas, boxes, texts, order, colours):
         said.update({text: (boxes[i], colours[i]) for text, i in zip(texts, order, strict=True)})
 
     monkeypatch.setattr(viz, "draw_labels", draw_labels)
+    return said
+
+
+def test_labels_say_who_is_who(said):
     viz_maps.draw_panoptic(blank(), panoptic())
     assert list(said) == ["person 1 0.90", "person 2 0.60"]
     box, colour = said["person 1 0.90"]
@@ -102,8 +111,10 @@ def test_labels_say_who_is_who(monkeypatch):
     assert colour == viz.instance_colour(0)
     said.clear()
     viz_maps.draw_panoptic(blank(), panoptic(scored=False))
-    # By id without scores.
+    # Without scores in the order of the map's segments.
     assert list(said) == ["person 1", "person 2"]
+    assert said["person 1"][1] == viz.instance_colour(0)
+    assert said["person 1"][0][0] == 10
     crowd = panoptic(scored=False)
     sky, first, second = crowd.segments
     crowd = dataclasses.replace(
@@ -114,11 +125,42 @@ def test_labels_say_who_is_who(monkeypatch):
     assert list(said) == ["person 1"]
 
 
+def test_the_picture_calls_objects_as_the_result_does(said):
+    masks = np.zeros((4, *SIZE), bool)
+    masks[0, 20:80, 10:60] = True
+    masks[1, 20:80, 15:65] = True  # nine tenths of it behind the first
+    masks[2, 20:80, 100:150] = True
+    masks[3, 90:100, 100:110] = True
+    people = ImageDetections(
+        boxes=np.array([rle.to_bbox(rle.encode(mask)) for mask in masks], np.float32),
+        scores=np.array([0.9, 0.8, 0.7, 0.06], np.float32),
+        classes=np.zeros(4, np.int32),
+        image_size=SIZE,
+        class_names=("person",),
+        mask_rles=tuple(rle.encode(mask) for mask in masks),
+    )
+    found = Result(SIZE, people, SemanticMap(np.ones(SIZE, np.uint8), ("things", "grass")))
+    found = dataclasses.replace(found, panoptic=found.to_panoptic(stuff_area=1))
+    viz_maps.draw_result(blank(), found)
+    assert list(said) == ["person 1 0.90", "person 3 0.70"]
+    for text, (box, _) in said.items():
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        x0, y0, x1, y1 = found.object(text.rsplit(" ", 1)[0]).box
+        assert x0 <= x <= x1 and y0 <= y <= y1
+    # An object that the result no longer holds is of its class, but has no number.
+    said.clear()
+    viz_maps.draw_result(blank(), dataclasses.replace(found, instances=people.above(0.75)))
+    assert list(said) == ["person 1 0.90", "person 0.70"]
+    said.clear()
+    viz_maps.draw_result(blank(), dataclasses.replace(found, instances=None))
+    assert list(said) == ["person 1 0.90", "person 2 0.70"]
+
+
 def test_small_objects_are_not_hidden_under_their_labels():
     mask = np.zeros(SIZE, bool)
     mask[50:56, 70:78] = True
     box = np.array([70, 50, 78, 56], np.float32)
-    np.testing.assert_array_equal(viz_maps._label_anchor(mask, box, "person 1"), box)
+    np.testing.assert_array_equal(viz_maps._label_anchor(mask, "person 1"), box)
 
 
 def test_the_legend_says_how_much_of_everything():

@@ -81,22 +81,27 @@ def instances_of_panoptic(panoptic: PanopticMap) -> ImageDetections:
     """
     things = [category for category in panoptic.categories if category.is_thing]
     class_of = {category: index for index, category in enumerate(things)}
-    found = [s for s in panoptic.segments if s.category.is_thing and not s.is_crowd]
-    given = [s.score for s in found if s.score is not None]
-    scored = len(given) == len(found)
-    if scored:
-        order = np.argsort(-np.array(given, np.float32), kind="stable")
-        found = [found[i] for i in order]
+    found = objects_of_panoptic(panoptic)
+    scores = [s.score for s in found if s.score is not None]
     masks = tuple(rle.encode(panoptic.mask(s.id)) for s in found)
     boxes = np.array([rle.to_bbox(mask) for mask in masks], np.float32).reshape(-1, 4)
     return ImageDetections(
         boxes=boxes,
-        scores=np.array([s.score for s in found], np.float32) if scored else None,
+        scores=np.array(scores, np.float32) if len(scores) == len(found) else None,
         classes=np.array([class_of[s.category] for s in found], np.int32),
         image_size=panoptic.image_size,
         class_names=tuple(category.name for category in things),
         mask_rles=masks,
     )
+
+
+def objects_of_panoptic(panoptic: PanopticMap) -> list[PanopticSegment]:
+    """The segments that are single objects, in the order of `instances_of_panoptic`."""
+    found = [s for s in panoptic.segments if s.category.is_thing and not s.is_crowd]
+    scores = [s.score for s in found if s.score is not None]
+    if len(scores) < len(found):
+        return found
+    return [found[i] for i in np.argsort(-np.array(scores, np.float32), kind="stable")]
 
 
 def panoptic_of_parts(
@@ -144,6 +149,7 @@ def panoptic_of_parts(
             category=things[s.class_index] if s.is_thing else stuff[s.class_index],
             area=s.area,
             score=None if instances.scores is None else s.score,
+            instance=s.instance,
         )
         for s in merged.segments
     )

@@ -64,6 +64,8 @@ class PanopticSegment:
       area: in pixels, above 0.
       score: of the object it comes from; None for stuff and ground truth.
       is_crowd: ground truth only: several objects of the class that were not told apart.
+      instance: place of the instance among the detections it came from; None for stuff and ground
+        truth.
     """
 
     id: int
@@ -71,6 +73,7 @@ class PanopticSegment:
     area: int
     score: float | None = None
     is_crowd: bool = False
+    instance: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,7 +23,8 @@ class Object:
     """One object, as people speak of it.
 
     Attributes:
-      name: "person 2": class and number, from the best score down; no other object has it.
+      name: "person 2": class and number, from the best score down; no other object has it, and
+        pictures of the result use it.
       class_name: "person".
       class_index: 0..K-1.
       score: in 0..1; None for ground truth.
@@ -115,11 +116,35 @@ class Result:
         names = [found.name for found in self.objects]
         raise ValueError(f"no object is called {name!r}: there are {names}")
 
-    def counts(self, score_threshold: float = 0.0) -> dict[str, int]:
+    @functools.cached_property
+    def segment_names(self) -> dict[int, str]:
+        """What the segments of the panoptic map are called: the names of `objects`, by segment id.
+
+        Stuff, crowds, and segments of objects that `instances` does not hold (those of low score
+        may have been left out) have no name of their own.
+
+        Raises:
+          ValueError: without a panoptic map.
+        """
+        panoptic = _given(self.panoptic, "panoptic map")
+        if self.instances is None:
+            things = conversions.objects_of_panoptic(panoptic)
+            return {things[found.index].id: found.name for found in self.objects}
+        of_index = {found.index: found for found in self.objects}
+        names = {}
+        for segment in panoptic.segments:
+            found = None if segment.instance is None else of_index.get(segment.instance)
+            # Unlike scores mean that `instances` was replaced by others.
+            if found is not None and found.score == segment.score:
+                names[segment.id] = found.name
+        return names
+
+    def counts(self, score_threshold: float = 0.5) -> dict[str, int]:
         """Objects per class, in the order of the classes; classes without objects left out.
 
         Args:
-          score_threshold: leave out scores at or below it; objects without scores count.
+          score_threshold: leave out scores at or below it, as the conversions and pictures do;
+            0 counts all that the model gives, noise included. Objects without scores count.
         """
         threshold = np.float32(score_threshold)  # as `ImageDetections.above` compares
         chosen = [o for o in self.objects if o.score is None or o.score > threshold]

@@ -98,6 +98,55 @@ def test_the_picture_says_the_same_names():
     assert drawn == [f"{o.name} {o.score:.2f}" for o in street().objects]
 
 
+def crowded_street():
+    """Of four people the second is hidden by the first, the fourth by nobody."""
+    masks = [block(2, 6, 0, 4), block(2, 6, 1, 4), block(2, 6, 5, 8), block(0, 1, 0, 3)]
+    people = detections(masks, [0.9, 0.8, 0.7, 0.06], [0, 0, 0, 0])
+    result = Result(SIZE, people, SemanticMap(np.ones(SIZE, np.uint8), ("things", "road")))
+    return dataclasses.replace(result, panoptic=result.to_panoptic(stuff_area=1))
+
+
+def test_segments_are_called_as_their_objects():
+    result = crowded_street()
+    assert result.panoptic.dropped == Dropped(low_score=1, overlapping=1)
+    assert result.segment_names == {1: "person 1", 2: "person 3"}
+    assert [s.instance for s in result.panoptic.segments] == [0, 2, None]
+    for number, name in result.segment_names.items():
+        np.testing.assert_array_equal(result.panoptic.mask(number), result.object(name).mask.pixels)
+    alone = dataclasses.replace(result, instances=None)
+    assert alone.segment_names == {1: "person 1", 2: "person 2"}
+    assert alone.object("person 2").mask.box == (5, 2, 8, 6)
+    # Of objects that are left out no segment has the name.
+    few = dataclasses.replace(result, instances=result.instances.above(0.75))
+    assert few.segment_names == {1: "person 1"}
+    others = dataclasses.replace(result.instances, scores=np.float32([0.5, 0.5, 0.7, 0.5]))
+    assert dataclasses.replace(result, instances=others).segment_names == {2: "person 1"}
+    with pytest.raises(ValueError, match="has no panoptic map"):
+        _ = street().segment_names
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_every_thing_of_a_merged_map_is_part_of_the_object_of_its_name(seed, count, scored):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((count, *SIZE)) < 0.3
+    scores = rng.choice([0.25, 0.5, 0.75, 0.875], count) if scored else None
+    found = detections(masks, scores, rng.integers(0, 2, count))
+    result = Result(SIZE, found, SemanticMap(np.ones(SIZE, np.uint8), ("things", "road")))
+    panoptic = result.to_panoptic(overlap_threshold=rng.choice([0.2, 0.5, 0.9]))
+    result = dataclasses.replace(result, panoptic=panoptic)
+    things = {s.id: s for s in panoptic.segments if s.category.is_thing}
+    assert result.segment_names.keys() == things.keys()
+    assert len(set(result.segment_names.values())) == len(things)
+    for number, name in result.segment_names.items():
+        named = result.object(name)
+        assert (named.class_name, named.score) == (
+            things[number].category.name,
+            things[number].score,
+        )
+        assert not (panoptic.mask(number) & ~named.mask.pixels).any()
+
+
 @given(st.lists(st.tuples(st.sampled_from([0.25, 0.5, 0.75, 1.0]), st.integers(0, 2)), max_size=9))
 @settings(max_examples=100, deadline=None)
 def test_names_are_stable(drawn):
@@ -125,9 +174,13 @@ def test_names_are_stable(drawn):
 def test_counts():
     assert list(street().counts().items()) == [("person", 2), ("dog", 1)]
     assert street().counts(0.75) == {"person": 1, "dog": 1}
+    assert crowded_street().counts() == crowded_street().counts(0.5) == {"person": 3}
+    assert crowded_street().counts(0.0) == {"person": 4}
+    assert crowded_street().counts(0.9) == {}  # a threshold is left out with what is below it
     truth = dataclasses.replace(street().instances, scores=None)
     assert Result(SIZE, truth).counts(0.99) == {"person": 2, "dog": 1}
-    assert Result(SIZE, panoptic=panoptic_street()).counts() == {"person": 2, "dog": 1}
+    assert Result(SIZE, panoptic=panoptic_street()).counts() == {"person": 2}
+    assert Result(SIZE, panoptic=panoptic_street()).counts(0.25) == {"person": 2, "dog": 1}
 
 
 def test_instances_to_semantic_by_score():
