@@ -24,6 +24,7 @@ from segjax.models.cascade_flavours import MMDET_CASCADE_CAFFE
 from segjax.models.flavours import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.zoo.convert import RULES
+from segjax.zoo.table import ENTRIES, Entry
 
 
 def _last_class_first(logits: np.ndarray) -> np.ndarray:
@@ -224,6 +225,15 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
         if candidate == library and match:
             return peer, _take_every_sample(make(classes, **_BACKBONES[match[1]]), meta)
     raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
+
+
+def row(meta: dict[str, Any]) -> Entry | None:
+    """The zoo's row of a golden file's config; None where nobody has published weights of it."""
+    config = meta.get("variant") or re.sub(r"\.(py|yaml)$", "", meta["config"])
+    if meta["source"].startswith("mmdet"):
+        config = config.replace("-", "_")
+    found = [e for e in ENTRIES.values() if re.search(rf"/{config}(/|_coco-)", e.weights.url)]
+    return found[0] if found else None
 
 
 def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:

@@ -1,7 +1,11 @@
 """Every published config that the models cover has its line among the goldens' models."""
 
+import json
+
+import numpy as np
 import pytest
 
+from segjax.config_json import to_json
 from segjax.models import (
     CascadeMaskRCNN,
     CascadeRCNN,
@@ -10,7 +14,10 @@ from segjax.models import (
     MaskRCNN,
     PanopticFPN,
 )
-from tests.golden_models import CONFIGS, find
+from segjax.train.checks import differing_fields
+from segjax.zoo.convert import RULES
+from tests.golden_models import CONFIGS, find, row
+from tests.test_goldens import FILES
 
 # Library, config, model, blocks of the third stage, groups.
 KNOWN = [
@@ -72,3 +79,28 @@ def test_configs_of_other_models_have_none(library, config):
 def test_no_config_fits_two_lines():
     patterns = [(library, pattern) for library, pattern, _, _ in CONFIGS]
     assert len(patterns) == len(set(patterns))
+
+
+# What the files were made with otherwise than the published models, by field.
+SET_FOR_THE_FILES = {
+    "num_classes",
+    "num_samples",
+    "score_threshold",
+    "stuff_area",
+    "mask_stages",
+    "kind",  # of torchvision v2's norms: they stay in eval mode
+    "frozen_stages",
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_zoos_row_is_the_files_model(file):
+    meta = json.loads(str(np.load(file)["meta"]))
+    (peer, model), found = find(meta), row(meta)
+    if found is None:
+        assert "without-semantic" in meta["config"]  # weights of it were never published
+        return
+    assert RULES[found.peer] is peer.rules
+    ours, theirs = (json.loads(json.dumps(to_json(m))) for m in (model, found.make()))
+    fields = {line.split(" was ")[0].rpartition(".")[2] for line in differing_fields(theirs, ours)}
+    assert fields <= SET_FOR_THE_FILES

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import json
 import os
+import pickle
 import re
+import tempfile
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 
 from segjax.config import OptimConfig
 from segjax.models import PanopticFPN
+from segjax.models.variables import variable_shapes
 from segjax.ops.masks import paste_masks
 from segjax.ops.resize import resize_bilinear
 from segjax.train.optim import learning_rate, make_optimizer
@@ -29,6 +33,7 @@ from segjax.train.state import init_state
 from segjax.train.step import make_step
 from segjax.types import Batch
 from segjax.zoo.convert import convert, path_of
+from segjax.zoo.reading import read_checkpoint
 from tests import golden_recipe as recipe
 from tests.golden_models import find, heads
 
@@ -106,13 +111,17 @@ class Golden:
 
     @cached_property
     def variables(self):
+        """As those of a file that the library has written, through the zoo's reading."""
         state = recipe.state_dict(self.meta["manifest"], self.seed)
-        shapes = jax.eval_shape(
-            lambda: self.model.init(
-                jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64)
-            )
-        )
-        return jax.tree.map(jnp.asarray, convert(state, self.peer.rules, shapes))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "weights"
+            if self.meta["source"].startswith("detectron2"):
+                path.write_bytes(pickle.dumps({"model": state, "__author__": "the recipe"}))
+            else:
+                safetensors.numpy.save_file(state, path)
+            tensors = read_checkpoint(path).tensors
+            variables = convert(tensors, self.peer.rules, variable_shapes(self.model))
+        return jax.tree.map(jnp.asarray, variables)
 
     @cached_property
     def batch(self):

@@ -81,6 +81,12 @@ def differing_fields(saved: Any, new: Any, name: str = "model") -> list[str]:
             for field in sorted(old.keys() | fresh.keys())
             for line in differing_fields(old.get(field), fresh.get(field), f"{name}.{field}")
         ]
+    if isinstance(saved, list) and isinstance(new, list) and len(saved) == len(new):
+        return [
+            line
+            for index, (old, fresh) in enumerate(zip(saved, new, strict=True))
+            for line in differing_fields(old, fresh, f"{name}.{index}")
+        ]
     return [] if saved == new else [f"{name} was {_brief(saved)} and is {_brief(new)}"]
 
 

@@ -31,7 +31,7 @@ def table_of(model: Any, library: str) -> str:
         key = f"{library}_panoptic"
     elif library == "detectron2" and isinstance(model, CascadeRCNN | CascadeMaskRCNN):
         key = "detectron2_cascade"
-    elif not hasattr(model, "rpn"):
+    elif not hasattr(model, "losses"):
         key = f"{library}_backbone"
     else:
         key = library
@@ -48,7 +48,7 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
 
     Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`. torchvision: a state dict, for
     `load_state_dict(torch.load(path))`. mmdet: a checkpoint with the names of the classes, for
-    `load_from`. The last two as `.pth` need torch (`pip install torch`), as `.safetensors` not.
+    `load_from`. The last two as `.pth` need torch (`pip install 'segjax[torch]'`), as `.safetensors` not.
 
     Args:
       found: the model and its weights, in the library's own conventions: an anchor or a mean
@@ -75,8 +75,12 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
 
 
 def _pkl(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
-    # With an author, Detectron2 takes the names as they are.
-    return pickle.dumps({"model": state, "__author__": "segjax"}, protocol=4)
+    # With an author, Detectron2 takes the names as they are; those of a backbone alone lack the
+    # prefix that a detector gives them, which its heuristics find.
+    alone = not hasattr(found.model, "losses")
+    heuristics = {"matching_heuristics": True} if alone else {}
+    content = {"model": state, "__author__": "segjax"} | heuristics
+    return pickle.dumps(content, protocol=4)
 
 
 def _safetensors(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
@@ -90,7 +94,7 @@ def _pth(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes
         import torch  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a .pth file is written by torch: pip install torch, or write a .safetensors file"
+            "a .pth file is written by torch: pip install 'segjax[torch]', or write a .safetensors file"
         ) from error
     tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in state.items()}
     if library == "mmdet":
