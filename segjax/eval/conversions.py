@@ -1,5 +1,6 @@
 """From instances, semantic and panoptic maps to one another: every way with its rule."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -184,6 +185,36 @@ def class_categories(
     if highest_class >= len(things):
         raise ValueError(f"an instance is of class {highest_class}, there are {len(things)} things")
     return kinds, things, _stuff_categories(semantic_names, kinds)
+
+
+def check_names(
+    thing_names: Sequence[str],
+    semantic_names: Sequence[str],
+    categories: Sequence[PanopticCategory],
+) -> None:
+    """Says before training whether the data's names can be merged to a panoptic map afterwards.
+
+    Args:
+      thing_names: of the instance classes, from `instances_*.json`.
+      semantic_names: of the semantic labels.
+      categories: from `panoptic_*.json`; () where there is none, which fits all.
+
+    Raises:
+      ValueError: if an instance class is no thing of the categories, two categories have one name
+        or id, or no semantic class is stuff of the categories.
+    """
+    if not categories:
+        return
+    check_categories(categories)
+    things = [category.name for category in categories if category.is_thing]
+    lost = [name for name in thing_names if name not in things]
+    if lost:
+        near = difflib.get_close_matches(lost[0], things, n=3, cutoff=0)
+        raise ValueError(
+            f"instances_*.json calls a class {lost[0]!r}, which is none of the {len(things)} things"
+            f" of panoptic_*.json; there are {near}: use the same names in both"
+        )
+    _stuff_categories(semantic_names, categories)
 
 
 def default_categories(

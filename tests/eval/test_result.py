@@ -400,6 +400,32 @@ def test_what_does_not_belong_together_is_refused():
         Result(SIZE, unnamed, result.semantic).to_panoptic(CATEGORIES[:2])
 
 
+def test_names_can_be_checked_before_there_are_maps():
+    things, pixels = ("dog", "person"), ("things", "road", "sky")
+    conversions.check_names(things, pixels, CATEGORIES)
+    conversions.check_names(("dog",), ("dog", "sky"), CATEGORIES)
+    conversions.check_names((), pixels, CATEGORIES)
+    conversions.check_names(("cat",), ("lawn",), ())
+    words = (
+        r"instances_\*.json calls a class 'Dog', which is none of the 2 things of"
+        r" panoptic_\*.json; there are .'dog', 'person'.: use the same names in both"
+    )
+    with pytest.raises(ValueError, match=words):
+        conversions.check_names(("person", "Dog"), pixels, CATEGORIES)
+    with pytest.raises(ValueError, match="calls a class 'road'"):
+        conversions.check_names(("road",), pixels, CATEGORIES)
+    with pytest.raises(ValueError, match="no semantic class is stuff of the categories"):
+        conversions.check_names(things, ("things", "lawn"), CATEGORIES)
+    doors = (*CATEGORIES, PanopticCategory(100, "sky", False))
+    with pytest.raises(ValueError, match="2 categories have the name 'sky': wanted one"):
+        conversions.check_names(things, pixels, doors)
+    # What passes can be merged.
+    for names in (things, ("dog",), ()):
+        found = detections([block(0, 2, 0, 2)], [0.9], [0], names)
+        parts = Result(SIZE, found, SemanticMap(np.ones(SIZE, np.uint8), pixels))
+        assert len(parts.to_panoptic(CATEGORIES, stuff_area=1).segments) == 2
+
+
 def test_maps_are_checked():
     with pytest.raises(ValueError, match=r"labels from 0 to 3: wanted 0..1, or 255"):
         SemanticMap(np.array([[0, 3, 255]], np.uint8), ("a", "b"))
