@@ -48,7 +48,8 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
 
     Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`. torchvision: a state dict, for
     `load_state_dict(torch.load(path))`. mmdet: a checkpoint with the names of the classes, for
-    `load_from`. The last two as `.pth` need torch (`pip install 'segjax[torch]'`), as `.safetensors` not.
+    `load_from`. The last two as `.pth` need torch (`pip install 'segjax[torch]'`), as
+    `.safetensors` not.
 
     Args:
       found: the model and its weights, in the library's own conventions: an anchor or a mean
@@ -94,7 +95,7 @@ def _pth(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes
         import torch  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "a .pth file is written by torch: pip install 'segjax[torch]', or write a .safetensors file"
+            "a .pth file is written by torch: pip install 'segjax[torch]', or write .safetensors"
         ) from error
     tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in state.items()}
     if library == "mmdet":
