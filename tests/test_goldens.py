@@ -59,7 +59,15 @@ def test_there_are_files():
     assert FILES, f"no .npz file in {FOLDERS}"
 
 
+@pytest.fixture
+def forgotten_afterwards():
+    """The programs of one file take gigabytes, and no other file has use for them."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.usefixtures("forgotten_afterwards")
 def test_golden(file):
     golden = Golden(file)
     unknown, rows = [], []
