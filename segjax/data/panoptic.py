@@ -26,7 +26,7 @@ class PanopticEntry(NamedTuple):
 
     Attributes:
       file_name: of the PNG.
-      ids: of the segments, in ascending order.
+      ids: of the segments, in the order of the json.
       category_ids: of the same segments.
       is_crowd: of the same segments.
     """
@@ -77,9 +77,10 @@ class PanopticLabels:
                 f"{unknown[0]}, which is not in its list of categories"
             )
         ids = ids_of(read_map(self._maps.store, entry.file_name, image, 3)).astype(np.int64)
+        order = np.argsort(entry.ids)
         # Void goes first, as the smallest id.
-        known = np.concatenate([np.zeros(1, np.int64), entry.ids])
-        classes = [IGNORE, *(self._labels[i] for i in entry.category_ids.tolist())]
+        known = np.concatenate([np.zeros(1, np.int64), entry.ids[order]])
+        classes = [IGNORE, *(self._labels[i] for i in entry.category_ids[order].tolist())]
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         lost = ids[known[place] != ids]
         if lost.size:
@@ -90,7 +91,10 @@ class PanopticLabels:
         return np.array(classes, np.uint8)[place]
 
     def segments(self, image: ImageRecord) -> tuple[bytes, tuple[Segment, ...]]:
-        """Returns the PNG and the segments of an image that `read` had nothing against."""
+        """Returns the PNG and the segments of an image that `read` had nothing against.
+
+        Their order is that of the json: of several crowds of a class, evaluation takes the last.
+        """
         entry = self._entries[image.id]
         columns = (entry.ids.tolist(), entry.category_ids.tolist(), entry.is_crowd.tolist())
         segments = tuple(Segment(*row) for row in zip(*columns, strict=True))
@@ -184,10 +188,9 @@ def _entry(annotation: dict[str, Any], where: str) -> PanopticEntry:
                 f"{where}: segment {number} has iscrowd {segment['iscrowd']!r:.40}: wanted 0 or 1"
             )
         found[number] = segment["category_id"], bool(segment.get("iscrowd", 0))
-    ids = sorted(found)
     return PanopticEntry(
         annotation.get("file_name"),
-        np.array(ids, np.int64),
-        np.array([found[i][0] for i in ids], np.int64),
-        np.array([found[i][1] for i in ids], bool),
+        np.array(list(found), np.int64),
+        np.array([category for category, _ in found.values()], np.int64),
+        np.array([crowd for _, crowd in found.values()], bool),
     )

@@ -25,7 +25,7 @@ from segjax.data.store import ImageStore
 from segjax.data.stuff_names import NUM_STUFF_MAP_THINGS, STUFF_NAMES
 
 # Of the labels that are built: datasets with labels are built anew when it changes.
-LABELS_VERSION = "2"
+LABELS_VERSION = "3"
 # What "instances" calls the pixels that belong to no object.
 OTHER = "other"
 

@@ -12,6 +12,7 @@ from segjax.data.config import DataConfig
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.data.shapes import CATEGORY_IDS, ShapesConfig
+from segjax.eval.panoptic_quality import PanopticQuality
 from tests.data.map_samples import (
     SIZES,
     make_everything,
@@ -30,8 +31,7 @@ def config(tmp_path):
 
 def expected_segments(image):
     entries = panoptic_content()["annotations"][image - 1]["segments_info"]
-    found = [Segment(s["id"], s["category_id"], bool(s["iscrowd"])) for s in entries]
-    return tuple(sorted(found, key=lambda segment: segment.id))
+    return tuple(Segment(s["id"], s["category_id"], bool(s["iscrowd"])) for s in entries)
 
 
 def test_panoptic_truth_is_what_the_files_say(config):
@@ -73,6 +73,31 @@ def test_semantic_truth_is_at_the_stored_size(config):
     for image, labels in truth.items():
         assert (labels.dtype, labels.shape) == (np.uint8, SIZES[image])
         np.testing.assert_array_equal(labels, plain_labels(image))
+
+
+def test_segments_keep_the_order_of_the_json(config, tmp_path):
+    """Of several crowds of a class the reference takes the last, whatever their ids."""
+    path = tmp_path / "data/annotations/panoptic_train.json"
+    data = panoptic_content()
+    for segment in data["annotations"][0]["segments_info"]:
+        segment |= {"category_id": 7, "iscrowd": 1}
+    quality = []
+    for rows in ([70001, 300, 5], [5, 300, 70001], [300, 70001, 5]):
+        described = data["annotations"][0]["segments_info"]
+        described.sort(key=lambda segment: rows.index(segment["id"]))
+        write(path, data)
+        dataset = open_dataset(dataclasses.replace(config, semantic="panoptic"))
+        ids, segments = dataset.panoptic("train")[1]
+        assert [segment.id for segment in segments] == rows
+        np.testing.assert_array_equal(ids, panoptic_ids(1))
+        labels = dataset.semantic_labels("train")[1]
+        np.testing.assert_array_equal(labels, np.where(ids > 0, 1, 255))
+        # A dog found on the one crowd alone: wrong, unless that crowd is the last.
+        found = np.where(ids == 5, 1, 0)
+        scored = PanopticQuality(dataset.panoptic_categories)
+        scored.add(ids, segments, found, [Segment(1, 7)])
+        quality.append(scored.state()[1, 2])
+    assert quality == [0.0, 1.0, 0.0]
 
 
 def test_segments_without_a_pixel_stay(config, tmp_path):
