@@ -8,7 +8,12 @@ if TYPE_CHECKING:
     from segjax.config import TrainConfig as TrainConfig
     from segjax.config import load_config as load_config
     from segjax.data.config import DataConfig as DataConfig
+    from segjax.data.segments import PanopticCategory as PanopticCategory
     from segjax.eval.detections import ImageDetections as ImageDetections
+    from segjax.eval.maps import PanopticMap as PanopticMap
+    from segjax.eval.maps import SemanticMap as SemanticMap
+    from segjax.eval.mean_iou import MeanIou as MeanIou
+    from segjax.eval.panoptic_quality import PanopticQuality as PanopticQuality
     from segjax.eval.result import Result as Result
     from segjax.eval.runner import evaluate as evaluate
     from segjax.models import CascadeMaskRCNN as CascadeMaskRCNN
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from segjax.models import HybridTaskCascade as HybridTaskCascade
     from segjax.models import MaskRCNN as MaskRCNN
     from segjax.models import PanopticFPN as PanopticFPN
+    from segjax.models import PanopticMerge as PanopticMerge
     from segjax.models import SemanticFPN as SemanticFPN
     from segjax.models import cascade_mask_rcnn_resnet_fpn as cascade_mask_rcnn_resnet_fpn
     from segjax.models import cascade_rcnn_resnet_fpn as cascade_rcnn_resnet_fpn
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from segjax.models import models as models
     from segjax.models import panoptic_fpn_resnet as panoptic_fpn_resnet
     from segjax.models import semantic_fpn_resnet as semantic_fpn_resnet
+    from segjax.models.semantic import SemanticLoss as SemanticLoss
     from segjax.predict import Predictor as Predictor
     from segjax.predict import predict as predict
     from segjax.train import load_run as load_run
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from segjax.viz import draw as draw
     from segjax.viz_maps import draw_panoptic as draw_panoptic
     from segjax.viz_maps import draw_semantic as draw_semantic
+    from segjax.zoo.hub import Pretrained as Pretrained
     from segjax.zoo.hub import save as save
 
 __version__ = "0.1.0"
@@ -54,11 +62,19 @@ _HOMES = {
     "HybridTaskCascade": "segjax.models",
     "ImageDetections": "segjax.eval.detections",
     "MaskRCNN": "segjax.models",
+    "MeanIou": "segjax.eval.mean_iou",
     "OptimConfig": "segjax.config",
+    "PanopticCategory": "segjax.data.segments",
     "PanopticFPN": "segjax.models",
+    "PanopticMap": "segjax.eval.maps",
+    "PanopticMerge": "segjax.models",
+    "PanopticQuality": "segjax.eval.panoptic_quality",
     "Predictor": "segjax.predict",
+    "Pretrained": "segjax.zoo.hub",
     "Result": "segjax.eval.result",
     "SemanticFPN": "segjax.models",
+    "SemanticLoss": "segjax.models.semantic",
+    "SemanticMap": "segjax.eval.maps",
     "TrainConfig": "segjax.config",
     "cascade_mask_rcnn_resnet_fpn": "segjax.models",
     "cascade_rcnn_resnet_fpn": "segjax.models",
@@ -92,11 +108,19 @@ __all__ = [
     "HybridTaskCascade",
     "ImageDetections",
     "MaskRCNN",
+    "MeanIou",
     "OptimConfig",
+    "PanopticCategory",
     "PanopticFPN",
+    "PanopticMap",
+    "PanopticMerge",
+    "PanopticQuality",
     "Predictor",
+    "Pretrained",
     "Result",
     "SemanticFPN",
+    "SemanticLoss",
+    "SemanticMap",
     "TrainConfig",
     "__version__",
     "cascade_mask_rcnn_resnet_fpn",

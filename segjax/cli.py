@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--results", metavar="FILE", help="write a COCO results json, and maps beside it"
     )
     evaluate.add_argument(
-        "--boundary", action="store_true", help="also boundary AP of masks (2103.16562)"
+        "--boundary",
+        action="store_true",
+        help="also boundary AP of masks and boundary IoU of semantic maps (2103.16562)",
     )
     evaluate.epilog = "--data.FIELD, --model.FIELD and --max-detections change the run's config."
     evaluate.set_defaults(command=_evaluate)

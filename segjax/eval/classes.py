@@ -7,6 +7,7 @@ from typing import Any
 from segjax.data.dataset import Dataset
 from segjax.data.segments import PanopticCategory
 from segjax.data.things import THINGS
+from segjax.eval.conversions import check_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Classes:
             semantic_names=tuple(map(str, record.get("semantic_names", ()))),
             panoptic_categories=categories,
         )
+
+    def checked(self) -> "Classes":
+        """These, if they can be merged to panoptic maps; see `conversions.check_names`."""
+        check_names(self.names, self.semantic_names, self.panoptic_categories)
+        return self
 
     def completed(self, other: "Classes") -> "Classes":
         """These classes, and the other's where these are unknown."""

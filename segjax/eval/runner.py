@@ -92,7 +92,7 @@ class Evaluator:
         panoptic maps have a threshold of their own, in the model's `merge`.
       max_detections: per image, the best; None takes what the model gives.
       max_dets: pycocotools' `maxDets`.
-      boundary: also score boundary AP, for models with masks.
+      boundary: also score boundary AP of masks and boundary IoU of semantic maps.
       progress: show a progress bar.
       classes: names of the model's classes; what is unknown is taken from the dataset.
     """
@@ -109,28 +109,34 @@ class Evaluator:
     classes: Classes = Classes()
 
     def __post_init__(self):
-        if self.boundary and not self.model.has_masks:
-            raise ValueError("boundary=True scores masks, and the model has no masks: leave it out")
+        if self.boundary and not (self.model.has_masks or gives_semantic(self.model)):
+            raise ValueError(
+                "boundary=True scores masks and semantic maps, and the model gives neither: leave"
+                " it out"
+            )
 
     def __call__(self, variables: Any, results_json: str | Path | None = None) -> EvalResults:
         """Predicts every image of the split and scores the result.
+
+        Panoptic maps are written beside `results_json`, as `NAME_panoptic.json` and a folder of
+        PNGs of that name; semantic maps of a model of those alone as `NAME_semantic/`
+        (`files.MapFiles`).
 
         Args:
           variables: the model's parameters and statistics.
           results_json: also write the detections here, as a COCO results file.
 
-        Panoptic maps are written beside it, as `NAME_panoptic.json` and a folder of PNGs of that
-        name; semantic maps of a model of those alone as `NAME_semantic/` (`files.MapFiles`).
-
         Raises:
           ValueError: for scores or logits that are not finite, an image that came twice, or
-            labels of other classes than the model's.
+            labels or classes other than the model's.
         """
         started = time.monotonic()
         entries: list[dict[str, Any]] = []
         seen: set[int] = set()
         of_data = _DataClasses(self._classes, self.dataset)
-        maps = MapScores(self.model, self.dataset, self.split, self._classes)
+        maps = MapScores(
+            self.model, self.dataset, self.split, self._classes, boundary=self.boundary
+        )
         files = None if results_json is None else MapFiles(f"{Path(results_json).with_suffix('')}_")
         predictions = self.predictions(variables, maps=bool(maps) or files is not None)
         for image_id, found in self._progress(predictions):
@@ -212,7 +218,7 @@ class Evaluator:
             masks=bool(self.model.has_masks),
             max_dets=self.max_dets,
             image_ids=seen,
-            boundary=self.boundary,
+            boundary=self.boundary and bool(self.model.has_masks),
         )
 
     def _collect(

@@ -98,7 +98,7 @@ def train(config: TrainConfig) -> TrainResults:
     check_splits(dataset, config.data, ("train", "val"))
     config = resolve(config, dataset.class_names, dataset.semantic_names)
     training_data = semantic_wanted(config)
-    classes = Classes.of(config.model, dataset)
+    classes = Classes.of(config.model, dataset).checked()
 
     # ---------------------------------------------------------------- Checkpoint to go on from
     with Checkpoints(workdir, best_metric(config), config.keep_last) as checkpoints:

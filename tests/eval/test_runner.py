@@ -7,8 +7,10 @@ import pytest
 
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import open_dataset
+from segjax.eval.classes import Classes, data_categories
+from segjax.eval.detections import ImageDetections
 from segjax.eval.postprocess import predict_original
-from segjax.eval.runner import Evaluator, evaluate
+from segjax.eval.runner import Evaluator, _DataClasses, evaluate
 from tests.eval import fakes
 
 
@@ -49,7 +51,7 @@ def test_boundary_ap_is_passed_on(folder):
     results = evaluate(model, fakes.oracle_variables(), dataset, "val", config, boundary=True)
     metrics = results.metrics()
     assert 0.8 < metrics["boundary/AP"] <= metrics["segm/AP"]
-    with pytest.raises(ValueError, match="the model has no masks"):
+    with pytest.raises(ValueError, match="the model gives neither"):
         Evaluator(fakes.OracleModel(has_masks=False), dataset, config, boundary=True)
 
 
@@ -162,3 +164,20 @@ def test_threshold_and_limits(folder):
     limited = evaluate(model, variables, dataset, "val", config, max_dets=(1,))
     assert limited.scores.box.per_class[3] == pytest.approx(1.0)
     assert limited.scores.box.per_class[17] == pytest.approx(half)
+
+
+def test_classes_are_matched_by_name_and_what_the_data_lack_is_counted(folder):
+    _, dataset, _ = folder
+    names = ("N/A", *reversed(dataset.class_names), "N/A")
+    classes = Classes(names, tuple(range(len(names))))
+    assert data_categories(classes, dataset) == (None, *reversed(dataset.category_ids), None)
+    found = _DataClasses(classes, dataset)
+    size, boxes = (40, 60), np.array([[1, 2, 30, 20]] * 3, np.float32)
+    detections = ImageDetections(
+        boxes, np.ones(3, np.float32), np.array([0, 1, len(names) - 1], np.int32), size
+    )
+    (entry,) = found.entries(7, detections)
+    assert entry["category_id"] == dataset.category_ids[-1]
+    assert found.notes == ("2 detections of classes that the data do not have are left out: N/A 2",)
+    with pytest.raises(ValueError, match=f"the data also have {dataset.class_names[-1]}"):
+        data_categories(Classes(dataset.class_names[:-1]), dataset)
