@@ -5,7 +5,7 @@ Wanted on val2017: PQ 41.5 (Detectron2's model zoo, panoptic_fpn_R_50_3x).
 Schedule: 270,000 steps of 16 images (about 37 epochs), learning rate 0.02, divided by 10 at
 210,000 and 250,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
 The semantic branch learns 54 classes: all things as one, and COCO's 53 kinds of stuff, from the
-panoptic annotation.
+panoptic annotation; images without objects count, too.
 The published run starts from MSRA's ImageNet weights of the backbone, whose stem and first stage
 stay frozen: `resnet50.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
 in full here yet.
@@ -33,6 +33,7 @@ def get_config() -> TrainConfig:
             long_side=1333,
             interpolation="pil",
             overflow="drop_smallest",
+            filter_empty=False,
             num_workers=8,
         ),
         optim=OptimConfig(

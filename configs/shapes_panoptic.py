@@ -65,6 +65,7 @@ def get_config() -> TrainConfig:
             eval_batch_size=10,
             max_instances=16,
             overflow="drop_smallest",
+            filter_empty=False,
             mask_size=56,
         ),
         optim=OptimConfig(

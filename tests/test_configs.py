@@ -1,22 +1,33 @@
 """Every file in configs/ loads, and its model can be built."""
 
 import ast
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from segjax.config import load_config
 from segjax.config_json import from_json, to_json
+from segjax.data.pipeline import open_dataset, train_iterator
+from segjax.data.shapes import ShapesConfig
 from segjax.data.stuff_names import STUFF_NAMES
+from segjax.models import PanopticFPN, PanopticMerge
 from segjax.models.flavours import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
 from segjax.nn.resnet import resnet
+from segjax.nn.semantic_head import SemanticFPNHead
 from segjax.train.loop import resolve, with_dtype
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
+from segjax.train.parallel import BATCH_FIELDS
+from segjax.types import Batch
+from tests import tiny
+from tests.models.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -127,6 +138,8 @@ def test_recipe_follows_its_library(name):
     scales = tuple(range(640, 801, 32))
     assert found == ((scales, "pil", 0.0) if detectron2 else ((800,), "cv2", None))
     assert (data.long_side, data.flip, data.resize) == (1333, True, "shortest_edge")
+    # Detectron2's Base-Panoptic-FPN.yaml: FILTER_EMPTY_ANNOTATIONS: False.
+    assert data.filter_empty == (not name.startswith("panoptic"))
     assert (optim.name, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 1e-4)
     library = DETECTRON2 if detectron2 else MMDET
     depth, groups, width = re.search(r"_[rx](\d+)_(?:(\d+)x(\d+)d_)?", name).groups()
@@ -153,6 +166,33 @@ def test_recipe_has_semantic_labels_if_its_model_learns_from_them(name):
     assert config.data.instances == (not name.startswith("semantic"))
     names = STUFF_NAMES if name in SEMANTIC else ["a class"] * (classes or 0)
     assert resolve(config, ["a class"] * 80, names) == config
+
+
+def test_panoptic_shapes_train_on_pictures_without_objects(tmp_path):
+    config = load_config(FOLDER / "shapes_panoptic.py").data
+    shapes = ShapesConfig(
+        image_size=64,
+        num_train=2,
+        num_val=1,
+        min_side=16,
+        max_side=32,
+        empty_fraction=1.0,
+        crowd_fraction=0.0,
+        stuff_regions=4,
+    )
+    config = dataclasses.replace(config, shapes=shapes, cache_dir=str(tmp_path), batch_size=2)
+    dataset = open_dataset(config)
+    with train_iterator(dataset, config, seed=0) as batches:
+        arrays = next(batches)
+    batch = Batch(**{name: jnp.asarray(arrays[name]) for name in BATCH_FIELDS if name in arrays})
+    assert not batch.gt_valid.any()
+    head = SemanticFPNHead(len(dataset.semantic_names), features=8, norm=tiny.NORM)
+    model = PanopticFPN(detector=tiny.mask_rcnn(), semantic_head=head, merge=PanopticMerge())
+    _, terms, _, grads = Run(model).losses(batch, tiny.keys())
+    assert float(terms["loss_semantic"]) > 0.5
+    for name, term in terms.items():
+        assert (term > 0) == name.startswith(("loss_cls", "loss_rpn_cls", "loss_semantic")), name
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, grads)))
 
 
 @pytest.mark.parametrize("name", SEMANTIC)
