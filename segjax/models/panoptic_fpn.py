@@ -4,7 +4,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
 from segjax.models.cascade_rcnn import CascadeMaskRCNN
 from segjax.models.htc import HybridTaskCascade
@@ -50,8 +50,20 @@ class PanopticFPN(nn.Module):
     semantic_loss: SemanticLoss = SemanticLoss(weight=0.5)
     merge: PanopticMerge = PanopticMerge()
 
-    has_masks = True
     size_divisor = 32
+
+    def __post_init__(self) -> None:
+        if not getattr(self.detector, "has_masks", False):
+            raise ValueError(
+                f"the detector is a {type(self.detector).__name__}, which gives no masks: wanted a"
+                " MaskRCNN, a CascadeMaskRCNN or a HybridTaskCascade"
+            )
+        super().__post_init__()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether objects have masks; those of the detector do."""
+        return self.detector.has_masks
 
     @property
     def num_classes(self) -> int:
@@ -104,14 +116,17 @@ class PanopticFPN(nn.Module):
     ) -> PanopticSegments:
         """Panoptic maps of a batch at the padded input's size; the padding is no segment."""
         padded_size = (images.shape[1], images.shape[2])
-        found = self.predict(images, image_sizes)
-        # One image after the other: logits of every pixel are the largest array there is.
-        return jax.lax.map(
-            lambda one: panoptic_map(
-                one[0], one[1], one[1], padded_size, padded_size, self.merge, self.paste_padded
-            ),
-            (found, image_sizes),
-        )
+
+        def one(row: tuple[Detections, Array]) -> PanopticSegments:
+            found, size = row
+            assert found.semantic_logits is not None
+            labels = semantic_labels(
+                found.semantic_logits, size, size, padded_size=padded_size, canvas=padded_size
+            )
+            return panoptic_map(found, labels, self.merge, self.paste_padded)
+
+        # One image after the other, so that memory does not grow with the batch.
+        return jax.lax.map(one, (self.predict(images, image_sizes), image_sizes))
 
     def losses(
         self, batch: Batch, keys: Key[Array, " B"]
@@ -127,38 +142,32 @@ class PanopticFPN(nn.Module):
 
 
 def panoptic_map(
-    found: Detections,
-    image_size: Int32[Array, "2"],
-    output_size: Int32[Array, "2"],
-    padded_size: tuple[int, int],
-    canvas: tuple[int, int],
-    merge: PanopticMerge,
-    paste_padded: bool,
+    found: Detections, semantic: Int32[Array, "H W"], merge: PanopticMerge, paste_padded: bool
 ) -> PanopticSegments:
-    """The panoptic map of one image, at any size up to `canvas`.
+    """The panoptic map of one image, at the size of its semantic map.
 
     Args:
-      found: what the model gives for the image, boxes in pixels of the output.
-      image_size: (height, width) of the image inside the padding.
-      output_size: (height, width) of the map, such as the original image's.
-      padded_size: (height, width) of the padded input.
-      canvas: (height, width) of the arrays; pixels beyond `output_size` are 0.
+      found: what the model gives for the image, boxes in pixels of the map.
+      semantic: of `semantic_labels`; where it is -1, the panoptic map is 0.
       merge: how.
       paste_padded: paste masks as torchvision does.
     """
     assert found.mask_probs is not None and found.semantic_logits is not None
-    semantic = semantic_labels(
-        found.semantic_logits, image_size, output_size, padded_size=padded_size, canvas=canvas
-    )
-    soft = paste_masks(found.mask_probs, found.boxes, *canvas, padded=paste_padded)
-    masks = (soft > 0.5 if paste_padded else soft >= 0.5) & (semantic >= 0)[None]
+    height, width = semantic.shape
+
+    def mask_of(row: tuple[Array, Array]) -> Bool[Array, "H W"]:
+        probs, box = row
+        soft = paste_masks(probs[None], box[None], height, width, padded=paste_padded)[0]
+        return (soft > 0.5 if paste_padded else soft >= 0.5) & (semantic >= 0)
+
     return merge_panoptic(
-        masks,
+        (found.mask_probs, found.boxes),
         found.scores,
         found.classes,
         found.valid,
         semantic,
         num_semantic=found.semantic_logits.shape[-1],
+        mask_of=mask_of,
         things=merge.things,
         score_threshold=merge.score_threshold,
         overlap=merge.overlap,

@@ -1,11 +1,17 @@
 """Instances and stuff merged into one panoptic map, on the device."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32, PyTree, Shaped
 
 from segjax.ops.resize import interpolation_matrix
 from segjax.types import struct
+
+# Resized logits that exist at a time, as a bound on memory (8 MiB each of a few).
+BLOCK_VALUES = 2**21
 
 
 @struct
@@ -62,7 +68,8 @@ def semantic_labels(
     """The class of every pixel of an image at another size.
 
     As Detectron2's `sem_seg_postprocess`: logits upsampled to the padded input, cropped to the
-    image, resized to the output, all bilinear; the two interpolations are one matrix here.
+    image, resized to the output, all bilinear; the two interpolations are one matrix here. Logits
+    at the output's size exist for a block of rows at a time only.
 
     Args:
       logits: of the padded input's cells.
@@ -87,19 +94,43 @@ def semantic_labels(
         down = jnp.maximum(1 - jnp.abs(place[:, None] - cell[None]), 0.0)
         maps.append(jnp.matmul(down, up, precision="highest"))
         inside.append(pixel < new)
-    resized = jnp.einsum("yh,hwk,xw->yxk", maps[0], logits, maps[1], precision="highest")
-    labels = resized.argmax(-1).astype(jnp.int32)
+    if logits.shape[0] < logits.shape[1]:  # the longer axis first: fewer multiplications
+        labels = _best_classes(logits.swapaxes(0, 1), maps[1], maps[0]).T
+    else:
+        labels = _best_classes(logits, maps[0], maps[1])
     return jnp.where(inside[0][:, None] & inside[1][None], labels, -1)
 
 
+def _best_classes(
+    logits: Float32[Array, "h w K"], rows: Float32[Array, "H h"], columns: Float32[Array, "W w"]
+) -> Int32[Array, "H W"]:
+    """The highest of logits resized by two matrices, a block of rows at a time."""
+    height, values = rows.shape[0], columns.shape[0] * logits.shape[2]
+    size = max(1, min(BLOCK_VALUES // values, height))
+    number = -(-height // size)
+    blocks = jnp.pad(rows, ((0, number * size - height), (0, 0))).reshape(number, size, -1)
+
+    def best(block: Float32[Array, "n h"]) -> Int32[Array, "n W"]:
+        tall = jnp.einsum("nh,hwk->nwk", block, logits, precision="highest")
+        resized = jnp.einsum("xw,nwk->nxk", columns, tall, precision="highest")
+        return resized.argmax(-1).astype(jnp.int32)
+
+    return jax.lax.map(best, blocks).reshape(number * size, -1)[:height]
+
+
+def _itself(mask: Bool[Array, "H W"]) -> Bool[Array, "H W"]:
+    return mask
+
+
 def merge_panoptic(
-    masks: Bool[Array, "N H W"],
+    instances: PyTree[Shaped[Array, "N ..."]],
     scores: Float32[Array, " N"],
     classes: Int32[Array, " N"],
     valid: Bool[Array, " N"],
     semantic: Int32[Array, "H W"],
     *,
     num_semantic: int,
+    mask_of: Callable[[Any], Bool[Array, "H W"]] = _itself,
     things: int | None = None,
     score_threshold: float | int = 0.5,
     overlap: float | int = 0.5,
@@ -112,12 +143,14 @@ def merge_panoptic(
     (Detectron2's `combine_semantic_and_instance_outputs`, mmdet's `HeuristicFusionHead`).
 
     Args:
-      masks: of the instances.
+      instances: the masks [N, H, W]; or whatever `mask_of` makes masks of, with N rows. Made one
+        at a time, all masks never exist together.
       scores: best first.
       classes: of the instances.
       valid: False for rows that only fill the shape.
       semantic: class of every pixel in 0..num_semantic - 1; -1 beyond the image.
       num_semantic: semantic classes.
+      mask_of: gives the mask of a row of `instances`; only called for those that may be kept.
       things: the semantic class that means "some instance", which is no stuff; None if all are
         stuff.
       score_threshold: an instance must score at least this.
@@ -128,40 +161,19 @@ def merge_panoptic(
       The map, with rows for all instances and semantic classes.
     """
     good = valid & (scores >= score_threshold)
-
-    def add(
-        carry: tuple[Array, Array], row: tuple[Array, Array]
-    ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-        ids, count = carry
-        mask, candidate = row
-        area = mask.sum(dtype=jnp.int32)
-        taken = (mask & (ids > 0)).sum(dtype=jnp.int32)
-        kept = candidate & (taken < area) & (taken <= overlap * area)
-        count = count + kept
-        ids = jnp.where(kept & mask & (ids == 0), count, ids)
-        return (ids, count), (jnp.where(kept, count, 0), area)
-
-    # Made of an input: inside shard_map a loop's carry must vary over the mesh from the start.
-    start = (jnp.zeros_like(semantic), jnp.zeros_like(semantic[0, 0]))
-    (ids, count), (instance_ids, instance_areas) = jax.lax.scan(add, start, (masks, good))
-
-    labels = jnp.arange(num_semantic, dtype=jnp.int32)
-    known = (semantic >= 0) & (semantic < num_semantic)
-    free = jnp.where((ids == 0) & known, semantic, num_semantic)
-    areas = jnp.bincount(free.reshape(-1), length=num_semantic + 1)[:-1]
-    is_stuff = labels != (num_semantic if things is None else things % num_semantic)
-    stuff = is_stuff & (areas >= stuff_area) & (areas > 0)
-    stuff_ids = jnp.where(stuff, count + jnp.cumsum(stuff, dtype=jnp.int32), 0)
-    ids = jnp.where(ids > 0, ids, jnp.append(stuff_ids, 0)[free])
-
-    small = is_stuff & (areas > 0) & ~stuff
-    small_pixels = jnp.where(small, areas, 0).sum(dtype=jnp.int32)
+    taken, instance_ids, instance_areas = _add_instances(
+        instances, mask_of, good, semantic, overlap
+    )
+    ids, stuff_ids, small_areas = _add_stuff(
+        taken, instance_ids, semantic, num_semantic, things, stuff_area
+    )
     left_out = good & (instance_ids == 0)
+    small_pixels = small_areas.sum(dtype=jnp.int32)
     dropped = PanopticDropped(
         low_score=_count(valid & ~good),
         empty=_count(left_out & (instance_areas == 0)),
         overlapping=_count(left_out & (instance_areas > 0)),
-        small_stuff=_count(small),
+        small_stuff=_count(small_areas > 0),
         small_stuff_pixels=small_pixels,
         other_pixels=_count((ids == 0) & (semantic >= 0)) - small_pixels,
     )
@@ -169,11 +181,62 @@ def merge_panoptic(
     return PanopticSegments(
         ids=ids,
         segment_ids=jnp.concatenate([instance_ids, stuff_ids]),
-        classes=jnp.concatenate([classes, labels]),
+        classes=jnp.concatenate([classes, jnp.arange(num_semantic, dtype=jnp.int32)]),
         is_thing=jnp.arange(number + num_semantic, dtype=jnp.int32) < number,
         scores=jnp.concatenate([scores, jnp.zeros((num_semantic,), jnp.float32)]),
         dropped=dropped,
     )
+
+
+def _add_instances(
+    instances: PyTree[Shaped[Array, "N ..."]],
+    mask_of: Callable[[Any], Bool[Array, "H W"]],
+    good: Bool[Array, " N"],
+    semantic: Int32[Array, "H W"],
+    overlap: float | int,
+) -> tuple[Int32[Array, "H W"], Int32[Array, " N"], Int32[Array, " N"]]:
+    """A map of instances; their ids, 0 where left out; their areas, where they are `good`."""
+
+    def add(carry: tuple[Array, Array], instance: Any) -> tuple[tuple[Array, Array], Any]:
+        ids, count = carry
+        mask = mask_of(instance)
+        area = mask.sum(dtype=jnp.int32)
+        taken = (mask & (ids > 0)).sum(dtype=jnp.int32)
+        kept = (taken < area) & (taken <= overlap * area)
+        count = count + kept
+        ids = jnp.where(kept & mask & (ids == 0), count, ids)
+        return (ids, count), (jnp.where(kept, count, 0), area)
+
+    def skip(carry: tuple[Array, Array], instance: Any) -> tuple[tuple[Array, Array], Any]:
+        return carry, (jnp.zeros_like(carry[1]), jnp.zeros_like(carry[1]))
+
+    def step(carry: tuple[Array, Array], row: tuple[Array, Any]) -> Any:
+        return jax.lax.cond(row[0], add, skip, carry, row[1])
+
+    # Made of an input: inside shard_map a loop's carry must vary over the mesh from the start.
+    start = (jnp.zeros_like(semantic), jnp.zeros_like(semantic[0, 0]))
+    (ids, _), (segment_ids, areas) = jax.lax.scan(step, start, (good, instances))
+    return ids, segment_ids, areas
+
+
+def _add_stuff(
+    taken: Int32[Array, "H W"],
+    instance_ids: Int32[Array, " N"],
+    semantic: Int32[Array, "H W"],
+    num_semantic: int,
+    things: int | None,
+    stuff_area: int,
+) -> tuple[Int32[Array, "H W"], Int32[Array, " K"], Int32[Array, " K"]]:
+    """The map with stuff where no instance is; ids of stuff; areas of stuff that is too small."""
+    labels = jnp.arange(num_semantic, dtype=jnp.int32)
+    is_stuff = labels != (num_semantic if things is None else things % num_semantic)
+    known = (semantic >= 0) & (semantic < num_semantic)
+    free = jnp.where((taken == 0) & known, semantic, num_semantic)
+    areas = jnp.bincount(free.reshape(-1), length=num_semantic + 1)[:-1]
+    large = is_stuff & (areas >= stuff_area) & (areas > 0)
+    stuff_ids = jnp.where(large, instance_ids.max(initial=0) + large.cumsum(dtype=jnp.int32), 0)
+    ids = jnp.where(taken > 0, taken, jnp.append(stuff_ids, 0)[free])
+    return ids, stuff_ids, jnp.where(is_stuff & ~large, areas, 0)
 
 
 def _count(which: Bool[Array, "..."]) -> Int32[Array, ""]:

@@ -11,7 +11,6 @@ from segjax.data.dataset import open_dataset
 from segjax.eval.classes import Classes
 from segjax.eval.map_scores import MapScores
 from segjax.eval.maps import PanopticMap, SemanticMap
-from segjax.eval.postprocess import map_canvas
 from segjax.eval.result import Result
 from segjax.eval.runner import Evaluator, evaluate
 from segjax.models import PanopticMerge
@@ -169,10 +168,6 @@ def test_logits_that_are_not_finite_are_refused(opened):
     variables["logits"][1, 5, 5, 1] = np.nan
     with pytest.raises(ValueError, match=r"semantic logits of row . of the batch, of 64 x 64"):
         Evaluator(panoptic(dataset), dataset, config)(variables)
-
-
-def test_few_canvases():
-    assert map_canvas(427, 640) == map_canvas(448, 577) == (448, 640)
 
 
 def test_a_predictor_gives_one_result_of_everything(opened):

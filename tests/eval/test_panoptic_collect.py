@@ -41,6 +41,16 @@ def test_segments_get_their_names():
     assert made.dropped == Dropped(*range(1, 7))
 
 
+def test_instances_are_places_among_those_given():
+    for rows, places in (([0, 1, 2], [0, 2]), ([2, 0], [1, 0]), ([2], [None, 0]), ([], [None] * 2)):
+        made = collect_panoptic(
+            found(), (4, 6), THINGS, LABELS, instance_rows=np.array(rows, np.int64)
+        )
+        assert [s.instance for s in made.segments] == [*places, None]
+    made = collect_panoptic(found(), (4, 6), THINGS, LABELS, instance_rows=np.arange(6))
+    assert made.segments[-1].instance is None  # stuff, whatever its row
+
+
 def test_categories_of_the_data_set():
     kinds = (
         PanopticCategory(1, "person", True),

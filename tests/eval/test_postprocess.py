@@ -1,10 +1,17 @@
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from segjax.data import rle
 from segjax.eval import mask_encoding, postprocess
+from segjax.eval.classes import Classes
+from segjax.models import PanopticMerge
 from segjax.ops.masks import paste_masks
 from segjax.types import Detections
 
@@ -135,3 +142,98 @@ def test_empty_masks_and_no_detections():
     assert all(rle.area(mask) == 0 for mask in found.mask_rles)
     none = postprocess.collect(outside, [(150, 130)], paste_padded=False, score_threshold=2.0)[0]
     assert (len(none), none.mask_rles) == (0, ())
+
+
+# ---- Maps -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 10**4), st.integers(1, 10**4))
+def test_canvases_hold_the_image_and_waste_little(height, width):
+    canvas = postprocess.map_canvas(height, width)
+    longer = max(canvas)
+    for side, image in zip(canvas, (height, width), strict=True):
+        assert image <= side
+        assert side - image < longer / 4 or longer == postprocess.SMALLEST_CANVAS
+    assert postprocess.map_canvas(*canvas) == canvas
+
+
+def test_photos_share_canvases():
+    assert postprocess.map_canvas(427, 640) == postprocess.map_canvas(480, 577) == (480, 640)
+    assert postprocess.map_canvas(640, 427) == (640, 480)
+    assert postprocess.map_canvas(3008, 4032) == postprocess.map_canvas(3000, 4000) == (3072, 4096)
+    sides = range(500, 4000, 25)
+    sizes = [(a, b) for a in sides for b in sides if b <= a <= 2 * b]
+    assert len({postprocess.map_canvas(*size) for size in sizes}) < len(sizes) / 100
+
+
+MAPS = {"padded_size": (64, 64), "canvas": (128, 128), "paste_padded": False}
+
+
+def test_memory_of_maps_does_not_hold_all_masks_or_all_logits():
+    side, count, classes = 1024, 100, 54
+    shape = jax.ShapeDtypeStruct
+    found = jax.eval_shape(
+        lambda: Detections(
+            boxes=jnp.zeros((1, count, 4)),
+            scores=jnp.zeros((1, count)),
+            classes=jnp.zeros((1, count), jnp.int32),
+            valid=jnp.zeros((1, count), bool),
+            mask_probs=jnp.zeros((1, count, 28, 28)),
+            semantic_logits=jnp.zeros((1, 200, 272, classes)),
+        )
+    )
+    size = shape((1, 2), jnp.int32)
+    given = {"padded_size": (800, 1088), "canvas": (side, side), "paste_padded": False}
+    lowered = postprocess.maps_original.lower(found, size, size, merge=PanopticMerge(), **given)
+    temporary = lowered.compile().memory_analysis().temp_size_in_bytes
+    assert temporary < 12 * 4 * side**2  # all masks are 100 times as much, all logits 54 times
+
+
+@dataclasses.dataclass(frozen=True)
+class Merging:
+    """What collecting asks a model."""
+
+    merge: PanopticMerge
+    num_classes: int = 3
+    semantic_classes: int = 4
+    paste_padded: bool = False
+
+
+def test_segments_know_their_instance():
+    random = np.random.default_rng(1)
+    given = _detections(batch=2, count=12)
+    logits = random.normal(size=(2, 16, 16, 4)).astype(np.float32)
+    shuffled = random.permutation(np.linspace(0.2, 0.9, 12, dtype=np.float32))
+    given = dataclasses.replace(
+        given,
+        scores=jnp.stack([given.scores[0], jnp.asarray(shuffled)]),
+        valid=jnp.ones((2, 12), bool),
+        semantic_logits=jnp.asarray(logits),
+    )
+    model = Merging(PanopticMerge(0.1, 0.9, 1))
+    sizes = [(120, 110), (128, 100)]
+    maps = postprocess.maps_original(
+        given, np.full((2, 2), 64, np.int32), np.array(sizes, np.int32), merge=model.merge, **MAPS
+    )
+    classes = Classes().named(model)
+    limit = float(np.sort(shuffled)[5])
+    for kwargs in ({}, {"score_threshold": limit}, {"max_detections": 4}):
+        for found in postprocess.collect_results(model, given, maps, sizes, classes, **kwargs):
+            assert_instances_are_theirs(found)
+    without = postprocess.collect_maps(maps, sizes, classes)
+    assert all(s.instance is None for _, found in without for s in found.segments)
+
+
+def assert_instances_are_theirs(found):
+    """Every segment of an instance that was not left out is part of its mask."""
+    scores = found.instances.scores.tolist()
+    things = [s for s in found.panoptic.segments if s.category.is_thing]
+    assert [s.instance is None for s in things] == [s.score not in scores for s in things]
+    inside = [s for s in things if s.instance is not None]
+    assert len(inside) >= 2
+    for segment in inside:
+        assert scores[segment.instance] == segment.score
+        name = found.instances.class_names[found.instances.classes[segment.instance]]
+        assert segment.category.name == name
+        assert not (found.panoptic.mask(segment.id) & ~found.instances.mask(segment.instance)).any()
+    assert all(s.instance is None for s in found.panoptic.segments if not s.category.is_thing)

@@ -4,9 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
+from segjax.eval import postprocess
+from segjax.eval.classes import Classes
 from segjax.models import (
     PanopticFPN,
     PanopticMerge,
@@ -14,8 +17,12 @@ from segjax.models import (
     panoptic_fpn_resnet,
     semantic_fpn_resnet,
 )
+from segjax.models.panoptic_fpn import panoptic_map
 from segjax.models.semantic import SemanticLoss
 from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.ops.masks import paste_masks
+from segjax.ops.panoptic import merge_panoptic
+from segjax.types import Detections
 from tests import tiny
 from tests.models.run import Run, assert_finite
 
@@ -89,6 +96,112 @@ def test_any_detector_with_masks_carries_the_branch(detector):
         lambda v, b: model.apply(v, b.images, b.image_sizes), variables, tiny.batch()
     )
     assert found.semantic_logits.shape[-1] == 9 and found.mask_probs is not None
+
+
+# ---- The merge of made-up detections --------------------------------------------------------
+
+SIZE = (61, 67)
+
+
+def made_up(seed, num_classes=7, labels=9, count=12):
+    """Detections of two images, overlapping, some outside, of low score or of no use."""
+    random = np.random.default_rng(seed)
+    corner = random.uniform(-15, 60, (2, count, 2))
+    boxes = np.concatenate([corner, corner + random.uniform(1, 45, (2, count, 2))], -1)
+    boxes[:, 0] = -30, 0, -10, 20  # no pixel of the image
+    boxes[:, 1], boxes[:, 2] = (10, 10, 40, 45), (12, 10, 38, 44)  # the second mostly taken
+    smooth = random.random((2, count, 1, 1)) * 0.4 + random.random((2, count, 14, 14)) * 0.6
+    smooth[:, 1:3] = np.maximum(smooth[:, 1:3], 0.6)
+    scores = np.sort(random.choice([0.2, 0.5, 0.55, 0.7, 0.9], (2, count)))[:, ::-1]
+    return Detections(
+        boxes=jnp.asarray(boxes, jnp.float32),
+        scores=jnp.asarray(scores, jnp.float32),
+        classes=jnp.asarray(random.integers(0, num_classes, (2, count)), jnp.int32),
+        valid=jnp.asarray((random.random((2, count)) < 0.8) | (np.arange(count) < 3)[None]),
+        mask_probs=jnp.asarray(smooth, jnp.float32),
+        semantic_logits=jnp.asarray(random.normal(size=(2, 16, 16, labels)), jnp.float32),
+    )
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_pasting_one_at_a_time_is_pasting_all(padded):
+    merge = PanopticMerge(stuff_area=30)
+
+    def all_at_once(found, semantic):
+        soft = paste_masks(found.mask_probs, found.boxes, *semantic.shape, padded=padded)
+        return merge_panoptic(
+            (soft > 0.5 if padded else soft >= 0.5) & (semantic >= 0)[None],
+            found.scores,
+            found.classes,
+            found.valid,
+            semantic,
+            num_semantic=9,
+            things=0,
+            stuff_area=30,
+        )
+
+    @jax.jit
+    def both(found, semantic):
+        return panoptic_map(found, semantic, merge, padded), all_at_once(found, semantic)
+
+    segments = 0
+    for seed in range(6):
+        semantic = np.random.default_rng(seed).integers(0, 9, (8, 8)).repeat(8, 0).repeat(9, 1)
+        semantic[SIZE[0] :] = semantic[:, SIZE[1] :] = -1
+        found = jax.tree.map(lambda x: x[0], made_up(seed))
+        ours, whole = both(found, semantic.astype(np.int32))
+        jax.tree.map(np.testing.assert_array_equal, ours, whole)
+        segments += int((ours.segment_ids[:12] > 0).sum())
+    assert segments > 12  # instances that are kept
+
+
+DETECTORS = {
+    "mask_rcnn": tiny.mask_rcnn(),
+    "mask_rcnn_torchvision": tiny.mask_rcnn("torchvision"),
+    "cascade": tiny.cascade_mask_rcnn(),
+    "htc": tiny.htc(),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_the_device_merges_as_the_host_does(name):
+    model = panoptic(DETECTORS[name]).with_num_classes(7).with_semantic_classes(9)
+    how = PanopticMerge(score_threshold=0.5, stuff_area=200, things=0)
+    model = model.clone(merge=how)
+    found, dropped = made_up(3), []
+    maps = postprocess.maps_original(
+        found,
+        np.full((2, 2), 60, np.int32),
+        np.array([SIZE] * 2, np.int32),
+        padded_size=(64, 64),
+        canvas=postprocess.map_canvas(*SIZE),
+        merge=model.merge,
+        paste_padded=model.paste_padded,
+    )
+    classes = Classes().named(model)
+    for result in postprocess.collect_results(model, found, maps, [SIZE] * 2, classes):
+        ours = result.panoptic
+        host = result.to_panoptic(
+            ours.categories,
+            score_threshold=how.score_threshold,
+            overlap_threshold=how.overlap,
+            stuff_area=how.stuff_area,
+        )
+        np.testing.assert_array_equal(ours.ids, host.ids)
+        assert ours.dropped == host.dropped
+        plain = [dataclasses.replace(s, instance=None) for s in ours.segments]
+        assert plain == [dataclasses.replace(s, instance=None) for s in host.segments]
+        dropped.append(dataclasses.astuple(ours.dropped))
+    assert (np.sum(dropped, axis=0) > 0).all()  # every reason occurs
+
+
+def test_detectors_without_masks_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as without the test's hook
+    wanted = "wanted a MaskRCNN, a CascadeMaskRCNN or a HybridTaskCascade"
+    for detector in (tiny.faster_rcnn(), tiny.cascade_rcnn()):
+        with pytest.raises(ValueError, match=f"{type(detector).__name__}.*{wanted}"):
+            panoptic(detector)
+    assert all(panoptic(detector).has_masks for detector in DETECTORS.values())
 
 
 def test_frozen_stages_are_the_detectors():

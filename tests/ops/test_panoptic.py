@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segjax.eval.panoptic_merge import merge
+from segjax.ops import panoptic
 from segjax.ops.panoptic import merge_panoptic, semantic_labels
-from segjax.ops.resize import resize_bilinear
+from segjax.ops.resize import interpolation_matrix, resize_bilinear
 
 SIZE, INSTANCES, SEMANTIC = 12, 6, 5
 
@@ -91,6 +92,61 @@ def test_an_image_without_instances_or_stuff_is_void():
     none = np.zeros(INSTANCES, bool)
     found = compiled(0, 0.5, 1)(masks, scores, classes, none, np.zeros_like(semantic))
     assert not np.asarray(found.ids).any() and not np.asarray(found.segment_ids).any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masks_can_be_made_one_at_a_time(seed):
+    masks, scores, classes, valid, semantic = draw(seed)
+    packed = {"bits": np.packbits(masks, axis=-1), "flip": np.zeros(INSTANCES, bool)}
+
+    def mask_of(row):
+        return jnp.unpackbits(row["bits"], axis=-1, count=SIZE).astype(bool) ^ row["flip"]
+
+    made = jax.jit(
+        functools.partial(merge_panoptic, num_semantic=SEMANTIC, stuff_area=1, mask_of=mask_of)
+    )(packed, scores, classes, valid, semantic)
+    plain = compiled(None, 0.5, 1)(masks, scores, classes, valid, semantic)
+    jax.tree.map(np.testing.assert_array_equal, made, plain)
+
+
+def test_merge_on_a_mesh_and_in_a_batch():
+    batch = [np.stack(parts) for parts in zip(draw(0), draw(1), strict=True)]
+    many = jax.vmap(functools.partial(merge_panoptic, num_semantic=SEMANTIC, stuff_area=1))
+    spec = jax.P("data")
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    on_mesh = jax.shard_map(many, mesh=mesh, in_specs=(spec,) * 5, out_specs=spec)
+    found = jax.jit(on_mesh)(*batch)
+    for seed in (0, 1):
+        one = jax.tree.map(lambda x, row=seed: x[row], found)
+        jax.tree.map(np.testing.assert_array_equal, one, compiled(None, 0.5, 1)(*draw(seed)))
+
+
+def whole_labels(logits, image_size, output_size, padded_size, canvas):
+    """The labels of logits that are resized at once."""
+    maps = []
+    for axis in (0, 1):
+        up = interpolation_matrix(logits.shape[axis], padded_size[axis], align_corners=False)
+        place = (np.arange(canvas[axis]) + 0.5) * image_size[axis] / output_size[axis] - 0.5
+        place = np.clip(place, 0, image_size[axis] - 1)
+        down = np.maximum(1 - abs(place[:, None] - np.arange(padded_size[axis])[None]), 0)
+        maps.append(down @ up)
+    labels = np.einsum("yh,hwk,xw->yxk", maps[0], logits.astype(np.float64), maps[1]).argmax(-1)
+    labels[output_size[0] :] = labels[:, output_size[1] :] = -1
+    return labels
+
+
+@pytest.mark.parametrize("block", [1, 500, 1500, 2**21])  # 1, 3 or 4, 10 or 11 and all rows
+@pytest.mark.parametrize("padded", [(32, 40), (40, 32)])
+def test_labels_of_blocks_are_those_of_the_whole(monkeypatch, block, padded):
+    monkeypatch.setattr(panoptic, "BLOCK_VALUES", block)
+    sizes = {"padded_size": padded, "canvas": (37, 33)}
+    image, output = (30, 31), (35, 32)
+    logits = np.random.default_rng(0).normal(size=(padded[0] // 4, padded[1] // 4, 4))
+    logits = logits.astype(np.float32)
+    found = jax.jit(functools.partial(semantic_labels, **sizes))(
+        logits, np.array(image, np.int32), np.array(output, np.int32)
+    )
+    np.testing.assert_array_equal(found, whole_labels(logits, image, output, **sizes))
 
 
 @pytest.mark.parametrize(("image", "output"), [((24, 30), (24, 30)), ((20, 27), (33, 19))])
