@@ -34,6 +34,7 @@ from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert
 from segjax.zoo.download import fetch
 from segjax.zoo.files import write_together
+from segjax.zoo.members import extract_member
 from segjax.zoo.reading import read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -138,7 +139,7 @@ def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> P
         size=weights.size,
         progress=progress,
     )
-    return read_as(file, entry)
+    return read_as(extract_member(file, weights.member) if weights.member else file, entry)
 
 
 def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
