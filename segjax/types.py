@@ -15,6 +15,12 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 _T = TypeVar("_T")
 
+
+def static_field() -> Any:
+    """A field of a `struct` that is hashable and fixed when a program is compiled."""
+    return dataclasses.field(metadata={"static": True})
+
+
 # What a network computes in; its parameters are float32 always.
 Dtype = Literal["float32", "bfloat16"]
 
@@ -23,19 +29,23 @@ Dtype = Literal["float32", "bfloat16"]
 def struct(cls: type[_T]) -> type[_T]:
     """Makes `cls` a frozen dataclass and a pytree.
 
+    Fields made by `static_field()` are no arrays: they are compared when programs are compiled.
     Unflattening bypasses `__init__`: JAX also unflattens with placeholders
     (axis numbers, shardings, `object()`), which run-time shape checks on
     `__init__` would refuse.
     """
     data_cls: Any = dataclasses.dataclass(frozen=True)(cls)
-    names = tuple(field.name for field in dataclasses.fields(data_cls))
+    fields = dataclasses.fields(data_cls)
+    names = tuple(f.name for f in fields if not f.metadata.get("static"))
+    static_names = tuple(f.name for f in fields if f.metadata.get("static"))
 
-    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], None]:
-        return [(jax.tree_util.GetAttrKey(n), getattr(value, n)) for n in names], None
+    def flatten_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children = [(jax.tree_util.GetAttrKey(n), getattr(value, n)) for n in names]
+        return children, tuple(getattr(value, n) for n in static_names)
 
-    def unflatten(_: None, children: Any) -> Any:
+    def unflatten(static: tuple[Any, ...], children: Any) -> Any:
         value = object.__new__(data_cls)
-        for name, child in zip(names, children, strict=True):
+        for name, child in zip((*names, *static_names), (*children, *static), strict=True):
             object.__setattr__(value, name, child)
         return value
 
