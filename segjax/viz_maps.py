@@ -13,6 +13,7 @@ from segjax.data.images import IGNORE
 from segjax.eval import conversions
 from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
 from segjax.eval.result import Result
+from segjax.viz_colours import class_colour
 
 MAP_OPACITY = 0.55
 WHITE = (255, 255, 255)
@@ -84,7 +85,7 @@ def draw_semantic(
     canvas = _canvas(image, semantic.image_size, scale)
     labels, areas = np.unique(semantic.labels[semantic.labels != IGNORE], return_counts=True)
     regions = np.where(semantic.labels == IGNORE, 0, np.searchsorted(labels, semantic.labels) + 1)
-    colours = [viz.instance_colour(int(label)) for label in labels]
+    colours = [class_colour(int(label)) for label in labels]
     _paint(canvas, viz.enlarge(regions, scale), colours)
     if not show_legend:
         return canvas
@@ -221,7 +222,7 @@ def _segment_colours(
     panoptic: PanopticMap, segments: Sequence[PanopticSegment], best_first: Sequence[int]
 ) -> list[tuple[int, int, int]]:
     """A colour per segment; the objects of a class in shades, the best in the class's own."""
-    of_category = {c: viz.instance_colour(place) for place, c in enumerate(panoptic.categories)}
+    of_category = {c: class_colour(place) for place, c in enumerate(panoptic.categories)}
     colours = [of_category[segment.category] for segment in segments]
     seen: collections.Counter[int] = collections.Counter()
     for i in best_first:
@@ -240,7 +241,7 @@ def _panoptic_entries(panoptic: PanopticMap) -> list[_Entry]:
     entries = []
     for category, area in areas.most_common():
         times = f" x{counts[category]}" if counts[category] > 1 else ""
-        colour = viz.instance_colour(panoptic.categories.index(category))
+        colour = class_colour(panoptic.categories.index(category))
         text = f"{category.name}{times} {_percent(area, panoptic.ids.size)}"
         entries.append(_Entry(text, colour))
     return entries

@@ -10,6 +10,7 @@ from segjax.data.segments import PanopticCategory
 from segjax.eval.detections import ImageDetections
 from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
 from segjax.eval.result import Result
+from segjax.viz_colours import CLASS_COLOURS, class_colour
 
 SIZE = (120, 160)
 GRAY = 100
@@ -51,13 +52,29 @@ def test_classes_have_their_colours_and_lines_between():
     drawn = viz_maps.draw_semantic(image, semantic(), show_legend=False)
     assert (image == GRAY).all()  # the input stays as it was
     assert drawn.shape == image.shape
-    np.testing.assert_allclose(drawn[50, 20], mixed(viz.instance_colour(0)), atol=1)
-    np.testing.assert_allclose(drawn[50, 100], mixed(viz.instance_colour(2)), atol=1)
+    np.testing.assert_allclose(drawn[50, 20], mixed(class_colour(0)), atol=1)
+    np.testing.assert_allclose(drawn[50, 100], mixed(class_colour(2)), atol=1)
     assert (drawn[110, 20] == GRAY).all()
     assert (drawn[:100, 60] == 255).all()
     assert (drawn[100] == 255).all()
     # Nothing but the borders is white.
     assert (drawn == 255).all(axis=-1).sum() == 100 + 160
+
+
+def test_no_two_classes_look_alike_as_drawn():
+    count = CLASS_COLOURS
+    labels = np.repeat(np.arange(count), 3)[None].repeat(3, axis=0).astype(np.uint8)
+    for gray in (0, GRAY, 255):
+        image = np.full((*labels.shape, 3), gray, np.uint8)
+        drawn = viz_maps.draw_semantic(image, SemanticMap(labels), show_legend=False)
+        colours = drawn[1, 1::3].astype(int)
+        gaps = np.linalg.norm(colours[:, None] - colours[None], axis=-1)
+        np.fill_diagonal(gaps, np.inf)
+        assert gaps[:133, :133].min() > 19  # COCO's things and stuff
+        assert gaps.min() > 15
+        for step in (1, 2, 3):
+            assert np.diagonal(gaps, step).min() > 55
+    assert class_colour(count) == class_colour(0)
 
 
 def test_a_class_keeps_its_colour_whatever_else_is_there():
@@ -72,10 +89,10 @@ def test_a_class_keeps_its_colour_whatever_else_is_there():
 
 def test_objects_of_a_class_are_told_apart_the_best_in_its_own_colour():
     plain = viz_maps.draw_panoptic(blank(), panoptic(), show_labels=False, show_legend=False)
-    own = viz.instance_colour(0)
+    own = class_colour(0)
     np.testing.assert_allclose(plain[40, 90], mixed(own), atol=1)
     np.testing.assert_allclose(plain[40, 20], mixed(viz_maps.shade(own, 1)), atol=1)
-    np.testing.assert_allclose(plain[10, 10], mixed(viz.instance_colour(1)), atol=1)
+    np.testing.assert_allclose(plain[10, 10], mixed(class_colour(1)), atol=1)
     assert (plain[110, 10] == GRAY).all()
 
 
@@ -108,12 +125,12 @@ def test_labels_say_who_is_who(said):
     assert list(said) == ["person 1 0.90", "person 2 0.60"]
     box, colour = said["person 1 0.90"]
     assert 80 <= (box[0] + box[2]) / 2 <= 140
-    assert colour == viz.instance_colour(0)
+    assert colour == class_colour(0)
     said.clear()
     viz_maps.draw_panoptic(blank(), panoptic(scored=False))
     # Without scores in the order of the map's segments.
     assert list(said) == ["person 1", "person 2"]
-    assert said["person 1"][1] == viz.instance_colour(0)
+    assert said["person 1"][1] == class_colour(0)
     assert said["person 1"][0][0] == 10
     crowd = panoptic(scored=False)
     sky, first, second = crowd.segments
@@ -166,14 +183,14 @@ def test_small_objects_are_not_hidden_under_their_labels():
 def test_the_legend_says_how_much_of_everything():
     entries = viz_maps._panoptic_entries(panoptic())
     assert [entry.text for entry in entries] == ["sky 49%", "person x2 34%"]
-    assert [entry.colour for entry in entries] == [viz.instance_colour(1), viz.instance_colour(0)]
+    assert [entry.colour for entry in entries] == [class_colour(1), class_colour(0)]
     assert viz_maps._percent(1, 1000) == "<1%"
     plain = viz_maps.draw_panoptic(blank(), panoptic(), show_legend=False)
     drawn = viz_maps.draw_panoptic(blank(), panoptic())
     np.testing.assert_array_equal(drawn[:120], plain)
     legend = drawn[120:]
     assert legend.shape[1:] == (160, 3)
-    swatch = viz_maps._swatch(viz.instance_colour(1))
+    swatch = viz_maps._swatch(class_colour(1))
     assert (legend == swatch).all(axis=-1).any()
     narrow = viz_maps.draw_semantic(blank()[:, :60], SemanticMap(semantic().labels[:, 40:100]))
     assert len(narrow) - 120 > len(legend)  # more lines where there is less room
@@ -189,7 +206,7 @@ def test_nothing_known():
 def test_enlarged():
     drawn = viz_maps.draw_semantic(blank(), semantic(), scale=3, show_legend=False)
     assert drawn.shape == (360, 480, 3)
-    np.testing.assert_allclose(drawn[150, 60], mixed(viz.instance_colour(0)), atol=1)
+    np.testing.assert_allclose(drawn[150, 60], mixed(class_colour(0)), atol=1)
     drawn = viz_maps.draw_panoptic(blank(), panoptic(), scale=2, show_legend=False)
     assert drawn.shape == (240, 320, 3)
 
