@@ -359,9 +359,20 @@ class Golden:
             for i, s in theirs.items()
             if s["isthing"]
         ]
+        # Things name the detection they come from, stuff has an area.
+        places = [rows[i] != s["instance_id"] for i, s in theirs.items() if s["isthing"]]
+        ids = found.ids[: self.height, : self.width]
+        areas = [
+            abs(int((ids == i).sum()) / s["area"] - 1)
+            for i, s in theirs.items()
+            if not s["isthing"]
+        ]
+        assert places and areas
         return [
             at_most("segments that differ", len(wrong), 0),
             at_most("score", max(scores, default=0.0), SCORE),
+            at_most("things of another detection", sum(places), 0),
+            at_most("area of stuff", max(areas), 1 - PIXELS),
         ]
 
     def check_semantic_argmax(self, key, rest):
