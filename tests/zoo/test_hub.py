@@ -14,7 +14,7 @@ import segjax
 from segjax import cli
 from segjax.config import TrainConfig, load_config
 from segjax.data.config import DataConfig
-from segjax.models.variables import flatten_variables, matching
+from segjax.models.variables import flatten_variables, matching, variable_shapes
 from segjax.train.checkpoint import save_run
 from segjax.train.weights import start_weights
 from segjax.zoo import hub, table
@@ -257,3 +257,14 @@ def test_recipes_start_from_weights_that_fit(path):
         entry = table.find(config.init_from)
         found = hub.Pretrained(entry.make(), {}, preprocess=entry.preprocess)
         hub.check_same_inputs(found, config.model)
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_rcnn_r50_fpn_1x_coco", "cascade_mask_rcnn_r50_fpn_20e_coco"]
+)
+def test_a_recipes_whole_backbone_is_taken(name):
+    config = load_config(RECIPES[0].parent / f"{name}.py")
+    entry = table.find(config.init_from)
+    given, wanted = (variable_shapes(model) for model in (entry.make(), config.model.backbone))
+    _, lacking = matching(given, {kind: {"backbone": tree} for kind, tree in wanted.items()})
+    assert not lacking  # constant norms keep scale and bias elsewhere than trained ones
