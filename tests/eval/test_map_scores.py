@@ -197,6 +197,10 @@ def test_a_predictor_gives_one_result_of_everything(opened):
             assert len(true) == 1
             if classes is known:
                 assert [s.category_id for s in segments if s.id in true] == [segment.category.id]
+            if segment.category.is_thing:
+                named = found.object(found.segment_names[segment.id])
+                assert (named.class_name, named.score) == (segment.category.name, segment.score)
+                np.testing.assert_array_equal(named.mask.pixels, found.panoptic.mask(segment.id))
     names = {category.name for category in found.panoptic.categories}
     assert names == {*(f"class {k}" for k in range(4)), "stuff 1", "stuff 2"}
 
