@@ -3,10 +3,10 @@
     segjax train --config configs/finetune_zoo_coco_format.py --data.root=FOLDER --workdir runs/mine
 
 FOLDER holds `train/`, `val/` and `annotations/instances_{train,val}.json`; the classes, their
-names and ids are read from the json. The weights (`mask_rcnn_resnet50_fpn.d2_3x` of the zoo, box AP
-41.0, mask AP 37.2 on COCO; CC BY-SA 3.0) are fetched once; offline, the error says which file to put
-where. All layers start from them but those that depend on the classes, which the log names; the
-stem and the first stage stay frozen and all norms constant, as in Detectron2.
+names and ids are read from the json. The weights (`mask_rcnn_resnet50_fpn.d2_3x` of the zoo, box
+AP 41.0, mask AP 37.2 on COCO; CC BY-SA 3.0) are fetched once; offline, the error says which file
+to put where. All layers start from them but those that depend on the classes, which the log names;
+the stem and the first stage stay frozen and all norms constant, as in Detectron2.
 
 Any detector of `segjax models` can be started from with its own model: `model` below and
 `init_from` must belong together, or the run stops and says what differs.
