@@ -12,6 +12,8 @@ import pytest
 import segjax
 from segjax import cli, config_json
 from segjax.train import load_run
+from segjax.train.weights import pretrained_run
+from segjax.zoo import hub
 from tests import tiny
 from tests.data.map_samples import make_everything
 from tests.train.toy import Toy
@@ -81,6 +83,24 @@ def test_evaluate(trained, tmp_path, capsys):
     assert cli.main([*arguments, "--boundary"]) == (0 if masks else 1)
     said = capsys.readouterr()
     assert ("boundary AP" in said.out) if masks else ("boundary=True scores masks and" in said.err)
+
+
+def test_a_saved_model_is_evaluated_and_predicts_as_its_run(trained, tmp_path, capsys):
+    folder = hub.write_folder(tmp_path / "mine", pretrained_run(trained))
+    assert cli.main(["evaluate", "--checkpoint", str(trained)]) == 0
+    of_run = capsys.readouterr().out.splitlines()
+    data, cache = str(trained.parent / "shapes"), f"--data.cache-dir={tmp_path}"
+    assert cli.main(["evaluate", "--model", str(folder), "--data", data, cache]) == 0
+    of_folder = capsys.readouterr().out.splitlines()
+    assert [line for line in of_run if " = " in line] == [
+        line for line in of_folder if " = " in line
+    ]
+    picture = str(next((trained.parent / "shapes/val").iterdir()))
+    out = tmp_path / "out"
+    assert cli.main(["predict", "--model", str(folder), picture, "--out", str(out)]) == 0
+    assert (out / "detections.json").exists()
+    assert cli.main(["evaluate", "--model", str(folder), "--step", "3"]) == 1
+    assert "--step chooses a checkpoint of --checkpoint" in capsys.readouterr().err
 
 
 def test_a_split_that_is_missing_is_named(trained, tmp_path, capsys):
