@@ -27,8 +27,8 @@ class Hierarchy:
       boundary: mean contrast along the segment's border, in 0..1; 0 without a border.
       saliency: affinity along the border over affinity inside, as in a normalised cut. LOW is
         salient: 0 for a segment that nothing ties to its surroundings.
-      dropped: segments beyond the capacity of a level, which joined its last one; and
-        neighbour relations beyond capacity, which were forgotten.
+      dropped: segments beyond the capacity of a level, which joined its last one, and borders
+        beyond capacity, which were forgotten; 0 but for odd images.
       level_sizes: capacity of every level; static.
     """
 
@@ -41,7 +41,7 @@ class Hierarchy:
     texture: Float32[Array, "*B N 2*F+1"]
     boundary: Float32[Array, "*B N"]
     saliency: Float32[Array, "*B N"]
-    dropped: Int32[Array, "*B 2"]
+    dropped: Int32[Array, "*B"]
     level_sizes: tuple[int, ...] = static_field()
 
     def segments(self, level: int) -> Int32[Array, "H W"]:

@@ -1,0 +1,169 @@
+"""Segments and their neighbour relations, and the first ones from the pixels."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32
+
+from segjax.figure_ground.bottom_up_pixels import Pixels, plane_sums
+from segjax.types import struct
+
+# Cells whose seeds two adjacent pixels joined are at most 3 rows and 3 columns apart: the
+# pixels' own cells are at most 1 apart, and each may have joined a seed 1 further. Of two such
+# cells the later is at one of 3 places in the same row or 3 x 7 in the rows below.
+_PLACES = 24
+
+
+@struct
+class Segments:
+    """Sums over the pixels of every segment of one level, and so additive when they join.
+
+    Attributes:
+      size: pixels; 0 for rows that only fill the shape.
+      colour: RGB.
+      square: squared distance of the features from 0.
+      response: of the filters.
+      response_square: their squares.
+      inside: affinity between neighbours within the segment.
+    """
+
+    size: Float32[Array, " n"]
+    colour: Float32[Array, "3 n"]
+    square: Float32[Array, " n"]
+    response: Float32[Array, "4 n"]
+    response_square: Float32[Array, "4 n"]
+    inside: Float32[Array, " n"]
+
+
+@struct
+class Borders:
+    """Pairs of segments that touch, each pair once.
+
+    Attributes:
+      low: the segment of lower number.
+      high: the segment of higher number.
+      length: pairs of adjacent pixels on the border; 0 for rows that only fill the shape.
+      contrast: sum over these pairs of the distance between the sides' features.
+    """
+
+    low: Int32[Array, " e"]
+    high: Int32[Array, " e"]
+    length: Float32[Array, " e"]
+    contrast: Float32[Array, " e"]
+
+    @property
+    def valid(self) -> Bool[Array, " e"]:
+        """False for rows that only fill the shape."""
+        return self.length > 0
+
+    @property
+    def mean_contrast(self) -> Float32[Array, " e"]:
+        """Mean distance between the sides."""
+        return self.contrast / jnp.maximum(self.length, 1.0)
+
+
+def first_segments(pixels: Pixels, label: Int32[Array, "H W"], number: int) -> Segments:
+    """Sums over the pixels that joined each seed.
+
+    Args:
+      pixels: what was measured.
+      label: the seed of every pixel.
+      number: of seeds.
+    """
+    planes = [
+        jnp.ones((1, *label.shape)),
+        pixels.colour,
+        jnp.square(pixels.feature).sum(0, keepdims=True),
+        pixels.response,
+        jnp.square(pixels.response),
+    ]
+    size, *rest = plane_sums(jnp.concatenate(planes), label, number)
+    colour, square, response, response_square = rest[:3], rest[3], rest[4:8], rest[8:12]
+    return Segments(
+        size,
+        jnp.stack(colour),
+        square,
+        jnp.stack(response),
+        jnp.stack(response_square),
+        inside=2 * size,  # every pixel has two pairs of neighbours, about
+    )
+
+
+def first_borders(
+    feature: Float32[Array, "3 H W"],
+    row: Int32[Array, "H W"],
+    column: Int32[Array, "H W"],
+    cells: tuple[int, int],
+    capacity: int,
+) -> tuple[Borders, Int32[Array, ""]]:
+    """The borders between the segments of pixels that joined seeds of a grid.
+
+    Args:
+      feature: what contrast is measured in.
+      row: of the cell whose seed every pixel joined.
+      column: of the same.
+      cells: rows and columns of the grid.
+      capacity: borders kept.
+
+    Returns:
+      The borders by `low`, then by `high`; and how many found no room.
+    """
+    number = cells[0] * cells[1]
+    length = contrast = jnp.zeros(_PLACES * number)
+    for axis in (0, 1):
+        place = _place_of_pairs(row, column, axis, cells)
+        step = _contrast_of_pairs(feature, axis)
+        length = length.at[place].add(1.0, mode="drop")
+        contrast = contrast.at[place].add(step, mode="drop")
+    table = (_PLACES, number)
+    return _compact(length.reshape(table), contrast.reshape(table), capacity, cells[1])
+
+
+def _place_of_pairs(
+    row: Int32[Array, "H W"], column: Int32[Array, "H W"], axis: int, cells: tuple[int, int]
+) -> Int32[Array, "h w"]:
+    """Where each pair of pixels adjacent along an axis counts in a table of places by cells."""
+    (y0, y1), (x0, x1) = (
+        [jax.lax.slice_in_dim(m, start, m.shape[axis] - 1 + start, axis=axis) for start in (0, 1)]
+        for m in (row, column)
+    )
+    down, right = y1 - y0, x1 - x0
+    swapped = (down < 0) | ((down == 0) & (right < 0))
+    step = jnp.where(swapped, -7 * down - right, 7 * down + right)
+    low = jnp.where(swapped, y1 * cells[1] + x1, y0 * cells[1] + x0)
+    return jnp.where(step > 0, (step - 1) * (cells[0] * cells[1]) + low, 2**30)
+
+
+def _contrast_of_pairs(feature: Float32[Array, "3 H W"], axis: int) -> Float32[Array, "h w"]:
+    """Distance between the features on the two sides of every border between pixels.
+
+    Taken one pixel further out on both sides: next to the border, smoothing has mixed them.
+    """
+    length = feature.shape[1 + axis]
+    wide = jnp.pad(feature, [(0, 0)] + [(int(a == axis),) * 2 for a in (0, 1)], mode="edge")
+    before, after = (
+        jax.lax.slice_in_dim(wide, start, start + length - 1, axis=1 + axis) for start in (0, 3)
+    )
+    return jnp.sqrt(jnp.square(after - before).sum(0))
+
+
+def _compact(
+    length: Float32[Array, "p n"], contrast: Float32[Array, "p n"], capacity: int, columns: int
+) -> tuple[Borders, Int32[Array, ""]]:
+    """The occupied places of the table, cell by cell."""
+    places, number = length.shape
+    there = length > 0
+    # Positions by a sum down the places, then along the cells: one long running sum is slow.
+    before = jnp.cumsum(there, axis=0, dtype=jnp.int32) - 1
+    count = before[-1] + 1
+    position = before + (jnp.cumsum(count) - count)[None]
+    position = jnp.where(there, position, capacity).reshape(-1)
+    low = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32)[None], length.shape)
+    place = jnp.arange(4, places + 4, dtype=jnp.int32)
+    high = low + (place // 7 * columns + place % 7 - 3)[:, None]
+
+    def kept(values: Array) -> Array:
+        empty = jnp.zeros(capacity, values.dtype)
+        return empty.at[position].set(values.reshape(-1), mode="drop")
+
+    borders = Borders(kept(low), kept(high), kept(length), kept(contrast))
+    return borders, jnp.maximum(count.sum() - capacity, 0)

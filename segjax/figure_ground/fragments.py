@@ -1,0 +1,79 @@
+"""Class fragments: what top-down segmentation knows of a class, and its settings."""
+
+import dataclasses
+
+from jaxtyping import Array, Float32, Int32
+
+from segjax.types import struct
+
+
+@struct
+class Fragments:
+    """Patches that are typical of a class, each with its own figure and ground, best first.
+
+    All lengths are in cells of `TopDownConfig.downsample` pixels. A patch of less than S cells lies
+    in the upper left; beyond it there are zeros.
+
+    Attributes:
+      patches: grey levels of mean 0 and norm 1.
+      sizes: side of each patch.
+      thresholds: a fragment is detected where the correlation reaches this.
+      information: of the detection about the class, in bits, 0..1.
+      labels: probability of each cell of a fragment to be figure, 0..1.
+    """
+
+    patches: Float32[Array, "F S S"]
+    sizes: Int32[Array, " F"]
+    thresholds: Float32[Array, " F"]
+    information: Float32[Array, " F"]
+    labels: Float32[Array, "F S S"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TopDownConfig:
+    """How fragments are learned and used; the same for both.
+
+    Attributes:
+      downsample: side in pixels of the cells that images are reduced to.
+      sizes: sides of the fragments, in cells.
+      candidates: patches of each size that are tried.
+      least_contrast: standard deviation of a candidate's grey levels (0..1), at the least.
+      max_fragments: most to keep.
+      least_gain: a fragment is kept for adding more than this to each other one, in bits.
+      border_weight: of the edges along a fragment's border against its degree of cover, where its
+        first label is chosen.
+      label_rounds: how often the class images are covered anew to learn the labels.
+      peaks: detections of a fragment in an image, at the most.
+      max_disagreement: a detection is left out of the cover if its label differs by more than
+        this (mean absolute difference, 0..1) from those before it where they overlap.
+      prior: probability of figure where nothing is detected.
+      prior_weight: bits of information that count as much as the prior.
+    """
+
+    downsample: int = 2
+    sizes: tuple[int, ...] = (8, 12, 16, 22)
+    candidates: int = 60
+    least_contrast: float = 0.03
+    max_fragments: int = 60
+    least_gain: float = 0.0
+    border_weight: float = 1.0
+    label_rounds: int = 3
+    peaks: int = 1
+    max_disagreement: float = 0.4
+    prior: float = 0.0
+    prior_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 3:
+            raise ValueError(f"sizes is {self.sizes}: wanted sides of 3 cells or more")
+        counts = {
+            name: getattr(self, name)
+            for name in ("downsample", "candidates", "max_fragments", "peaks")
+        }
+        if min(counts.values()) < 1:
+            raise ValueError(f"{counts}: wanted 1 or more of each")
+        if not 0 <= self.prior <= 1 or self.prior_weight <= 0:
+            raise ValueError(
+                f"prior {self.prior}, prior_weight {self.prior_weight}: wanted a probability and a "
+                "weight above 0"
+            )

@@ -1,0 +1,218 @@
+"""Figure and ground of class fragments, learned without masks.
+
+After Borenstein and Ullman, "Learning to segment", ECCV 2004. Fragments of a class are found on
+the figure more than beside it, so more of them overlap there: the degree of cover. Edges between
+figure and ground lie at the same place of a fragment wherever it is found, others do not: the
+border consistency. Both choose the segments of a fragment's own image that are its figure; then
+the class images are covered by the labelled fragments, divided into figure and ground along their
+segments, and the labels are read off anew.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+
+from segjax.figure_ground.fragments import Fragments, TopDownConfig
+from segjax.figure_ground.fragments_match import Peaks
+from segjax.figure_ground.top_down import cover
+
+# What a label may be before it is known: only the shape counts.
+_LEAST = 1e-9
+
+
+def learn_labels(
+    grey: Float32[np.ndarray, "N h w"],
+    segments: Int64[np.ndarray, "N L h w"],
+    fragments: Fragments,
+    peaks: Peaks,
+    origins: Int64[np.ndarray, "F 3"],
+    config: TopDownConfig,
+) -> Float32[np.ndarray, "F S S"]:
+    """Learns which cells of every fragment are figure.
+
+    Args:
+      grey: class images in cells, 0..1.
+      segments: L segmentations of each, any labels of 0 or more.
+      fragments: whose labels are not read.
+      peaks: where they are in the class images, `[N, F, P]`; only the best place is used.
+      origins: image, row and column that each fragment was cut from.
+      config: see `TopDownConfig`.
+
+    Returns:
+      Probability of figure of each cell, 0 beyond a fragment's size.
+    """
+    sizes = np.asarray(fragments.sizes)
+    found = np.asarray(peaks.scores)[..., 0] >= np.asarray(fragments.thresholds)[None]
+    places = np.stack([np.asarray(peaks.y)[..., 0], np.asarray(peaks.x)[..., 0]], axis=-1)
+    windows = functools.partial(mean_windows, found=found, places=places, sizes=sizes)
+    covers = windows(along_segments(_degree_of_cover(found, places, fragments, grey), segments))
+    edges = windows(edge_strength(grey))
+    labels = np.zeros(fragments.labels.shape, np.float32)
+    for f, (size, (image, y, x)) in enumerate(zip(sizes, origins, strict=True)):
+        inside = segments[image, :, y : y + size, x : x + size]
+        labels[f, :size, :size] = choose_figure(
+            inside, covers[f, :size, :size], edges[f, :size, :size], config.border_weight
+        )
+    for _ in range(config.label_rounds):
+        labelled = Fragments(
+            fragments.patches,
+            fragments.sizes,
+            fragments.thresholds,
+            fragments.information,
+            jnp.asarray(labels),
+        )
+        maps = np.asarray(_cover_all(peaks, labelled, grey.shape[1:], config), np.float64)
+        labels = windows(_divide(along_segments(maps, segments))).astype(np.float32)
+    return labels
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "config"))
+def _cover_all(
+    peaks: Peaks, fragments: Fragments, shape: tuple[int, int], config: TopDownConfig
+) -> jax.Array:
+    def of_image(places: Peaks) -> jax.Array:
+        return cover(places, fragments, shape, config).probability
+
+    return jax.lax.map(of_image, peaks)
+
+
+def _degree_of_cover(
+    found: Bool[np.ndarray, "N F"],
+    places: Int64[np.ndarray, "N F 2"],
+    fragments: Fragments,
+    grey: Float32[np.ndarray, "N h w"],
+) -> Float64[np.ndarray, "N h w"]:
+    """Information of the fragments over each cell, small ones for more, 0..1 in each image."""
+    sizes, information = np.asarray(fragments.sizes), np.asarray(fragments.information)
+    degree = np.zeros(grey.shape, np.float64)
+    for n, f in zip(*np.nonzero(found), strict=True):
+        (y, x), size = places[n, f], sizes[f]
+        degree[n, y : y + size, x : x + size] += information[f] / size
+    return degree / np.maximum(degree.max(axis=(1, 2), keepdims=True), _LEAST)
+
+
+def mean_windows(
+    maps: Float64[np.ndarray, "N h w"],
+    found: Bool[np.ndarray, "N F"],
+    places: Int64[np.ndarray, "N F 2"],
+    sizes: Int64[np.ndarray, " F"],
+) -> Float64[np.ndarray, "F S S"]:
+    """Averages what lies under each fragment wherever it is found, S the largest size.
+
+    Args:
+      maps: of the class images.
+      found: whether fragment f is in image n.
+      places: rows and columns of the upper left corners.
+      sizes: of the fragments.
+
+    Returns:
+      Means; 0 beyond a fragment's size, and for those that are found nowhere.
+    """
+    means = np.zeros((len(sizes), int(sizes.max()), int(sizes.max())), np.float64)
+    for n, f in zip(*np.nonzero(found), strict=True):
+        (y, x), size = places[n, f], sizes[f]
+        means[f, :size, :size] += maps[n, y : y + size, x : x + size]
+    return means / np.maximum(found.sum(axis=0), 1)[:, None, None]
+
+
+def along_segments(
+    maps: Float64[np.ndarray, "N h w"], segments: Int64[np.ndarray, "N L h w"]
+) -> Float64[np.ndarray, "N h w"]:
+    """Replaces each cell by the mean of the map over its segment, and takes the mean over L."""
+    return np.stack(
+        [
+            np.mean([_segment_means(values, labels)[labels] for labels in image], axis=0)
+            for values, image in zip(maps, segments, strict=True)
+        ]
+    )
+
+
+def _segment_means(
+    values: Float64[np.ndarray, "h w"], labels: Int64[np.ndarray, "h w"]
+) -> Float64[np.ndarray, " K"]:
+    """Mean of each segment, by its label."""
+    sums = np.bincount(labels.ravel(), values.ravel())
+    return sums / np.maximum(np.bincount(labels.ravel()), 1)
+
+
+def edge_strength(grey: Float32[np.ndarray, "N h w"]) -> Float64[np.ndarray, "N h w"]:
+    """Magnitude of the gradient, of mean 1 in each image."""
+    down, across = np.gradient(grey.astype(np.float64), axis=(1, 2))
+    strength = np.hypot(down, across)
+    return strength / np.maximum(strength.mean(axis=(1, 2), keepdims=True), _LEAST)
+
+
+def choose_figure(
+    segments: Int64[np.ndarray, "L s s"],
+    cover_degree: Float64[np.ndarray, "s s"],
+    edges: Float64[np.ndarray, "s s"],
+    border_weight: float,
+) -> Bool[np.ndarray, "s s"]:
+    """Divides a fragment: figure are the segments that are covered most.
+
+    How many of them, and of which segmentation, maximises the contrast of the degree of cover
+    between both sides (as Otsu's threshold does) and the mean edge along the border between them.
+
+    Args:
+      segments: L segmentations of the fragment's own image.
+      cover_degree: mean degree of cover over its detections.
+      edges: mean edge strength over its detections.
+      border_weight: of the second term.
+
+    Returns:
+      The figure; never empty, all of the fragment only if no segmentation divides it.
+    """
+    best, figure = -np.inf, np.ones(cover_degree.shape, bool)
+    spread, mean_edge = max(cover_degree.std(), _LEAST), max(edges.mean(), _LEAST)
+    for labels in segments:
+        _, labels = np.unique(labels, return_inverse=True)
+        labels = labels.reshape(cover_degree.shape)
+        degrees = _segment_means(cover_degree, labels)[labels]
+        for threshold in np.unique(degrees)[1:]:
+            part = degrees >= threshold
+            share = part.mean()
+            contrast = cover_degree[part].mean() - cover_degree[~part].mean()
+            border = edges[_border(part)].mean() / mean_edge - 1
+            score = contrast / spread * np.sqrt(share * (1 - share)) + border_weight * border
+            if score > best:
+                best, figure = score, part
+    return figure
+
+
+def _border(part: Bool[np.ndarray, "s s"]) -> Bool[np.ndarray, "s s"]:
+    """The cells on both sides of the border of a part; the window's frame is none."""
+    border = np.zeros(part.shape, bool)
+    across, down = part[:, 1:] != part[:, :-1], part[1:] != part[:-1]
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    return border
+
+
+def _divide(maps: Float64[np.ndarray, "N h w"]) -> Float64[np.ndarray, "N h w"]:
+    """Makes each image's map 0 and 1, at its own threshold (Otsu's)."""
+    return np.stack([(values > otsu_threshold(values)).astype(np.float64) for values in maps])
+
+
+def otsu_threshold(values: Float[np.ndarray, "*n"]) -> float:
+    """The threshold that leaves the least variance within both sides (Otsu 1979).
+
+    Args:
+      values: any numbers.
+
+    Returns:
+      What divides them into those above and the others; the maximum if all are equal.
+    """
+    levels, counts = np.unique(values, return_counts=True)
+    if levels.size == 1:
+        return float(levels[0])
+    below = np.cumsum(counts)[:-1]
+    above = values.size - below
+    sums = np.cumsum(levels * counts)
+    means_below, means_above = sums[:-1] / below, (sums[-1] - sums[:-1]) / above
+    best = int((below * above * (means_above - means_below) ** 2).argmax())
+    return float((levels[best] + levels[best + 1]) / 2)

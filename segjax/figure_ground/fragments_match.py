@@ -1,0 +1,205 @@
+"""Where class fragments are found: normalised cross-correlation with an image's grey levels.
+
+A fragment is a square patch in the upper left of a padded one, so that fragments of several sizes
+are one array and one convolution. After Borenstein and Ullman, "Class-specific, top-down
+segmentation", ECCV 2002.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
+
+from segjax.types import struct
+
+# Below this standard deviation of a window's grey levels (of 0..1) there is nothing to correlate.
+LEAST_CONTRAST = 0.01
+# What `correlate` gives where a fragment does not fit into the image.
+OUTSIDE = -1.0
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+@struct
+class Peaks:
+    """Where fragments match best.
+
+    Attributes:
+      scores: normalised correlations in -1..1.
+      y: row of the window's upper left corner, in pixels of the image that was searched.
+      x: its column.
+    """
+
+    scores: Float32[Array, "*B F P"]
+    y: Int32[Array, "*B F P"]
+    x: Int32[Array, "*B F P"]
+
+
+@partial(jax.jit, static_argnames="downsample")
+def grey_levels(
+    images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], downsample: int
+) -> Float32[Array, "B h w"]:
+    """Reduces images to what fragments are matched in: the mean luminance of square cells.
+
+    Args:
+      images: RGB, 0..255 if uint8, else 0..1.
+      downsample: side of a cell in pixels; edge pixels are repeated to fill the last cells.
+
+    Returns:
+      `[B, ceil(H / downsample), ceil(W / downsample)]`, in 0..1.
+    """
+    levels = jnp.asarray(images, jnp.float32)
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        levels = levels / 255
+    grey = jnp.einsum("bhwc,c->bhw", levels, jnp.asarray(_LUMINANCE), precision="highest")
+    batch, height, width = grey.shape
+    grey = jnp.pad(grey, ((0, 0), (0, -height % downsample), (0, -width % downsample)), "edge")
+    h, w = (side // downsample for side in grey.shape[1:])
+    return grey.reshape(batch, h, downsample, w, downsample).mean(axis=(2, 4))
+
+
+def normalise_patches(
+    patches: Float32[Array, "F S S"], sizes: Int32[Array, " F"]
+) -> Float32[Array, "F S S"]:
+    """Makes the mean of each patch 0 and its norm 1, within its size.
+
+    Args:
+      patches: grey levels.
+      sizes: side of what counts in each patch, from its upper left corner.
+
+    Returns:
+      Patches as `correlate` takes them, 0 beyond their size; flat patches are 0 throughout.
+    """
+    inside = window_mask(sizes, patches.shape[1])
+    area = (sizes**2).astype(jnp.float32)[:, None, None]
+    mean = jnp.where(inside, patches, 0.0).sum(axis=(1, 2), keepdims=True) / area
+    centred = jnp.where(inside, patches - mean, 0.0)
+    norm = jnp.sqrt((centred**2).sum(axis=(1, 2), keepdims=True))
+    least = LEAST_CONTRAST * jnp.sqrt(area)
+    return jnp.where(norm < least, 0.0, centred / jnp.maximum(norm, least))
+
+
+def window_mask(sizes: Int32[Array, " F"], side: int) -> Bool[Array, "F side side"]:
+    """True in the upper left `sizes` x `sizes` cells."""
+    inside = jnp.arange(side)[None] < sizes[:, None]
+    return inside[:, :, None] & inside[:, None, :]
+
+
+def correlate(
+    image: Float32[Array, "h w"], patches: Float32[Array, "F S S"], sizes: Int32[Array, " F"]
+) -> Float32[Array, "F h w"]:
+    """Correlates every patch with every window of its size, independent of gain and offset.
+
+    Args:
+      image: grey levels in 0..1.
+      patches: of `normalise_patches`.
+      sizes: side of each.
+
+    Returns:
+      At each window's upper left corner, the correlation coefficient of its pixels and the
+      patch's, in -1..1; 0 for flat windows, `OUTSIDE` where the window would leave the image.
+
+    Raises:
+      ValueError: if the patches are larger than the image.
+    """
+    # Sums of squares lose fewer digits around the mean.
+    centred = image - image.mean()
+    products = _products(centred, patches)
+    area = (sizes**2).astype(jnp.float32)[:, None, None]
+    sums = _window_sums(jnp.stack([centred, centred**2]), sizes)
+    spread = jnp.maximum(sums[:, 1] - sums[:, 0] ** 2 / area, 0.0)
+    flat = spread < LEAST_CONTRAST**2 * area
+    scores = products * jax.lax.rsqrt(jnp.where(flat, 1.0, spread))
+    scores = jnp.where(flat, 0.0, jnp.clip(scores, -1.0, 1.0))
+    return jnp.where(_fits(sizes, image.shape), scores, OUTSIDE)
+
+
+def _products(
+    image: Float32[Array, "h w"], patches: Float32[Array, "F S S"]
+) -> Float32[Array, "F h w"]:
+    """Sums of products with the window at each corner.
+
+    By Fourier transforms: XLA's convolution of one channel with large kernels takes some thirty
+    times as long on a CPU. They are cyclic, so what leaves the image comes back on the other side.
+    """
+    height, width = image.shape
+    if patches.shape[1] > min(height, width):
+        raise ValueError(
+            f"patches have {patches.shape[1]} cells a side, the image has {height} x {width}: give "
+            "larger images, a smaller `downsample` or smaller `sizes`"
+        )
+    spectra = jnp.conj(jnp.fft.rfft2(patches, (height, width)))
+    return jnp.fft.irfft2(jnp.fft.rfft2(image)[None] * spectra, (height, width))
+
+
+def _fits(sizes: Int32[Array, " F"], shape: tuple[int, ...]) -> Bool[Array, "F h w"]:
+    """Whether the window at each corner lies inside of an image of this shape."""
+    height, width = shape
+    rows = jnp.arange(height)[None] + sizes[:, None] <= height
+    columns = jnp.arange(width)[None] + sizes[:, None] <= width
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _window_sums(
+    maps: Float32[Array, "C h w"], sizes: Int32[Array, " F"]
+) -> Float32[Array, "F C h w"]:
+    """Sums over the window at each corner, by differences of running sums.
+
+    One axis after the other: a running sum over the whole image would round off more. What
+    leaves the image adds nothing.
+    """
+
+    def along_rows(values: Float32[Array, "*n"], size: Int32[Array, ""]) -> Float32[Array, "*n"]:
+        running = jnp.pad(jnp.cumsum(values, axis=-2), ((0, 0), (1, 0), (0, 0)))
+        rows = values.shape[-2]
+        ends = jnp.minimum(jnp.arange(rows) + size, rows)
+        return jnp.take(running, ends, axis=-2) - running[:, :rows]
+
+    def both(size: Int32[Array, ""]) -> Float32[Array, "C h w"]:
+        columns = along_rows(maps, size).swapaxes(-1, -2)
+        return along_rows(columns, size).swapaxes(-1, -2)
+
+    return jax.vmap(both)(sizes)
+
+
+@partial(jax.jit, static_argnames="count")
+def find_peaks(
+    images: Float32[Array, "B h w"],
+    patches: Float32[Array, "F S S"],
+    sizes: Int32[Array, " F"],
+    count: int = 1,
+) -> Peaks:
+    """Finds the best places of every fragment in every image, one image after the other.
+
+    Args:
+      images: grey levels in 0..1.
+      patches: of `normalise_patches`.
+      sizes: side of each.
+      count: P, of places a fragment and image, best first; they are at least half a fragment
+        apart in rows or in columns.
+
+    Returns:
+      Peaks [B, F, P]; scores are `OUTSIDE` where an image has no further place.
+    """
+
+    def of_image(image: Float32[Array, "h w"]) -> Peaks:
+        return _peaks(correlate(image, patches, sizes), sizes, count)
+
+    return jax.lax.map(of_image, images)
+
+
+def _peaks(scores: Float32[Array, "F h w"], sizes: Int32[Array, " F"], count: int) -> Peaks:
+    """Takes the maximum, suppresses what is near, and so on."""
+    height, width = scores.shape[1:]
+    rows, columns = jnp.arange(height)[None], jnp.arange(width)[None]
+    found = []
+    for _ in range(count):
+        flat = scores.reshape(scores.shape[0], -1)
+        place = flat.argmax(axis=1).astype(jnp.int32)
+        y, x = place // width, place % width
+        found.append((flat.max(axis=1), y, x))
+        near_rows = 2 * jnp.abs(rows - y[:, None]) < sizes[:, None]
+        near_columns = 2 * jnp.abs(columns - x[:, None]) < sizes[:, None]
+        scores = jnp.where(near_rows[:, :, None] & near_columns[:, None, :], OUTSIDE, scores)
+    best, y, x = (jnp.stack(values, axis=1) for values in zip(*found, strict=True))
+    return Peaks(best, y, x)

@@ -1,0 +1,118 @@
+"""Top-down segmentation: an image is covered by class fragments, whose labels vote.
+
+After Borenstein and Ullman, "Class-specific, top-down segmentation", ECCV 2002: fragments are
+found by normalised correlation, and a cover is built of detections that agree where they overlap,
+the most informative first.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, UInt8
+
+from segjax.figure_ground.fragments import Fragments, TopDownConfig
+from segjax.figure_ground.fragments_match import Peaks, find_peaks, grey_levels, window_mask
+from segjax.types import struct
+
+
+@struct
+class TopDown:
+    """What fragments tell of an image.
+
+    Attributes:
+      probability: of each pixel to be figure, 0..1.
+      confidence: the detections' part of that, against the prior's: 0 where there are none,
+        towards 1 where many informative ones overlap.
+    """
+
+    probability: Float32[Array, "*B H W"]
+    confidence: Float32[Array, "*B H W"]
+
+
+@partial(jax.jit, static_argnames="config")
+def top_down(
+    image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"],
+    fragments: Fragments,
+    config: TopDownConfig,
+) -> TopDown:
+    """Covers an image by fragments.
+
+    Args:
+      image: RGB, 0..255 if uint8, else 0..1; at least as large as the largest fragment.
+      fragments: of `learn_fragments` with the same config.
+      config: as the fragments were learned with.
+
+    Returns:
+      Maps of the image's size.
+
+    Raises:
+      ValueError: if the image is smaller than a fragment.
+    """
+    grey = grey_levels(image[None], config.downsample)
+    peaks = find_peaks(grey, fragments.patches, fragments.sizes, config.peaks)
+    peaks = jax.tree.map(lambda values: values[0], peaks)
+    covered = cover(peaks, fragments, grey.shape[1:], config)
+    height, width = image.shape[:2]
+    return jax.tree.map(lambda cells: _enlarge(cells, config.downsample)[:height, :width], covered)
+
+
+def cover(
+    peaks: Peaks, fragments: Fragments, shape: tuple[int, ...], config: TopDownConfig
+) -> TopDown:
+    """Lays the detected fragments over an image, the most informative first.
+
+    A detection whose label disagrees with what lies there already is left out. Each cell's
+    probability is the mean of the labels over it, weighted by information, and of the prior.
+
+    Args:
+      peaks: places of every fragment, `[F, P]` each.
+      fragments: with their labels.
+      shape: (height, width) of the image in cells.
+      config: see `TopDownConfig`.
+
+    Returns:
+      Maps of that shape.
+    """
+    side = fragments.labels.shape[1]
+    windows = window_mask(fragments.sizes, side).astype(jnp.float32)
+    found = peaks.scores >= fragments.thresholds[:, None]
+    weights = jnp.where(found, fragments.information[:, None], 0.0).ravel()
+    order = jnp.argsort(-weights, stable=True)
+
+    def lay(votes: Float32[Array, "2 h w"], rank: Int32[Array, ""]) -> tuple[Array, None]:
+        fragment = rank // config.peaks
+        start = (0, peaks.y.ravel()[rank], peaks.x.ravel()[rank])
+        label, window = fragments.labels[fragment], windows[fragment]
+        before = jax.lax.dynamic_slice(votes, start, (2, side, side))
+        agrees = _disagreement(before, label, window) <= config.max_disagreement
+        own = jnp.stack([label, jnp.ones_like(label)]) * window[None]
+        added = before + jnp.where(agrees, weights[rank], 0.0) * own
+        return jax.lax.dynamic_update_slice(votes, added, start), None
+
+    # Windows may hang over the lower and right edge by what a smaller fragment leaves free.
+    height, width = shape
+    blank = jnp.zeros((2, height + side, width + side), jnp.float32)
+    votes, _ = jax.lax.scan(lay, blank, order)
+    figure, total = votes[:, :height, :width]
+    prior = config.prior_weight
+    return TopDown(
+        probability=(figure + prior * config.prior) / (total + prior),
+        confidence=total / (total + prior),
+    )
+
+
+def _disagreement(
+    before: Float32[Array, "2 S S"], label: Float32[Array, "S S"], window: Float32[Array, "S S"]
+) -> Float32[Array, ""]:
+    """Mean difference of a label from the votes before it, weighted by these; 0 over nothing."""
+    figure, total = before * window[None]
+    # |label - figure / total| * total, without the division
+    difference = jnp.abs(label * total - figure).sum()
+    return difference / jnp.maximum(total.sum(), 1e-9)
+
+
+def _enlarge(cells: Float32[Array, "h w"], times: int) -> Float32[Array, "H W"]:
+    """Interpolates cells to their pixels."""
+    height, width = cells.shape
+    return jax.image.resize(cells, (height * times, width * times), "linear")
