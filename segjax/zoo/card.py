@@ -17,7 +17,7 @@ def card(found: Any) -> str:
       found: a `Pretrained`.
     """
     origin = found.origin
-    name = origin.get("name") or type(found.model).__name__
+    name = found.label
     lines = [
         "---",
         "library_name: segjax",
@@ -46,7 +46,8 @@ def _table(found: Any) -> list[str]:
     """What is known of the weights, a row each."""
     origin = found.origin
     rows = {
-        "converted from": origin.get("url"),
+        "converted from": origin.get("url") or origin.get("file"),
+        "model as in the zoo's": origin.get("architecture"),
         "run, step": f"{origin['run']}, {origin['step']}" if "run" in origin else None,
         "licence of the weights": origin.get("licence"),
         "published": _scores(origin.get("published") or {}),

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from segjax.zoo.transfer import DownloadError, Transfer
 
-__all__ = ["CACHE", "DownloadError", "cached_path", "fetch"]
+__all__ = ["CACHE", "DownloadError", "cached_path", "fetch", "problem_of"]
 
 CACHE = "~/.cache/segjax/weights"
 
@@ -57,6 +57,13 @@ class _Wanted:
         facts = [f"{self.size} bytes"] if self.size is not None else []
         facts += [f"{n} {d}" for n, d in (("sha256", self.sha256), ("md5", self.md5)) if d]
         return f" ({', '.join(facts)})" if facts else ""
+
+
+def problem_of(
+    path: str | os.PathLike[str], *, sha256: str = "", md5: str = "", size: int | None = None
+) -> str | None:
+    """Says how a file differs from what is wanted (see `fetch`); None if it does not."""
+    return _Wanted(sha256.lower(), md5.lower(), size).problem(Path(path))
 
 
 def fetch(

@@ -32,7 +32,7 @@ from segjax.predict import Predictor
 from segjax.zoo import table
 from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert
-from segjax.zoo.download import fetch
+from segjax.zoo.download import fetch, problem_of
 from segjax.zoo.files import write_together
 from segjax.zoo.members import extract_member
 from segjax.zoo.reading import read_checkpoint
@@ -54,7 +54,8 @@ class Pretrained:
       data: how images are resized.
       preprocess: how images are normalised for a backbone; None for a whole model, which does it.
       origin: where the weights are from, in JSON's types: the zoo's "name", "url",
-        "licence", "source" and "published" scores, or a "run" and its "step".
+        "licence", "source" and "published" scores; for a file of somebody's own the
+        "architecture" (a name of the zoo) and "file"; or a "run" and its "step".
       fresh: names of the arrays that are drawn at random.
     """
 
@@ -72,7 +73,7 @@ class Pretrained:
         origin = self.origin
         if "run" in origin:
             return f"{origin['run']}, step {origin['step']}"
-        return str(origin.get("name") or type(self.model).__name__)
+        return str(origin.get("name") or origin.get("file") or type(self.model).__name__)
 
     def predictor(self) -> Predictor:
         """The model ready for pictures."""
@@ -139,14 +140,16 @@ def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> P
         size=weights.size,
         progress=progress,
     )
-    return read_as(extract_member(file, weights.member) if weights.member else file, entry)
+    file = extract_member(file, weights.member) if weights.member else file
+    return dataclasses.replace(read_as(file, entry), origin=_origin(entry))
 
 
 def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
     """A peer's file, converted as one of the zoo's rows.
 
     Args:
-      path: a `.pth`, `.pkl` or `.safetensors` file of the peer's parameter names.
+      path: a `.pth`, `.pkl` or `.safetensors` file of the peer's parameter names: the published
+        one, or another of that model.
       entry: the row whose model it is.
 
     Raises:
@@ -156,9 +159,20 @@ def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
     model = entry.make()
     tensors = read_checkpoint(path).tensors
     variables = convert(tensors, RULES[entry.peer], variable_shapes(model))
-    return Pretrained(
-        model, variables, _classes(entry), entry.data, entry.preprocess, _origin(entry)
-    )
+    origin = _origin(entry) if _is_the_published(path, entry.weights) else _own_file(path, entry)
+    return Pretrained(model, variables, _classes(entry), entry.data, entry.preprocess, origin)
+
+
+def _is_the_published(path: str | os.PathLike[str], weights: table.Weights) -> bool:
+    """Whether a file is the published one, as far as a hash of that is known."""
+    if not (weights.sha256 or weights.md5) or weights.member:
+        return False
+    return problem_of(path, sha256=weights.sha256, md5=weights.md5, size=weights.size) is None
+
+
+def _own_file(path: str | os.PathLike[str], entry: table.Entry) -> dict[str, Any]:
+    """The origin of a file that is not the row's own: whose figures and licence nobody knows."""
+    return {"architecture": entry.name, "file": Path(path).name}
 
 
 def _classes(entry: table.Entry) -> Classes:

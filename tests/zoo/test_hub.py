@@ -1,6 +1,7 @@
 """Models by name, from folders and files: what goes in comes out, what does not fit is named."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import pickle
@@ -226,14 +227,21 @@ def test_export_says_what_it_cannot(tmp_path, frozen, variables):
         export_file(found, "detectron2", tmp_path / "out.pth")
 
 
-def test_the_commands(row, tmp_path, capsys):
+def test_the_commands(row, tmp_path, capsys, monkeypatch):
     entry, file = row
     assert cli.main(["models", "--like", "mask_rcnn_tiny*"]) == 0
     assert "box/AP 1.5" in capsys.readouterr().out
     assert cli.main(["models", "--like", "nothing*"]) == 1
     out, back = tmp_path / "ours", tmp_path / "back.pkl"
     assert cli.main(["convert", str(file), "--as", entry.name, "--out", str(out)]) == 0
-    assert "licence of the weights | CC BY-SA 3.0" in (out / "README.md").read_text()
+    text = (out / "README.md").read_text()  # another file's licence and figures are not its own
+    assert "| converted from | model_final_abcdef.pkl |" in text and "CC BY-SA" not in text
+    digits = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()[:6]
+    own = dataclasses.replace(entry, weights=dataclasses.replace(entry.weights, md5=digits))
+    monkeypatch.setitem(table.ENTRIES, entry.name, own)
+    assert cli.main(["convert", str(file), "--as", entry.name, "--out", str(out)]) == 0
+    text = (out / "README.md").read_text()
+    assert "licence of the weights | CC BY-SA 3.0" in text and "box AP 1.5" in text
     assert cli.main(["convert", str(out), "--to", "detectron2", "--out", str(back)]) == 0
     first, second = (pickle.loads(path.read_bytes())["model"] for path in (file, back))
     assert first.keys() == second.keys()
