@@ -167,9 +167,8 @@ def choose_figure(
     """
     best, figure = -np.inf, np.ones(cover_degree.shape, bool)
     spread, mean_edge = max(cover_degree.std(), _LEAST), max(edges.mean(), _LEAST)
-    for labels in segments:
-        _, labels = np.unique(labels, return_inverse=True)
-        labels = labels.reshape(cover_degree.shape)
+    for segmentation in segments:
+        labels = np.unique(segmentation, return_inverse=True)[1].reshape(cover_degree.shape)
         degrees = _segment_means(cover_degree, labels)[labels]
         for threshold in np.unique(degrees)[1:]:
             part = degrees >= threshold
