@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from segjax.models import cascade_rcnn_resnet_fpn as cascade_rcnn_resnet_fpn
     from segjax.models import faster_rcnn_resnet_fpn as faster_rcnn_resnet_fpn
     from segjax.models import htc_resnet_fpn as htc_resnet_fpn
+    from segjax.models import mask_rcnn_efficientnet_lite_fpn as mask_rcnn_efficientnet_lite_fpn
     from segjax.models import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
     from segjax.models import models as models
     from segjax.models import panoptic_fpn_resnet as panoptic_fpn_resnet
@@ -87,6 +88,7 @@ _HOMES = {
     "load": "segjax.train.weights",
     "load_config": "segjax.config",
     "load_run": "segjax.train",
+    "mask_rcnn_efficientnet_lite_fpn": "segjax.models",
     "mask_rcnn_resnet_fpn": "segjax.models",
     "models": "segjax.models",
     "panoptic_fpn_resnet": "segjax.models",
@@ -134,6 +136,7 @@ __all__ = [
     "load",
     "load_config",
     "load_run",
+    "mask_rcnn_efficientnet_lite_fpn",
     "mask_rcnn_resnet_fpn",
     "models",
     "panoptic_fpn_resnet",

@@ -15,6 +15,9 @@ from segjax.models.faster_rcnn import faster_rcnn_resnet_fpn as faster_rcnn_resn
 from segjax.models.htc import HybridTaskCascade as HybridTaskCascade
 from segjax.models.htc import htc_resnet_fpn as htc_resnet_fpn
 from segjax.models.mask_rcnn import MaskRCNN as MaskRCNN
+from segjax.models.mask_rcnn import (
+    mask_rcnn_efficientnet_lite_fpn as mask_rcnn_efficientnet_lite_fpn,
+)
 from segjax.models.mask_rcnn import mask_rcnn_resnet_fpn as mask_rcnn_resnet_fpn
 from segjax.models.panoptic_fpn import PanopticFPN as PanopticFPN
 from segjax.models.panoptic_fpn import PanopticMerge as PanopticMerge

@@ -84,6 +84,9 @@ class Flavour:
         )
 
 
+# EfficientNet-Lite's, with whichever library's conventions for the rest.
+LITE_PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+
 TORCHVISION = Flavour(
     preprocess=Preprocess(
         mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 
-from segjax.models.flavours import Flavour, flavour
+from segjax.models.flavours import LITE_PREPROCESS, Flavour, flavour
 from segjax.models.rois import MaskTargets, RoIPooler
 from segjax.models.two_stage import TwoStage
+from segjax.nn.efficientnet import LITE_NORM, efficientnet_lite
 from segjax.nn.mask_head import MaskHead
+from segjax.nn.norm import NormSpec
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
@@ -128,4 +130,33 @@ def mask_rcnn_resnet_fpn(
         mask_targets=f.mask_targets,
         box_smooth_l1_beta=f.box_smooth_l1_beta,
         paste_padded=f.paste_padded,
+    )
+
+
+def mask_rcnn_efficientnet_lite_fpn(
+    num_classes: int = 0,
+    *,
+    variant: int = 0,
+    norm: NormSpec = LITE_NORM,
+    frozen_stages: int = 2,
+    style: Flavour | str = "detectron2",
+    dtype: Dtype = "float32",
+) -> MaskRCNN:
+    """Mask R-CNN on an EfficientNet-Lite with FPN.
+
+    Every other detector takes the backbone too: `detector.clone(
+    backbone=efficientnet_lite(0), preprocess=LITE_PREPROCESS)`.
+
+    Args:
+      num_classes: K, without background; 0 lets the data decide.
+      variant: 0 to 4; ImageNet weights are in the zoo for 0, 1 and 2.
+      norm: of the backbone. Constants by default, which only trained weights make sense with:
+        take `NormSpec("batch", 1e-3)` to train from random ones.
+      frozen_stages: how many of the backbone's stem, stage 1, ... are not trained.
+      style: whose conventions the rest has; see `mask_rcnn_resnet_fpn`.
+      dtype: of the computation; parameters stay float32.
+    """
+    return mask_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype).clone(
+        preprocess=LITE_PREPROCESS,
+        backbone=efficientnet_lite(variant, norm=norm, frozen_stages=frozen_stages, dtype=dtype),
     )

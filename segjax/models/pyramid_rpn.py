@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int32, Key, UInt8
 
 from segjax.models.preprocess import Preprocess
 from segjax.models.rpn import RPN
+from segjax.nn.backbone import Backbone
 from segjax.nn.fpn import FPN
-from segjax.nn.resnet import ResNet
 from segjax.nn.rpn import RPNHead, RPNOutput
 from segjax.types import Batch, LossTerm, Proposals
 
@@ -29,7 +29,7 @@ class PyramidRPN(nn.Module):
     """
 
     preprocess: Preprocess
-    backbone: ResNet
+    backbone: Backbone
     fpn: FPN
     rpn_head: RPNHead
     rpn: RPN

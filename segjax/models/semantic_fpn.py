@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Int32, Key, UInt8
 from segjax.models.flavours import flavour
 from segjax.models.preprocess import Preprocess
 from segjax.models.semantic import SemanticLoss
+from segjax.nn.backbone import Backbone
 from segjax.nn.fpn import FPN
-from segjax.nn.resnet import ResNet
 from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
@@ -25,7 +25,7 @@ class SemanticFPN(nn.Module):
     """
 
     preprocess: Preprocess
-    backbone: ResNet
+    backbone: Backbone
     fpn: FPN
     semantic_head: SemanticFPNHead | FCNHead
     semantic_loss: SemanticLoss = SemanticLoss(full_resolution=True)

@@ -132,10 +132,15 @@ def _same_shape(known: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> 
 
 
 def _names_elsewhere(name: str) -> tuple[str, ...]:
-    """What an array may be called in other models: a detector's in a panoptic one, a backbone's."""
+    """What an array may be called in other models.
+
+    A detector's in a panoptic one, a backbone's alone; and a norm's scale and bias, which are
+    among the statistics where they are constants.
+    """
     collection, _, path = name.partition("/")
     plain = path.removeprefix("detector/")
-    names = (name, f"{collection}/{plain}")
+    paths = (path, plain)
     if plain.startswith("backbone/"):
-        return (*names, f"{collection}/{plain.removeprefix('backbone/')}")
-    return names
+        paths = (*paths, plain.removeprefix("backbone/"))
+    other = "batch_stats" if collection == "params" else "params"
+    return tuple(f"{place}/{path}" for place in (collection, other) for path in paths)

@@ -6,6 +6,8 @@ input; both are many times slower on a CPU (and the second on a GPU) than the
 matrix product they really are, so both are written as that product.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,13 +23,15 @@ kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's symmetric zero padding `dilation * (kernel // 2)`.
+    """Convolution with zero padding that gives ceil(size / stride) cells.
 
     Attributes:
       features: output channels.
       kernel_size: side of the square kernel, odd.
       stride: step in both directions.
       groups: ResNeXt's cardinality.
+      padding: "symmetric": `kernel_size // 2` on every side, as PyTorch's models do; "same":
+        TensorFlow's, no more than needed, the odd one at the end.
       use_bias: whether to add a bias [features].
       kernel_init: initialiser of the kernel [k, k, C / groups, features].
       dtype: of the computation; parameters are float32.
@@ -37,6 +41,7 @@ class Conv(nn.Module):
     kernel_size: int = 1
     stride: int = 1
     groups: int = 1
+    padding: Literal["symmetric", "same"] = "symmetric"
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer = kaiming_normal
     dtype: Dtype = "float32"
@@ -57,7 +62,7 @@ class Conv(nn.Module):
                 x,
                 kernel,
                 window_strides=(self.stride, self.stride),
-                padding=((k // 2, k // 2), (k // 2, k // 2)),
+                padding="SAME" if self.padding == "same" else ((k // 2, k // 2),) * 2,
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
                 feature_group_count=self.groups,
             )

@@ -34,7 +34,7 @@ from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert
 from segjax.zoo.download import fetch, problem_of
 from segjax.zoo.files import write_together
-from segjax.zoo.members import extract_member
+from segjax.zoo.members import extract_member, installed_member
 from segjax.zoo.reading import read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -132,7 +132,14 @@ def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> P
             " --as NAME --out DIR` (names: `segjax models`) makes a folder that can be loaded"
         )
     entry = table.find(str(name_or_path))
-    weights = entry.weights
+    file = _weights_file(entry.weights, progress)
+    return dataclasses.replace(read_as(file, entry), origin=_origin(entry))
+
+
+def _weights_file(weights: table.Weights, progress: bool) -> Path:
+    """The file of weights: of an installed package if that is how it is published, or fetched."""
+    if weights.member and (installed := installed_member(weights.member)):
+        return installed
     file = fetch(
         weights.url,
         sha256=weights.sha256,
@@ -140,8 +147,7 @@ def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> P
         size=weights.size,
         progress=progress,
     )
-    file = extract_member(file, weights.member) if weights.member else file
-    return dataclasses.replace(read_as(file, entry), origin=_origin(entry))
+    return extract_member(file, weights.member) if weights.member else file
 
 
 def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:

