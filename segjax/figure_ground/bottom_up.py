@@ -23,7 +23,13 @@ from segjax.figure_ground.bottom_up_graph import (
     first_segments,
 )
 from segjax.figure_ground.bottom_up_merge import MAX_SEGMENTS, MergeCost, affinity, coarsen
-from segjax.figure_ground.bottom_up_pixels import join_seeds, measure, opponent, plane_sums
+from segjax.figure_ground.bottom_up_pixels import (
+    join_seeds,
+    measure,
+    opponent,
+    plane_sums,
+    squared_norm,
+)
 from segjax.figure_ground.hierarchy import Hierarchy, level_slices
 from segjax.types import struct
 
@@ -95,7 +101,7 @@ class BottomUp:
         """
         spans, start = [], 0
         while start < len(sizes) - 1:
-            stop = start + 2 if sizes[start] > _FEW_SEGMENTS else len(sizes) - 1
+            stop = start + 3 if sizes[start] > _FEW_SEGMENTS else len(sizes) - 1
             spans.append((start, min(stop, len(sizes) - 1)))
             start = spans[-1][1]
         return spans
@@ -136,10 +142,8 @@ def bottom_up(
         segments, borders, coarser = _coarsen_span(
             segments, borders, sizes[start + 1 : stop + 1], config.cost
         )
-        for offset, size in enumerate(sizes[start:stop]):
-            parents.append(coarser.parent[offset, :size])
-        for offset, size in enumerate(sizes[start + 1 : stop + 1]):
-            levels.append(jax.tree.map(lambda a: a[offset, :size], coarser.level))
+        parents += [coarser.parent[i, :size] for i, size in enumerate(sizes[start:stop])]
+        levels += [coarser.cut(i, size) for i, size in enumerate(sizes[start + 1 : stop + 1])]
         dropped += [lost, coarser.dropped.sum()]
     return _assemble(label, levels, parents, sum(dropped))
 
@@ -151,6 +155,10 @@ class _Coarser:
     level: "_Level"
     parent: Int32[Array, "steps n"]
     dropped: Int32[Array, " steps"]
+
+    def cut(self, step: int, size: int) -> "_Level":
+        """The level of a step, without the unused ends of the arrays."""
+        return jax.tree.map(lambda values: values[step, :size], self.level)
 
 
 def _coarsen_span(
@@ -195,7 +203,7 @@ def _describe(segments: Segments, borders: Borders, cost: MergeCost) -> _Level:
     count = jnp.maximum(segments.size, 1.0)
     colour, response = segments.colour / count[None], segments.response / count[None]
     scatter = segments.response_square / count[None] - jnp.square(response)
-    spread = segments.square / count - jnp.square(opponent(colour)).sum(0)
+    spread = segments.square / count - squared_norm(opponent(colour))
     texture = jnp.concatenate([response, scatter, spread[None]])
     along = jnp.stack([borders.length, borders.contrast, affinity(borders, cost)])
     ends = jnp.concatenate([borders.low, borders.high])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from segjax.figure_ground.bottom_up_pixels import Pixels, plane_sums
+from segjax.figure_ground.bottom_up_pixels import Pixels, plane_sums, squared_norm
 from segjax.types import struct
 
 # Cells whose seeds two adjacent pixels joined are at most 3 rows and 3 columns apart: the
@@ -72,7 +72,7 @@ def first_segments(pixels: Pixels, label: Int32[Array, "H W"], number: int) -> S
     planes = [
         jnp.ones((1, *label.shape)),
         pixels.colour,
-        jnp.square(pixels.feature).sum(0, keepdims=True),
+        squared_norm(pixels.feature)[None],
         pixels.response,
         jnp.square(pixels.response),
     ]
@@ -143,7 +143,7 @@ def _contrast_of_pairs(feature: Float32[Array, "3 H W"], axis: int) -> Float32[A
     before, after = (
         jax.lax.slice_in_dim(wide, start, start + length - 1, axis=1 + axis) for start in (0, 3)
     )
-    return jnp.sqrt(jnp.square(after - before).sum(0))
+    return jnp.sqrt(squared_norm(after - before))
 
 
 def _compact(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from segjax.figure_ground.bottom_up_graph import Borders, Segments
-from segjax.figure_ground.bottom_up_pixels import opponent, plane_sums
+from segjax.figure_ground.bottom_up_pixels import opponent, plane_sums, squared_norm
 from segjax.types import struct
 
 # Two numbers of segments fill one sortable word.
@@ -95,11 +95,11 @@ def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float3
     count = jnp.maximum(segments.size, 1.0)
     feature = opponent(segments.colour / count[None])
     response = segments.response / count[None]
-    variance = jnp.maximum(segments.square / count - jnp.square(feature).sum(0), 0.0)
+    variance = jnp.maximum(segments.square / count - squared_norm(feature), 0.0)
     low, high = borders.low, borders.high
 
     def distance(planes: Float32[Array, "C n"]) -> Float32[Array, " e"]:
-        return jnp.sqrt(sum(jnp.square(p[low] - p[high]) for p in planes))
+        return jnp.sqrt(squared_norm(planes[:, low] - planes[:, high]))
 
     difference = (
         cost.border * borders.mean_contrast
