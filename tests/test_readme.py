@@ -16,7 +16,7 @@ def test_tables_are_those_of_the_results():
 def test_files_that_the_texts_name_exist():
     for name in ("README.md", "CONTRIBUTING.md", ".ci/run"):
         text = (ROOT / name).read_text()
-        paths = re.findall(r"\b(?:segjax|configs|tests|benchmarks|colabs)/[\w/.]+\w", text)
+        paths = re.findall(r"(?<![\w/])(?:segjax|configs|tests|benchmarks|colabs)/[\w/.]+\w", text)
         assert paths
         for path in paths:
             assert (ROOT / path).exists(), f"{name} names {path}"
