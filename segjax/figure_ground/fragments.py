@@ -4,14 +4,14 @@ import dataclasses
 
 from jaxtyping import Array, Float32, Int32
 
-from segjax.types import struct
+from segjax.types import static_field, struct
 
 
 @struct
 class Fragments:
     """Patches that are typical of a class, each with its own figure and ground, best first.
 
-    All lengths are in cells of `TopDownConfig.downsample` pixels. A patch of less than S cells lies
+    All lengths are in cells of `downsample` pixels. A patch of less than S cells lies
     in the upper left; beyond it there are zeros.
 
     Attributes:
@@ -20,6 +20,7 @@ class Fragments:
       thresholds: a fragment is detected where the correlation reaches this.
       information: of the detection about the class, in bits, 0..1.
       labels: probability of each cell of a fragment to be figure, 0..1.
+      downsample: side of a cell in pixels of the images it was learned from; static.
     """
 
     patches: Float32[Array, "F S S"]
@@ -27,6 +28,7 @@ class Fragments:
     thresholds: Float32[Array, " F"]
     information: Float32[Array, " F"]
     labels: Float32[Array, "F S S"]
+    downsample: int = static_field()
 
 
 @dataclasses.dataclass(frozen=True)

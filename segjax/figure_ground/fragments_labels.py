@@ -8,12 +8,13 @@ the class images are covered by the labelled fragments, divided into figure and 
 segments, and the labels are read off anew.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int
 
 from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_match import Peaks
@@ -25,10 +26,10 @@ _LEAST = 1e-9
 
 def learn_labels(
     grey: Float32[np.ndarray, "N h w"],
-    segments: Int64[np.ndarray, "N L h w"],
+    segments: Int[np.ndarray, "N L h w"],
     fragments: Fragments,
     peaks: Peaks,
-    origins: Int64[np.ndarray, "F 3"],
+    origins: Int[np.ndarray, "F 3"],
     config: TopDownConfig,
 ) -> Float32[np.ndarray, "F S S"]:
     """Learns which cells of every fragment are figure.
@@ -57,13 +58,7 @@ def learn_labels(
             inside, covers[f, :size, :size], edges[f, :size, :size], config.border_weight
         )
     for _ in range(config.label_rounds):
-        labelled = Fragments(
-            fragments.patches,
-            fragments.sizes,
-            fragments.thresholds,
-            fragments.information,
-            jnp.asarray(labels),
-        )
+        labelled = dataclasses.replace(fragments, labels=jnp.asarray(labels))
         maps = np.asarray(_cover_all(peaks, labelled, grey.shape[1:], config), np.float64)
         labels = windows(_divide(along_segments(maps, segments))).astype(np.float32)
     return labels
@@ -81,7 +76,7 @@ def _cover_all(
 
 def _degree_of_cover(
     found: Bool[np.ndarray, "N F"],
-    places: Int64[np.ndarray, "N F 2"],
+    places: Int[np.ndarray, "N F 2"],
     fragments: Fragments,
     grey: Float32[np.ndarray, "N h w"],
 ) -> Float64[np.ndarray, "N h w"]:
@@ -97,8 +92,8 @@ def _degree_of_cover(
 def mean_windows(
     maps: Float64[np.ndarray, "N h w"],
     found: Bool[np.ndarray, "N F"],
-    places: Int64[np.ndarray, "N F 2"],
-    sizes: Int64[np.ndarray, " F"],
+    places: Int[np.ndarray, "N F 2"],
+    sizes: Int[np.ndarray, " F"],
 ) -> Float64[np.ndarray, "F S S"]:
     """Averages what lies under each fragment wherever it is found, S the largest size.
 
@@ -119,7 +114,7 @@ def mean_windows(
 
 
 def along_segments(
-    maps: Float64[np.ndarray, "N h w"], segments: Int64[np.ndarray, "N L h w"]
+    maps: Float64[np.ndarray, "N h w"], segments: Int[np.ndarray, "N L h w"]
 ) -> Float64[np.ndarray, "N h w"]:
     """Replaces each cell by the mean of the map over its segment, and takes the mean over L."""
     return np.stack(
@@ -131,7 +126,7 @@ def along_segments(
 
 
 def _segment_means(
-    values: Float64[np.ndarray, "h w"], labels: Int64[np.ndarray, "h w"]
+    values: Float64[np.ndarray, "h w"], labels: Int[np.ndarray, "h w"]
 ) -> Float64[np.ndarray, " K"]:
     """Mean of each segment, by its label."""
     sums = np.bincount(labels.ravel(), values.ravel())
@@ -146,7 +141,7 @@ def edge_strength(grey: Float32[np.ndarray, "N h w"]) -> Float64[np.ndarray, "N 
 
 
 def choose_figure(
-    segments: Int64[np.ndarray, "L s s"],
+    segments: Int[np.ndarray, "L s s"],
     cover_degree: Float64[np.ndarray, "s s"],
     edges: Float64[np.ndarray, "s s"],
     border_weight: float,

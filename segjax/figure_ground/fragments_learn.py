@@ -118,6 +118,7 @@ def _most_informative(
         jnp.asarray(thresholds[chosen], jnp.float32),
         jnp.asarray(information[chosen], jnp.float32),
         jnp.zeros_like(patches[chosen]),
+        config.downsample,
     )
     return kept, candidates.origins[chosen]
 

@@ -47,8 +47,13 @@ def top_down(
       Maps of the image's size.
 
     Raises:
-      ValueError: if the image is smaller than a fragment.
+      ValueError: if the image is smaller than a fragment, or the fragments are of other cells.
     """
+    if fragments.downsample != config.downsample:
+        raise ValueError(
+            f"the fragments were learned with downsample {fragments.downsample}, the config has "
+            f"{config.downsample}: give the config they were learned with"
+        )
     grey = grey_levels(image[None], config.downsample)
     peaks = find_peaks(grey, fragments.patches, fragments.sizes, config.peaks)
     peaks = jax.tree.map(lambda values: values[0], peaks)
