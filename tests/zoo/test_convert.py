@@ -88,7 +88,7 @@ def test_old_torchvision_names_are_known():
         ("detectron2_panoptic", "proposal_generator.anchor_generator.cell_anchors.4"),
         ("caffe2_backbone", "conv1_b"),
         ("caffe2_backbone", "fc1000_w"),
-        ("caffe2_backbone", "res4_22_branch2a_bn_s_momentum"),
+        ("caffe2_folded_backbone", "res4_22_branch2a_bn_s_momentum"),
         ("mmdet", "backbone.layer2.0.downsample.1.num_batches_tracked"),
     ],
 )
@@ -116,29 +116,60 @@ def test_torchvisions_background_moves_to_the_end():
     np.testing.assert_array_equal(masks.peers(np.ones((1, 1, 3, 4)))[:, 0, 0, 0], [0, 1, 1, 1, 1])
 
 
-# ---- Caffe2's folded norms ------------------------------------------------------------------
+# ---- Caffe2's norms -------------------------------------------------------------------------
+
+WHOLE = ("gamma", "beta", "running_mean", "running_var")
 
 
-def caffe2_names(blocks):
+def caffe2_names(blocks, norm):
     """Names of an R-50.pkl, as its producer wrote them: a list apart from the table."""
-    names = ["conv1_w", "res_conv1_bn_s", "res_conv1_bn_b"]
+    names = ["conv1_w", *(f"res_conv1_bn_{leaf}" for leaf in norm)]
     for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
         for i in range(count):
             for branch in ("2a", "2b", "2c") + (("1",) if i == 0 else ()):
                 stem = f"res{stage}_{i}_branch{branch}"
-                names += [f"{stem}_w", f"{stem}_bn_s", f"{stem}_bn_b"]
+                names += [f"{stem}_w", *(f"{stem}_bn_{leaf}" for leaf in norm)]
     return names
 
 
-def test_caffe2s_norm_is_scale_and_bias_exactly():
+def resnet50_paths():
     model = resnet(50, stride_in_1x1=True)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
-    wanted = {path_of(RULES["caffe2_backbone"], name)[0] for name in caffe2_names((3, 4, 6, 3))}
     leaves = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    paths = {"/".join(key.key for key in path[1:]) for path, _ in leaves}
-    assert wanted == {path for path in paths if not path.endswith(("/mean", "/var"))}
+    return {"/".join(key.key for key in path[1:]) for path, _ in leaves}
 
-    rules = [rule for rule in RULES["caffe2_backbone"] if "stem_norm" in (rule.path or "")]
+
+@pytest.mark.parametrize("norm", [WHOLE, ("s", "b", "rm", "riv")])
+def test_detectron2s_caffe2_files_fill_every_variable(norm):
+    rules = RULES["caffe2_backbone"]
+    names = [*caffe2_names((3, 4, 6, 3), norm), "conv1_b", "fc1000_w", "fc1000_b"]
+    found = [path_of(rules, name)[0] for name in names]
+    assert set(found) - {None} == resnet50_paths()
+    assert found.count(None) == 3
+    assert len(found) - 3 == len(resnet50_paths())
+    pairs = {leaf: path_of(rules, f"res2_1_branch2c_bn_{leaf}")[0] for leaf in norm}
+    wanted = [f"layer1_1/norm3/{leaf}" for leaf in ("scale", "bias", "mean", "var")]
+    assert list(pairs.values()) == wanted
+
+
+def test_folded_norms_are_no_whole_ones():
+    shapes = {
+        "batch_stats": {"stem_norm": {k: np.zeros(2) for k in ("scale", "bias", "mean", "var")}}
+    }
+    with pytest.raises(ValueError, match="nothing in the file fills stem_norm/mean"):
+        convert(
+            {"res_conv1_bn_s": np.ones(2), "res_conv1_bn_b": np.ones(2)},
+            RULES["caffe2_backbone"],
+            shapes,
+        )
+
+
+def test_caffe2s_folded_norm_is_scale_and_bias_exactly():
+    names = caffe2_names((3, 4, 6, 3), ("s", "b"))
+    wanted = {path_of(RULES["caffe2_folded_backbone"], name)[0] for name in names}
+    assert wanted == {p for p in resnet50_paths() if not p.endswith(("/mean", "/var"))}
+
+    rules = [rule for rule in RULES["caffe2_folded_backbone"] if "stem_norm" in (rule.path or "")]
     scale, bias = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     norm = Norm(NormSpec())
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 3, 8)), jnp.float32)

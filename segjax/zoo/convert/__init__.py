@@ -14,6 +14,7 @@ RULES: dict[str, list[Rule]] = {
     "detectron2_panoptic": detectron2.PANOPTIC_RULES,
     "detectron2_backbone": detectron2.BACKBONE_RULES,
     "caffe2_backbone": caffe2.BACKBONE_RULES,
+    "caffe2_folded_backbone": caffe2.FOLDED_BACKBONE_RULES,
     "mmdet": mmdet.RULES,
     "mmdet_panoptic": mmdet.PANOPTIC_RULES,
     "efficientnet_lite": efficientnet.BACKBONE_RULES,

@@ -1,14 +1,33 @@
 """Caffe2's names: the ResNets that Detectron2 starts from (MSRA/R-50, R-101, FAIR/X-101-32x8d).
 
-Their batch norms are folded to scale and bias. Detectron2 fills in the statistics that make its
-norm of epsilon 1e-5 the same: a mean of 0 and a variance of 1 - 1e-5 (`FrozenBatchNorm2d`); ours
-has to be of the default epsilon too. Their images are BGR.
+Detectron2's files of them hold whole batch norms (`BACKBONE_RULES`), those of its predecessor
+Detectron batch norms folded to scale and bias (`FOLDED_BACKBONE_RULES`). For the latter Detectron2
+fills in the statistics that make its norm of epsilon 1e-5 the same: a mean of 0 and a variance of
+1 - 1e-5 (`FrozenBatchNorm2d`); ours has to be of the default epsilon too. Images are BGR.
 """
+
+from collections.abc import Callable
 
 from segjax.zoo.convert.rules import Rule, conv, dropped
 
+NormRules = Callable[[str, str], list[Rule]]
 
-def _affine(peer: str, ours: str) -> list[Rule]:
+
+def _whole(peer: str, ours: str) -> list[Rule]:
+    """Detectron2's `convert_basic_c2_names` knows two names of each."""
+    return [
+        Rule(f"{peer}_gamma", f"{ours}/scale"),
+        Rule(f"{peer}_beta", f"{ours}/bias"),
+        Rule(f"{peer}_running_mean", f"{ours}/mean"),
+        Rule(f"{peer}_running_var", f"{ours}/var"),
+        Rule(f"{peer}_s", f"{ours}/scale", old=True),
+        Rule(f"{peer}_b", f"{ours}/bias", old=True),
+        Rule(f"{peer}_rm", f"{ours}/mean", old=True),
+        Rule(f"{peer}_riv", f"{ours}/var", old=True),
+    ]
+
+
+def _folded(peer: str, ours: str) -> list[Rule]:
     return [
         Rule(f"{peer}_s", f"{ours}/scale"),
         Rule(f"{peer}_b", f"{ours}/bias"),
@@ -17,29 +36,36 @@ def _affine(peer: str, ours: str) -> list[Rule]:
     ]
 
 
-def _conv_norm(peer: str, our_conv: str, our_norm: str) -> list[Rule]:
-    return [Rule(f"{peer}_w", f"{our_conv}/kernel", conv), *_affine(f"{peer}_bn", our_norm)]
-
-
-def _stage(peer: str, ours: str) -> list[Rule]:
+def _stage(peer: str, ours: str, norm: NormRules) -> list[Rule]:
     branches = {"1": "_shortcut", "2a": "1", "2b": "2", "2c": "3"}
     return [
         rule
         for theirs, n in branches.items()
-        for rule in _conv_norm(f"{peer}_branch{theirs}", f"{ours}/conv{n}", f"{ours}/norm{n}")
+        for rule in (
+            Rule(f"{peer}_branch{theirs}_w", f"{ours}/conv{n}/kernel", conv),
+            *norm(f"{peer}_branch{theirs}_bn", f"{ours}/norm{n}"),
+        )
     ]
 
 
-_BODY: list[Rule] = [
-    Rule("conv1_w", "stem_conv/kernel", conv),
-    *_affine("res_conv1_bn", "stem_norm"),
-    *[rule for stage in (1, 2, 3, 4) for rule in _stage(f"res{stage + 1}_#", f"layer{stage}_#")],
-]
+def _backbone(norm: NormRules) -> list[Rule]:
+    body = [
+        Rule("conv1_w", "stem_conv/kernel", conv),
+        *norm("res_conv1_bn", "stem_norm"),
+        *[
+            rule
+            for stage in (1, 2, 3, 4)
+            for rule in _stage(f"res{stage + 1}_#", f"layer{stage}_#", norm)
+        ],
+    ]
+    return [
+        *body,
+        # The bias of MSRA's stem is next to nothing; Detectron2 leaves it out, too.
+        *dropped("conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b"),
+        *dropped(*(f"{rule.peer}_momentum" for rule in body if rule.peer)),
+        *dropped("conv1_b_momentum", "pred_w_momentum", "pred_b_momentum"),
+    ]
 
-BACKBONE_RULES: list[Rule] = [
-    *_BODY,
-    # The bias of MSRA's stem is next to nothing; Detectron2 leaves it out, too.
-    *dropped("conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b"),
-    *dropped(*(f"{rule.peer}_momentum" for rule in _BODY if rule.peer)),
-    *dropped("conv1_b_momentum", "pred_w_momentum", "pred_b_momentum"),
-]
+
+BACKBONE_RULES: list[Rule] = _backbone(_whole)
+FOLDED_BACKBONE_RULES: list[Rule] = _backbone(_folded)
