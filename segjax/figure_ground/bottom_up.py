@@ -145,7 +145,7 @@ def bottom_up(
         parents += [coarser.parent[i, :size] for i, size in enumerate(sizes[start:stop])]
         levels += [coarser.cut(i, size) for i, size in enumerate(sizes[start + 1 : stop + 1])]
         dropped += [lost, coarser.dropped.sum()]
-    return _assemble(label, levels, parents, sum(dropped))
+    return _assemble(label, levels, parents, jnp.stack(dropped).sum())
 
 
 @struct

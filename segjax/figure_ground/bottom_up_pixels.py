@@ -131,8 +131,10 @@ def to_blocks(
     channels, height, width = planes.shape
     pads = ((0, 0), (0, -height % cell), (0, -width % cell))
     if any(pad[1] for pad in pads):
-        mode = {"mode": "edge"} if fill is None else {"constant_values": fill}
-        planes = jnp.pad(planes, pads, **mode)
+        if fill is None:
+            planes = jnp.pad(planes, pads, mode="edge")
+        else:
+            planes = jnp.pad(planes, pads, constant_values=fill)
     h, w = planes.shape[1] // cell, planes.shape[2] // cell
     blocks = planes.reshape(channels, h, cell, w, cell).transpose(0, 2, 4, 1, 3)
     return blocks.reshape(channels, cell * cell, h, w)

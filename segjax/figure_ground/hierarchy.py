@@ -12,7 +12,7 @@ class Hierarchy:
     """Segments of one image from fine to coarse; batches have a leading axis on every array.
 
     Nodes stand level by level, the finest first: those of level l are the `level_sizes[l]` rows
-    after the levels below. N is their sum. F counts the filters and is 4 in `bottom_up`.
+    after the levels below. N is their sum. F is 9 in `bottom_up`, which has four filters.
 
     Attributes:
       leaf: node of the finest level that every pixel belongs to.
@@ -38,7 +38,7 @@ class Hierarchy:
     valid: Bool[Array, "*B N"]
     size: Float32[Array, "*B N"]
     mean_colour: Float32[Array, "*B N 3"]
-    texture: Float32[Array, "*B N 2*F+1"]
+    texture: Float32[Array, "*B N F"]
     boundary: Float32[Array, "*B N"]
     saliency: Float32[Array, "*B N"]
     dropped: Int32[Array, "*B"]

@@ -1,0 +1,216 @@
+"""Bottom-up and top-down segmentation combined: exact inference over a segmentation hierarchy.
+
+Borenstein, Sharon & Ullman, "Combining top-down and bottom-up segmentation" (CVPR workshop 2004):
+every segment is figure or ground; it pays for disagreeing with the top-down map, and for
+disagreeing with its parent. The cost's terms follow a tree, so one pass up and one pass down give
+its minimum (min-sum) or every segment's probability (sum-product). With two labels a message is
+one number: by how much the part below prefers figure.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32
+
+from segjax.figure_ground.hierarchy import Hierarchy, level_slices, sum_children
+from segjax.types import struct
+
+
+@dataclasses.dataclass(frozen=True)
+class CombineConfig:
+    """Weights of the cost.
+
+    Attributes:
+      coupling: cost, for each of its pixels, of a segment that disagrees with its parent, where
+        nothing separates it from its surroundings. Disagreeing with a fully confident map costs
+        1 a pixel.
+      salience: saliency (as `Hierarchy.saliency`: low is salient) at which half of the coupling
+        is left.
+      salient_parts: weight of the agreement of larger segments with the map, for fully salient
+        ones; 0 compares only the finest segments with it.
+      temperature: cost that makes a label e times less probable, as a part of the mean size of
+        the finest segments; for the probabilities alone.
+    """
+
+    coupling: float = 0.5
+    salience: float = 0.1
+    salient_parts: float = 0.25
+    temperature: float = 0.25
+
+    def __post_init__(self) -> None:
+        if min(self.coupling, self.salient_parts) < 0 or min(self.salience, self.temperature) <= 0:
+            raise ValueError(
+                f"coupling is {self.coupling}, salient_parts {self.salient_parts}, salience "
+                f"{self.salience}, temperature {self.temperature}: wanted the first two not "
+                "negative and the others positive"
+            )
+
+
+@struct
+class Combined:
+    """Figure and ground of one image; D stands for several top-down maps of it, if any.
+
+    Attributes:
+      figure: of every segment, in the cheapest labelling; False for invalid ones.
+      probability: of every segment to be figure.
+      map: True where the finest segment of a pixel is figure.
+      soft: probability of the pixel's finest segment.
+    """
+
+    figure: Bool[Array, "N"]
+    probability: Float32[Array, "N"]
+    map: Bool[Array, "H W"]
+    soft: Float32[Array, "H W"]
+
+
+def combine(
+    hierarchy: Hierarchy,
+    evidence: Float[Array, "H W"],
+    confidence: Float[Array, "H W"] | None = None,
+    config: CombineConfig = CombineConfig(),
+) -> Combined:
+    """Labels the segments of a hierarchy as figure or ground; jit, and vmap for batches.
+
+    Args:
+      hierarchy: of one image.
+      evidence: the top-down map: probability of every pixel to be figure.
+      confidence: weight of the map at every pixel, 0..1; None is 1 everywhere.
+      config: weights.
+
+    Returns:
+      The cheapest labelling, and probabilities.
+    """
+    preference = 2 * evidence.astype(jnp.float32) - 1
+    if confidence is not None:
+        preference = preference * confidence.astype(jnp.float32)
+    figure, probability = combine_leaves(hierarchy, hierarchy.leaf_means(preference), config)
+    leaf = hierarchy.leaf
+    return Combined(figure, probability, figure[leaf], probability[leaf])
+
+
+def combine_leaves(
+    hierarchy: Hierarchy, preference: Float32[Array, "n0 *D"], config: CombineConfig
+) -> tuple[Bool[Array, "N *D"], Float32[Array, "N *D"]]:
+    """`combine` from the finest segments, for any number of top-down maps at once.
+
+    Args:
+      hierarchy: of one image.
+      preference: confidence times (2 p - 1) of every finest segment, -1..1.
+      config: weights.
+
+    Returns:
+      Whether each segment is figure, and how probably.
+    """
+    gain, coupling = terms(hierarchy, preference, config)
+    figure = min_sum(hierarchy, gain, coupling) & _beside(hierarchy.valid, gain)
+    # Neighbouring pixels are no independent witnesses: costs count by the finest segment's size.
+    number = hierarchy.level_sizes[0]
+    pixels = hierarchy.size[:number].sum() / jnp.maximum(hierarchy.valid[:number].sum(), 1)
+    heat = config.temperature * jnp.maximum(pixels, 1.0)
+    log_odds = sum_product(hierarchy, gain / heat, coupling / heat)
+    return figure, jax.nn.sigmoid(log_odds)
+
+
+def terms(
+    hierarchy: Hierarchy, preference: Float32[Array, "n0 *D"], config: CombineConfig
+) -> tuple[Float32[Array, "N *D"], Float32[Array, " N"]]:
+    """The cost's terms.
+
+    Args:
+      hierarchy: of one image.
+      preference: of every finest segment for figure, -1..1.
+      config: weights.
+
+    Returns:
+      What each segment gains by being figure, beside ground, in pixels; and what it pays for
+      disagreeing with its parent.
+    """
+    number = hierarchy.level_sizes[0]
+    size = _beside(hierarchy.size[:number], preference)
+    gain = hierarchy.sums_upwards(preference * size)
+    salience = config.salience / (config.salience + hierarchy.saliency)
+    weight = jnp.where(hierarchy.level == 0, 1.0, config.salient_parts * salience)
+    coupling = config.coupling * (1 - salience) * hierarchy.size
+    return gain * _beside(weight, gain), coupling
+
+
+def min_sum(
+    hierarchy: Hierarchy, gain: Float32[Array, "N *D"], coupling: Float32[Array, " N"]
+) -> Bool[Array, "N *D"]:
+    """The labels that minimise a cost over the tree, exactly.
+
+    The cost is the sum of `-gain` over all figure segments and of `coupling` over all segments
+    that differ from their parents.
+
+    Args:
+      hierarchy: whose tree.
+      gain: of being figure.
+      coupling: not negative; of the top level's segments it counts nothing.
+
+    Returns:
+      True for figure. Of equal costs ground is chosen, from the top on.
+    """
+    belief = _pass_up(hierarchy, gain, coupling, _clipped)
+    slices = level_slices(hierarchy.level_sizes)
+    figure = [belief[slices[-1]] > 0]
+    for level in range(len(slices) - 2, -1, -1):
+        rows = slices[level]
+        above = figure[-1][hierarchy.parent[rows] - rows.stop]
+        weight = _beside(coupling[rows], belief)
+        figure.append(belief[rows] + jnp.where(above, weight, -weight) > 0)
+    return jnp.concatenate(figure[::-1])
+
+
+def sum_product(
+    hierarchy: Hierarchy, gain: Float32[Array, "N *D"], coupling: Float32[Array, " N"]
+) -> Float32[Array, "N *D"]:
+    """Log-odds of every segment to be figure, where labellings have probability exp(-cost).
+
+    Args:
+      hierarchy: whose tree.
+      gain: as in `min_sum`.
+      coupling: as in `min_sum`.
+    """
+    belief = _pass_up(hierarchy, gain, coupling, _softened)
+    slices = level_slices(hierarchy.level_sizes)
+    odds = [belief[slices[-1]]]
+    for level in range(len(slices) - 2, -1, -1):
+        rows = slices[level]
+        weight = _beside(coupling[rows], belief)
+        # The parent's odds hold what this segment told it; that must not come back.
+        rest = odds[-1][hierarchy.parent[rows] - rows.stop] - _softened(belief[rows], weight)
+        odds.append(belief[rows] + _softened(rest, weight))
+    return jnp.concatenate(odds[::-1])
+
+
+def _pass_up(
+    hierarchy: Hierarchy,
+    gain: Float32[Array, "N *D"],
+    coupling: Float32[Array, " N"],
+    message: Callable[[Array, Array], Array],
+) -> Float32[Array, "N *D"]:
+    """By how much the tree below every segment, itself included, prefers it to be figure."""
+    sizes, slices = hierarchy.level_sizes, level_slices(hierarchy.level_sizes)
+    belief = [gain[slices[0]]]
+    for level in range(len(sizes) - 1):
+        told = message(belief[-1], _beside(coupling[slices[level]], gain))
+        belief.append(gain[slices[level + 1]] + sum_children(told, hierarchy.parent, sizes, level))
+    return jnp.concatenate(belief)
+
+
+def _clipped(belief: Array, weight: Array) -> Array:
+    """What a parent is told: no preference counts more than disagreeing costs."""
+    return jnp.clip(belief, -weight, weight)
+
+
+def _softened(belief: Array, weight: Array) -> Array:
+    """`_clipped` in sum-product: log((e^(w + b) + 1) / (e^w + e^b)), without overflow."""
+    rounding = [jnp.log1p(jnp.exp(-jnp.abs(weight + sign * belief))) for sign in (1, -1)]
+    return _clipped(belief, weight) + rounding[0] - rounding[1]
+
+
+def _beside(values: Array, like: Array) -> Array:
+    """Adds the trailing axes of another array."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

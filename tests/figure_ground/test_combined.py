@@ -1,0 +1,139 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segjax.figure_ground.combined import (
+    CombineConfig,
+    combine,
+    combine_leaves,
+    min_sum,
+    sum_product,
+    terms,
+)
+from tests.figure_ground.trees import costs_of_all_labellings, random_tree, tree
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def problem(seed, scale=3.0, whole=True):
+    """A random tree with random terms; whole numbers, so that costs are exact."""
+    rng = np.random.default_rng(seed)
+    sizes, parent = random_tree(rng)
+    gain = rng.normal(0, scale, len(parent))
+    coupling = rng.exponential(scale, len(parent)) * (rng.random(len(parent)) < 0.8)
+    if whole:
+        gain, coupling = np.round(gain), np.round(coupling)
+    return tree(sizes, parent), parent, gain.astype(np.float32), coupling.astype(np.float32)
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_min_sum_is_the_cheapest_of_all_labellings(seed):
+    hierarchy, parent, gain, coupling = problem(seed)
+    figure = np.asarray(min_sum(hierarchy, jnp.asarray(gain), jnp.asarray(coupling)))
+    labels, costs = costs_of_all_labellings(parent, gain, coupling)
+    ours = costs[(labels == figure[None]).all(1)]
+    assert ours.shape == (1,)
+    assert ours[0] == costs.min()
+
+
+@given(SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_sum_product_gives_the_marginals_of_all_labellings(seed):
+    hierarchy, parent, gain, coupling = problem(seed, 1.0, whole=False)
+    odds = sum_product(hierarchy, jnp.asarray(gain), jnp.asarray(coupling))
+    labels, costs = costs_of_all_labellings(parent, gain.astype(float), coupling.astype(float))
+    weight = np.exp(-(costs - costs.min()))
+    expected = (weight[:, None] * labels).sum(0) / weight.sum()
+    np.testing.assert_allclose(jax.nn.sigmoid(odds), expected, rtol=2e-5, atol=1e-6)
+
+
+@given(SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_cold_probabilities_are_the_cheapest_labelling(seed):
+    hierarchy, parent, gain, coupling = problem(seed, whole=False)
+    _, costs = costs_of_all_labellings(parent, gain.astype(float), coupling.astype(float))
+    best, second = np.sort(costs)[:2]
+    if second - best < 0.01:  # two labellings are as good as each other
+        return
+    figure = min_sum(hierarchy, jnp.asarray(gain), jnp.asarray(coupling))
+    odds = sum_product(hierarchy, jnp.asarray(gain) * 3000, jnp.asarray(coupling) * 3000)
+    np.testing.assert_array_equal(odds > 0, figure)
+
+
+def test_maps_side_by_side_are_maps_one_by_one():
+    hierarchy, _, gain, coupling = problem(5, whole=False)
+    gains = jnp.asarray(np.stack([gain, -gain, 2 * gain[::-1]], 1))
+    for solve in (min_sum, sum_product):
+        together = solve(hierarchy, gains, jnp.asarray(coupling))
+        apart = [solve(hierarchy, gains[:, i], jnp.asarray(coupling)) for i in range(3)]
+        np.testing.assert_array_equal(together, jnp.stack(apart, 1))
+
+
+def test_a_segment_yields_to_its_surroundings_unless_it_is_salient():
+    # Three pixels under one segment; the map is wrong at the last of them.
+    sizes, parent = (3, 1), [3, 3, 3, 3]
+    size = [1.0, 1.0, 1.0, 3.0]
+    evidence = jnp.asarray([[0.9, 0.9, 0.4]])
+    tied = tree(sizes, parent, size, [9.0, 9.0, 9.0, 0.0])
+    salient = tree(sizes, parent, size, [9.0, 9.0, 0.0, 0.0])
+    assert combine(tied, evidence).map.tolist() == [[True, True, True]]
+    assert combine(salient, evidence).map.tolist() == [[True, True, False]]
+
+
+def test_pixels_without_confidence_count_nothing():
+    hierarchy = tree((2, 1), [2, 2, 2], [1.0, 1.0, 2.0], [9.0, 9.0, 0.0])
+    evidence, confidence = jnp.asarray([[0.7, 0.0]]), jnp.asarray([[1.0, 0.0]])
+    assert combine(hierarchy, evidence, confidence).map.tolist() == [[True, True]]
+    assert combine(hierarchy, evidence).map.tolist() == [[False, False]]
+
+
+def test_invalid_segments_are_neither_figure_nor_in_the_way():
+    # The second finest segment and the second on top fill the shape.
+    sizes, size = (2, 2), [4.0, 0.0, 4.0, 0.0]
+    hierarchy = tree(sizes, [2, 3, 2, 3], size, leaf=jnp.zeros((2, 2), jnp.int32))
+    both = combine(hierarchy, jnp.ones((2, 2)))
+    assert both.figure.tolist() == [True, False, True, False]
+    assert np.isfinite(both.probability).all()
+    assert both.probability[0] > 0.9
+
+
+def test_terms_weigh_by_size_and_salience():
+    hierarchy = tree((2, 1), [2, 2, 2], [3.0, 1.0, 4.0], [0.1, 0.0, 0.3])
+    config = CombineConfig(coupling=2.0, salience=0.1, salient_parts=0.5)
+    gain, coupling = terms(hierarchy, jnp.asarray([1.0, -1.0]), config)
+    np.testing.assert_allclose(gain, [3.0, -1.0, 0.5 * 0.25 * 2.0], rtol=1e-6)
+    np.testing.assert_allclose(coupling, [3.0, 0.0, 2 * 0.75 * 4], rtol=1e-6)
+
+
+def test_batches_go_by_vmap():
+    one, other = (tree((2, 1), [2, 2, 2], [1.0, 1.0, 2.0], [s, 0.1, 0.0]) for s in (0.0, 9.0))
+    evidence = jnp.asarray([[[0.9, 0.2]], [[0.2, 0.9]]])
+    batch = jax.tree.map(lambda *a: jnp.stack(a), one, other)
+    together = jax.jit(jax.vmap(combine))(batch, evidence)
+    for i, hierarchy in enumerate((one, other)):
+        apart = combine(hierarchy, evidence[i])
+        np.testing.assert_array_equal(together.figure[i], apart.figure)
+        np.testing.assert_allclose(together.soft[i], apart.soft, rtol=1e-5)
+
+
+def test_probabilities_have_finite_gradients():
+    hierarchy, _, _, _ = problem(3)
+    preference = jnp.linspace(-1, 1, hierarchy.level_sizes[0])
+
+    def total(preference):
+        return combine_leaves(hierarchy, preference, CombineConfig())[1].sum()
+
+    gradient = jax.grad(total)(preference)
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient) > 0).all()
+
+
+def test_weights_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="temperature 0"):
+        CombineConfig(temperature=0.0)
+    with pytest.raises(ValueError, match="coupling is -1"):
+        CombineConfig(coupling=-1.0)

@@ -1,0 +1,48 @@
+"""Small trees as hierarchies, and what holds of them by trying everything."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.figure_ground.hierarchy import Hierarchy
+
+
+def tree(level_sizes, parent, size=None, saliency=None, leaf=None):
+    """A hierarchy of a given tree; a finest segment is a pixel unless `leaf` says otherwise."""
+    number = sum(level_sizes)
+    sizes = np.ones(number) if size is None else size
+    zeros = jnp.zeros(number)
+    return Hierarchy(
+        leaf=jnp.arange(level_sizes[0], dtype=jnp.int32)[None] if leaf is None else leaf,
+        parent=jnp.asarray(parent, jnp.int32),
+        level=jnp.asarray(np.repeat(np.arange(len(level_sizes)), level_sizes), jnp.int32),
+        valid=jnp.asarray(sizes, jnp.float32) > 0,
+        size=jnp.asarray(sizes, jnp.float32),
+        mean_colour=jnp.zeros((number, 3)),
+        texture=jnp.zeros((number, 9)),
+        boundary=zeros,
+        saliency=zeros if saliency is None else jnp.asarray(saliency, jnp.float32),
+        dropped=jnp.zeros((), jnp.int32),
+        level_sizes=tuple(level_sizes),
+    )
+
+
+def random_tree(rng, max_nodes=11):
+    """Level sizes and parents of a forest of at most `max_nodes` segments."""
+    sizes = [int(rng.integers(1, 6))]
+    while len(sizes) < 4 and sum(sizes) + sizes[-1] <= max_nodes:
+        sizes.append(int(rng.integers(1, sizes[-1] + 1)))
+    starts = np.cumsum([0, *sizes])
+    parent = [
+        rng.integers(starts[i + 1], starts[i + 1] + sizes[i + 1], size)
+        for i, size in enumerate(sizes[:-1])
+    ]
+    return tuple(sizes), np.concatenate([*parent, np.arange(starts[-2], starts[-1])])
+
+
+def costs_of_all_labellings(parent, gain, coupling):
+    """Every labelling [2**N, N] and its cost, by the definition."""
+    labels = np.array(list(itertools.product([False, True], repeat=len(parent))))
+    disagrees = labels != labels[:, parent]
+    return labels, disagrees @ coupling - labels @ gain
