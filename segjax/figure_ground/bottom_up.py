@@ -153,8 +153,8 @@ class _Coarser:
     """What a span of levels gives: of every step, the level that it made."""
 
     level: "_Level"
-    parent: Int32[Array, "steps n"]
-    dropped: Int32[Array, " steps"]
+    parent: Int32[Array, "*steps n"]
+    dropped: Int32[Array, "*steps"]
 
     def cut(self, step: int, size: int) -> "_Level":
         """The level of a step, without the unused ends of the arrays."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from segjax.figure_ground.bottom_up_pixels import Pixels, plane_sums, squared_norm
+from segjax.figure_ground.bottom_up_pixels import Pixels, distance, plane_sums, squared_norm
 from segjax.types import struct
 
 # Cells whose seeds two adjacent pixels joined are at most 3 rows and 3 columns apart: the
@@ -143,7 +143,7 @@ def _contrast_of_pairs(feature: Float32[Array, "3 H W"], axis: int) -> Float32[A
     before, after = (
         jax.lax.slice_in_dim(wide, start, start + length - 1, axis=1 + axis) for start in (0, 3)
     )
-    return jnp.sqrt(squared_norm(after - before))
+    return distance(after - before)
 
 
 def _compact(

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from segjax.figure_ground.bottom_up_graph import Borders, Segments
-from segjax.figure_ground.bottom_up_pixels import opponent, plane_sums, squared_norm
+from segjax.figure_ground.bottom_up_pixels import distance, opponent, plane_sums, squared_norm
 from segjax.types import struct
 
 # Two numbers of segments fill one sortable word.
@@ -78,7 +78,9 @@ def coarsen(
       most: a bound on `capacity` that is known when the program is compiled.
     """
     valid = segments.size > 0
-    root = choose(merge_costs(segments, borders, cost), borders, valid, capacity)
+    # Which segments join is not differentiable.
+    costs = jax.lax.stop_gradient(merge_costs(segments, borders, cost))
+    root = choose(costs, borders, valid, capacity)
     is_root = (root == jnp.arange(root.size, dtype=jnp.int32)) & valid
     number = jnp.cumsum(is_root, dtype=jnp.int32) - 1
     parent = jnp.clip(number[root], 0, capacity - 1)
@@ -98,13 +100,10 @@ def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float3
     variance = jnp.maximum(segments.square / count - squared_norm(feature), 0.0)
     low, high = borders.low, borders.high
 
-    def distance(planes: Float32[Array, "C n"]) -> Float32[Array, " e"]:
-        return jnp.sqrt(squared_norm(planes[:, low] - planes[:, high]))
-
     difference = (
         cost.border * borders.mean_contrast
-        + cost.colour * distance(feature)
-        + cost.texture * distance(response)
+        + cost.colour * distance(feature[:, low] - feature[:, high])
+        + cost.texture * distance(response[:, low] - response[:, high])
     )
     spread = jnp.sqrt(0.5 * (variance[low] + variance[high]) + cost.noise**2)
     size = jnp.minimum(count[low], count[high]) ** cost.balance

@@ -77,6 +77,11 @@ def squared_norm(planes: Float32[Array, "C *S"]) -> Float32[Array, "*S"]:
     return functools.reduce(jnp.add, [jnp.square(plane) for plane in planes])
 
 
+def distance(planes: Float32[Array, "C *S"]) -> Float32[Array, "*S"]:
+    """Euclidean length of differences in a few maps, with a finite gradient at 0."""
+    return jnp.sqrt(squared_norm(planes) + 1e-12)
+
+
 def _responses(brightness: Float32[Array, "H W"]) -> Float32[Array, "4 H W"]:
     """Magnitudes of central differences along the axes and the diagonals."""
     height, width = brightness.shape
@@ -119,8 +124,8 @@ def join_seeds(
 
 
 def to_blocks(
-    planes: Shaped[Array, "C H W"], cell: int, fill: float | bool | None = None
-) -> Shaped[Array, "C c*c h w"]:
+    planes: Shaped[Array, "C H W"], cell: int, fill: float | int | None = None
+) -> Shaped[Array, "C K h w"]:
     """Gathers the pixels of equal place in their cell into planes, which vectorise.
 
     Args:
@@ -140,7 +145,7 @@ def to_blocks(
     return blocks.reshape(channels, cell * cell, h, w)
 
 
-def from_blocks(blocks: Shaped[Array, "c*c h w"], cell: int) -> Shaped[Array, "H W"]:
+def from_blocks(blocks: Shaped[Array, "K h w"], cell: int) -> Shaped[Array, "H W"]:
     """Puts one map together again that `to_blocks` took apart.
 
     Args:
@@ -194,7 +199,7 @@ def _nearest(
     choice = jnp.full(values.shape[1:], 4, jnp.int32)
     for k in (4, 0, 1, 2, 3, 5, 6, 7, 8):
         near = framed[:, k // 3 : k // 3 + h, k % 3 : k % 3 + w]
-        distance = squared_norm(values - near[:, None])
-        closer = distance < best
-        best, choice = jnp.where(closer, distance, best), jnp.where(closer, k, choice)
+        apart = squared_norm(values - near[:, None])
+        closer = apart < best
+        best, choice = jnp.where(closer, apart, best), jnp.where(closer, k, choice)
     return choice
