@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import machine
 
 
 def main() -> None:
-    """Runs `segjax train` in a process of its own and writes the results."""
+    """Trains once and writes the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -29,21 +30,35 @@ def main() -> None:
     parser.add_argument("--data-name", help="what the results call --data.root", default=None)
     known, flags = parser.parse_known_args()
     workdir = known.workdir or tempfile.mkdtemp(prefix=f"{known.name}-")
-    command = [sys.executable, "-m", "segjax", "train", "--workdir", workdir, *flags]
-    started = time.perf_counter()
-    subprocess.run(command, check=True)
-    wall = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     results = {
         "command": shown(["segjax", "train", *flags]),
         "data": known.data_name or known.name,
-        "wall_minutes": round(wall / 60, 2),
-        "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 2),
-        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
-        **scores(Path(workdir) / "metrics.jsonl"),
+        **trained(workdir, flags),
         "machine": machine.describe(),
     }
     machine.write(known.name, results)
+
+
+def trained(workdir: str | Path, flags: list[str]) -> dict[str, Any]:
+    """Runs `segjax train` in a process of its own; what it took, and `scores`.
+
+    The peak of memory is that of all such processes so far.
+    """
+    command = [sys.executable, "-m", "segjax", "train", "--workdir", str(workdir), *flags]
+    started, before = time.perf_counter(), _cpu_seconds()
+    subprocess.run(command, check=True)
+    return {
+        "wall_minutes": round((time.perf_counter() - started) / 60, 2),
+        "cpu_minutes": round((_cpu_seconds() - before) / 60, 2),
+        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
+        **scores(Path(workdir) / "metrics.jsonl"),
+    }
+
+
+def _cpu_seconds() -> float:
+    """Of all processes that were started from here and have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def shown(command: list[str]) -> str:
