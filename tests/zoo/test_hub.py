@@ -268,7 +268,8 @@ def test_recipes_start_from_weights_that_fit(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["mask_rcnn_r50_fpn_1x_coco", "cascade_mask_rcnn_r50_fpn_20e_coco"]
+    "name",
+    ["mask_rcnn_r50_fpn_1x_coco", "cascade_mask_rcnn_r50_fpn_20e_coco", "lite_coco_format"],
 )
 def test_a_recipes_whole_backbone_is_taken(name):
     config = load_config(RECIPES[0].parent / f"{name}.py")
