@@ -43,9 +43,9 @@ def bad_name(name: Any) -> bool:
     """
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
         return True
-    if any(ord(letter) < 32 or letter in "\\:" for letter in name) or name.startswith(("/", "~")):
+    if not name.isprintable() or "\\" in name or ":" in name or name.startswith(("/", "~")):
         return True
-    return ".." in PurePosixPath(name).parts or not name.isprintable()
+    return ".." in PurePosixPath(name).parts
 
 
 class FolderStore:

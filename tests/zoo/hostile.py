@@ -187,6 +187,7 @@ def _zips():
         for index in range(40_000):
             archive.writestr(f"x/data/{index}", b"")
     yield "zip of 40,000 members", many.getvalue(), "more members"
+    yield "zip64 of two directories", two_directories(50_000), "zip64 record is not where it says"
     script = {"x/data/0": bytes(8), "x/code/__torch__.py": b"import os"}
     yield "TorchScript", torch_zip(mapping(w=tensor()), script), "TorchScript"
     empty = io.BytesIO()
@@ -196,6 +197,54 @@ def _zips():
     for name, value in _wrong_tensors():
         yield f"zip: {name[0]}", torch_zip(mapping(w=value)), name[1]
         yield f"legacy: {name[0]}", torch_legacy(mapping(w=value)), name[1]
+
+
+def two_directories(members):
+    """A zip whose locator points at a short directory, before which a long one stands.
+
+    Older versions of `zipfile` read the record that stands right before the locator.
+    """
+    good = torch_zip(mapping(w=tensor()))
+    start, at = good.index(b"PK\1\2"), good.rindex(b"PK\1\2")
+    directory = good[at : good.rindex(b"PK\5\6")] * members
+
+    def record(size):
+        sizes = (members, members, size, start)
+        return struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, *sizes)
+
+    place = start + len(directory)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, place, 1)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, *[2**16 - 1] * 2, *[2**32 - 1] * 2, 0)
+    records = record(100) + record(len(directory) + 56)
+    return good[:start] + directory + records + locator + end
+
+
+def wasteful():
+    """Files that break no rule, and cost a reader much that does not look: name and bytes."""
+    names = op("EMPTY_DICT") + op("MARK") + text("w")
+    again = b"".join(text(f"w{i}") + op("BINGET", b"\0") for i in range(3000))
+    half = call("numpy.dtype", text("f2"), number(0), number(1))
+    array_of_half = array((500_000,), raw(bytes(10**6)), half) + op("BINPUT", b"\0")
+    yield "one half array of 3,000 names", program(names, array_of_half, again, op("SETITEMS"))
+    held = storage(500_000, "0", "torch.HalfStorage") + op("BINPUT", b"\1")
+    twins = tensor((500_000,), held=held)
+    twins += b"".join(
+        text(f"w{i}") + tensor((500_000,), held=op("BINGET", b"\1")) for i in range(3000)
+    )
+    yield (
+        "one half storage of 3,000 tensors",
+        torch_zip(names + twins + op("SETITEMS"), {"x/data/0": bytes(10**6)}),
+    )
+    small = array() + op("BINPUT", b"\0")
+    long = "module." * 140
+    many = b"".join(text(f"{long}{i}") + op("BINGET", b"\0") for i in range(19_000))
+    first = op("EMPTY_DICT") + op("MARK") + text(f"{long}w")
+    yield "prefixes upon prefixes", program(first, small, many, op("SETITEMS"))
+    momenta = b"".join(text(f"{i}_momentum") + op("BINGET", b"\0") for i in range(100_000))
+    yield (
+        "100,000 momenta",
+        program(mapping(blobs=names + small + momenta + op("SETITEMS"))),
+    )
 
 
 def _wrong_tensors():

@@ -1,5 +1,7 @@
 """Converters use every tensor and fill every variable, or say which not."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,20 @@ def test_two_tensors_for_one_variable_are_named():
     rules = [*RULES_OF_ONE, *conv_rules("old", "ours/a", bias=True, old=True)]
     with pytest.raises(ValueError, match=r"a\.bias and old\.bias both fill ours/a/bias"):
         convert(STATE | {"old.bias": np.ones(4)}, rules, MODEL)
+
+
+def test_what_does_not_fit_is_not_copied():
+    """One array may have every name of a file: copies would take as much memory as they are."""
+    rules = conv_rules("a#", "a#", bias=False)
+    shared = np.zeros((64, 64, 32, 32), np.float32)  # 16 MB
+    model = {"params": {f"a{i}": {"kernel": np.zeros((3, 3, 2, 4))} for i in range(50)}}
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="50 mismatches"):
+            convert({f"a{i}.weight": shared for i in range(50)}, rules, model)
+        assert tracemalloc.get_traced_memory()[1] < 4e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_layouts_compute_the_same():

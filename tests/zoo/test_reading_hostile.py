@@ -16,11 +16,9 @@ CASES = hostile.cases()
 NAMES = [case[0] for case in CASES]
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def probed(folder, contents):
     """What reading each file came to, in a process that has nothing else to do."""
-    folder = tmp_path_factory.mktemp("hostile")
-    for index, (_, data, _) in enumerate(CASES):
+    for index, data in enumerate(contents):
         (folder / f"{index:04}.pth").write_bytes(data)
     command = [sys.executable, "-m", "tests.zoo.hostile_probe", str(folder)]
     root = Path(__file__).parents[2]
@@ -29,6 +27,11 @@ def reports(tmp_path_factory):
     )
     assert found.returncode == 0, found.stderr
     return [report for _, report in sorted(json.loads(found.stdout).items())]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    return probed(tmp_path_factory.mktemp("hostile"), [data for _, data, _ in CASES])
 
 
 def test_there_are_many_and_each_has_a_name():
@@ -46,6 +49,14 @@ def test_hostile_files_are_refused_by_name(reports, index):
     # Nothing is imported, compiled, called or opened: the file is mapped, and that is all.
     assert {event for event, _ in report["events"]} <= {"mmap.__new__"}
     assert not Path("/tmp/was_here").exists()
+
+
+def test_files_that_repeat_themselves_cost_no_more_than_they_hold(tmp_path):
+    names, contents = zip(*hostile.wasteful(), strict=True)
+    for name, data, report in zip(names, contents, probed(tmp_path, contents), strict=True):
+        assert report["kind"] == "NoneType", (name, report["text"])
+        assert report["seconds"] < 1, name
+        assert report["growth"] < 60e6 + 4 * len(data), name
 
 
 def test_the_probe_sees_what_python_does(tmp_path):

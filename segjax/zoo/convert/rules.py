@@ -210,12 +210,15 @@ def convert(
             problems.append(f"{source[path]} and {name} both fill {path}")
         shape = tuple(wanted[path].shape)
         try:
-            value = np.ascontiguousarray(layout.ours(np.asarray(array, np.float32)))
+            value = layout.ours(np.asarray(array))
         except ValueError:  # too few axes, or sides that cannot be split
             value = np.asarray(array)
             problems.append(f"{name}: {value.shape} cannot become {path} {shape}")
         else:
-            if value.shape != shape:
+            # Copied only if it fits: a file may give one large array every name of the model.
+            if value.shape == shape:
+                value = np.ascontiguousarray(value, np.float32)
+            else:
                 problems.append(f"{name}: {value.shape} does not fit {path} {shape}")
         filled[path], source[path] = value, name
     for path, leaf in wanted.items():

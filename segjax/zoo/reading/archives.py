@@ -120,9 +120,10 @@ def _directory_size(data: Any) -> int:
     before = data[max(at - _LOCATOR.size, 0) : at]
     if len(before) < _LOCATOR.size or before[:4] != b"PK\6\7":
         return size
-    place = _LOCATOR.unpack(before)[2]
-    record = data[place : place + _END64.size]
-    if len(record) != _END64.size or record[:4] != b"PK\6\6":
+    # Where `zipfile` looks depends on its version: right before, or at the place that is named.
+    place = at - _LOCATOR.size - _END64.size
+    record = data[max(place, 0) : at - _LOCATOR.size]
+    if record[:4] != b"PK\6\6" or _LOCATOR.unpack(before)[2] != place:
         raise ValueError("the zip archive's zip64 record is not where it says")
     return _END64.unpack(record)[8]
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from segjax.zoo.reading.machine import Buildable, Symbol, pairs
+from segjax.zoo.reading.state import widen
 from segjax.zoo.reading.untrusted import (
     Budget,
     UnsafeFileError,
@@ -49,13 +50,16 @@ class Dtype(Buildable):
 
 
 class StoredArray(Buildable):
-    """An array whose numbers come with the state."""
+    """An array whose numbers come with the state.
+
+    It is widened here, once: a small file may give the same one ten thousand names.
+    """
 
     def __init__(self, value: np.ndarray | None = None) -> None:
-        self._value = value
+        self._value = None if value is None else widen(value)
 
     def array(self) -> np.ndarray:
-        """Returns the numbers, read-only.
+        """Returns the numbers, widened (`state.widen`) and read-only.
 
         Raises:
           ValueError: if the file gave none.
@@ -71,7 +75,8 @@ class StoredArray(Buildable):
         if not isinstance(state, tuple) or len(state) != 5 or state[0] != 1:
             raise ValueError(f"the state of an array is {short(state)}")
         _, shape, dtype, columns_first, content = state
-        self._value = _make(budget, content, dtype, shape, "F" if columns_first is True else "C")
+        order = "F" if columns_first is True else "C"
+        self._value = widen(_make(budget, content, dtype, shape, order))
 
 
 def _make(budget: Budget, content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The tensors of a checkpoint, found among the rest of what training programs save."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ STATE_KEYS = ("state_dict", "model", "model_state_dict", "blobs")
 """Where torch's examples, mmdet, Detectron2 and timm, and Caffe2 put the tensors."""
 
 _MOMENTUM = "_momentum"
-_PREFIX = "module."
+_PREFIX = re.compile(r"(?:module\.)*")
 _MAX_DEPTH = 8
 _MAX_PLAIN = 100_000
 
@@ -67,11 +68,11 @@ def find_state(value: Any, form: str) -> Checkpoint:
         left_out += [f"meta.{name}" for name in odd]
     tensors = {key: item for key, item in state.items() if _is_tensor(item)}
     left_out += [str(key) for key in state if key not in tensors]
-    momenta = [key for key in tensors if isinstance(key, str) and key.endswith(_MOMENTUM)]
+    momenta = {key for key in tensors if isinstance(key, str) and key.endswith(_MOMENTUM)}
     if momenta and place == "blobs":
         meta["momentum_blobs"] = len(momenta)
-        tensors = {key: item for key, item in tensors.items() if key not in set(momenta)}
-    arrays = {name: widen(item.array()) for name, item in _named(tensors).items()}
+        tensors = {key: item for key, item in tensors.items() if key not in momenta}
+    arrays = {name: item.array() for name, item in _named(tensors).items()}
     return Checkpoint(arrays, meta, form, tuple(left_out))
 
 
@@ -85,9 +86,8 @@ def _holds_tensors(value: Any) -> bool:
 
 def _named(tensors: dict[Any, Any]) -> dict[str, Any]:
     check_names(list(tensors))
-    while tensors and all(name.startswith(_PREFIX) for name in tensors):
-        tensors = {name.removeprefix(_PREFIX): item for name, item in tensors.items()}
-    return tensors
+    prefix = min((_PREFIX.match(name).end() for name in tensors), default=0)  # pyright: ignore[reportOptionalMemberAccess]
+    return {name[prefix:]: item for name, item in tensors.items()}
 
 
 def check_names(names: list[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from segjax.zoo.reading.arrays import SYMBOLS, table
 from segjax.zoo.reading.machine import Symbol
+from segjax.zoo.reading.state import widen
 from segjax.zoo.reading.untrusted import (
     Budget,
     UnsafeFileError,
@@ -169,7 +170,7 @@ class Storages:
           strides: how many numbers lie between neighbours, for each side.
 
         Returns:
-          The array, read-only; tensors that are the same give one array.
+          The array, widened and read-only; tensors that are the same give one array.
 
         Raises:
           ValueError: if the tensor does not lie within its storage.
@@ -193,7 +194,7 @@ class Storages:
             first = storage.start + offset * dtype.itemsize if all(shape) else 0
             steps = tuple(step * dtype.itemsize for step in strides)
             buffer = data if len(data) else bytes(1)
-            self._made[key] = np.ndarray(shape, dtype, buffer, first, steps)
+            self._made[key] = widen(np.ndarray(shape, dtype, buffer, first, steps))
         return self._made[key]
 
 
@@ -216,7 +217,7 @@ class Tensor:
     strides: Any
 
     def array(self) -> np.ndarray:
-        """Returns the numbers, read-only."""
+        """Returns the numbers, widened and read-only."""
         return self.storages.array(self.storage, self.offset, self.shape, self.strides)
 
 
