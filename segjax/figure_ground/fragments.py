@@ -54,14 +54,14 @@ class TopDownConfig:
 
     downsample: int = 2
     sizes: tuple[int, ...] = (8, 12, 16, 22)
-    candidates: int = 60
+    candidates: int = 200
     least_contrast: float = 0.03
-    max_fragments: int = 60
+    max_fragments: int = 150
     least_gain: float = 0.0
     border_weight: float = 1.0
     label_rounds: int = 3
     peaks: int = 1
-    max_disagreement: float = 0.4
+    max_disagreement: float = 0.3
     prior: float = 0.0
     prior_weight: float = 0.1
 

@@ -20,19 +20,19 @@ _TRIES = 20
 
 
 def learn_fragments(
-    class_images: Shaped[np.ndarray, "N H W 3"],
-    other_images: Shaped[np.ndarray, "M H W 3"],
-    segments: Shaped[np.ndarray, "N L H W"],
+    class_images: Shaped[np.ndarray, "..."],
+    other_images: Shaped[np.ndarray, "..."],
+    segments: Shaped[np.ndarray, "..."],
     config: TopDownConfig,
     seed: int = 0,
 ) -> Fragments:
     """Cuts patches from the class images, keeps those that tell of the class, and labels them.
 
     Args:
-      class_images: RGB with the class, uint8 or 0..1.
-      other_images: without it, of the same size and kind.
-      segments: L bottom-up segmentations of each class image, from any source: integer labels
-        of 0 or more, whose numbers mean nothing beyond one map.
+      class_images: RGB with the class, [N, H, W, 3], uint8 or floats in 0..1.
+      other_images: without it, [M, H, W, 3], of the same size and kind.
+      segments: L bottom-up segmentations of each class image, [N, L, H, W], from any source:
+        integer labels of 0 or more, whose numbers mean nothing beyond one map.
       config: see `TopDownConfig`.
       seed: of the places that candidates are cut from.
 
@@ -40,8 +40,9 @@ def learn_fragments(
       Fragments, in the order they were chosen.
 
     Raises:
-      ValueError: if shapes do not fit together, images are smaller than a fragment, or no
-        fragment tells of the class.
+      ValueError: if there are no images of a kind, they are not RGB, hold values out of range or
+        NaN, or are smaller than a fragment; if shapes do not fit together; or if no fragment
+        tells of the class.
     """
     _check(class_images, other_images, segments, config)
     grey = grey_levels(jnp.asarray(class_images), config.downsample)
@@ -139,29 +140,52 @@ def _sample(
 
 
 def _check(
-    class_images: Shaped[np.ndarray, "N H W 3"],
-    other_images: Shaped[np.ndarray, "M H W 3"],
-    segments: Shaped[np.ndarray, "N L H W"],
+    class_images: Shaped[np.ndarray, "..."],
+    other_images: Shaped[np.ndarray, "..."],
+    segments: Shaped[np.ndarray, "..."],
     config: TopDownConfig,
 ) -> None:
-    height, width = class_images.shape[1:3]
-    if min(len(class_images), len(other_images)) < 1:
+    _check_images("class_images", class_images)
+    _check_images("other_images", other_images)
+    if class_images.dtype != other_images.dtype or class_images.shape[1:] != other_images.shape[1:]:
         raise ValueError(
-            f"{len(class_images)} images with the class and {len(other_images)} without: wanted"
-            " some of both"
+            f"class images are {class_images.dtype} {class_images.shape}, others "
+            f"{other_images.dtype} {other_images.shape}: give both alike, of one size"
         )
-    if class_images.dtype != other_images.dtype:
+    images, height, width = class_images.shape[:3]
+    fits = segments.ndim == 4 and segments.shape[::2] == (images, height)
+    if not fits or segments.shape[3] != width or segments.shape[1] < 1:
         raise ValueError(
-            f"class images are {class_images.dtype}, others {other_images.dtype}: give both alike"
+            f"segments are {segments.shape}: wanted [N, L, H, W], here {images}, L of 1 or more, "
+            f"{height}, {width}"
         )
-    if not np.issubdtype(segments.dtype, np.integer) or segments.shape[1] < 1:
-        raise ValueError(
-            f"segments are {segments.dtype} {segments.shape}: wanted integers [N, L, H, W], L of 1"
-            " or more"
-        )
+    if not np.issubdtype(segments.dtype, np.integer) or segments.min() < 0:
+        raise ValueError(f"segments are {segments.dtype}: wanted integers of 0 or more")
     need = max(config.sizes) * config.downsample
     if min(height, width) < need:
         raise ValueError(
             f"images have {height} x {width} pixels, fragments up to {need}: give larger images or"
             " smaller `sizes`"
+        )
+
+
+def _check_images(name: str, images: Shaped[np.ndarray, "..."]) -> None:
+    if not images.size:
+        raise ValueError(
+            f"{name} are {images.shape}: wanted some images with the class and some without"
+        )
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(
+            f"{name} are {images.shape}: wanted RGB, [images, height, width, 3]; repeat the channel"
+            " of grey images three times"
+        )
+    if images.dtype == np.uint8:
+        return
+    # NaN fails both comparisons.
+    if not np.issubdtype(images.dtype, np.floating) or not (
+        images.min() >= 0 and images.max() <= 1
+    ):
+        raise ValueError(
+            f"{name} are {images.dtype} from {images.min()} to {images.max()}: wanted uint8, or "
+            "floats in 0..1 without NaN"
         )

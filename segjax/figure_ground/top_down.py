@@ -32,23 +32,29 @@ class TopDown:
 
 @partial(jax.jit, static_argnames="config")
 def top_down(
-    image: UInt8[Array, "H W 3"] | Float[Array, "H W 3"],
+    image: UInt8[Array, "..."] | Float[Array, "..."],
     fragments: Fragments,
     config: TopDownConfig,
 ) -> TopDown:
-    """Covers an image by fragments.
+    """Covers an image by fragments; vmap for batches.
 
     Args:
-      image: RGB, 0..255 if uint8, else 0..1; at least as large as the largest fragment.
+      image: RGB, [H, W, 3], 0..255 if uint8, else 0..1; at least as large as the largest fragment.
       fragments: of `learn_fragments` with the same config.
       config: as the fragments were learned with.
 
     Returns:
-      Maps of the image's size.
+      Maps of the image's size; NaN throughout if any value of the image is not finite.
 
     Raises:
-      ValueError: if the image is smaller than a fragment, or the fragments are of other cells.
+      ValueError: if the image is not RGB or smaller than a fragment, or the fragments are of
+        other cells.
     """
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"the image is {image.shape}: wanted RGB, [height, width, 3]; repeat the channel of a "
+            "grey image three times, and use jax.vmap for batches"
+        )
     if fragments.downsample != config.downsample:
         raise ValueError(
             f"the fragments were learned with downsample {fragments.downsample}, the config has "
@@ -58,6 +64,9 @@ def top_down(
     peaks = find_peaks(grey, fragments.patches, fragments.sizes, config.peaks)
     peaks = jax.tree.map(lambda values: values[0], peaks)
     covered = cover(peaks, fragments, grey.shape[1:], config)
+    # Of NaN nothing correlates, which would look like an image without the class.
+    whole = jnp.isfinite(grey).all()
+    covered = jax.tree.map(lambda cells: jnp.where(whole, cells, jnp.nan), covered)
     height, width = image.shape[:2]
     return jax.tree.map(lambda cells: _enlarge(cells, config.downsample)[:height, :width], covered)
 

@@ -198,14 +198,33 @@ class TestErrors:
         with pytest.raises(ValueError, match="16 cells a side, the image has 15 x 32"):
             top_down(jnp.zeros((30, 64, 3), jnp.uint8), learned, SMALL)
 
+    @pytest.mark.parametrize("shape", [(64, 64), (64, 64, 1), (2, 64, 64, 3)])
+    def test_no_rgb_image(self, learned, shape):
+        with pytest.raises(ValueError, match="wanted RGB"):
+            top_down(jnp.zeros(shape, jnp.uint8), learned, SMALL)
+
+    def test_nan_is_no_image_without_the_class(self, learned, unseen):
+        image = jnp.asarray(unseen.images[4], jnp.float32) / 255
+        of_nan = top_down(image.at[3, 5, 0].set(jnp.nan), learned, SMALL)
+        assert jnp.isnan(of_nan.probability).all()
+        assert jnp.isnan(of_nan.confidence).all()
+
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"class_images": np.zeros((0, 64, 64, 3), np.uint8)}, "0 images with the class"),
-            ({"other_images": np.zeros((0, 64, 64, 3), np.uint8)}, "and 0 without"),
+            ({"class_images": np.zeros((0, 64, 64, 3), np.uint8)}, "class_images are .0, 64"),
+            ({"other_images": np.zeros((0, 64, 64, 3), np.uint8)}, "other_images are .0, 64"),
+            ({"class_images": np.zeros((2, 64, 64), np.uint8)}, "wanted RGB"),
+            ({"other_images": np.zeros((2, 64, 64, 1), np.uint8)}, "wanted RGB"),
+            ({"class_images": np.full((2, 64, 64, 3), np.nan, np.float32)}, "without NaN"),
+            ({"class_images": np.full((2, 64, 64, 3), 200.0, np.float32)}, "from 200.0 to 200.0"),
+            ({"class_images": np.zeros((2, 64, 64, 3), np.int32)}, "wanted uint8"),
             ({"other_images": np.zeros((2, 64, 64, 3), np.float32)}, "give both alike"),
+            ({"other_images": np.zeros((2, 64, 60, 3), np.uint8)}, "of one size"),
             ({"segments": np.zeros((2, 1, 64, 64), np.float32)}, "wanted integers"),
+            ({"segments": np.full((2, 1, 64, 64), -1)}, "wanted integers of 0 or more"),
             ({"segments": np.zeros((2, 0, 64, 64), np.int32)}, "L of 1 or more"),
+            ({"segments": np.zeros((2, 1, 64, 60), np.int32)}, "here 2, L of 1 or more, 64, 64"),
             ({"config": TopDownConfig(sizes=(40,))}, "fragments up to 80"),
             ({}, "no window of the class images has a contrast"),
         ],
@@ -218,8 +237,6 @@ class TestErrors:
             "segments": np.zeros((2, 1, 64, 64), np.int32),
             "config": SMALL,
         } | change
-        count = len(arguments["class_images"])
-        arguments["segments"] = arguments["segments"][:count]
         with pytest.raises(ValueError, match=message):
             learn_fragments(**arguments)
 

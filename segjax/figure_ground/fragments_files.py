@@ -1,0 +1,91 @@
+"""Learned fragments on disk: an npz file with a version, no pickle."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.figure_ground.fragments import Fragments
+
+_FORMAT = "segjax fragments"
+_VERSION = 1
+# Of every array: its type and how many axes it has.
+_ARRAYS = {
+    "patches": (np.float32, 3),
+    "sizes": (np.int32, 1),
+    "thresholds": (np.float32, 1),
+    "information": (np.float32, 1),
+    "labels": (np.float32, 3),
+}
+
+
+def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
+    """Writes fragments to a file; one that is there already is replaced when all is written.
+
+    Args:
+      path: the file's full name; nothing is appended to it.
+      fragments: of `learn_fragments`.
+    """
+    arrays = {name: np.asarray(getattr(fragments, name)) for name in _ARRAYS}
+    unfinished = Path(f"{os.fspath(path)}.unfinished")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(
+            file,
+            allow_pickle=False,
+            format=np.array(_FORMAT),
+            version=np.array(_VERSION),
+            downsample=np.array(fragments.downsample),
+            **arrays,
+        )
+    unfinished.replace(path)
+
+
+def load_fragments(path: str | os.PathLike[str]) -> Fragments:
+    """Reads what `save_fragments` wrote.
+
+    Args:
+      path: the file's full name.
+
+    Returns:
+      The fragments, bit for bit.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it holds something else, is damaged, or is of a later version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no file of fragments, or damaged: {error}") from error
+    if str(content.get("format")) != _FORMAT:
+        raise ValueError(f"{path} is no file of fragments: `save_fragments` writes them")
+    if int(content["version"]) != _VERSION:
+        raise ValueError(
+            f"{path} has version {int(content['version'])}, this segjax reads {_VERSION}: install "
+            "the segjax that wrote it, or learn the fragments anew"
+        )
+    _check(path, content)
+    arrays = {name: jnp.asarray(content[name]) for name in _ARRAYS}
+    return Fragments(**arrays, downsample=int(content["downsample"]))
+
+
+def _check(path: str | os.PathLike[str], content: dict[str, np.ndarray]) -> None:
+    """Every array is there, with its type, and all are of the same fragments."""
+    absent = sorted({*_ARRAYS, "downsample"} - content.keys())
+    if absent:
+        raise ValueError(f"{path} lacks {', '.join(absent)}: write it anew")
+    for name, (kind, axes) in _ARRAYS.items():
+        values = content[name]
+        if values.dtype != kind or values.ndim != axes:
+            raise ValueError(
+                f"{path}: {name} is {values.dtype} {values.shape}, wanted {kind.__name__} of "
+                f"{axes} axes"
+            )
+    count, side = content["patches"].shape[:2]
+    wanted = {name: (count, side, side)[:axes] for name, (_, axes) in _ARRAYS.items()}
+    shapes = {name: content[name].shape for name in _ARRAYS}
+    if shapes != wanted:
+        raise ValueError(f"{path}: the arrays' shapes are {shapes}, wanted {wanted}")
