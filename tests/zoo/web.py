@@ -2,6 +2,10 @@
 
 import contextlib
 import http.server
+import select
+import socket
+import ssl
+import subprocess
 import threading
 import urllib.parse
 from email.utils import formatdate
@@ -207,16 +211,83 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(b"", status=302, Location=self.path)
 
 
+class Proxy(http.server.ThreadingHTTPServer):
+    """Joins who asks with CONNECT to the one server, whatever name was asked for."""
+
+    daemon_threads = True
+
+    def __init__(self, target):
+        super().__init__(("127.0.0.1", 0), ProxyHandler)
+        self.target = target
+        self.answer = 200
+        self.requests = []
+
+    def url(self):
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class ProxyHandler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+    def do_CONNECT(self):
+        self.server.requests.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_response(self.server.answer)
+        self.end_headers()
+        if self.server.answer != 200:
+            return
+        with socket.create_connection(self.server.target) as there:
+            sides = {there: self.connection, self.connection: there}
+            while ready := select.select(list(sides), [], [], 20)[0]:
+                for side in ready:
+                    data = side.recv(1 << 16)
+                    if not data:
+                        return
+                    sides[side].sendall(data)
+
+
+@contextlib.contextmanager
+def encrypted(content, folder, host):
+    """A running server that speaks TLS with a certificate for `host`, made with `openssl`."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+            *("-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = Server(content)
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
+    server.certificate = certificate
+    with running(server):
+        yield server
+
+
 @contextlib.contextmanager
 def serving(content):
     """A running server."""
     server = Server(content)
+    with running(server):
+        yield server
+
+
+@contextlib.contextmanager
+def running(server):
+    """Serves in a thread."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield server
+        yield
     finally:
-        server.go_on.set()
+        getattr(server, "go_on", threading.Event()).set()
         server.shutdown()
         server.server_close()
         thread.join()
