@@ -53,13 +53,21 @@ def flatten_variables(variables: Any) -> dict[str, Any]:
 
 
 def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """What `flatten_variables` was given, from what it gave; both collections are there."""
+    """What `flatten_variables` was given, from what it gave; both collections are there.
+
+    Raises:
+      ValueError: if a name is both an array and a group of arrays.
+    """
     tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
     for name, array in arrays.items():
         *parents, leaf = name.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{name} is below {parent}, which is an array itself")
+        if isinstance(node.get(leaf), dict) and node[leaf]:
+            raise ValueError(f"{name} is an array, and others are below it")
         node[leaf] = array
     return tree
 

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from segjax.config_json import from_json, to_json
@@ -72,7 +74,7 @@ class Pretrained:
         """What the weights are called, for people."""
         origin = self.origin
         if "run" in origin:
-            return f"{origin['run']}, step {origin['step']}"
+            return f"{origin['run']}, step {origin.get('step', 'unknown')}"
         return str(origin.get("name") or origin.get("file") or type(self.model).__name__)
 
     def predictor(self) -> Predictor:
@@ -226,15 +228,17 @@ def save(
       The folder.
 
     Raises:
-      ValueError: if the variables are not the model's; it names the first arrays.
+      ValueError: if the variables are not the model's, of which it names the first arrays, or
+        there are more or fewer names than classes.
       TypeError: if the model holds something that cannot be written as JSON.
     """
     variables = {"batch_stats": {}} | dict(variables)
-    if wrong := differing_shapes(variable_shapes(model), variables):
+    if wrong := _differences(variable_shapes(model), variables):
         raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
     classes = Classes(
         tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
     )
+    _check_counts(model, classes)
     found = Pretrained(model, variables, classes, data or DataConfig(), origin=origin or {})
     return write_folder(folder, found)
 
@@ -276,17 +280,58 @@ def read_folder(folder: Path) -> Pretrained:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: segjax.save writes it")
     record = _read_record(folder / CONFIG_FILE)
-    found = Pretrained(
-        from_json(record["model"]),
-        unflatten_variables(read_checkpoint(folder / WEIGHTS_FILE).tensors),
-        Classes.from_record(record["classes"]),
-        from_json(record["data"]),
-        from_json(record["preprocess"]),
-        record["origin"],
-    )
-    if wrong := differing_shapes(variable_shapes(found.model), found.variables):
+    try:
+        found = _described(record)
+        shapes = variable_shapes(found.model)
+    except Exception as error:  # whatever a model says to fields that make no sense
+        raise ValueError(
+            f"{folder / CONFIG_FILE} describes no model: {type(error).__name__}: {error}"
+        ) from error
+    arrays = read_checkpoint(folder / WEIGHTS_FILE).tensors
+    variables = unflatten_variables(arrays)
+    if wrong := _differences(shapes, variables):
         raise ValueError(f"{folder}: the arrays are not the model's: {'; '.join(wrong[:5])}")
-    return found
+    return dataclasses.replace(found, variables=variables)
+
+
+def _described(record: Mapping[str, Any]) -> Pretrained:
+    """What a config says, without weights."""
+    model, data, preprocess = (from_json(record[key]) for key in ("model", "data", "preprocess"))
+    for key, value, kind in (
+        ("model", model, nn.Module),
+        ("data", data, DataConfig),
+        ("preprocess", preprocess, Preprocess | None),
+        ("classes", record["classes"], dict),
+        ("origin", record["origin"], dict),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(f"{key} is a {type(value).__name__}")
+    classes = Classes.from_record(record["classes"])
+    _check_counts(model, classes)
+    return Pretrained(model, {}, classes, data, preprocess, record["origin"])
+
+
+def _check_counts(model: Any, classes: Classes) -> None:
+    """Raises a `ValueError` if a model has another number of classes than there are names of."""
+    for known, number, what in (
+        (classes.names, getattr(model, "num_classes", None), "names of classes"),
+        (classes.category_ids, getattr(model, "num_classes", None), "ids of categories"),
+        (classes.semantic_names, getattr(model, "semantic_classes", None), "names of pixels"),
+    ):
+        if known and number is not None and len(known) != number:
+            raise ValueError(f"there are {len(known)} {what}, the model has {number} classes")
+
+
+def _differences(wanted: Any, given: Any) -> list[str]:
+    """What tells two trees of arrays apart: names, shapes, and numbers that are no fractions."""
+    wrong = differing_shapes(wanted, given)
+    kinds = {name: leaf.dtype for name, leaf in flatten_variables(wanted).items()}
+    return wrong + [
+        f"{name} is {leaf.dtype}, wanted {kinds[name]}"
+        for name, leaf in flatten_variables(given).items()
+        if name in kinds
+        and jnp.issubdtype(leaf.dtype, jnp.floating) != jnp.issubdtype(kinds[name], jnp.floating)
+    ]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

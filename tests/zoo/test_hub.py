@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import segjax
 from segjax import cli
@@ -146,6 +147,53 @@ def test_a_damaged_folder_is_named(tmp_path, frozen, variables, break_it, messag
     break_it(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         segjax.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": [1]}, "classes is a list"),
+        ({"classes": {"names": ["cat"]}}, "1 names of classes, the model has 3"),
+        ({"classes": {"category_ids": [1, 2]}}, "2 ids of categories, the model has 3"),
+        ({"model": 5}, "model is a int"),
+        ({"model": {"class": "segjax.models.preprocess:Preprocess"}}, "KeyError: 'fields'"),
+        ({"model": {"class": "segjax.nn.fpn:FPN", "fields": {}}}, ""),
+        ({"data": None}, "data is a NoneType"),
+        ({"preprocess": 3}, "preprocess is a int"),
+        ({"origin": 7}, "origin is a int"),
+    ],
+)
+def test_a_config_of_other_kinds_is_named(tmp_path, frozen, variables, change, message):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    record = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(record | change))
+    with pytest.raises(ValueError, match=rf"config\.json describes no model: .*{message}"):
+        segjax.load(folder)
+
+
+def test_arrays_of_other_kinds_are_named(tmp_path, frozen, variables):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    arrays = flatten_variables(variables)
+    name = next(iter(arrays))
+    save_file(arrays | {name: arrays[name].astype(np.int32)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{name} is int32, wanted float32"):
+        segjax.load(folder)
+    save_file(arrays | {"params/backbone": np.zeros(2)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="params/backbone"):
+        segjax.load(folder)
+
+
+def test_as_many_names_as_classes_are_saved(tmp_path, frozen, variables):
+    with pytest.raises(ValueError, match="2 names of classes, the model has 3"):
+        segjax.save(tmp_path / "mine", frozen, variables, class_names=("cat", "dog"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_save_load_save_gives_the_same_bytes(tmp_path, frozen, variables):
+    first = segjax.save(tmp_path / "we[i]rd *", frozen, variables, class_names=NAMES)
+    second = hub.write_folder(tmp_path / "second", segjax.pretrained(first))
+    for path in first.iterdir():
+        assert path.read_bytes() == (second / path.name).read_bytes(), path.name
 
 
 def test_a_folders_config_executes_nothing(tmp_path, frozen, variables):
