@@ -119,6 +119,9 @@ def fetch(
                 f"{url} could not be fetched: {error}. It can be fetched elsewhere and put at "
                 f"{path}{wanted}; it is checked and used from there.{also}"
             ) from error
+        except OSError as error:  # writing to a full disk does not say whose file it was
+            error.filename = error.filename or str(part)
+            raise
         _publish(transfer, path)
     return path
 

@@ -403,5 +403,6 @@ def test_a_full_disk_is_told_as_such(server, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as error:
         fetch(server.url("good/x"), folder=tmp_path)
     assert not isinstance(error.value, DownloadError)
+    assert str(cached_path(server.url("good/x"), tmp_path)) in str(error.value)
     assert len(server.requests) == 1
     assert os.listdir(tmp_path)
