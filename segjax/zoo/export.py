@@ -97,7 +97,7 @@ def _pth(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes
         raise ModuleNotFoundError(
             "a .pth file is written by torch: pip install 'segjax[torch]', or write .safetensors"
         ) from error
-    tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in state.items()}
+    tensors: dict[str, Any] = {name: torch.tensor(array) for name, array in state.items()}
     if library == "mmdet":
         meta = {"dataset_meta": {"classes": list(found.classes.names)}}
         tensors = {"state_dict": tensors, "meta": meta}

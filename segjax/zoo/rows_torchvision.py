@@ -4,11 +4,13 @@ URLs, sizes and AP are those of its `FasterRCNN_ResNet50_FPN_Weights` and the li
 `ARCHITECTURE.tv_coco_v1` for `COCO_V1` there.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 from segjax.data.config import DataConfig
 from segjax.models import faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
+from segjax.models.flavours import TORCHVISION_V2, Flavour
 from segjax.zoo.coco_classes import TORCHVISION_IDS, TORCHVISION_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -16,11 +18,15 @@ URL = "https://download.pytorch.org/models/"
 SOURCE = "https://github.com/pytorch/vision/blob/main/torchvision/models/"
 LICENCE = "BSD-3-Clause"
 
+# Its factories freeze the stem and the first stage of what has weights, and nothing otherwise
+# (`_validate_trainable_layers`). Ours freeze the norms in there, too, which go on counting there.
+_V2 = dataclasses.replace(TORCHVISION_V2, frozen_stages=2)
+
 
 def _row(
     architecture: str,
     factory: Callable,
-    style: str,
+    style: str | Flavour,
     file: str,
     mib: float,
     published: dict[str, float],
@@ -53,7 +59,7 @@ ROWS = (
     _row(
         "faster_rcnn_resnet50_fpn_v2",
         faster_rcnn_resnet_fpn,
-        "torchvision_v2",
+        _V2,
         "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
         167.104,
         {"box/AP": 46.7},
@@ -69,7 +75,7 @@ ROWS = (
     _row(
         "mask_rcnn_resnet50_fpn_v2",
         mask_rcnn_resnet_fpn,
-        "torchvision_v2",
+        _V2,
         "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
         177.219,
         {"box/AP": 47.4, "segm/AP": 41.8},

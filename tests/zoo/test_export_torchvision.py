@@ -1,6 +1,7 @@
 """torchvision's own modules load what is exported, strictly, and compute the same."""
 
 import functools
+import io
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,17 @@ def test_untrained_v1_models_load_it_too(build):
     theirs = detector(build)
     assert "backbone.body.bn1.num_batches_tracked" in theirs.state_dict()
     theirs.load_state_dict(tensors(export(drawn(shapes), RULES["torchvision"])), strict=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_arrays_are_written():
+    """Weights that were read from a file are views of it."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    array.flags.writeable = False
+    writing = pytest.importorskip("segjax.zoo.export")  # needs all of segjax's dependencies
+    found = writing.Pretrained(None, {})
+    written = io.BytesIO(writing._pth({"w": array}, found, "torchvision"))
+    np.testing.assert_array_equal(torch.load(written, weights_only=True)["w"].numpy(), array)
 
 
 def assert_loads(theirs, state):

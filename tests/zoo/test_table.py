@@ -203,6 +203,8 @@ def test_images_are_resized_and_normalised_as_the_library_does(name):
 @pytest.mark.parametrize("name", DETECTORS)
 def test_norms_and_strides_are_the_librarys(name):
     backbone = backbone_of(name)
+    # Stem and first stage: "3 trainable layers", "FREEZE_AT: 2", "frozen_stages=1".
+    assert backbone.frozen_stages == 2
     d2_or_caffe = library_of(name) == "d2" or "caffe" in name
     assert backbone.stride_in_1x1 == (d2_or_caffe and "32x8d" not in name)
     if library_of(name) == "tv":
