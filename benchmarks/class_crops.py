@@ -50,7 +50,16 @@ class _Square(NamedTuple):
 
 
 def cut(root: Path, split: str, crops: Crops) -> Creatures:
-    """Cuts crops of both kinds; a mask holds all objects of the class in its crop."""
+    """Cuts crops of both kinds; a mask holds all objects of the class in its crop.
+
+    Args:
+      root: folder of a dataset in COCO format.
+      split: name of the part, as in `instances_SPLIT.json`.
+      crops: what to cut.
+
+    Raises:
+      ValueError: if there is no crop of one kind.
+    """
     data = coco.load_coco(
         root / "annotations" / f"instances_{split}.json", root / split, on_problem="skip"
     )
@@ -74,6 +83,11 @@ def cut(root: Path, split: str, crops: Crops) -> Creatures:
         ]
         if min(len(images), len(others)) >= crops.count:
             break
+    if not images or not others:
+        raise ValueError(
+            f"{root} has {len(images)} crops with {crops.category} and {len(others)} without: lower"
+            " `least_side` or `context`, or give other data"
+        )
     return Creatures(*(np.stack(kind[: crops.count]) for kind in (images, masks, others)))
 
 

@@ -9,11 +9,11 @@ format (of the Data Science Bowl's nuclei; of COCO, for its persons).
 
 Bottom-up alone has no class to look for: which segments are figure must be said by a rule.
 `bottom_up` is one rule, the same for all data: the segments that do not touch the frame, at the
-finest level of at most 48. It was the best on creatures of a seed that is not reported.
+finest level of at most 48. It was the best on creatures of seed 100, which is not reported.
 `bottom_up_best_rule` is whichever of many rules turns out best on the very images of the test: no
 choice without class knowledge does better among these. Top-down alone is figure where its
 probability is above 1/2, and combined is the labelling of least cost: both with the default
-settings, which were tried on creatures of seeds that are not reported.
+settings, which were tried on creatures of seeds that are not reported (0, 100 and 101).
 """
 
 import argparse
@@ -156,7 +156,7 @@ def ious(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def bottom_up_rules(task: Task, hierarchies: Hierarchy) -> Iterator[tuple[str, np.ndarray]]:
     """Figures of many ways to choose segments without knowing the class."""
     images = task.test.images
-    trees = [jax.tree.map(lambda v, i=i: np.asarray(v[i]), hierarchies) for i in range(len(images))]
+    trees = [jax.tree.map(lambda v, i=i: v[i], hierarchies) for i in range(len(images))]
     nodes = [[np.asarray(tree.segments(i)) for i in range(len(tree.level_sizes))] for tree in trees]
     levels = [i for i, n in enumerate(hierarchies.level_sizes) if n <= 150]
     rules: dict[str, Callable[[int, int], np.ndarray]] = {
@@ -233,7 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--nuclei", type=Path, help="folder with train/, val/ and annotations/")
     parser.add_argument("--coco", type=Path, help="the same, of COCO")
     parser.add_argument("--name", default="class_experiment", help="of the file of results")
