@@ -148,6 +148,11 @@ def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         "--model", metavar="NAME", help="a name of `segjax models`, or a folder of `segjax convert`"
     )
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
+    parser.add_argument(
+        "--refine-masks",
+        action="store_true",
+        help="make masks follow the contours of the image (segjax.figure_ground)",
+    )
     return parser
 
 
@@ -160,6 +165,13 @@ def _weights(known: argparse.Namespace) -> Any:
     if known.step is not None:
         raise ValueError("--step chooses a checkpoint of --checkpoint; --model has one alone")
     return pretrained(known.model)
+
+
+def _refinement(known: argparse.Namespace) -> Any:
+    """How masks are refined; None without --refine-masks."""
+    from segjax.figure_ground.refine import MaskRefinement
+
+    return MaskRefinement() if known.refine_masks else None
 
 
 def _train(known: argparse.Namespace, flags: list[str]) -> int:
@@ -200,6 +212,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
         results_json=known.results,
         progress=sys.stderr.isatty(),
         classes=found.classes,
+        refine=_refinement(known),
     )
     print(f"{found.label}, {known.split} split")
     print(results.text())
@@ -252,7 +265,7 @@ def _with_detections(model: Any, number: int) -> Any:
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
     from segjax.predict_files import predict_files
 
-    predictor = _weights(known).predictor()
+    predictor = dataclasses.replace(_weights(known).predictor(), refine=_refinement(known))
     report = predict_files(
         predictor,
         known.images,

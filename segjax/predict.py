@@ -22,6 +22,7 @@ from segjax.eval.postprocess import (
     predict_original,
 )
 from segjax.eval.result import Result
+from segjax.figure_ground.refine import MaskRefinement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Predictor:
         set `data.buckets` to have fewer, with the results that evaluation has on them.
       semantic_names: of the classes of pixels, by label; () leaves them as numbers.
       panoptic_categories: of the segments of panoptic maps; () makes them of the names.
+      refine: how masks are made to follow the contours of the resized picture; None leaves them
+        as the model gives them.
     """
 
     model: Any
@@ -51,6 +54,7 @@ class Predictor:
     pad_multiple: int = 128
     semantic_names: tuple[str, ...] = ()
     panoptic_categories: tuple[PanopticCategory, ...] = ()
+    refine: MaskRefinement | None = None
 
     @classmethod
     def of(cls, model: Any, variables: Any, classes: Classes, data: DataConfig) -> "Predictor":
@@ -130,7 +134,9 @@ class Predictor:
         height, width = rgb.shape[:2]
         padded, resized = self._prepare(rgb)
         inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
-        found = predict_original(self.model, self.variables, padded[None], inside, sizes)
+        found = predict_original(
+            self.model, self.variables, padded[None], inside, sizes, refine=self.refine
+        )
         made = None
         if maps:
             made = maps_original(

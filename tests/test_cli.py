@@ -83,6 +83,9 @@ def test_evaluate(trained, tmp_path, capsys):
     assert cli.main([*arguments, "--boundary"]) == (0 if masks else 1)
     said = capsys.readouterr()
     assert ("boundary AP" in said.out) if masks else ("boundary=True scores masks and" in said.err)
+    assert cli.main([*arguments, "--refine-masks"]) == (0 if masks else 1)
+    said = capsys.readouterr()
+    assert ("segm AP" in said.out) if masks else ("no masks to refine" in said.err)
 
 
 def test_a_saved_model_is_evaluated_and_predicts_as_its_run(trained, tmp_path, capsys):
@@ -150,6 +153,9 @@ def test_predict(trained, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     assert cli.main([*arguments, str(tmp_path / "broken.png")]) == 1
     assert "broken.png" in capsys.readouterr().out
+    masks = any("mask" in key for key in load_run(trained).variables["params"])
+    assert cli.main([*arguments, "--refine-masks"]) == (0 if masks else 1)
+    assert masks or "no masks to refine" in capsys.readouterr().err
 
 
 def test_check_data(trained, capsys):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import cv2
@@ -6,6 +7,7 @@ import pytest
 
 from segjax.data import rle
 from segjax.data.config import DataConfig
+from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.rpn import RPN
 from segjax.ops.anchors import level_stride
 from segjax.predict import Predictor, predict
@@ -44,6 +46,30 @@ def test_gray_and_transparent_pictures(predictor, channels):
     rgb = fakes.image_of(1)
     image = rgb[..., 0] if channels is None else np.repeat(rgb[..., :1], channels, axis=2)
     np.testing.assert_array_equal(predictor(image).boxes, predictor(rgb).boxes)
+
+
+def test_refined_masks_follow_the_contours_of_the_picture(predictor):
+    image, truth = fakes.image_of(2), [mask for _, mask in fakes.masks_of(2)]
+    for channel, mask in zip((1, 2, 1), truth, strict=True):
+        image[mask, channel] = 220  # the oracle looks at red alone
+    masks = predictor.variables["masks"]
+    coarse = masks.reshape(*masks.shape[:2], 2, 56, 2, 56).mean((3, 5))
+    blurred = dataclasses.replace(predictor, variables=predictor.variables | {"masks": coarse})
+    refined = dataclasses.replace(blurred, refine=MaskRefinement())
+    before, after = (
+        [(f.mask(i) & m).sum() / (f.mask(i) | m).sum() for i, m in enumerate(truth)]
+        for f in (blurred(image), refined(image))
+    )
+    # The box's contour goes across the disc, so that is left out.
+    assert max(before[1:]) < 0.92 and min(after[1:]) > 0.97, (before, after)
+    np.testing.assert_array_equal(refined(image).boxes, blurred(image).boxes)
+
+
+def test_models_without_masks_have_none_to_refine(predictor):
+    model = fakes.OracleModel(has_masks=False)
+    boxes_alone = dataclasses.replace(predictor, model=model, refine=MaskRefinement())
+    with pytest.raises(ValueError, match="no masks to refine"):
+        boxes_alone(fakes.image_of(0))
 
 
 def test_the_function_equals_the_class(predictor):

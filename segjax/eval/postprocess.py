@@ -21,6 +21,7 @@ from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.mask_encoding import encode_masks
 from segjax.eval.panoptic_collect import collect_panoptic
 from segjax.eval.result import Result
+from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.panoptic_fpn import PanopticMerge, panoptic_map
 from segjax.ops.boxes import clip_boxes, nonempty
 from segjax.ops.panoptic import PanopticSegments, semantic_labels
@@ -45,13 +46,15 @@ class Maps:
     panoptic: PanopticSegments | None = None
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@functools.partial(jax.jit, static_argnames=("model", "refine"))
 def predict_original(
     model: Any,
     variables: Any,
     images: UInt8[Array, "B H W 3"],
     image_sizes: Int32[Array, "B 2"],
     original_sizes: Int32[Array, "B 2"],
+    *,
+    refine: MaskRefinement | None = None,
 ) -> Detections:
     """The model's detections, boxes in original pixels.
 
@@ -64,11 +67,17 @@ def predict_original(
       images: padded uint8 RGB.
       image_sizes: (height, width) of each resized image inside the padding.
       original_sizes: (height, width) of each image before it was resized.
+      refine: how masks are made to follow the contours of `images`; None leaves them.
 
     Returns:
       Detections with boxes in original pixels; empty boxes are no longer valid.
+
+    Raises:
+      ValueError: if masks are to be refined and there are none.
     """
     detections = model.apply(variables, images, image_sizes, method="predict")
+    if refine is not None:
+        detections = refine(images, detections)
     boxes, valid = rescale_boxes(detections.boxes, image_sizes, original_sizes)
     return Detections(
         boxes=boxes,

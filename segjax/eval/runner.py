@@ -31,6 +31,7 @@ from segjax.eval.postprocess import (
     predict_original,
 )
 from segjax.eval.result import Result
+from segjax.figure_ground.refine import MaskRefinement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Evaluator:
       boundary: also score boundary AP of masks and boundary IoU of semantic maps.
       progress: show a progress bar.
       classes: names of the model's classes; what is unknown is taken from the dataset.
+      refine: how masks are made to follow the images' contours; None scores the model's own.
     """
 
     model: Any
@@ -107,8 +109,11 @@ class Evaluator:
     boundary: bool = False
     progress: bool = False
     classes: Classes = Classes()
+    refine: MaskRefinement | None = None
 
     def __post_init__(self):
+        if self.refine is not None and not self.model.has_masks:
+            raise ValueError("there are no masks to refine: the model gives none")
         if self.boundary and not (self.model.has_masks or gives_semantic(self.model)):
             raise ValueError(
                 "boundary=True scores masks and semantic maps, and the model gives neither: leave"
@@ -190,7 +195,7 @@ class Evaluator:
         images, inside, sizes = (
             element[name] for name in ("images", "image_sizes", "original_sizes")
         )
-        found = predict_original(self.model, variables, images, inside, sizes)
+        found = predict_original(self.model, variables, images, inside, sizes, refine=self.refine)
         if not maps:
             return found, None
         # One canvas for all images of the split: one more program for each shape of a batch.
@@ -287,6 +292,7 @@ def evaluate(
     results_json: str | Path | None = None,
     progress: bool = False,
     classes: Classes | None = None,
+    refine: MaskRefinement | None = None,
 ) -> EvalResults:
     """Evaluates a model on a split once; `Evaluator` has the arguments."""
     evaluator = Evaluator(
@@ -300,5 +306,6 @@ def evaluate(
         boundary=boundary,
         progress=progress,
         classes=Classes() if classes is None else classes,
+        refine=refine,
     )
     return evaluator(variables, results_json)

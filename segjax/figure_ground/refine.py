@@ -1,11 +1,67 @@
 """A detector's masks made to follow the contours of the image."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
-from segjax.figure_ground.combined import CombineConfig, combine_leaves
+from segjax.figure_ground.combined import CombineConfig, log_odds_at
 from segjax.figure_ground.hierarchy import Hierarchy
+from segjax.types import Detections
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRefinement:
+    """`refine_masks` with its settings, as an option of prediction and evaluation.
+
+    Attributes:
+      side: cells of the resulting grids, along both axes.
+      own_weight: of the mask's own value at a pixel, beside that of its segment.
+      grouping: how segments are made.
+      combining: how segments and masks are weighed.
+    """
+
+    side: int = 56
+    own_weight: float = 5.0
+    grouping: BottomUp = BottomUp()
+    combining: CombineConfig = CombineConfig()
+
+    def __post_init__(self) -> None:
+        if self.side < 1:
+            raise ValueError(f"side is {self.side}: a mask has at least 1 cell along an axis")
+        if self.own_weight < 0:
+            raise ValueError(f"own_weight is {self.own_weight}: wanted 0 or more")
+
+    def __call__(
+        self, images: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"], detections: Detections
+    ) -> Detections:
+        """Refines the masks of a batch; boxes, scores and classes stay.
+
+        Args:
+          images: the padded input of the detector.
+          detections: what it found in them, boxes in pixels of the input.
+
+        Raises:
+          ValueError: if the detections have no masks.
+        """
+        if detections.mask_probs is None:
+            raise ValueError("the detections have no masks to refine: the model has no mask head")
+
+        def one(row: tuple[Array, Array, Array, Array]) -> Array:
+            return refine_masks(
+                *row,
+                side=self.side,
+                own_weight=self.own_weight,
+                grouping=self.grouping,
+                combining=self.combining,
+            )
+
+        rows = (images, detections.mask_probs, detections.boxes, detections.valid)
+        # One image after the other: the tables of segments and detections are large.
+        refined = jax.lax.map(one, rows)
+        return dataclasses.replace(detections, mask_probs=refined)
 
 
 def refine_masks(
@@ -14,14 +70,17 @@ def refine_masks(
     boxes: Float32[Array, "D 4"],
     valid: Bool[Array, " D"] | None = None,
     *,
-    side: int = 112,
+    side: int = 56,
+    own_weight: float = 5.0,
     grouping: BottomUp = BottomUp(),
     combining: CombineConfig = CombineConfig(),
 ) -> Float32[Array, "D {side} {side}"]:
     """Refines the soft masks of an image's detections; jit, and vmap for batches.
 
     Each mask is the top-down map of its box in one hierarchy of segments of the image; outside
-    of the box all is ground. The result has the form of `Detections.mask_probs`, finer.
+    of the box all is ground. What the segment of a pixel says and what the mask itself says of
+    the pixel are added as log-odds: contours win where the mask is in doubt, and a confident
+    mask where contours are missing. The result has the form of `Detections.mask_probs`, finer.
 
     Args:
       image: RGB, uint8 or floats in 0..1; the padded input of the detector.
@@ -30,6 +89,8 @@ def refine_masks(
       boxes: of the detections, in pixels of the image.
       valid: False for rows that only fill the shape, whose masks become 0; None if all count.
       side: cells of the resulting grids, along both axes.
+      own_weight: log-odds that a mask value of 1 adds at its own pixel, and a value of 0 takes
+        away; 0 leaves the segments alone to decide.
       grouping: how segments are made.
       combining: how segments and masks are weighed.
 
@@ -37,7 +98,9 @@ def refine_masks(
       Probabilities on a grid over each box; threshold them at 0.5.
     """
     hierarchy = bottom_up(image, grouping)
-    return refine_in_hierarchy(hierarchy, mask_probs, boxes, valid, side=side, combining=combining)
+    return refine_in_hierarchy(
+        hierarchy, mask_probs, boxes, valid, side=side, own_weight=own_weight, combining=combining
+    )
 
 
 def refine_in_hierarchy(
@@ -46,7 +109,8 @@ def refine_in_hierarchy(
     boxes: Float32[Array, "D 4"],
     valid: Bool[Array, " D"] | None = None,
     *,
-    side: int = 112,
+    side: int = 56,
+    own_weight: float = 5.0,
     combining: CombineConfig = CombineConfig(),
 ) -> Float32[Array, "D {side} {side}"]:
     """`refine_masks` where the image's hierarchy is there already.
@@ -57,14 +121,15 @@ def refine_in_hierarchy(
       boxes: as there.
       valid: as there.
       side: as there.
+      own_weight: as there.
       combining: as there.
     """
     preference = mask_preference(hierarchy, mask_probs, boxes)
-    _, probability = combine_leaves(hierarchy, preference, combining)
     y, x = (_cell_pixels(boxes, side, hierarchy.leaf.shape[a], a) for a in (0, 1))
     leaf = hierarchy.leaf[y[:, :, None], x[:, None, :]]
-    detection = jnp.arange(boxes.shape[0], dtype=jnp.int32)[:, None, None]
-    refined = probability[leaf, detection]
+    odds = log_odds_at(hierarchy, preference, combining, leaf)
+    own = 2 * _on_grid(mask_probs, side) - 1
+    refined = jax.nn.sigmoid(odds + own_weight * own)
     return refined if valid is None else jnp.where(valid[:, None, None], refined, 0.0)
 
 
@@ -107,6 +172,12 @@ def _bilinear(
     upper = (1 - right) * flat[start + y0 * cells + x0] + right * flat[start + y0 * cells + x1]
     lower = (1 - right) * flat[start + y1 * cells + x0] + right * flat[start + y1 * cells + x1]
     return (1 - down) * upper + down * lower
+
+
+def _on_grid(masks: Float32[Array, "D M M"], side: int) -> Float32[Array, "D {side} {side}"]:
+    """Values of each mask at the centres of the cells of a finer grid, as `_bilinear`."""
+    shape = (masks.shape[0], side, side)
+    return jax.image.resize(masks, shape, "linear", antialias=False)
 
 
 def _cell_pixels(

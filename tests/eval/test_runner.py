@@ -11,6 +11,7 @@ from segjax.eval.classes import Classes, data_categories
 from segjax.eval.detections import ImageDetections
 from segjax.eval.postprocess import predict_original
 from segjax.eval.runner import Evaluator, _DataClasses, evaluate
+from segjax.figure_ground.refine import MaskRefinement
 from tests.eval import fakes
 
 
@@ -53,6 +54,21 @@ def test_boundary_ap_is_passed_on(folder):
     assert 0.8 < metrics["boundary/AP"] <= metrics["segm/AP"]
     with pytest.raises(ValueError, match="the model gives neither"):
         Evaluator(fakes.OracleModel(has_masks=False), dataset, config, boundary=True)
+
+
+def test_refined_masks_are_scored(folder):
+    config, dataset, _ = folder
+    oracle, refine = fakes.OracleModel(), MaskRefinement(side=40)
+    found = evaluate(
+        oracle, fakes.oracle_variables(), dataset, "val", config, boundary=True, refine=refine
+    )
+    plain = evaluate(oracle, fakes.oracle_variables(), dataset, "val", config, boundary=True)
+    ours, theirs = found.metrics(), plain.metrics()
+    assert ours["box/AP"] == theirs["box/AP"]
+    # The pictures are of one colour each: there is no contour to follow, and 40 cells are few.
+    assert 0.5 < ours["boundary/AP"] < theirs["boundary/AP"]
+    with pytest.raises(ValueError, match="no masks to refine"):
+        Evaluator(fakes.OracleModel(has_masks=False), dataset, config, refine=refine)
 
 
 def test_boxes_and_ids_are_those_of_the_annotations(folder):
