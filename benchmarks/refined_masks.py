@@ -1,0 +1,98 @@
+"""AP and boundary AP of trained models with and without refined masks.
+
+    python -m benchmarks.refined_masks shapes=runs/shapes nuclei=runs/nuclei
+
+Each NAME=FOLDER is a run of a model with masks, evaluated on the validation split of its data.
+Coarser heads are imitated: the mean of 2 x 2 or 4 x 4 cells of the model's masks, which a head
+of half or a quarter of the resolution could at best predict.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from benchmarks import machine
+from segjax.data.pipeline import open_dataset
+from segjax.eval.runner import evaluate
+from segjax.figure_ground.refine import MaskRefinement
+from segjax.train.weights import pretrained_run
+from segjax.types import Detections
+
+SHOWN = tuple(f"{kind}/AP{size}" for kind in ("segm", "boundary") for size in ("", "75", "s", "m"))
+
+
+@dataclasses.dataclass(frozen=True)
+class CoarseMasks(MaskRefinement):
+    """Averages masks to fewer cells, as a coarse mask head has, and may refine them then.
+
+    Attributes:
+      factor: cells averaged along each axis.
+      refine: whether to refine.
+    """
+
+    factor: int = 1
+    refine: bool = False
+
+    def __call__(self, images: Array, detections: Detections) -> Detections:
+        """Coarsens and refines the masks of a batch."""
+        masks, k = detections.mask_probs, self.factor
+        assert masks is not None
+        window = (1, 1, k, k)
+        sums = jax.lax.reduce_window(masks, 0.0, jax.lax.add, window, window, "VALID")
+        coarse = dataclasses.replace(detections, mask_probs=sums / k**2)
+        return super().__call__(images, coarse) if self.refine else coarse
+
+
+def main() -> None:
+    """Evaluates every run in every form and writes benchmarks/results/refined_masks.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER")
+    named = [run.partition("=") for run in parser.parse_args().runs]
+    results: dict[str, Any] = {
+        "command": "python -m benchmarks.refined_masks "
+        + " ".join(f"{name}=FOLDER" for name, _, _ in named),
+        "settings": repr(MaskRefinement()),
+        "runs": {name: scores_of(folder) for name, _, folder in named},
+        "machine": machine.describe(),
+    }
+    machine.write("refined_masks", results)
+
+
+def scores_of(folder: str) -> dict[str, Any]:
+    """Scores of one run by the cells of its masks, plain and refined."""
+    found = pretrained_run(folder, None)
+    dataset = open_dataset(found.data)
+    scores: dict[str, Any] = {}
+    for factor in (1, 2, 4):
+        pair = {}
+        for name, refine in (("plain", False), ("refined", True)):
+            started = time.perf_counter()
+            made = evaluate(
+                found.model,
+                found.variables,
+                dataset,
+                "val",
+                found.data,
+                boundary=True,
+                classes=found.classes,
+                refine=CoarseMasks(factor=factor, refine=refine),
+            )
+            metrics = made.metrics()
+            pair[name] = {key: round(metrics[key], 4) for key in SHOWN}
+            pair[name]["seconds"] = round(time.perf_counter() - started, 1)
+            print(
+                folder, f"cells averaged: {factor}", name, pair[name], file=sys.stderr, flush=True
+            )
+        scores[f"{factor} x {factor} cells averaged"] = pair
+    return scores
+
+
+if __name__ == "__main__":
+    main()
