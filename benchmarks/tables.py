@@ -8,6 +8,7 @@ A test checks that the README holds what this would write.
 import json
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,38 @@ from benchmarks.machine import RESULTS
 from segjax.zoo.table import ENTRIES
 
 README = Path(__file__).parent.parent / "README.md"
+FIGURE_GROUND = README.parent / "docs" / "figure_ground.md"
 
 
 def main() -> None:
-    """Rewrites the marked parts of README.md."""
+    """Rewrites the marked parts of README.md and docs/figure_ground.md."""
     README.write_text(filled(README.read_text()))
+    FIGURE_GROUND.write_text(filled_figure_ground(FIGURE_GROUND.read_text()))
 
 
 def filled(text: str) -> str:
     """The README with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
-    for name, table in (
+    parts = (
         ("runs", runs),
         ("panoptic", panoptic),
         ("cascades", cascades),
         ("zoo", zoo),
         ("goldens", goldens),
         ("speed", speed),
-    ):
+    )
+    return _filled(text, README.name, parts)
+
+
+def filled_figure_ground(text: str) -> str:
+    """docs/figure_ground.md with its table made anew."""
+    return _filled(text, FIGURE_GROUND.name, (("class_experiment", class_experiment),))
+
+
+def _filled(text: str, page: str, parts: tuple[tuple[str, Callable[[], str]], ...]) -> str:
+    for name, table in parts:
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.DOTALL):
-            raise ValueError(f"README.md has no part <!-- {name} --> ... <!-- /{name} -->")
+            raise ValueError(f"{page} has no part <!-- {name} --> ... <!-- /{name} -->")
         text = re.sub(pattern, rf"\g<1>{table()}\n\g<2>", text, flags=re.DOTALL)
     return text
 
@@ -189,6 +202,28 @@ def speed() -> str:
         f"Compiling the training step takes {seconds['mask_rcnn_r50_fpn_1x_coco']:.0f} s for "
         f"Mask R-CNN R50 and at most {seconds[slowest]:.0f} s (`{slowest}`) among the recipes.",
     ]
+    return "\n".join(lines)
+
+
+def class_experiment() -> str:
+    """Bottom-up, top-down and combined segmentation of classes learned without masks."""
+    results = load("class_experiment")
+    ways = {
+        "bottom_up": "bottom-up, fixed rule",
+        "bottom_up_best_rule": "bottom-up, best rule",
+        "top_down": "top-down",
+        "combined": "combined",
+        "best_labels_of_finest_segments": "best labels",
+    }
+    lines = [f"| class | {' | '.join(ways.values())} |", "|---" * (len(ways) + 1) + "|"]
+    rows = {
+        f"creatures, {name.replace('_', ' ')}": r for name, r in results["creatures"].items()
+    } | {name: results[name] for name in ("nuclei", "persons") if name in results}
+    for name, r in rows.items():
+        both = [
+            f"{r['scores'][w]['pixel_accuracy']:.3f}, {r['scores'][w]['iou']:.3f}" for w in ways
+        ]
+        lines.append(f"| {name} | {' | '.join(both)} |")
     return "\n".join(lines)
 
 
