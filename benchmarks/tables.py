@@ -31,6 +31,7 @@ def filled(text: str) -> str:
         ("runs", runs),
         ("panoptic", panoptic),
         ("cascades", cascades),
+        ("pretrained", pretrained),
         ("zoo", zoo),
         ("goldens", goldens),
         ("speed", speed),
@@ -120,6 +121,39 @@ def cascade_runs() -> tuple[int, dict[str, dict[str, dict[str, float]]]]:
             merged.setdefault(name, {}).update(by_seed)
     (number,) = steps  # files of different lengths of training cannot be compared
     return number, merged
+
+
+def pretrained() -> str:
+    """The light model from ImageNet's weights and from random ones, seed by seed."""
+    r = load("pretrained")
+    lines = [
+        f"| {r['steps']} steps on {r['data']} | seed | box AP | mask AP | mask AP50 | mask AP75 | "
+        "last loss | CPU min |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for seed in r["runs"]["ImageNet"]:
+        for side, by_seed in r["runs"].items():
+            run = by_seed[seed]
+            aps = " | ".join(
+                f"{run['scores'][metric]:.3f}"
+                for metric in ("box/AP", "segm/AP", "segm/AP50", "segm/AP75")
+            )
+            lines.append(
+                f"| {side} weights | {seed} | {aps} | {run['last_loss']:.2f} | "
+                f"{run['cpu_minutes']:.1f} |"
+            )
+    started, drawn = r["runs"]["ImageNet"], r["runs"]["random"]
+    gains = [
+        started[seed]["scores"]["segm/AP"] - drawn[seed]["scores"]["segm/AP"] for seed in drawn
+    ]
+    by_seed = ", ".join(f"{gain:+.3f}" for gain in gains)
+    images = r["images"]
+    lines += [
+        "",
+        f"Mask AP from ImageNet's weights less that from random ones, seed by seed: {by_seed}; "
+        f"{images['train']} images to train on, {images['val']} scored.",
+    ]
+    return "\n".join(lines)
 
 
 def _spread(values: list[float], form: str = ".3f") -> str:
