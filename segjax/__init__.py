@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segjax import figure_ground as figure_ground
     from segjax.config import OptimConfig as OptimConfig
     from segjax.config import TrainConfig as TrainConfig
     from segjax.config import load_config as load_config
@@ -84,6 +85,7 @@ _HOMES = {
     "draw_semantic": "segjax.viz_maps",
     "evaluate": "segjax.eval.runner",
     "faster_rcnn_resnet_fpn": "segjax.models",
+    "figure_ground": "segjax.figure_ground",
     "htc_resnet_fpn": "segjax.models",
     "load": "segjax.train.weights",
     "load_config": "segjax.config",
@@ -132,6 +134,7 @@ __all__ = [
     "draw_semantic",
     "evaluate",
     "faster_rcnn_resnet_fpn",
+    "figure_ground",
     "htc_resnet_fpn",
     "load",
     "load_config",
@@ -154,7 +157,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'segjax' has no attribute {name!r}")
     value = importlib.import_module(_HOMES[name])
-    if name not in ("models", "predict", "train"):  # these are modules that can be called
+    if name not in ("figure_ground", "models", "predict", "train"):  # modules
         value = getattr(value, name)
     globals()[name] = value
     return value

@@ -1,1 +1,16 @@
 """Figure-ground segmentation: bottom-up, top-down, and the two combined. No Flax, no weights."""
+
+from segjax.figure_ground.bottom_up import BottomUp as BottomUp
+from segjax.figure_ground.bottom_up import bottom_up as bottom_up
+from segjax.figure_ground.bottom_up_merge import MergeCost as MergeCost
+from segjax.figure_ground.combined import CombineConfig as CombineConfig
+from segjax.figure_ground.combined import Combined as Combined
+from segjax.figure_ground.combined import combine as combine
+from segjax.figure_ground.fragments import Fragments as Fragments
+from segjax.figure_ground.fragments import TopDownConfig as TopDownConfig
+from segjax.figure_ground.fragments_learn import learn_fragments as learn_fragments
+from segjax.figure_ground.hierarchy import Hierarchy as Hierarchy
+from segjax.figure_ground.refine import MaskRefinement as MaskRefinement
+from segjax.figure_ground.refine import refine_masks as refine_masks
+from segjax.figure_ground.top_down import TopDown as TopDown
+from segjax.figure_ground.top_down import top_down as top_down

@@ -53,7 +53,7 @@ class BottomUp:
 
     cell: int = 4
     rounds: int = 2
-    compactness: float = 0.05
+    compactness: float = 0.055
     shrink: float = 0.6
     coarsest: int = 4
     borders_per_segment: float = 3.0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
 from segjax.figure_ground.bottom_up_graph import Borders, Segments
-from segjax.figure_ground.bottom_up_pixels import distance, opponent, plane_sums, squared_norm
+from segjax.figure_ground.bottom_up_pixels import distance, opponent, plane_sums
 from segjax.types import struct
 
 # Two numbers of segments fill one sortable word.
@@ -31,16 +31,17 @@ class MergeCost:
       border: weight of the mean contrast along their border.
       colour: weight of the distance between their mean features.
       texture: weight of the distance between their mean filter responses.
-      noise: standard deviation of features that counts as none.
       balance: exponent of the smaller size: 0 ignores sizes, 0.5 is as in Ward's method.
+      enclosure: exponent of the shared part of the shorter outline, by which costs are divided:
+        segments with a long common border join first, which keeps outlines simple.
       affinity: contrast at which affinity has fallen to 1/e, for the saliency.
     """
 
     border: float = 1.0
     colour: float = 1.0
-    texture: float = 1.0
-    noise: float = 0.05
-    balance: float = 0.25
+    texture: float = 2.0
+    balance: float = 0.15
+    enclosure: float = 0.25
     affinity: float = 0.1
 
 
@@ -97,7 +98,6 @@ def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float3
     count = jnp.maximum(segments.size, 1.0)
     feature = opponent(segments.colour / count[None])
     response = segments.response / count[None]
-    variance = jnp.maximum(segments.square / count - squared_norm(feature), 0.0)
     low, high = borders.low, borders.high
 
     difference = (
@@ -105,9 +105,15 @@ def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float3
         + cost.colour * distance(feature[:, low] - feature[:, high])
         + cost.texture * distance(response[:, low] - response[:, high])
     )
-    spread = jnp.sqrt(0.5 * (variance[low] + variance[high]) + cost.noise**2)
-    size = jnp.minimum(count[low], count[high]) ** cost.balance
-    return jnp.where(borders.valid, difference / spread * size, jnp.inf)
+    ends, length = jnp.concatenate([low, high]), jnp.concatenate([borders.length] * 2)
+    outline = plane_sums(length[None], ends, count.size)[0]
+    shared = borders.length / jnp.maximum(jnp.minimum(outline[low], outline[high]), 1.0)
+    size = jnp.minimum(count[low], count[high])
+    # Not 0 for equal segments either: then too, size and outline tell what joins first.
+    cost_of_each = (difference + 1e-4) * size**cost.balance
+    return jnp.where(
+        borders.valid, cost_of_each / jnp.maximum(shared, 1e-3) ** cost.enclosure, jnp.inf
+    )
 
 
 def choose(

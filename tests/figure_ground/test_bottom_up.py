@@ -219,13 +219,25 @@ def test_batches_go_by_vmap():
         np.testing.assert_allclose(together.saliency[i], alone.saliency, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 9)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (1, 23), (14, 1)])
 def test_tiny_and_flat_images_are_covered(size):
     hierarchy = jax.jit(bottom_up)(jnp.full((*size, 3), 128, jnp.uint8))
     top = np.asarray(hierarchy.segments(-1))
     assert np.asarray(hierarchy.size)[np.unique(top)].sum() == size[0] * size[1]
     assert hierarchy.dropped == 0
     assert np.isfinite(hierarchy.saliency).all()
+
+
+@pytest.mark.slow
+def test_images_of_a_detectors_size_fit():
+    image = jnp.asarray(picture(2, 800, 1344))
+    hierarchy = compiled(image)
+    assert hierarchy.level_sizes[0] == 200 * 336
+    assert hierarchy.dropped == 0
+    for level in (0, 8, -1):
+        segments = np.unique(hierarchy.segments(level))
+        assert np.asarray(hierarchy.size)[segments].sum() == 800 * 1344
+    assert len(segments) == 4
 
 
 def test_mean_colours_have_the_gradient_of_means():

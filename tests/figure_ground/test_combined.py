@@ -9,6 +9,7 @@ from segjax.figure_ground.combined import (
     CombineConfig,
     combine,
     combine_leaves,
+    log_odds_at,
     min_sum,
     sum_product,
     terms,
@@ -71,6 +72,47 @@ def test_maps_side_by_side_are_maps_one_by_one():
         together = solve(hierarchy, gains, jnp.asarray(coupling))
         apart = [solve(hierarchy, gains[:, i], jnp.asarray(coupling)) for i in range(3)]
         np.testing.assert_array_equal(together, jnp.stack(apart, 1))
+
+
+@given(SEEDS)
+@settings(max_examples=20, deadline=None)
+def test_probabilities_are_those_of_the_cost_written_out(seed):
+    # Two maps at once; the cost in float64 and all its labellings.
+    rng = np.random.default_rng(seed)
+    sizes, parent = random_tree(rng)
+    pixels = rng.integers(1, 9, sizes[0]).astype(float)
+    ends = np.cumsum([0, *sizes])
+    size, preference = np.zeros(ends[-1]), rng.uniform(-1, 1, (sizes[0], 2))
+    size[: sizes[0]], sums = pixels, np.zeros((ends[-1], 2))
+    sums[: sizes[0]] = preference * pixels[:, None]
+    for node in range(ends[-2]):
+        size[parent[node]] += size[node]
+        sums[parent[node]] += sums[node]
+    saliency = rng.exponential(0.2, ends[-1])
+    salience = 0.1 / (0.1 + saliency)
+    weight = np.where(np.arange(ends[-1]) < sizes[0], 1.0, 0.25 * salience)
+    coupling = 0.5 * (1 - salience) * size
+    hierarchy = tree(sizes, parent, size, saliency)
+    made = combine_leaves(hierarchy, jnp.asarray(preference, jnp.float32), CombineConfig())
+    for column in (0, 1):
+        labels, costs = costs_of_all_labellings(parent, weight * sums[:, column], coupling)
+        chosen = (labels == np.asarray(made[0][:, column])[None]).all(1)
+        assert costs[chosen][0] == pytest.approx(costs.min(), abs=1e-4)
+        likely = np.exp(-(costs - costs.min()) / (0.25 * pixels.mean()))
+        expected = (likely[:, None] * labels).sum(0) / likely.sum()
+        np.testing.assert_allclose(made[1][:, column], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [3, 5, 8])
+def test_odds_of_some_segments_are_those_of_all(seed):
+    hierarchy, _, _, _ = problem(seed)
+    number = hierarchy.level_sizes[0]
+    preference = jax.random.uniform(jax.random.key(seed), (number, 3), minval=-1.0)
+    leaf = jax.random.randint(jax.random.key(1), (3, 4), 0, number)
+    odds = log_odds_at(hierarchy, preference, CombineConfig(), leaf)
+    _, probability = combine_leaves(hierarchy, preference, CombineConfig())
+    expected = np.asarray(probability)[leaf, np.arange(3)[:, None]]
+    np.testing.assert_allclose(jax.nn.sigmoid(odds), expected, rtol=1e-5)
 
 
 def test_a_segment_yields_to_its_surroundings_unless_it_is_salient():

@@ -1,0 +1,41 @@
+"""The README's table of figure-ground segmentation, from the files of results."""
+
+import json
+from typing import Any
+
+from benchmarks.machine import RESULTS
+
+
+def figure_ground() -> str:
+    """Quality of hierarchies beside other segmentations, and speed."""
+    quality, speed = load("figure_ground_quality"), load("figure_ground_speed")
+    lines = [
+        "| data | method | boundary F, one scale | boundary F, best scales | coverage | "
+        "coverage by area | s an image, all scales |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = {"bottom_up": "`bottom_up`", "felzenszwalb": "felzenszwalb", "slic": "SLIC"}
+    for title, results in quality["sets"].items():
+        for method, name in names.items():
+            r = results[method]
+            keys = ("boundary_f_ods", "boundary_f_ois", "coverage", "coverage_by_area")
+            scores = " | ".join(f"{r[key]:.3f}" for key in keys)
+            lines.append(f"| {title} | {name} | {scores} | {r['seconds_an_image']:.3f} |")
+    lines += ["", "| pixels | ms | megapixels a minute | s to compile |", "|---|---|---|---|"]
+    for side, r in speed["bottom_up"].items():
+        rate = r["megapixels_a_minute_median"]
+        lines.append(
+            f"| {side} x {side} | {1e3 * r['median_s']:.1f} | {rate:.0f} | {r['compile_s']:.0f} |"
+        )
+    refined = ", ".join(f"{r['median_s']:.2f} s at {size}" for size, r in speed["refine"].items())
+    lines += [
+        "",
+        f"Seconds grow with the {speed['exponent_median']:.2f}th power of the pixels. Combining "
+        f"the masks of {speed['detections']} detections with a hierarchy takes {refined}.",
+    ]
+    return "\n".join(lines)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
