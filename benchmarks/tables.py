@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
+from benchmarks.tables_figure_ground import figure_ground
 from segjax.zoo.table import ENTRIES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -35,6 +36,7 @@ def filled(text: str) -> str:
         ("zoo", zoo),
         ("goldens", goldens),
         ("speed", speed),
+        ("figure_ground", figure_ground),
     )
     return _filled(text, README.name, parts)
 
