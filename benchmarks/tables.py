@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS
-from benchmarks.tables_figure_ground import figure_ground
+from benchmarks.tables_figure_ground import figure_ground, refined_masks
 from segjax.zoo.table import ENTRIES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -37,6 +37,7 @@ def filled(text: str) -> str:
         ("goldens", goldens),
         ("speed", speed),
         ("figure_ground", figure_ground),
+        ("refined_masks", refined_masks),
     )
     return _filled(text, README.name, parts)
 

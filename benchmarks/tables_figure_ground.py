@@ -36,6 +36,22 @@ def figure_ground() -> str:
     return "\n".join(lines)
 
 
+def refined_masks() -> str:
+    """AP of trained models with their own masks and with refined ones."""
+    metrics = {
+        "mask AP": "segm/AP",
+        "small": "segm/APs",
+        "medium": "segm/APm",
+        "boundary AP": "boundary/AP",
+    }
+    lines = [f"| data | masks | {' | '.join(metrics)} |", "|---" * 6 + "|"]
+    for name, forms in load("refined_masks")["runs"].items():
+        for cells, r in forms.items():
+            pairs = [f"{r['plain'][m]:.3f} → {r['refined'][m]:.3f}" for m in metrics.values()]
+            lines.append(f"| {name} | {cells} | {' | '.join(pairs)} |")
+    return "\n".join(lines)
+
+
 def load(name: str) -> dict[str, Any]:
     """A file of results."""
     return json.loads((RESULTS / f"{name}.json").read_text())
