@@ -14,7 +14,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from segjax.figure_ground.bottom_up_graph import (
     Borders,
@@ -85,7 +85,9 @@ class BottomUp:
             raise ValueError(f"the image is {height} x {width}: wanted at least one pixel")
         sizes = [-(-height // self.cell) * -(-width // self.cell)]
         while sizes[-1] > self.coarsest:
-            sizes.append(max(self.coarsest, math.ceil(sizes[-1] * self.shrink)))
+            # One less at least: of few segments, the part rounds up to all of them.
+            next_size = min(math.ceil(sizes[-1] * self.shrink), sizes[-1] - 1)
+            sizes.append(max(self.coarsest, next_size))
         if len(sizes) > 1 and sizes[1] > MAX_SEGMENTS:
             raise ValueError(
                 f"an image of {height} x {width} has {sizes[1]} segments on the second level, "
@@ -112,22 +114,27 @@ class BottomUp:
 
 
 def bottom_up(
-    image: Float[Array, "H W 3"] | UInt8[Array, "H W 3"], config: BottomUp = BottomUp()
+    image: UInt8[Array, "..."] | Float[Array, "..."], config: BottomUp = BottomUp()
 ) -> Hierarchy:
     """Groups the pixels of an image into a hierarchy of segments; jit, and vmap for batches.
 
-    Time and memory are linear in the number of pixels.
+    Memory is linear in the number of pixels, time all but linear: borders are sorted.
 
     Args:
-      image: RGB, uint8 or floats in 0..1.
+      image: RGB, [H, W, 3], uint8 or floats in 0..1.
       config: how.
 
     Returns:
-      The hierarchy; its shapes follow from the image's and the config.
+      The hierarchy; its shapes follow from the image's and the config. If any value of the image
+      is not finite, colours, textures, boundaries and saliencies are NaN throughout.
 
     Raises:
-      ValueError: for an image that is empty or too large.
+      ValueError: for an image that is not RGB of uint8 or floats, or is empty or too large.
     """
+    _check_image(image)
+    # NaN is further from everything than what lies beyond the frame, and would be put there.
+    whole = jnp.isfinite(image).all()
+    image = jnp.where(whole, image, 0)
     height, width = image.shape[:2]
     sizes = config.level_sizes(height, width)
     cells = (-(-height // config.cell), -(-width // config.cell))
@@ -145,7 +152,18 @@ def bottom_up(
         parents += [coarser.parent[i, :size] for i, size in enumerate(sizes[start:stop])]
         levels += [coarser.cut(i, size) for i, size in enumerate(sizes[start + 1 : stop + 1])]
         dropped += [lost, coarser.dropped.sum()]
+    levels = [_nan_unless(whole, level) for level in levels]
     return _assemble(label, levels, parents, jnp.stack(dropped).sum())
+
+
+def _check_image(image: Array) -> None:
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"the image is {image.shape}: wanted RGB, [height, width, 3]; repeat the channel of a "
+            "grey image three times, leave out an alpha channel, and use jax.vmap for batches"
+        )
+    if image.dtype != jnp.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"the image is {image.dtype}: wanted uint8, or floats in 0..1")
 
 
 @struct
@@ -216,6 +234,12 @@ def _describe(segments: Segments, borders: Borders, cost: MergeCost) -> _Level:
         jnp.clip(contrast / jnp.maximum(length, 1.0), 0.0, 1.0),
         tied / jnp.maximum(segments.inside, 1.0),
     )
+
+
+def _nan_unless(whole: Bool[Array, ""], level: _Level) -> _Level:
+    """What describes the segments, or NaN; sizes stay."""
+    described = jax.tree.map(lambda values: jnp.where(whole, values, jnp.nan), level)
+    return dataclasses.replace(described, size=level.size)
 
 
 def _assemble(

@@ -67,21 +67,31 @@ class Combined:
 
 def combine(
     hierarchy: Hierarchy,
-    evidence: Float[Array, "H W"],
-    confidence: Float[Array, "H W"] | None = None,
+    evidence: Float[Array, "..."],
+    confidence: Float[Array, "..."] | None = None,
     config: CombineConfig = CombineConfig(),
 ) -> Combined:
     """Labels the segments of a hierarchy as figure or ground; jit, and vmap for batches.
 
     Args:
       hierarchy: of one image.
-      evidence: the top-down map: probability of every pixel to be figure.
-      confidence: weight of the map at every pixel, 0..1; None is 1 everywhere.
+      evidence: the top-down map: probability of every pixel to be figure, [H, W].
+      confidence: weight of the map at every pixel, 0..1, [H, W]; None is 1 everywhere.
       config: weights.
 
     Returns:
-      The cheapest labelling, and probabilities.
+      The cheapest labelling, and probabilities. Where values are NaN the probabilities of all
+      that they reach are NaN too, and the labelling there means nothing.
+
+    Raises:
+      ValueError: if the maps are not of the image's size.
     """
+    for name, values in (("evidence", evidence), ("confidence", confidence)):
+        if values is not None and values.shape != hierarchy.leaf.shape:
+            raise ValueError(
+                f"{name} is {values.shape}, the hierarchy's image {hierarchy.leaf.shape}: wanted "
+                "one value for every pixel; use jax.vmap for batches"
+            )
     preference = 2 * evidence.astype(jnp.float32) - 1
     if confidence is not None:
         preference = preference * confidence.astype(jnp.float32)

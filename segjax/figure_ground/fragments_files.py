@@ -1,7 +1,10 @@
 """Learned fragments on disk: an npz file with a version, no pickle."""
 
+import io
 import os
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +14,19 @@ from segjax.figure_ground.fragments import Fragments
 
 _FORMAT = "segjax fragments"
 _VERSION = 1
+# What numpy, zipfile and zlib raise for files that are none of theirs, or damaged.
+_DAMAGE = (
+    ValueError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    OSError,  # of the bytes in memory: a place before their start
+    RuntimeError,  # with NotImplementedError: flags of encryption or another compression
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # Of every array: its type and how many axes it has.
 _ARRAYS = {
     "patches": (np.float32, 3),
@@ -55,16 +71,18 @@ def load_fragments(path: str | os.PathLike[str]) -> Fragments:
       FileNotFoundError: if there is no such file.
       ValueError: if it holds something else, is damaged, or is of a later version.
     """
+    with open(path, "rb") as stream:
+        raw = io.BytesIO(stream.read())
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(raw, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{path} is no file of fragments, or damaged: {error}") from error
     if str(content.get("format")) != _FORMAT:
         raise ValueError(f"{path} is no file of fragments: `save_fragments` writes them")
-    if int(content["version"]) != _VERSION:
+    if str(content.get("version")) != str(_VERSION):
         raise ValueError(
-            f"{path} has version {int(content['version'])}, this segjax reads {_VERSION}: install "
+            f"{path} has version {content.get('version')}, this segjax reads {_VERSION}: install "
             "the segjax that wrote it, or learn the fragments anew"
         )
     _check(path, content)
@@ -84,6 +102,8 @@ def _check(path: str | os.PathLike[str], content: dict[str, np.ndarray]) -> None
                 f"{path}: {name} is {values.dtype} {values.shape}, wanted {kind.__name__} of "
                 f"{axes} axes"
             )
+    if not np.issubdtype(content["downsample"].dtype, np.integer) or content["downsample"].ndim:
+        raise ValueError(f"{path}: downsample is {content['downsample']}, wanted one integer")
     count, side = content["patches"].shape[:2]
     wanted = {name: (count, side, side)[:axes] for name, (_, axes) in _ARRAYS.items()}
     shapes = {name: content[name].shape for name in _ARRAYS}

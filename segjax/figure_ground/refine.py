@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
 from segjax.figure_ground.combined import CombineConfig, log_odds_at
@@ -65,16 +65,16 @@ class MaskRefinement:
 
 
 def refine_masks(
-    image: Float32[Array, "H W 3"] | UInt8[Array, "H W 3"],
-    mask_probs: Float32[Array, "D M M"],
-    boxes: Float32[Array, "D 4"],
-    valid: Bool[Array, " D"] | None = None,
+    image: UInt8[Array, "..."] | Float[Array, "..."],
+    mask_probs: Float32[Array, "_ _ _"],
+    boxes: Float32[Array, "_ _"],
+    valid: Bool[Array, " _"] | None = None,
     *,
     side: int = 56,
     own_weight: float = 5.0,
     grouping: BottomUp = BottomUp(),
     combining: CombineConfig = CombineConfig(),
-) -> Float32[Array, "D {side} {side}"]:
+) -> Float32[Array, "_ {side} {side}"]:
     """Refines the soft masks of an image's detections; jit, and vmap for batches.
 
     Each mask is the top-down map of its box in one hierarchy of segments of the image; outside
@@ -83,11 +83,11 @@ def refine_masks(
     mask where contours are missing. The result has the form of `Detections.mask_probs`, finer.
 
     Args:
-      image: RGB, uint8 or floats in 0..1; the padded input of the detector.
-      mask_probs: the probability of each cell of an M x M grid over the box to belong to the
+      image: RGB, [H, W, 3], uint8 or floats in 0..1; the padded input of the detector.
+      mask_probs: [D, M, M], the probability of each cell of a grid over the box to belong to the
         object.
-      boxes: of the detections, in pixels of the image.
-      valid: False for rows that only fill the shape, whose masks become 0; None if all count.
+      boxes: [D, 4] of the detections, x0 y0 x1 y1 in pixels of the image.
+      valid: [D], False for rows that only fill the shape, whose masks become 0; None if all count.
       side: cells of the resulting grids, along both axes.
       own_weight: log-odds that a mask value of 1 adds at its own pixel, and a value of 0 takes
         away; 0 leaves the segments alone to decide.
@@ -95,7 +95,12 @@ def refine_masks(
       combining: how segments and masks are weighed.
 
     Returns:
-      Probabilities on a grid over each box; threshold them at 0.5.
+      Probabilities on a grid over each box; threshold them at 0.5. NaN for all if a value of the
+      image is not finite, for one detection if one of its mask is not.
+
+    Raises:
+      ValueError: if masks, boxes and `valid` are not of the same detections, or as for
+        `bottom_up`.
     """
     hierarchy = bottom_up(image, grouping)
     return refine_in_hierarchy(
@@ -105,14 +110,14 @@ def refine_masks(
 
 def refine_in_hierarchy(
     hierarchy: Hierarchy,
-    mask_probs: Float32[Array, "D M M"],
-    boxes: Float32[Array, "D 4"],
-    valid: Bool[Array, " D"] | None = None,
+    mask_probs: Float32[Array, "_ _ _"],
+    boxes: Float32[Array, "_ _"],
+    valid: Bool[Array, " _"] | None = None,
     *,
     side: int = 56,
     own_weight: float = 5.0,
     combining: CombineConfig = CombineConfig(),
-) -> Float32[Array, "D {side} {side}"]:
+) -> Float32[Array, "_ {side} {side}"]:
     """`refine_masks` where the image's hierarchy is there already.
 
     Args:
@@ -123,7 +128,14 @@ def refine_in_hierarchy(
       side: as there.
       own_weight: as there.
       combining: as there.
+
+    Returns:
+      As there.
+
+    Raises:
+      ValueError: if masks, boxes and `valid` are not of the same detections.
     """
+    _check_detections(mask_probs, boxes, valid)
     preference = mask_preference(hierarchy, mask_probs, boxes)
     y, x = (_cell_pixels(boxes, side, hierarchy.leaf.shape[a], a) for a in (0, 1))
     leaf = hierarchy.leaf[y[:, :, None], x[:, None, :]]
@@ -131,6 +143,16 @@ def refine_in_hierarchy(
     own = 2 * _on_grid(mask_probs, side) - 1
     refined = jax.nn.sigmoid(odds + own_weight * own)
     return refined if valid is None else jnp.where(valid[:, None, None], refined, 0.0)
+
+
+def _check_detections(mask_probs: Array, boxes: Array, valid: Array | None) -> None:
+    number, rows, columns = mask_probs.shape
+    flags = (number,) if valid is None else valid.shape
+    if boxes.shape != (number, 4) or flags != (number,) or rows != columns or not rows:
+        raise ValueError(
+            f"masks are {mask_probs.shape}, boxes {boxes.shape}, valid {flags}: wanted [D, M, M], "
+            "[D, 4] and [D] of the same detections"
+        )
 
 
 def mask_preference(

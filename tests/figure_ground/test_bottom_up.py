@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax.figure_ground.bottom_up import BottomUp, bottom_up
+from segjax.figure_ground.bottom_up import BottomUp, _check_image, bottom_up
 from segjax.figure_ground.bottom_up_graph import Borders, first_borders, first_segments
 from segjax.figure_ground.bottom_up_merge import MergeCost, choose, coarsen, merge_costs
 from segjax.figure_ground.bottom_up_pixels import from_blocks, join_seeds, measure, to_blocks
@@ -258,6 +259,40 @@ def test_mean_colours_have_the_gradient_of_means():
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
     gradient = np.asarray(jax.jit(jax.grad(contrast))(image))
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0.01
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite_have_no_statistics(value):
+    image = (picture() / 255).astype(np.float32)
+    image[3, 4, 1] = value
+    hierarchy = compiled(jnp.asarray(image))
+    described = (hierarchy.mean_colour, hierarchy.texture, hierarchy.boundary, hierarchy.saliency)
+    assert all(np.isnan(values).all() for values in described)
+    top = np.unique(hierarchy.segments(-1))
+    assert np.asarray(hierarchy.size)[top].sum() == HEIGHT * WIDTH
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 9), np.uint8), r"\(8, 9\): wanted RGB"),
+        (np.zeros((8, 9, 1), np.uint8), "repeat the channel of a grey image"),
+        (np.zeros((8, 9, 4), np.uint8), "leave out an alpha channel"),
+        (np.zeros((2, 8, 9, 3), np.uint8), "use jax.vmap for batches"),
+        (np.zeros((8, 9, 3), np.uint16), "is uint16: wanted uint8, or floats"),
+    ],
+)
+def test_other_images_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        _check_image(jnp.asarray(image))
+
+
+@pytest.mark.parametrize("shrink", [0.5, 0.6, 0.9, 0.99])
+@pytest.mark.parametrize("coarsest", [1, 2, 4])
+def test_levels_shrink_down_to_the_coarsest(shrink, coarsest):
+    sizes = BottomUp(shrink=shrink, coarsest=coarsest).level_sizes(20, 28)
+    assert sizes[0] == 35 and sizes[-1] == coarsest
+    assert all(2 * above >= below > above for below, above in itertools.pairwise(sizes))
 
 
 def test_values_out_of_range_are_refused():

@@ -133,6 +133,14 @@ def test_pixels_without_confidence_count_nothing():
     assert combine(hierarchy, evidence).map.tolist() == [[False, False]]
 
 
+def test_maps_of_another_size_are_refused():
+    hierarchy = tree((2, 1), [2, 2, 2], [1.0, 1.0, 2.0])
+    with pytest.raises(ValueError, match=r"evidence is \(2, 2\).*image \(1, 2\)"):
+        combine(hierarchy, jnp.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"confidence is \(1, 1\)"):
+        combine(hierarchy, jnp.ones((1, 2)), jnp.ones((1, 1)))
+
+
 def test_invalid_segments_are_neither_figure_nor_in_the_way():
     # The second finest segment and the second on top fill the shape.
     sizes, size = (2, 2), [4.0, 0.0, 4.0, 0.0]

@@ -68,6 +68,9 @@ def test_loaded_fragments_segment(path, fragments):
         ({"version": np.array(2)}, "has version 2, this segjax reads 1"),
         ({"format": np.array("other")}, "is no file of fragments: `save_fragments` writes"),
         ({"format": None}, "is no file of fragments: `save_fragments` writes"),
+        ({"version": None}, "has version None, this segjax reads 1"),
+        ({"version": np.array([1, 1])}, "has version .1 1., this segjax reads 1"),
+        ({"downsample": np.array([2, 2])}, "downsample is .2 2., wanted one integer"),
         ({"labels": None, "downsample": None}, "lacks downsample, labels"),
         ({"labels": np.zeros((4, 6, 6))}, "labels is float64 .*wanted float32 of 3 axes"),
         ({"sizes": np.zeros((4, 1), np.int32)}, "sizes is int32 .4, 1., wanted int32 of 1 axes"),
@@ -102,6 +105,22 @@ def test_other_files_are_refused(path, kind):
         )
     with pytest.raises(ValueError, match="is no file of fragments"):
         load_fragments(path)
+
+
+def test_whatever_is_damaged_the_file_is_named(path):
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            load_fragments(path)  # some bits, of dates for one, say nothing
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+            refused += 1
+    assert refused > 200
 
 
 def test_no_file(tmp_path):

@@ -56,6 +56,7 @@ BOXES = jnp.asarray(
 )
 VALID = jnp.asarray([True, False, True, True, True])
 compiled = jax.jit(functools.partial(refine_masks, side=SIDE, own_weight=0.0))
+group = jax.jit(bottom_up)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -91,7 +92,7 @@ def test_without_valid_all_rows_count_and_masks_add_their_own_log_odds():
     image, truth = scene()
     mask = coarse_mask(truth)
     masks = jnp.asarray(np.stack([mask] * 2))
-    hierarchy = jax.jit(bottom_up)(jnp.asarray(image))
+    hierarchy = group(jnp.asarray(image))
     refine = jax.jit(functools.partial(refine_in_hierarchy, side=SIDE, own_weight=3.0))
     both = np.asarray(refine(hierarchy, masks, BOXES[:2]))
     np.testing.assert_array_equal(both[0], both[1])
@@ -101,6 +102,24 @@ def test_without_valid_all_rows_count_and_masks_add_their_own_log_odds():
     np.testing.assert_allclose(both[0], odds / (1 + odds), atol=1e-4)
     wanted = on_grid(truth, BOX, SIDE)
     assert iou(both[0] > 0.5, wanted) > iou(own > 0, wanted) + 0.05
+
+
+@pytest.mark.parametrize(("detections", "cells"), [(0, CELLS), (2, 1)])
+def test_no_detections_and_masks_of_one_cell(detections, cells):
+    hierarchy = group(jnp.asarray(scene()[0]))
+    masks = jnp.full((detections, cells, cells), 0.9)
+    made = np.asarray(refine_in_hierarchy(hierarchy, masks, BOXES[:detections], side=8))
+    assert made.shape == (detections, 8, 8)
+    assert (made > 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("masks", "boxes", "valid"), [((2, 4, 4), 3, 2), ((2, 4, 3), 2, 2), ((2, 4, 4), 2, 1)]
+)
+def test_masks_and_boxes_of_other_detections_are_refused(masks, boxes, valid):
+    hierarchy = group(jnp.asarray(scene()[0]))
+    with pytest.raises(ValueError, match=r"masks are \(2, 4, .* of the same detections"):
+        refine_in_hierarchy(hierarchy, jnp.zeros(masks), BOXES[:boxes], VALID[:valid])
 
 
 def test_batches_go_by_vmap_and_compile_once():
@@ -117,7 +136,7 @@ def test_batches_go_by_vmap_and_compile_once():
 
 def test_preferences_are_those_of_the_mask_at_the_segments_centres():
     image, truth = scene()
-    hierarchy = jax.jit(bottom_up)(jnp.asarray(image))
+    hierarchy = group(jnp.asarray(image))
     mask = coarse_mask(truth)
     ours = np.asarray(mask_preference(hierarchy, jnp.asarray(mask)[None], BOXES[:1]))[:, 0]
     leaf, (x0, y0, x1, y1) = np.asarray(hierarchy.leaf), BOX
