@@ -13,6 +13,7 @@ from segjax.eval.map_scores import MapScores
 from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.result import Result
 from segjax.eval.runner import Evaluator, evaluate
+from segjax.figure_ground.refine import MaskRefinement
 from segjax.models import PanopticMerge
 from segjax.predict import Predictor
 from tests.eval import fakes, knowing
@@ -73,6 +74,20 @@ def test_a_panoptic_model_that_knows_the_truth_scores_one(folder, tmp_path, merg
     assert (worse["panoptic/PQ_stuff"], worse["semantic/mIoU"]) == (0.0, 0.0)
     assert worse["panoptic/PQ_things"] == pytest.approx(1.0)
     assert worse["segm/AP"] == pytest.approx(1.0)
+
+
+def test_refined_masks_are_what_panoptic_maps_are_made_of(opened):
+    config, dataset = opened
+    known, side = knowing.truth(dataset), knowing.SIDE // 8
+    blocks = known["masks"].reshape(*known["masks"].shape[:2], side, 8, side, 8)
+    coarse = known | {"masks": blocks.mean((3, 5))}
+    plain, refined = (
+        evaluate(panoptic(dataset), coarse, dataset, "val", config, refine=refine).metrics()
+        for refine in (None, MaskRefinement(side=knowing.SIDE))
+    )
+    for name in ("panoptic/SQ_things", "segm/AP"):
+        assert 0 < plain[name] < refined[name] - 0.02, name
+    assert plain["semantic/mIoU"] == refined["semantic/mIoU"]
 
 
 def test_a_semantic_model_that_knows_the_truth_scores_one(folder, tmp_path):
