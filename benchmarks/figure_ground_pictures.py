@@ -116,12 +116,11 @@ def detections(
     cells = grey_levels(jnp.asarray(image)[None], config.downsample)
     peaks = find_peaks(cells, fragments.patches, fragments.sizes, config.peaks)
     is_found = np.asarray(peaks.scores)[0] >= np.asarray(fragments.thresholds)[:, None]
+    order = np.argsort(-np.asarray(fragments.information), kind="stable")
+    step, sizes = config.downsample, np.asarray(fragments.sizes)
     return [
-        tuple(
-            config.downsample * int(v)
-            for v in (peaks.y[0, f, p], peaks.x[0, f, p], fragments.sizes[f])
-        )
-        for f in np.argsort(-np.asarray(fragments.information), kind="stable")
+        (step * int(peaks.y[0, f, p]), step * int(peaks.x[0, f, p]), step * int(sizes[f]))
+        for f in order
         for p in np.flatnonzero(is_found[f])
     ]
 
@@ -136,12 +135,13 @@ def combined_row(
     """The image and what each way makes of it, beside the truth."""
     found = top_down(jnp.asarray(image), fragments, config)
     both = combine(hierarchy, found.probability, found.confidence)
-    (labels,) = class_experiment.label_maps(
-        jax.tree.map(lambda values: values[None], hierarchy), (class_experiment.RULE_SEGMENTS,)
-    )[0]
+    batch = jax.tree.map(lambda values: values[None], hierarchy)
+    ((tree, nodes),) = class_experiment.trees_and_nodes(batch)
     return {
         "image": enlarge(image, SCALE),
-        "bottom-up rule": figure(image, class_experiment.inside(labels)),
+        "bottom-up rule": figure(
+            image, class_experiment.salient(tree, nodes, *class_experiment.RULE)
+        ),
         "top-down": figure(image, np.asarray(found.probability) > 0.5),
         "combined": figure(image, np.asarray(both.map)),
         "its probability": grey_picture(both.soft),

@@ -61,7 +61,7 @@ class TopDownConfig:
     border_weight: float = 1.0
     label_rounds: int = 3
     peaks: int = 1
-    max_disagreement: float = 0.3
+    max_disagreement: float = 0.4
     prior: float = 0.0
     prior_weight: float = 0.1
 

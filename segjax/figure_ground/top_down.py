@@ -95,7 +95,7 @@ def cover(
     order = jnp.argsort(-weights, stable=True)
 
     def lay(votes: Float32[Array, "2 h w"], rank: Int32[Array, ""]) -> tuple[Array, None]:
-        fragment = rank // config.peaks
+        fragment = rank // peaks.scores.shape[1]
         start = (0, peaks.y.ravel()[rank], peaks.x.ravel()[rank])
         label, window = fragments.labels[fragment], windows[fragment]
         before = jax.lax.dynamic_slice(votes, start, (2, side, side))

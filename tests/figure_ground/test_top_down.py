@@ -175,6 +175,13 @@ class TestLearning:
         for one, other in zip(jax.tree.leaves(learned), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
+    def test_labels_do_not_depend_on_the_places_searched_later(self, creatures, learned):
+        """Only the best place of each fragment teaches, however many may be found in use."""
+        segments = plain_segments(creatures.images)
+        settings = dataclasses.replace(SMALL, peaks=3)
+        many = learn_fragments(creatures.images, creatures.grounds, segments, settings, seed=3)
+        np.testing.assert_allclose(many.labels, learned.labels, atol=1e-6)
+
     def test_one_image_as_in_a_batch(self, learned, unseen, found):
         image = jnp.asarray(unseen.images[4])
         ours = top_down(image, learned, SMALL)
