@@ -31,6 +31,7 @@ from segjax.figure_ground.bottom_up_pixels import (
     squared_norm,
 )
 from segjax.figure_ground.hierarchy import Hierarchy, level_slices
+from segjax.figure_ground.images import check_image
 from segjax.types import struct
 
 # Levels below this share one program: it costs more to compile another than to run this one.
@@ -47,7 +48,8 @@ class BottomUp:
       compactness: distance in colour (of 0..1) that weighs as much as that between seeds.
       shrink: capacity of each level as a part of the one below, 0.5 to 1.
       coarsest: segments at which grouping ends.
-      borders_per_segment: capacity for neighbours; a planar graph has at most 3.
+      borders_per_segment: capacity for neighbours. A planar graph has at most 3; segments that are
+        in several pieces, as under noise, have more: see `Hierarchy.dropped`.
       cost: what joins first.
     """
 
@@ -131,7 +133,7 @@ def bottom_up(
     Raises:
       ValueError: for an image that is not RGB of uint8 or floats, or is empty or too large.
     """
-    _check_image(image)
+    check_image(image)
     # NaN is further from everything than what lies beyond the frame, and would be put there.
     whole = jnp.isfinite(image).all()
     image = jnp.where(whole, image, 0)
@@ -154,16 +156,6 @@ def bottom_up(
         dropped += [lost, coarser.dropped.sum()]
     levels = [_nan_unless(whole, level) for level in levels]
     return _assemble(label, levels, parents, jnp.stack(dropped).sum())
-
-
-def _check_image(image: Array) -> None:
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"the image is {image.shape}: wanted RGB, [height, width, 3]; repeat the channel of a "
-            "grey image three times, leave out an alpha channel, and use jax.vmap for batches"
-        )
-    if image.dtype != jnp.uint8 and not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"the image is {image.dtype}: wanted uint8, or floats in 0..1")
 
 
 @struct

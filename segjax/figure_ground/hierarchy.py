@@ -27,8 +27,10 @@ class Hierarchy:
       boundary: mean contrast along the segment's border, in 0..1; 0 without a border.
       saliency: affinity along the border over affinity inside, as in a normalised cut. LOW is
         salient: 0 for a segment that nothing ties to its surroundings.
-      dropped: segments beyond the capacity of a level, which joined its last one, and borders
-        beyond capacity, which were forgotten; 0 but for odd images.
+      dropped: borders beyond `BottomUp.borders_per_segment`, which were forgotten, and segments
+        beyond the capacity of a level, which joined its last one wherever that lies. 0 for plain
+        pictures, some hundred for busy photographs, thousands for strong noise: there raise
+        `borders_per_segment`.
       level_sizes: capacity of every level; static.
     """
 

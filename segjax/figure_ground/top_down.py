@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_match import Peaks, find_peaks, grey_levels, window_mask
+from segjax.figure_ground.images import check_image
 from segjax.types import struct
 
 
@@ -47,14 +48,10 @@ def top_down(
       Maps of the image's size; NaN throughout if any value of the image is not finite.
 
     Raises:
-      ValueError: if the image is not RGB or smaller than a fragment, or the fragments are of
-        other cells.
+      ValueError: if the image is not RGB of uint8 or floats, or smaller than a fragment, or the
+        fragments are of other cells.
     """
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"the image is {image.shape}: wanted RGB, [height, width, 3]; repeat the channel of a "
-            "grey image three times, and use jax.vmap for batches"
-        )
+    check_image(image)
     if fragments.downsample != config.downsample:
         raise ValueError(
             f"the fragments were learned with downsample {fragments.downsample}, the config has "

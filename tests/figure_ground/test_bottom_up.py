@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax.figure_ground.bottom_up import BottomUp, _check_image, bottom_up
+from segjax.figure_ground.bottom_up import BottomUp, bottom_up
 from segjax.figure_ground.bottom_up_graph import Borders, first_borders, first_segments
 from segjax.figure_ground.bottom_up_merge import MergeCost, choose, coarsen, merge_costs
 from segjax.figure_ground.bottom_up_pixels import from_blocks, join_seeds, measure, to_blocks
 from segjax.figure_ground.hierarchy import level_slices
+from segjax.figure_ground.images import check_image
 from tests.figure_ground import plain_merge
 
 HEIGHT, WIDTH, CELL = 22, 27, 4
@@ -95,6 +96,13 @@ def test_borders_beyond_capacity_are_counted():
     assert none == 0
     assert lost == borders.valid.sum() - 60 > 0
     np.testing.assert_array_equal(fewer.low, borders.low[:60])
+
+
+def test_what_noise_drops_has_room_with_more_borders_for_each_segment():
+    noise = jnp.asarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)), jnp.uint8)
+    roomy = jax.jit(functools.partial(bottom_up, config=BottomUp(borders_per_segment=8.0)))
+    assert compiled(noise).dropped > 0
+    assert roomy(noise).dropped == 0
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -284,7 +292,7 @@ def test_images_that_are_not_finite_have_no_statistics(value):
 )
 def test_other_images_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
-        _check_image(jnp.asarray(image))
+        check_image(jnp.asarray(image))
 
 
 @pytest.mark.parametrize("shrink", [0.5, 0.6, 0.9, 0.99])
