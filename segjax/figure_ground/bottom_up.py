@@ -67,6 +67,11 @@ class BottomUp:
                 f"cell is {self.cell}, rounds {self.rounds}, coarsest {self.coarsest}: wanted at "
                 "least 2, 1 and 1"
             )
+        if self.compactness < 0 or self.borders_per_segment <= 0:
+            raise ValueError(
+                f"compactness is {self.compactness}, borders_per_segment "
+                f"{self.borders_per_segment}: wanted 0 or more, and above 0"
+            )
         if not 0.5 <= self.shrink < 1:
             raise ValueError(
                 f"shrink is {self.shrink}: wanted 0.5 to below 1; one round joins no more than "

@@ -44,6 +44,14 @@ class MergeCost:
     enclosure: float = 0.25
     affinity: float = 0.1
 
+    def __post_init__(self) -> None:
+        # Costs are ordered by their bits, which is wrong for negative ones.
+        if min(self.border, self.colour, self.texture) < 0 or self.affinity <= 0:
+            raise ValueError(
+                f"border is {self.border}, colour {self.colour}, texture {self.texture}, affinity "
+                f"{self.affinity}: wanted weights of 0 or more and an affinity above 0"
+            )
+
 
 @struct
 class Coarsened:

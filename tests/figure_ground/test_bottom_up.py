@@ -308,6 +308,12 @@ def test_values_out_of_range_are_refused():
         BottomUp(shrink=0.4)
     with pytest.raises(ValueError, match="cell is 1"):
         BottomUp(cell=1)
+    with pytest.raises(ValueError, match=r"borders_per_segment 0\.0"):
+        BottomUp(borders_per_segment=0.0)
+    with pytest.raises(ValueError, match=r"colour -1\.0"):
+        MergeCost(colour=-1.0)
+    with pytest.raises(ValueError, match=r"affinity 0\.0"):
+        MergeCost(affinity=0.0)
     with pytest.raises(ValueError, match="raise cell"):
         BottomUp().level_sizes(4000, 4000)
     with pytest.raises(ValueError, match="0 x 5"):

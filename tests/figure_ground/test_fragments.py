@@ -288,6 +288,8 @@ class TestLabels:
     ("field", "value", "message"),
     [
         ("sizes", (), "sizes is"),
+        ("label_rounds", -1, "label_rounds is -1"),
+        ("border_weight", -0.5, r"border_weight -0\.5"),
         ("sizes", (2, 8), "3 cells or more"),
         ("candidates", 0, "'candidates': 0"),
         ("prior", 1.5, "prior 1.5"),
