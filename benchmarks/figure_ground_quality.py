@@ -69,6 +69,7 @@ def main() -> None:
         | {method: measure(segment, samples) for method, segment in methods().items()}
         for title, samples in sets.items()
     }
+    results["dropped"] = {title: dropped(samples) for title, samples in sets.items()}
     results["machine"] = machine.describe(("jax", "jaxlib", "scikit-image"))
     machine.write("figure_ground_quality", results)
 
@@ -85,6 +86,12 @@ def ours(image: UInt8[np.ndarray, "h w 3"], config: BottomUp = BottomUp()) -> li
     for _ in hierarchy.level_sizes[1:]:
         labels.append(hierarchy.parent[labels[-1]])
     return labels[::-1]
+
+
+def dropped(samples: list[Sample], config: BottomUp = BottomUp()) -> list[int]:
+    """Borders and segments beyond the hierarchy's capacity, in each image where there are any."""
+    counts = [int(_compiled(config)(sample.image).dropped) for sample in samples]
+    return [count for count in counts if count]
 
 
 @functools.cache

@@ -21,6 +21,10 @@ def figure_ground() -> str:
             keys = ("boundary_f_ods", "boundary_f_ois", "coverage", "coverage_by_area")
             scores = " | ".join(f"{r[key]:.3f}" for key in keys)
             lines.append(f"| {title} | {name} | {scores} | {r['seconds_an_image']:.3f} |")
+    images = sum(r["images"] for r in quality["sets"].values())
+    over = [count for counts in quality["dropped"].values() for count in counts]
+    most = f", {max(over)} borders or segments at most" if over else ""
+    lines += ["", f"{len(over)} of the {images} images exceeded the capacity of a level{most}."]
     lines += ["", "| pixels | ms | megapixels a minute | s to compile |", "|---|---|---|---|"]
     for side, r in speed["bottom_up"].items():
         rate = r["megapixels_a_minute_median"]

@@ -49,7 +49,7 @@ class BottomUp:
       shrink: capacity of each level as a part of the one below, 0.5 to 1.
       coarsest: segments at which grouping ends.
       borders_per_segment: capacity for neighbours. A planar graph has at most 3; segments that are
-        in several pieces, as under noise, have more: see `Hierarchy.dropped`.
+        in several pieces, as in busy photographs and noise, have more: see `Hierarchy.dropped`.
       cost: what joins first.
     """
 
@@ -58,7 +58,7 @@ class BottomUp:
     compactness: float = 0.055
     shrink: float = 0.6
     coarsest: int = 4
-    borders_per_segment: float = 3.0
+    borders_per_segment: float = 6.0
     cost: MergeCost = MergeCost()
 
     def __post_init__(self) -> None:
