@@ -9,8 +9,8 @@ format (of the Data Science Bowl's nuclei; of COCO, for its persons).
 
 Bottom-up alone has no class to look for: which segments are figure must be said by a rule.
 `bottom_up` is one rule, the same for all data: the two most salient segments of 0.05 to 0.5 of the
-image that do not touch the frame. Of all rules it was the best on creatures of seed 100, which is not
-reported.
+image that do not touch the frame. Of all rules it was the best on creatures of seed 100, which is
+not reported.
 `bottom_up_best_rule` is whichever of many rules turns out best on the very images of the test: no
 choice without class knowledge does better among these. Top-down alone is figure where its
 probability is above 1/2, and combined is the labelling of least cost: both with the default
