@@ -8,6 +8,8 @@ from segjax.figure_ground.combined import Combined as Combined
 from segjax.figure_ground.combined import combine as combine
 from segjax.figure_ground.fragments import Fragments as Fragments
 from segjax.figure_ground.fragments import TopDownConfig as TopDownConfig
+from segjax.figure_ground.fragments_files import load_fragments as load_fragments
+from segjax.figure_ground.fragments_files import save_fragments as save_fragments
 from segjax.figure_ground.fragments_learn import learn_fragments as learn_fragments
 from segjax.figure_ground.hierarchy import Hierarchy as Hierarchy
 from segjax.figure_ground.refine import MaskRefinement as MaskRefinement
