@@ -48,10 +48,11 @@ def refined_masks() -> str:
         "medium": "segm/APm",
         "boundary AP": "boundary/AP",
     }
-    lines = [f"| data | masks | {' | '.join(metrics)} |", "|---" * 6 + "|"]
+    lines = [f"| data | masks | {' | '.join(metrics)} | s to evaluate |", "|---" * 7 + "|"]
     for name, forms in load("refined_masks")["runs"].items():
         for cells, r in forms.items():
             pairs = [f"{r['plain'][m]:.3f} → {r['refined'][m]:.3f}" for m in metrics.values()]
+            pairs.append(f"{r['plain']['seconds']:.0f} → {r['refined']['seconds']:.0f}")
             lines.append(f"| {name} | {cells} | {' | '.join(pairs)} |")
     return "\n".join(lines)
 
