@@ -101,6 +101,8 @@ class PanopticMap:
                 f"a segment is of {sorted(strange, key=repr)[0]}, which is not in categories"
             )
         ids, areas = np.unique(self.ids[self.ids != VOID], return_counts=True)
+        if ids.size and ids[0] < VOID:
+            raise ValueError(f"the map holds the id {ids[0]}: wanted {VOID} (void) or more")
         found = dict(zip(ids.tolist(), areas.tolist(), strict=True))
         listed = {segment.id: segment.area for segment in self.segments}
         if len(listed) < len(self.segments) or found != listed:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Integer, UInt8
 from segjax.data.images import IGNORE
 from segjax.eval.classes import Classes, gives_instances
 from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import PanopticMap, SemanticMap
+from segjax.eval.maps import PanopticMap, SemanticMap, check_label_count
 from segjax.eval.mask_encoding import encode_masks
 from segjax.eval.panoptic_collect import collect_panoptic
 from segjax.eval.result import Result
@@ -219,7 +219,12 @@ def maps_original(
       canvas: (height, width) of the arrays.
       merge: how instances and stuff become one map; None: they do not.
       paste_padded: paste masks as torchvision does.
+
+    Raises:
+      ValueError: for more classes than labels of 8 bits can tell apart.
     """
+    assert found.semantic_logits is not None
+    check_label_count(found.semantic_logits.shape[-1])
 
     def one(row: tuple[Detections, Array, Array]) -> Maps:
         detections, image_size, size = row

@@ -1,6 +1,7 @@
 """Panoptic Feature Pyramid Networks (1901.02446): a detector and a semantic branch."""
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -27,12 +28,23 @@ class PanopticMerge:
       stuff_area: pixels that a semantic class must have left.
       things: the semantic class of all instances: 0 (Detectron2), -1 (mmdet's last); None
         where all semantic classes are stuff.
+
+    Raises:
+      ValueError: for a threshold, overlap or area that is no finite number, or an overlap or area
+        below 0.
     """
 
     score_threshold: float = 0.5
     overlap: float = 0.5
     stuff_area: int = 4096
     things: int | None = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("score_threshold", -math.inf), ("overlap", 0), ("stuff_area", 0)):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= least):
+                bound = "" if least else ", 0 or more"
+                raise ValueError(f"{name} is {value}: wanted a finite number{bound}")
 
 
 class PanopticFPN(nn.Module):

@@ -151,15 +151,23 @@ def merge_panoptic(
       semantic: class of every pixel in 0..num_semantic - 1; -1 beyond the image.
       num_semantic: semantic classes.
       mask_of: gives the mask of a row of `instances`; only called for those that may be kept.
-      things: the semantic class that means "some instance", which is no stuff; None if all are
-        stuff.
+      things: the semantic class that means "some instance", which is no stuff, counted from the
+        end if negative; None if all are stuff.
       score_threshold: an instance must score at least this.
       overlap: see above.
       stuff_area: pixels that a semantic class must have left.
 
     Returns:
       The map, with rows for all instances and semantic classes.
+
+    Raises:
+      ValueError: if `things` is no semantic class.
     """
+    if things is not None and not -num_semantic <= things < num_semantic:
+        raise ValueError(
+            f"things is {things}, there are {num_semantic} semantic classes: wanted one of them,"
+            f" 0..{num_semantic - 1}, or -1 for the last; None if all are stuff"
+        )
     good = valid & (scores >= score_threshold)
     taken, instance_ids, instance_areas = _add_instances(
         instances, mask_of, good, semantic, overlap
@@ -202,7 +210,8 @@ def _add_instances(
         mask = mask_of(instance)
         area = mask.sum(dtype=jnp.int32)
         taken = (mask & (ids > 0)).sum(dtype=jnp.int32)
-        kept = (taken < area) & (taken <= overlap * area)
+        # Divided, as on the host: a product is rounded, so that ties could go either way.
+        kept = (taken < area) & (taken / jnp.maximum(area, 1) <= overlap)
         count = count + kept
         ids = jnp.where(kept & mask & (ids == 0), count, ids)
         return (ids, count), (jnp.where(kept, count, 0), area)

@@ -189,6 +189,21 @@ def test_memory_of_maps_does_not_hold_all_masks_or_all_logits():
     assert temporary < 12 * 4 * side**2  # all masks are 100 times as much, all logits 54 times
 
 
+@pytest.mark.parametrize("number", [255, 256, 300])
+def test_more_classes_than_labels_are_refused(number):
+    found = dataclasses.replace(
+        _detections(batch=2, count=3),
+        semantic_logits=jnp.zeros((2, 16, 16, number)).at[..., -1].set(1.0),
+    )
+    sizes = np.full((2, 2), 64, np.int32)
+    if number == 255:
+        maps = postprocess.maps_original(found, sizes, sizes, merge=None, **MAPS)
+        assert (np.asarray(maps.semantic)[:, :64, :64] == 254).all()
+        return
+    with pytest.raises(ValueError, match=f"{number} classes, but labels are 8 bits and 255 marks"):
+        postprocess.maps_original(found, sizes, sizes, merge=None, **MAPS)
+
+
 @dataclasses.dataclass(frozen=True)
 class Merging:
     """What collecting asks a model."""

@@ -436,6 +436,9 @@ def test_maps_are_checked():
     panoptic = panoptic_street()
     with pytest.raises(ValueError, match="which is not in categories"):
         dataclasses.replace(panoptic, categories=CATEGORIES[1:])
+    below = PanopticSegment(-3, CATEGORIES[0], 1)
+    with pytest.raises(ValueError, match=r"the map holds the id -3: wanted 0 \(void\) or more"):
+        PanopticMap(np.array([[0, -3]], np.int32), (below,), CATEGORIES)
     with pytest.raises(ValueError, match="2 categories have the name 'person': wanted one"):
         dataclasses.replace(
             panoptic, categories=(*CATEGORIES, PanopticCategory(7, "person", False))

@@ -223,6 +223,21 @@ def test_the_two_flavours():
         panoptic_fpn_resnet(style="torchvision")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("score_threshold", float("nan"), "nan: wanted a finite number"),
+        ("overlap", -0.1, "-0.1: wanted a finite number, 0 or more"),
+        ("overlap", float("inf"), "inf: wanted a finite number, 0 or more"),
+        ("stuff_area", -1, "-1: wanted a finite number, 0 or more"),
+    ],
+)
+def test_a_merge_of_no_sense_is_refused(field, value, words):
+    with pytest.raises(ValueError, match=f"{field} is {words}$"):
+        PanopticMerge(**{field: value})
+    assert PanopticMerge(1.1, 0.0, 0).score_threshold == 1.1  # nothing is a thing then
+
+
 # ---- Semantic FPN ---------------------------------------------------------------------------
 
 

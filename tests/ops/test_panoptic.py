@@ -94,6 +94,28 @@ def test_an_image_without_instances_or_stuff_is_void():
     assert not np.asarray(found.ids).any() and not np.asarray(found.segment_ids).any()
 
 
+def test_a_part_that_is_just_the_limit_is_no_overlap_too_much():
+    # 117 / 180 is 0.65, but the float32 product 0.65 * 180 is less than 117.
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0].reshape(-1)[:117] = masks[1].reshape(-1)[:180] = True
+    scores, classes = np.float32([0.9, 0.8]), np.zeros(2, np.int32)
+    semantic = np.zeros((20, 20), np.int32)
+    found = compiled(0, 0.65, 1)(masks, scores, classes, np.ones(2, bool), semantic)
+    wanted = merge(masks, scores, classes, semantic, stuff_labels=(), overlap_threshold=0.65)
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    assert len(wanted.segments) == 2
+    less = compiled(0, 0.64, 1)(masks, scores, classes, np.ones(2, bool), semantic)
+    assert np.asarray(less.segment_ids).tolist()[:2] == [1, 0]
+
+
+@pytest.mark.parametrize("things", [SEMANTIC, -SEMANTIC - 1, 54])
+def test_things_must_be_a_semantic_class(things):
+    with pytest.raises(
+        ValueError, match=rf"things is {things}, there are 5 .*wanted .*0\.\.4, or -1"
+    ):
+        compiled(things, 0.5, 1)(*draw(0))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_masks_can_be_made_one_at_a_time(seed):
     masks, scores, classes, valid, semantic = draw(seed)
