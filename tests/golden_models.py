@@ -120,6 +120,7 @@ _BACKBONES = {
     "X_101_32x8d": {"depth": 101, "groups": 32, "group_width": 8},
     "x101-32x4d": {"depth": 101, "groups": 32, "group_width": 4},
     "x101-64x4d": {"depth": 101, "groups": 64, "group_width": 4},
+    "x101_64x4d": {"depth": 101, "groups": 64, "group_width": 4},  # one file's name
 }
 
 
@@ -153,10 +154,16 @@ _faster, _mask = faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
 _cascade, _cascade_mask = cascade_rcnn_resnet_fpn, cascade_mask_rcnn_resnet_fpn
 _D2 = r"R_(50|101)_FPN_\dx\.yaml"
 _D2_X101 = r"(X_101_32x8d)_FPN_\dx\.yaml"
-# Schedules and augmentations change no model; other words (giou, dconv) do.
-_MM_SCHEDULE = r"_fpn_(?:(?:ms|poly|amp|16xb1)[-_])*\d+[xe]_coco\.py"
-_MM = r"r?(50|101|x101-32x4d|x101-64x4d)" + _MM_SCHEDULE
+# Schedules, augmentations and where a backbone comes from ("tnr-pre") change no model; other
+# words (giou, dconv) do.
+_MM_SCHEDULE = r"_fpn_(?:(?:ms|poly|amp|16xb1)[-_])*(?:\d+[xe]|90k)_coco\.py"
+_MM = r"r?(50|101|x101-32x4d|x101[-_]64x4d)(?:-tnr-pre)?" + _MM_SCHEDULE
 _CAFFE = r"r(50|101)-caffe" + _MM_SCHEDULE
+
+
+def _in(folder: str) -> str:
+    """mmdet's folder of a model's configs, or that of those which start from RSB's weights."""
+    return f"(?:{folder}|resnet_strikes_back)"
 
 
 def _rows(library: str, *rows: tuple[str, Peer, Callable[..., Any], Any]) -> list[Any]:
@@ -192,12 +199,24 @@ CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
     ),
     *_rows(
         "mmdet",
-        (f"faster_rcnn/faster-rcnn_{_MM}", MMDET.without_masks(), _faster, "mmdet"),
-        (f"mask_rcnn/mask-rcnn_{_MM}", MMDET, _mask, "mmdet"),
+        (f"{_in('faster_rcnn')}/faster-rcnn_{_MM}", MMDET.without_masks(), _faster, "mmdet"),
+        (f"{_in('mask_rcnn')}/mask-rcnn_{_MM}", MMDET, _mask, "mmdet"),
         (f"cascade_rcnn/cascade-rcnn_{_MM}", MMDET_CASCADE.without_masks(), _cascade, "mmdet"),
-        (f"cascade_rcnn/cascade-mask-rcnn_{_MM}", MMDET_CASCADE, _cascade_mask, "mmdet"),
+        (f"{_in('cascade_rcnn')}/cascade-mask-rcnn_{_MM}", MMDET_CASCADE, _cascade_mask, "mmdet"),
         (f"faster_rcnn/faster-rcnn_{_CAFFE}", MMDET.without_masks(), _faster, MMDET_CAFFE),
         (f"mask_rcnn/mask-rcnn_{_CAFFE}", MMDET, _mask, MMDET_CAFFE),
+        (
+            f"cascade_rcnn/cascade-rcnn_{_CAFFE}",
+            MMDET_CASCADE.without_masks(),
+            _cascade,
+            MMDET_CASCADE_CAFFE,
+        ),
+        (
+            f"cascade_rcnn/cascade-rcnn_{_CAFFE}",
+            MMDET_CASCADE.without_masks(),
+            _cascade,
+            MMDET_CASCADE_CAFFE,
+        ),
         (
             f"cascade_rcnn/cascade-mask-rcnn_{_CAFFE}",
             MMDET_CASCADE,
@@ -227,13 +246,35 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
     raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
 
 
+# Words of mmdet's configs -> of version 2's, dashes replaced.
+_MMDET_2 = {
+    "_ms_poly_": "_mstrain-poly_",
+    "_ms_": "_mstrain_",
+    "_16xb1_": "_16x1_",
+    "_amp_": "_fp16_",
+    "_r50_tnr_pre_fpn_": "_r50_fpn_tnr-pretrain_",
+}
+
+
 def row(meta: dict[str, Any]) -> Entry | None:
     """The zoo's row of a golden file's config; None where nobody has published weights of it."""
-    config = meta.get("variant") or re.sub(r"\.(py|yaml)$", "", meta["config"])
-    if meta["source"].startswith("mmdet"):
-        config = config.replace("-", "_")
-    found = [e for e in ENTRIES.values() if re.search(rf"/{config}(/|_coco-)", e.weights.url)]
+    run = _run(meta.get("variant") or re.sub(r"\.(py|yaml)$", "", meta["config"]).split("/")[-1])
+    folders = ((entry, entry.weights.url.split("/")) for entry in ENTRIES.values())
+    found = [e for e, parts in folders if run in map(_run, (*parts[-3:-1], _tv_run(parts[-1])))]
     return found[0] if found else None
+
+
+def _run(name: str) -> str:
+    """A config's name as mmdet 2 and 3, which renamed them, would both have written it."""
+    name = re.sub(r"-(rsb|tnr)-pre_fpn", r"_fpn_\1-pretrain", name).replace("-", "_")
+    for old, new in (("mstrain", "ms"), ("fp16", "amp"), ("_16x1_", "_16xb1_")):
+        name = name.replace(old, new)
+    return name
+
+
+def _tv_run(file: str) -> str:
+    """torchvision's name of a model, from its file's."""
+    return re.sub(r"_coco-[0-9a-f]{8}\.pth$", "", file)
 
 
 def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:

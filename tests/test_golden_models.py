@@ -34,7 +34,11 @@ KNOWN = [
     ("mmdet", "faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py", FasterRCNN, 6, 1),
     ("mmdet", "mask_rcnn/mask-rcnn_x101-64x4d_fpn_ms-poly_3x_coco.py", MaskRCNN, 23, 64),
     ("mmdet", "mask_rcnn/mask-rcnn_x101-32x4d_fpn_1x_coco.py", MaskRCNN, 23, 32),
+    ("mmdet", "faster_rcnn/faster-rcnn_r50-tnr-pre_fpn_1x_coco.py", FasterRCNN, 6, 1),
+    ("mmdet", "faster_rcnn/faster-rcnn_r50_fpn_amp-1x_coco.py", FasterRCNN, 6, 1),
     ("mmdet", "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py", CascadeRCNN, 6, 1),
+    ("mmdet", "cascade_rcnn/cascade-rcnn_r101-caffe_fpn_1x_coco.py", CascadeRCNN, 23, 1),
+    ("mmdet", "cascade_rcnn/cascade-rcnn_x101_64x4d_fpn_20e_coco.py", CascadeRCNN, 23, 64),
     (
         "mmdet",
         "cascade_rcnn/cascade-mask-rcnn_x101-32x4d_fpn_20e_coco.py",
@@ -68,6 +72,13 @@ def test_the_model_of_a_config(library, config, kind, blocks, groups):
     assert (detector.backbone.stage_sizes[2], detector.backbone.groups) == (blocks, groups)
     assert any("mask" in loss for loss in peer.losses) == model.has_masks
     assert ("loss_semantic" in peer.losses.values()) == (model.semantic_classes is not None)
+
+
+@pytest.mark.parametrize("known", KNOWN, ids=[known[1] for known in KNOWN])
+def test_the_zoo_has_weights_of_a_config(known):
+    found = row(meta(known[0], known[1]))
+    assert found is not None
+    assert type(found.make()) is known[2]
 
 
 @pytest.mark.parametrize(("library", "config"), OTHERS)
