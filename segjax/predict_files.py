@@ -105,7 +105,7 @@ def predict_files(
         found = predictor.result(image, max_detections=max_detections)
         shown = _shown(found, draw, 0.5 if score_threshold is None else score_threshold)
         name = _draw(report, path, folder, image, shown, draw)
-        maps.add(found, ids[path], name)
+        maps.add(found, ids[path], name, path.name)
         if found.instances is not None:
             category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
             for entry in found.instances.to_coco(ids[path], category_ids):

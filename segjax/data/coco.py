@@ -120,10 +120,11 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
 
     Args:
       path: the file.
-      kind: "instances" or "panoptic", for the message.
+      kind: "instances" or "panoptic".
 
     Returns:
-      Its object, with the lists "images", "annotations" and "categories".
+      Its object, with the lists "annotations" and "categories", and for instances "images":
+      panoptic results of other tools have none, and reading them needs none.
 
     Raises:
       CocoError: if the file is missing, too large, no JSON, or lacks a list.
@@ -138,7 +139,8 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
         raise CocoError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise CocoError(f"{path} holds a {type(content).__name__}, wanted a JSON object")
-    for section in ("images", "annotations", "categories"):
+    sections = ("annotations", "categories")
+    for section in sections if kind == "panoptic" else ("images", *sections):
         if not isinstance(content.get(section), list):
             raise CocoError(f'{path} has no list "{section}": is it COCO\'s {kind} format?')
     return content

@@ -29,7 +29,8 @@ def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> Non
 class MapFiles:
     """Writes the maps of many pictures, each when it is added, and their lists at the end.
 
-    Panoptic maps go to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's format.
+    Panoptic maps go to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's format, as
+    `data.panoptic` and `--data.semantic=panoptic` read them.
     Where there are none, semantic maps go to `PREFIXsemantic/NAME.png`, a gray PNG of labels with
     255 for unknown, and the names of the classes, one a line, to `PREFIXsemantic.txt`.
 
@@ -39,19 +40,24 @@ class MapFiles:
 
     def __init__(self, prefix: str) -> None:
         self._panoptic, self._semantic = Path(f"{prefix}panoptic"), Path(f"{prefix}semantic")
+        self._images: list[dict[str, Any]] = []
         self._entries: list[dict[str, Any]] = []
         self._categories: tuple[PanopticCategory, ...] = ()
         self._names: tuple[str, ...] | None = None
 
-    def add(self, found: Result, image_id: int, name: str) -> None:
+    def add(self, found: Result, image_id: int, name: str, image_file: str | None = None) -> None:
         """Writes the maps of one picture; nothing for a result without.
 
         Args:
           found: in the picture.
           image_id: of the json's entry.
           name: of the PNG, without suffix.
+          image_file: name of the picture's file for the json's list of images; None if unknown.
         """
         if found.panoptic is not None:
+            height, width = found.image_size
+            file_name = {} if image_file is None else {"file_name": image_file}
+            self._images.append({"id": image_id} | file_name | {"height": height, "width": width})
             self._add_panoptic(found.panoptic, image_id, f"{name}.png")
         elif found.semantic is not None:
             self._add_semantic(found.semantic, f"{name}.png")
@@ -62,6 +68,7 @@ class MapFiles:
         if self._entries:
             listed = self._panoptic.with_name(f"{self._panoptic.name}.json")
             content = {
+                "images": self._images,
                 "annotations": self._entries,
                 "categories": [
                     {"id": c.id, "name": c.name, "isthing": int(c.is_thing)}
