@@ -154,10 +154,10 @@ _faster, _mask = faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
 _cascade, _cascade_mask = cascade_rcnn_resnet_fpn, cascade_mask_rcnn_resnet_fpn
 _D2 = r"R_(50|101)_FPN_\dx\.yaml"
 _D2_X101 = r"(X_101_32x8d)_FPN_\dx\.yaml"
-# Schedules, augmentations and where a backbone comes from ("tnr-pre") change no model; other
+# Schedules, augmentations and where a backbone comes from ("rsb-pre") change no model; other
 # words (giou, dconv) do.
 _MM_SCHEDULE = r"_fpn_(?:(?:ms|poly|amp|16xb1)[-_])*(?:\d+[xe]|90k)_coco\.py"
-_MM = r"r?(50|101|x101-32x4d|x101[-_]64x4d)(?:-tnr-pre)?" + _MM_SCHEDULE
+_MM = r"r?(50|101|x101-32x4d|x101[-_]64x4d)(?:-(?:rsb|tnr)-pre)?" + _MM_SCHEDULE
 _CAFFE = r"r(50|101)-caffe" + _MM_SCHEDULE
 
 
@@ -212,12 +212,6 @@ CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
             MMDET_CASCADE_CAFFE,
         ),
         (
-            f"cascade_rcnn/cascade-rcnn_{_CAFFE}",
-            MMDET_CASCADE.without_masks(),
-            _cascade,
-            MMDET_CASCADE_CAFFE,
-        ),
-        (
             f"cascade_rcnn/cascade-mask-rcnn_{_CAFFE}",
             MMDET_CASCADE,
             _cascade_mask,
@@ -244,16 +238,6 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
         if candidate == library and match:
             return peer, _take_every_sample(make(classes, **_BACKBONES[match[1]]), meta)
     raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
-
-
-# Words of mmdet's configs -> of version 2's, dashes replaced.
-_MMDET_2 = {
-    "_ms_poly_": "_mstrain-poly_",
-    "_ms_": "_mstrain_",
-    "_16xb1_": "_16x1_",
-    "_amp_": "_fp16_",
-    "_r50_tnr_pre_fpn_": "_r50_fpn_tnr-pretrain_",
-}
 
 
 def row(meta: dict[str, Any]) -> Entry | None:
