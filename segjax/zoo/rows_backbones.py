@@ -126,15 +126,17 @@ ROWS = (
         for width, groups, digits in (("32x4d", 32, "a5af3160"), ("64x4d", 64, "ee2c6f71"))
     ),
     # "ResNet strikes back" (2110.00476), recipe A1. The address names the version of the
-    # repository in which the file was added: no hash of it is published elsewhere. The figure is
-    # for images of 288 x 288 pixels.
+    # repository in which the file was added; size and hash are those under which Git LFS stores
+    # it there. The figure is for images of 288 x 288 pixels.
     Entry(
         name="resnet50.rsb_a1_in1k",
         make=_ARCHITECTURES["resnet50"],
         peer="torchvision_backbone",
         weights=Weights(
             "https://huggingface.co/timm/resnet50.a1_in1k/resolve/"
-            "93271f4677dbf7b4d7f7e7d9d7811bd66c327e56/model.safetensors"
+            "93271f4677dbf7b4d7f7e7d9d7811bd66c327e56/model.safetensors",
+            sha256="773525d5821de224f8f30c33377b7a795d7863e08522698200d3217d3f2a41bb",
+            size=102469840,
         ),
         kind="backbone",
         published={"imagenet/top1": 81.214},
