@@ -1,7 +1,8 @@
 """Detectors of Detectron2's model zoo.
 
 Files are those of `detectron2/model_zoo/model_zoo.py`, figures those of MODEL_ZOO.md, which also
-says that a file's name holds the first digits of its MD5.
+says that a file's name holds the first digits of its MD5. Of ResNet-101 and ResNeXt-101 there is no
+1x schedule there, of Cascade R-CNN nothing but ResNet-50.
 """
 
 import functools
