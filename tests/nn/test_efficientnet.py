@@ -203,16 +203,17 @@ def test_released_weights_give_the_peers_features(variant):
     peer = pytest.importorskip("efficientnet_lite_pytorch")
     state = read_checkpoint(_released(variant)).tensors
     net = efficientnet_lite(variant)
-    variables = convert(state, TABLE, _shapes(net)[1])
+    variables = jax.tree.map(jnp.asarray, convert(state, TABLE, _shapes(net)[1]))
     # Padding that follows the image: by default that of a fixed size.
     theirs = peer.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=None).eval()
     theirs.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()})
     ends = np.cumsum([group.blocks for group in net.groups()])[[1, 2, 4, 6]] - 1
+    features = jax.jit(net.apply)
     for size in ((96, 160), (32, 64), (75, 101)):
         x = np.random.default_rng(0).normal(size=(1, *size, 3)).astype(np.float32)
         with torch.no_grad():
             y = theirs._swish(theirs._bn0(theirs._conv_stem(torch.from_numpy(x).movedim(3, 1))))
             outputs = [y := block(y) for block in theirs._blocks]
-        for ours, end in zip(net.apply(variables, x), ends, strict=True):
+        for ours, end in zip(features(variables, jnp.asarray(x)), ends, strict=True):
             wanted = outputs[end].movedim(1, 3).numpy()
             assert np.abs(ours - wanted).max() < 1e-4 * np.sqrt((wanted**2).mean())
