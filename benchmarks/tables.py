@@ -79,18 +79,23 @@ def runs() -> str:
 
 
 def panoptic() -> str:
-    """What a run of the panoptic model gave."""
-    r = load("shapes_panoptic")
-    s = r["scores"]
-    return "\n".join(
-        [
-            "| data | PQ | things | stuff | mIoU | segm AP | steps | min | CPU min |",
-            "|---|---|---|---|---|---|---|---|---|",
+    """What runs of panoptic models gave."""
+    lines = [
+        "| data | PQ | things | stuff | mIoU | pixel accuracy | segm AP | loss, first to last | "
+        "steps | min | CPU min |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("shapes_panoptic", "coco_panoptic200"):
+        r = load(name)
+        s = r["scores"]
+        lines.append(
             f"| {r['data']} | {s['panoptic/PQ']:.3f} | {s['panoptic/PQ_things']:.3f} | "
-            f"{s['panoptic/PQ_stuff']:.3f} | {s['semantic/mIoU']:.3f} | {s['segm/AP']:.3f} | "
-            f"{r['steps']} | {r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |",
-        ]
-    )
+            f"{s['panoptic/PQ_stuff']:.3f} | {s['semantic/mIoU']:.3f} | {s['semantic/pACC']:.3f} | "
+            f"{s['segm/AP']:.3f} | "
+            f"{r['first_loss']:.2f} to {r['last_loss']:.2f} | {r['steps']} | "
+            f"{r['wall_minutes']:.1f} | {r['cpu_minutes']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
 def cascades() -> str:
