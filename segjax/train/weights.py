@@ -7,6 +7,7 @@ from typing import Any
 from segjax.train.checkpoint import CONFIG_FILE, load_run
 from segjax.train.classes import CLASSES_FILE
 from segjax.zoo import hub
+from segjax.zoo.fit import check_same_inputs
 
 
 def pretrained(name_or_path: str | os.PathLike[str]) -> hub.Pretrained:
@@ -81,6 +82,6 @@ def start_weights(name_or_path: str, model: Any) -> tuple[dict[str, Any], str]:
       ValueError: also if the weights expect other inputs than the model gives them.
     """
     found = pretrained(name_or_path)
-    hub.check_same_inputs(found, model)
+    check_same_inputs(found, model)
     step = f", step {found.origin['step']}" if "step" in found.origin else ""
     return found.variables, f"{name_or_path}{step}"

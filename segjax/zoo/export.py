@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from segjax.models import CascadeMaskRCNN, CascadeRCNN, PanopticFPN
-from segjax.zoo.convert import RULES, export
+from segjax.zoo.convert import RULES, export, with_unread
 from segjax.zoo.files import write_together
 from segjax.zoo.hub import Pretrained
 
@@ -49,7 +49,7 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
     Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`. torchvision: a state dict, for
     `load_state_dict(torch.load(path))`. mmdet: a checkpoint with the names of the classes, for
     `load_from`. The last two as `.pth` need torch (`pip install 'segjax[torch]'`), as
-    `.safetensors` not.
+    `.safetensors` not. Weights of the library's own file go back as they came, bit by bit.
 
     Args:
       found: the model and its weights, in the library's own conventions: an anchor or a mean
@@ -69,7 +69,8 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
         raise ValueError(
             f"{path} ends in {path.suffix!r}: {library} reads {' or '.join(SUFFIXES[library])}"
         )
-    state = export(jax.device_get(found.variables), RULES[table_of(found.model, library)])
+    rules = RULES[table_of(found.model, library)]
+    state = with_unread(export(jax.device_get(found.variables), rules), rules, found.unread)
     content = _WRITERS[path.suffix](state, found, library)
     write_together(path.parent, {path.name: content})
     return path

@@ -1,8 +1,8 @@
 """Models with weights: the zoo's by name, and folders of our own.
 
-A folder holds `model.safetensors` (arrays by "/"-joined names), `config.json` (the model as JSON,
-with the names of its classes and how images are resized) and `README.md` (a model card). Nothing
-in it is executed.
+A folder holds `model.safetensors` (arrays by "/"-joined names, and below "unread/" what only the
+library needs that the weights are from), `config.json` (the model as JSON, with the names of its
+classes and how images are resized) and `README.md` (a model card). Nothing in it is executed.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from segjax.models.variables import (
 from segjax.predict import Predictor
 from segjax.zoo import table
 from segjax.zoo.card import card
-from segjax.zoo.convert import RULES, convert
+from segjax.zoo.convert import RULES, convert, unread
 from segjax.zoo.download import fetch, problem_of
 from segjax.zoo.files import write_together
 from segjax.zoo.members import extract_member, installed_member
@@ -41,6 +41,7 @@ from segjax.zoo.reading import read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
+_UNREAD = "unread/"
 
 _log = logging.getLogger("segjax")
 
@@ -59,6 +60,8 @@ class Pretrained:
         "licence", "source" and "published" scores; for a file of somebody's own the
         "architecture" (a name of the zoo) and "file"; or a "run" and its "step".
       fresh: names of the arrays that are drawn at random.
+      unread: what the peer's file holds besides, by its names, for the way back: batch norms'
+        counters, a backbone's classifier, what torchvision's heads say of the background.
     """
 
     model: Any
@@ -68,6 +71,7 @@ class Pretrained:
     preprocess: Preprocess | None = None
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     fresh: tuple[str, ...] = ()
+    unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -110,8 +114,8 @@ class Pretrained:
         variables, fresh = start_from(self.variables, model, jax.random.key(seed))
         _log.warning("drawn at random for the new classes: %s", ", ".join(fresh))
         classes = dataclasses.replace(classes, panoptic_categories=())
-        return dataclasses.replace(
-            self, model=model, variables=variables, classes=classes, fresh=tuple(fresh)
+        return Pretrained(
+            model, variables, classes, self.data, self.preprocess, self.origin, tuple(fresh)
         )
 
 
@@ -164,11 +168,17 @@ def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
       ValueError: if the file cannot be read safely, or names and shapes are not the row's; it
         lists them.
     """
-    model = entry.make()
+    model, rules = entry.make(), RULES[entry.peer]
     tensors = read_checkpoint(path).tensors
-    variables = convert(tensors, RULES[entry.peer], variable_shapes(model))
-    origin = _origin(entry) if _is_the_published(path, entry.weights) else _own_file(path, entry)
-    return Pretrained(model, variables, _classes(entry), entry.data, entry.preprocess, origin)
+    return Pretrained(
+        model,
+        convert(tensors, rules, variable_shapes(model)),
+        _classes(entry),
+        entry.data,
+        entry.preprocess,
+        _origin(entry) if _is_the_published(path, entry.weights) else _own_file(path, entry),
+        unread=unread(tensors, rules),
+    )
 
 
 def _is_the_published(path: str | os.PathLike[str], weights: table.Weights) -> bool:
@@ -247,10 +257,9 @@ def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
     """Writes the three files of a model; `save` has the checks."""
     from safetensors.numpy import save as to_bytes
 
-    arrays = {
-        name: np.ascontiguousarray(array)
-        for name, array in flatten_variables(jax.device_get(found.variables)).items()
-    }
+    arrays = flatten_variables(jax.device_get(found.variables))
+    arrays |= {_UNREAD + name: array for name, array in found.unread.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     config = {
         "format": FORMAT,
         "model": to_json(found.model),
@@ -287,11 +296,16 @@ def read_folder(folder: Path) -> Pretrained:
         raise ValueError(
             f"{folder / CONFIG_FILE} describes no model: {type(error).__name__}: {error}"
         ) from error
-    arrays = read_checkpoint(folder / WEIGHTS_FILE).tensors
+    arrays = dict(read_checkpoint(folder / WEIGHTS_FILE).tensors)
+    left = {
+        name.removeprefix(_UNREAD): arrays.pop(name)
+        for name in list(arrays)
+        if name.startswith(_UNREAD)
+    }
     variables = unflatten_variables(arrays)
     if wrong := _differences(shapes, variables):
         raise ValueError(f"{folder}: the arrays are not the model's: {'; '.join(wrong[:5])}")
-    return dataclasses.replace(found, variables=variables)
+    return dataclasses.replace(found, variables=variables, unread=left)
 
 
 def _described(record: Mapping[str, Any]) -> Pretrained:
@@ -345,42 +359,3 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"{path} is not of this version: wanted the fields {sorted(wanted)} and format {FORMAT}"
         )
     return record
-
-
-def check_same_inputs(found: Pretrained, model: Any) -> None:
-    """Raises a `ValueError` if weights are for other inputs or another body than a model has.
-
-    Args:
-      found: a model's weights, or a backbone's alone.
-      model: that will start from them.
-    """
-    ours, theirs = (getattr(m, "detector", m) for m in (model, found.model))
-    alone = not hasattr(theirs, "losses")
-    body, mine = (getattr(m, "backbone", None) for m in (theirs, ours))
-    body = theirs if alone else body
-    wrong = [] if body is None or mine is None else _differing_fields(body, mine, "backbone")
-    learned = found.preprocess or getattr(theirs, "preprocess", None)
-    if learned is not None and hasattr(ours, "preprocess"):
-        wrong += _differing_fields(learned, ours.preprocess, "preprocess")
-    if wrong:
-        raise ValueError(
-            f"the weights to start from are of another model: {'; '.join(wrong)}: change the"
-            " model's fields, or choose weights that fit it (`segjax models`)"
-        )
-
-
-def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
-    """Describes the fields, but those that weights do not depend on, that differ."""
-    if type(theirs) is not type(ours):
-        return [f"{name} is {type(ours).__name__}, wanted {type(theirs).__name__}"]
-    free = {"norm", "frozen_stages", "dtype", "parent", "name"}
-    fields = [f.name for f in dataclasses.fields(theirs) if f.name not in free]
-    pairs = [(field, getattr(ours, field), getattr(theirs, field)) for field in fields]
-    return [f"{name}.{f} is {a}, wanted {b}" for f, a, b in pairs if not _alike(a, b)]
-
-
-def _alike(a: Any, b: Any) -> bool:
-    """Whether two settings are equal, numbers up to rounding."""
-    if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(x, float) for x in a + b):
-        return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6))
-    return bool(a == b)

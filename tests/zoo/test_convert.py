@@ -44,6 +44,26 @@ def test_a_tensor_without_a_place_is_named():
         convert(STATE | {"c": np.ones(1)}, rules, MODEL)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "roi_heads.box_predictor.cls_score.weight",
+        "roi_heads.box_predictor.bbox_pred.bias",
+        "roi_heads.mask_predictor.mask_fcn_logits.weight",
+        "roi_heads.box_head.fc6.weight",
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (3,), (0, 0), (2, 3, 5)])
+def test_tensors_of_any_shape_are_named(name, shape):
+    rules = RULES["torchvision"]
+    path = path_of(rules, name)[0].split("/")
+    wanted = {"params": {path[0]: {path[1]: {path[-1]: np.zeros((7, 7, 7, 7, 7))}}}}
+    if len(path) == 2:
+        wanted = {"params": {path[0]: {path[1]: np.zeros((7, 7, 7, 7, 7))}}}
+    with pytest.raises(ValueError, match=rf"{name}: .* {'/'.join(path)}"):
+        convert({name: np.zeros(shape)}, rules, wanted)
+
+
 def test_two_tensors_for_one_variable_are_named():
     rules = [*RULES_OF_ONE, *conv_rules("old", "ours/a", bias=True, old=True)]
     with pytest.raises(ValueError, match=r"a\.bias and old\.bias both fill ours/a/bias"):

@@ -18,7 +18,7 @@ from segjax.models import (
 )
 from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
-from segjax.zoo.convert import RULES, Rule, convert, export
+from segjax.zoo.convert import RULES, Rule, convert, export, unread, with_unread
 from segjax.zoo.convert.rules import conv_rules, norm_rules, under
 from tests.golden_models import find
 
@@ -52,6 +52,13 @@ def assert_same(ours, theirs):
         assert a.dtype == b.dtype and np.array_equal(a, b)
 
 
+def assert_same_state(ours, theirs):
+    assert set(ours) == set(theirs)
+    for name, array in theirs.items():
+        assert (ours[name].dtype, ours[name].shape) == (array.dtype, array.shape), name
+        assert np.array_equal(ours[name], array), name
+
+
 # ---- What the peers' own modules are called -------------------------------------------------
 
 
@@ -60,19 +67,24 @@ def test_the_peers_names_shapes_and_arrays_come_back(file):
     meta = json.loads(str(np.load(file)["meta"]))
     peer, model = find(meta)
     state = {
-        name: np.zeros((), np.int64) if name.endswith("tracked") else numbers(name, tuple(shape))
+        name: np.array(7330, np.int64) if name.endswith("tracked") else numbers(name, tuple(shape))
         for name, shape in meta["manifest"].items()
     }
-    if meta["source"].startswith("torchvision"):  # nothing reads the background's
-        state["roi_heads.box_predictor.bbox_pred.weight"][:4] = 0
-        state["roi_heads.box_predictor.bbox_pred.bias"][:4] = 0
-        state["roi_heads.mask_predictor.mask_fcn_logits.weight"][:1] = 0
-        state["roi_heads.mask_predictor.mask_fcn_logits.bias"][:1] = 0
-    back = export(convert(state, peer.rules, detector_shapes(model)), peer.rules)
-    assert set(back) == set(state)
+    variables = convert(state, peer.rules, detector_shapes(model))
+    kept = unread(state, peer.rules)
+    assert_same_state(with_unread(export(variables, peer.rules), peer.rules, kept), state)
+    # Without the rest only what nothing here reads is another: zeros.
+    bare = export(variables, peer.rules)
+    assert set(bare) == set(state)
     for name, array in state.items():
-        assert back[name].dtype == array.dtype
-        assert np.array_equal(back[name], array), name
+        if name.endswith("tracked"):
+            assert bare[name] == 0
+            continue
+        rows = len(kept.get(name, ()))  # of the background
+        assert np.array_equal(bare[name][rows:], array[rows:]), name
+        assert not bare[name][:rows].any(), name
+    rows = {name.split(".")[2]: len(rest) for name, rest in kept.items() if rest.ndim}
+    assert rows == ({"bbox_pred": 4, "mask_fcn_logits": 1} if "tv_" in file.stem else {})
 
 
 def test_there_are_manifests_of_all_libraries():
@@ -215,3 +227,32 @@ def test_a_rule_beside_another_layer_is_for_models_that_have_it():
     assert set(export({"params": {"fc3": np.ones(1)}}, rules)) == {"v1.3"}
     both = {"params": {"fc3": np.ones(1), "conv3": np.ones(1)}}
     assert set(export(both, [*rules, Rule("conv.#", "conv#")])) == {"v2.3", "conv.3"}
+
+
+# ---- What nothing here reads ------------------------------------------------------------------
+
+
+def test_a_classifier_goes_back_to_its_backbone():
+    rules, shapes = RULES["torchvision_backbone"], backbone_shapes(thin_body(resnet(18)))
+    state = export(drawn(shapes), rules)
+    state |= {"fc.weight": numbers("fc", (10, 128)), "bn1.num_batches_tracked": np.array(5)}
+    kept = unread(state, rules)
+    assert {"fc.weight", "layer1.0.bn2.num_batches_tracked"} < set(kept)
+    assert_same_state(with_unread(export(convert(state, rules, shapes), rules), rules, kept), state)
+
+
+def test_what_another_library_needs_is_not_written():
+    kept = {"roi_heads.box_predictor.bbox_pred.bias": np.ones(4, np.float32), "fc.bias": np.ones(1)}
+    state = {"roi_heads.box_predictor.bbox_pred.bias": np.zeros(20, np.float32)}
+    assert_same_state(with_unread(state, RULES["detectron2"], kept), state)
+    whole = with_unread(state, RULES["torchvision"], kept)
+    assert whole.keys() == state.keys()
+    np.testing.assert_array_equal(*whole.values(), [1] * 4 + [0] * 16)
+
+
+def test_background_of_another_shape_is_named():
+    name = "roi_heads.mask_predictor.mask_fcn_logits.bias"
+    with pytest.raises(
+        ValueError, match=rf"{name}: the background's rows are \(2,\), wanted \(1,\)"
+    ):
+        with_unread({name: np.zeros(5)}, RULES["torchvision"], {name: np.ones(2)})

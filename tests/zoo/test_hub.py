@@ -10,19 +10,21 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import segjax
 from segjax import cli
 from segjax.config import TrainConfig, load_config
 from segjax.data.config import DataConfig
 from segjax.models.variables import flatten_variables, matching, variable_shapes
+from segjax.nn.norm import NormSpec
 from segjax.train.checkpoint import save_run
 from segjax.train.weights import start_weights
 from segjax.zoo import hub, table
 from segjax.zoo.convert import RULES, export
 from segjax.zoo.entry import Entry, Weights
 from segjax.zoo.export import export_file, table_of
+from segjax.zoo.fit import check_same_inputs
 from tests import tiny
 
 NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
@@ -269,6 +271,32 @@ def test_export_and_read_back(tmp_path, frozen, variables, row, library, suffix)
     same(hub.read_as(path, entry).variables, arrays)
 
 
+@pytest.mark.parametrize("classes", [None, 5])
+def test_what_only_the_peer_reads_goes_through_a_folder(tmp_path, classes):
+    model = tiny.mask_rcnn("torchvision", norm=NormSpec("batch"))
+    model = model.clone(box_pooler=dataclasses.replace(model.box_pooler, output_size=7))
+    rules = RULES["torchvision"]
+    state = export(jax.device_get(tiny.init(model)), rules)
+    counter = next(name for name in state if name.endswith("tracked"))
+    state[counter] = np.array(9, np.int64)
+    for name in ("box_predictor.bbox_pred.weight", "mask_predictor.mask_fcn_logits.bias"):
+        state[f"roi_heads.{name}"][0] = 3.5
+    save_file(state, tmp_path / "theirs.safetensors")
+    entry = dataclasses.replace(table.find("mask_rcnn_resnet50_fpn.tv_coco_v1"), make=lambda: model)
+    entry = dataclasses.replace(entry, class_names=(), category_ids=())
+    found = hub.read_as(tmp_path / "theirs.safetensors", entry).adapted(classes)
+    again = segjax.pretrained(hub.write_folder(tmp_path / "ours", found))
+    path = export_file(again, "torchvision", tmp_path / "back.safetensors")
+    back = load_file(path)
+    assert back.keys() == state.keys()
+    if classes:  # the rest belonged to the layers that were drawn anew
+        assert back[counter] == 0 and not back["roi_heads.box_predictor.bbox_pred.weight"][:4].any()
+    else:
+        for name, array in state.items():
+            assert (back[name].dtype, back[name].shape) == (array.dtype, array.shape)
+            np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
 def test_export_says_what_it_cannot(tmp_path, frozen, variables):
     found = hub.Pretrained(frozen, variables)
     with pytest.raises(ValueError, match=r"ends in '\.pth': detectron2 reads \.pkl"):
@@ -312,7 +340,7 @@ def test_recipes_start_from_weights_that_fit(path):
     if config.init_from is not None:
         entry = table.find(config.init_from)
         found = hub.Pretrained(entry.make(), {}, preprocess=entry.preprocess)
-        hub.check_same_inputs(found, config.model)
+        check_same_inputs(found, config.model)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from segjax.zoo.convert.rules import Rule as Rule
 from segjax.zoo.convert.rules import convert as convert
 from segjax.zoo.convert.rules import export as export
 from segjax.zoo.convert.rules import path_of as path_of
+from segjax.zoo.convert.unread import unread as unread
+from segjax.zoo.convert.unread import with_unread as with_unread
 
 RULES: dict[str, list[Rule]] = {
     "torchvision": torchvision.RULES,

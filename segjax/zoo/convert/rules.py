@@ -23,10 +23,13 @@ class Layout:
     Attributes:
       ours: the peer's array -> ours.
       peers: our array -> the peer's.
+      background: so many first rows of the peer's array are of the background, which has none
+        here: `ours` leaves them out, `peers` makes them zeros.
     """
 
     ours: Callable[[Array], Array]
     peers: Callable[[Array], Array]
+    background: int = 0
 
 
 same = Layout(lambda x: x, lambda x: x)
@@ -54,6 +57,16 @@ def dense_after_pool(cells: int) -> Layout:
         return maps.transpose(3, 2, 0, 1).reshape(x.shape[1], -1)
 
     return Layout(ours, peers)
+
+
+def foreground(layout: Layout, background: int) -> Layout:
+    """The same layout of all rows of the peer's array but the first, which are the background's."""
+
+    def peers(x: Array) -> Array:
+        rows = layout.peers(x)
+        return np.concatenate([np.zeros((background, *rows.shape[1:]), rows.dtype), rows])
+
+    return Layout(lambda x: layout.ours(x[background:]), peers, background)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +224,7 @@ def convert(
         shape = tuple(wanted[path].shape)
         try:
             value = layout.ours(np.asarray(array))
-        except ValueError:  # too few axes, or sides that cannot be split
+        except (ValueError, IndexError):  # too few axes, or sides that cannot be split
             value = np.asarray(array)
             problems.append(f"{name}: {value.shape} cannot become {path} {shape}")
         else:
@@ -233,8 +246,9 @@ def convert(
 def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Array]:
     """Variables of a model as the peer's state dict: the way back of `convert`.
 
-    What the peer's module has and we do not is written too: batch norms' counters, and the
-    background's boxes and masks where the peer has them (zeros: nothing reads them).
+    What the peer's module has and we do not is written too, as zeros: batch norms' counters, and
+    the background's boxes and masks where the peer has them. `unread.with_unread` puts in what a
+    file of the peer said of these.
 
     Args:
       variables: the model's, by collection.

@@ -1,7 +1,7 @@
 """torchvision's names: `maskrcnn_resnet50_fpn` and `_v2`, `fasterrcnn_*`, and its ResNets.
 
 Its class 0 is the background: it moves to the end of the logits, and its
-boxes and masks, which nothing ever reads, are left behind (written, they are zeros).
+boxes and masks, which nothing ever reads, are left behind.
 """
 
 import numpy as np
@@ -12,10 +12,13 @@ from segjax.zoo.convert.rules import (
     conv,
     conv_rules,
     deconv_rules,
+    dense,
     dense_after_pool,
     dense_rules,
     dropped,
+    foreground,
     norm_rules,
+    same,
 )
 
 
@@ -38,15 +41,9 @@ def resnet_rules(peer: str, ours: str, *, frozen: bool) -> list[Rule]:
 # Class logits: [K + 1 (background first), ...] and [..., K + 1 (background last)].
 _background_last = Layout(lambda x: np.roll(x, -1, 0).T, lambda x: np.roll(x.T, 1, 0))
 # Box deltas: [(K + 1) * 4, ...] and [..., K * 4].
-_foreground_boxes = Layout(
-    lambda x: x[4:].T, lambda x: np.concatenate([np.zeros_like(x.T[:4]), x.T])
-)
+_boxes = foreground(dense, 4)
 # Mask logits: kernels [K + 1, C, 1, 1] and [1, 1, C, K]; biases [K + 1] and [K].
-_foreground_masks = Layout(
-    lambda x: conv.ours(x[1:]),
-    lambda x: np.concatenate([np.zeros_like(conv.peers(x)[:1]), conv.peers(x)]),
-)
-_foreground = Layout(lambda x: x[1:], lambda x: np.concatenate([np.zeros_like(x[:1]), x]))
+_mask_kernels, _mask_biases = foreground(conv, 1), foreground(same, 1)
 
 
 def _fpn(peer: str, ours: str) -> list[Rule]:
@@ -98,14 +95,14 @@ RULES: list[Rule] = [
     *dense_rules("roi_heads.box_head.fc6", "box_head/fc1", dense_after_pool(7)),
     *dense_rules("roi_heads.box_head.fc7", "box_head/fc2"),
     *_predictor("cls_score", "class_logits", _background_last),
-    *_predictor("bbox_pred", "box_deltas", _foreground_boxes),
+    *_predictor("bbox_pred", "box_deltas", _boxes),
     *deconv_rules("roi_heads.mask_predictor.conv5_mask", "mask_head/deconv"),
     Rule(
         "roi_heads.mask_predictor.mask_fcn_logits.weight",
         "mask_head/logits_kernel",
-        _foreground_masks,
+        _mask_kernels,
     ),
-    Rule("roi_heads.mask_predictor.mask_fcn_logits.bias", "mask_head/logits_bias", _foreground),
+    Rule("roi_heads.mask_predictor.mask_fcn_logits.bias", "mask_head/logits_bias", _mask_biases),
     # files before 0.13
     *conv_rules("rpn.head.conv", "rpn_head/conv1", bias=True, old=True),
     *conv_rules("roi_heads.mask_head.mask_fcn#", "mask_head/conv#", bias=True, old=True),
