@@ -142,6 +142,10 @@ class Result:
     def counts(self, score_threshold: float = 0.5) -> dict[str, int]:
         """Objects per class, in the order of the classes; classes without objects left out.
 
+        A panoptic model's instances are counted before the merge, as they are scored:
+        `dataclasses.replace(result, instances=None).counts()` counts what the panoptic map has
+        left of them.
+
         Args:
           score_threshold: leave out scores at or below it, as the conversions and pictures do;
             0 counts all that the model gives, noise included. Objects without scores count.

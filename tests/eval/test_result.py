@@ -176,6 +176,7 @@ def test_counts():
     assert street().counts(0.75) == {"person": 1, "dog": 1}
     assert crowded_street().counts() == crowded_street().counts(0.5) == {"person": 3}
     assert crowded_street().counts(0.0) == {"person": 4}
+    assert dataclasses.replace(crowded_street(), instances=None).counts() == {"person": 2}
     assert crowded_street().counts(0.9) == {}  # a threshold is left out with what is below it
     truth = dataclasses.replace(street().instances, scores=None)
     assert Result(SIZE, truth).counts(0.99) == {"person": 2, "dog": 1}
