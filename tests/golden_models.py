@@ -23,6 +23,7 @@ from segjax.models import (
 from segjax.models.cascade_flavours import MMDET_CASCADE_CAFFE
 from segjax.models.flavours import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
+from segjax.ops.panoptic import PanopticSegments
 from segjax.zoo.convert import RULES
 from segjax.zoo.table import ENTRIES, Entry
 
@@ -33,6 +34,20 @@ def _last_class_first(logits: np.ndarray) -> np.ndarray:
 
 def _as_is(x: np.ndarray) -> np.ndarray:
     return x
+
+
+def _mmdet_panoptic_map(found: PanopticSegments) -> np.ndarray:
+    """Class + 1000 x instance, 133 where there is nothing; stuff stands behind the 80 things."""
+    ids = np.where(found.is_thing, found.classes + 1000 * found.segment_ids, found.classes + 80)
+    numbers = np.full(found.ids.max() + 1, 133, np.int32)
+    numbers[found.segment_ids] = np.where(found.segment_ids > 0, ids, 133)
+    return numbers[found.ids]
+
+
+def _mmdet_stuff_first(labels: np.ndarray) -> np.ndarray:
+    """mmdet's 80 things and 53 stuff classes as its Panoptic FPN learns them, things last."""
+    things = labels < 80
+    return np.where(labels == 255, 255, np.where(things, 53, labels - 80)).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +62,10 @@ class Peer:
         the background and are not converted.
       first_class: label of our class 0.
       first_mask: the peer's mask channel of our class 0.
+      semantic_draws: what the semantic ground truth may have been drawn as: how many
+        classes (None: as many as the model has), and these labels -> ours.
+      panoptic_map: our segments -> the map in the peer's own numbers, for files without a
+        list of segments.
     """
 
     rules: list
@@ -55,6 +74,10 @@ class Peer:
     first_box_column: int = 0
     first_class: int = 0
     first_mask: int = 0
+    semantic_draws: tuple[tuple[int | None, Callable[[np.ndarray], np.ndarray]], ...] = (
+        (None, _as_is),
+    )
+    panoptic_map: Callable[[PanopticSegments], np.ndarray] | None = None
 
     def without_masks(self) -> "Peer":
         """The same library's models without a mask branch."""
@@ -105,7 +128,12 @@ MMDET_CASCADE = Peer(
     },
 )
 MMDET_HTC = Peer(RULES["mmdet"], MMDET_CASCADE.losses | {"loss_semantic_seg": "loss_semantic"})
-MMDET_PANOPTIC = Peer(RULES["mmdet_panoptic"], MMDET.losses | {"loss_seg": "loss_semantic"})
+MMDET_PANOPTIC = Peer(
+    RULES["mmdet_panoptic"],
+    MMDET.losses | {"loss_seg": "loss_semantic"},
+    semantic_draws=((None, _as_is), (133, _mmdet_stuff_first)),
+    panoptic_map=_mmdet_panoptic_map,
+)
 
 
 # The files' norm layers stay in eval mode with trained scale and bias.
