@@ -11,16 +11,18 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, UInt32
+from jaxtyping import Array, Bool, Float32, Int32
 
 from segjax.figure_ground.bottom_up_graph import Borders, Segments
+from segjax.figure_ground.bottom_up_order import (
+    MAX_SEGMENTS,
+    distinct,
+    pair_words,
+    pairs_of_words,
+    smallest,
+)
 from segjax.figure_ground.bottom_up_pixels import distance, opponent, plane_sums
 from segjax.types import struct
-
-# Two numbers of segments fill one sortable word.
-MAX_SEGMENTS = 2**16 - 1
-_NO_PAIR = np.uint32(2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,8 @@ class MergeCost:
 
     def __post_init__(self) -> None:
         # Costs are ordered by their bits, which is wrong for negative ones.
-        if min(self.border, self.colour, self.texture) < 0 or self.affinity <= 0:
+        weights = (self.border, self.colour, self.texture)
+        if not (all(weight >= 0 for weight in weights) and self.affinity > 0):
             raise ValueError(
                 f"border is {self.border}, colour {self.colour}, texture {self.texture}, affinity "
                 f"{self.affinity}: wanted weights of 0 or more and an affinity above 0"
@@ -143,7 +146,7 @@ def choose(
     index = jnp.arange(costs.size, dtype=jnp.int32)
     picked = ((pick[borders.low] == index) | (pick[borders.high] == index)) & borders.valid
     wanted = jnp.maximum(valid.sum(dtype=jnp.int32) - capacity, 0)
-    limit = _smallest(costs, picked, wanted)
+    limit = smallest(costs, picked, wanted)
     accepted = (pick < costs.size) & (costs.at[pick].get(mode="clip") <= limit) & (wanted > 0)
     this = jnp.arange(number, dtype=jnp.int32)
     other = (borders.low + borders.high).at[pick].get(mode="clip") - this
@@ -165,26 +168,6 @@ def _cheapest_border(
     cheapest = jnp.isfinite(both) & (both == best[ends])
     candidates = jnp.where(cheapest, jnp.concatenate([index, index]), costs.size)
     return jnp.full(number, costs.size, jnp.int32).at[ends].min(candidates)
-
-
-def _smallest(
-    values: Float32[Array, " e"], among: Bool[Array, " e"], k: Int32[Array, ""]
-) -> Float32[Array, ""]:
-    """The k-th smallest (from 1) of some values that are not negative; their largest if fewer.
-
-    By bisection of the bits, which are in the order of the values: sorting takes longer.
-    """
-    bits = jnp.where(among, jax.lax.bitcast_convert_type(values, jnp.int32), 2**31 - 1)
-
-    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = low + (high - low) // 2
-        enough = (bits <= middle).sum(dtype=jnp.int32) >= k
-        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
-
-    largest = jnp.where(among, bits, 0).max(initial=0)
-    _, limit = jax.lax.fori_loop(0, 31, halve, (jnp.zeros_like(largest), largest))
-    return jax.lax.bitcast_convert_type(limit, jnp.float32)
 
 
 def _join_segments(
@@ -216,24 +199,12 @@ def affinity(borders: Borders, cost: MergeCost) -> Float32[Array, " e"]:
 def _join_borders(borders: Borders, parent: Int32[Array, " n"], most: int) -> Borders:
     """Borders between the new segments, those between equal ones added."""
     one, other = parent[borders.low], parent[borders.high]
-    low, high = jnp.minimum(one, other), jnp.maximum(one, other)
-    stays = borders.valid & (low != high)
-    pair = jnp.where(stays, low.astype(jnp.uint32) * most + high.astype(jnp.uint32), _NO_PAIR)
-    pairs = _distinct(pair)
+    stays = borders.valid & (one != other)
+    words = pair_words(one, other, stays, most)
+    ordered = distinct(words)
     # A search in the sorted pairs: sorting positions along with the pairs takes six times as long.
-    place = jnp.searchsorted(pairs, pair).astype(jnp.int32)
-    place = jnp.where(stays, place, pair.size)
-    sums = plane_sums(jnp.stack([borders.length, borders.contrast]), place, pair.size)
-    there = pairs != _NO_PAIR
-    new_low, new_high = (
-        jnp.where(there, part, 0).astype(jnp.int32) for part in (pairs // most, pairs % most)
-    )
-    return Borders(new_low, new_high, sums[0], sums[1])
-
-
-def _distinct(pair: UInt32[Array, " e"]) -> UInt32[Array, " e"]:
-    """The different pairs in ascending order, filled up with the largest word."""
-    ordered = jnp.sort(pair)
-    first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-    place = jnp.where(first, jnp.cumsum(first, dtype=jnp.int32) - 1, pair.size)
-    return jnp.full_like(pair, _NO_PAIR).at[place].set(ordered, mode="drop")
+    place = jnp.searchsorted(ordered, words).astype(jnp.int32)
+    place = jnp.where(stays, place, words.size)
+    sums = plane_sums(jnp.stack([borders.length, borders.contrast]), place, words.size)
+    low, high = pairs_of_words(ordered, most)
+    return Borders(low, high, sums[0], sums[1])

@@ -28,8 +28,8 @@ class Hierarchy:
       saliency: affinity along the border over affinity inside, as in a normalised cut. LOW is
         salient: 0 for a segment that nothing ties to its surroundings.
       dropped: borders beyond `BottomUp.borders_per_segment`, which were forgotten, and segments
-        beyond the capacity of a level, which joined its last one wherever that lies. Where it is
-        not 0, as it may be under strong noise, raise `borders_per_segment`.
+        beyond the capacity of a level, or tied to no seed, which joined its last one wherever that
+        lies. Where it is not 0, as it may be under strong noise, raise `borders_per_segment`.
       level_sizes: capacity of every level; static.
     """
 

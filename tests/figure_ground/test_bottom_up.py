@@ -314,6 +314,10 @@ def test_values_out_of_range_are_refused():
         MergeCost(colour=-1.0)
     with pytest.raises(ValueError, match=r"affinity 0\.0"):
         MergeCost(affinity=0.0)
+    with pytest.raises(ValueError, match="texture nan"):
+        MergeCost(texture=float("nan"))
+    with pytest.raises(ValueError, match="compactness is nan"):
+        BottomUp(compactness=float("nan"))
     with pytest.raises(ValueError, match="raise cell"):
         BottomUp().level_sizes(4000, 4000)
     with pytest.raises(ValueError, match="0 x 5"):

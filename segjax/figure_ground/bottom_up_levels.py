@@ -1,0 +1,156 @@
+"""What both ways of coarsening share: the finest level, and levels put together to a hierarchy."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
+
+from segjax.figure_ground.bottom_up_config import BottomUp
+from segjax.figure_ground.bottom_up_graph import (
+    Borders,
+    Segments,
+    first_borders,
+    first_segments,
+)
+from segjax.figure_ground.bottom_up_pixels import (
+    join_seeds,
+    measure,
+    opponent,
+    plane_sums,
+    squared_norm,
+)
+from segjax.figure_ground.hierarchy import Hierarchy, level_slices
+from segjax.types import struct
+
+
+@struct
+class Finest:
+    """The finest level of an image.
+
+    Attributes:
+      leaf: segment of every pixel.
+      segments: of this level.
+      borders: between them.
+      lost: borders that found no room.
+      whole: whether all values of the image are finite; if not, these are of a black image.
+    """
+
+    leaf: Int32[Array, "H W"]
+    segments: Segments
+    borders: Borders
+    lost: Int32[Array, ""]
+    whole: Bool[Array, ""]
+
+
+@struct
+class Level:
+    """The part of a hierarchy that describes one level; attributes as there."""
+
+    size: Float32[Array, " n"]
+    mean_colour: Float32[Array, "n 3"]
+    texture: Float32[Array, "n 9"]
+    boundary: Float32[Array, " n"]
+    saliency: Float32[Array, " n"]
+
+
+def finest(image: Float[Array, "H W 3"] | UInt8[Array, "H W 3"], config: BottomUp) -> Finest:
+    """The first coarsening, from pixels to small segments.
+
+    Args:
+      image: RGB, uint8 or floats in 0..1.
+      config: see `BottomUp`.
+    """
+    # NaN is further from everything than what lies beyond the frame, and would be put there.
+    whole = jnp.isfinite(image).all()
+    pixels = measure(jnp.where(whole, image, 0))
+    rows, columns = (-(-side // config.cell) for side in image.shape[:2])
+    row, column = join_seeds(pixels.feature, config.cell, config.rounds, config.compactness)
+    leaf, number = row * columns + column, rows * columns
+    segments = first_segments(pixels, leaf, number)
+    room = config.room(number)
+    borders, lost = first_borders(pixels.feature, row, column, (rows, columns), room)
+    return Finest(leaf, segments, borders, lost, whole)
+
+
+def describe(
+    segments: Segments,
+    ends: tuple[Int32[Array, " e"], Int32[Array, " e"]],
+    along: Float32[Array, "3 e"],
+) -> Level:
+    """Means and variances of the segments of a level, and what ties them to their neighbours.
+
+    Args:
+      segments: of the level.
+      ends: the two segments at every border.
+      along: length, contrast and affinity of every border; 0 for invalid rows.
+    """
+    colour, texture = appearance(segments)
+    both = jnp.concatenate(ends)
+    length, contrast, tied = plane_sums(jnp.concatenate([along, along], 1), both, texture.shape[1])
+    return Level(
+        segments.size,
+        colour.T,
+        texture.T,
+        jnp.clip(contrast / jnp.maximum(length, 1e-6), 0.0, 1.0),
+        tied / jnp.maximum(segments.inside, 1.0),
+    )
+
+
+def appearance(segments: Segments) -> tuple[Float32[Array, "3 n"], Float32[Array, "9 n"]]:
+    """Mean colours; mean responses, their variances, and the variance of the colour.
+
+    Args:
+      segments: of any levels.
+    """
+    count = jnp.maximum(segments.size, 1.0)
+    colour, response = segments.colour / count[None], segments.response / count[None]
+    scatter = segments.response_square / count[None] - jnp.square(response)
+    spread = segments.square / count - squared_norm(opponent(colour))
+    texture = jnp.concatenate([response, scatter, spread[None]])
+    return colour, jnp.maximum(texture, 0.0)
+
+
+def assemble(
+    start: Finest,
+    levels: list[Level],
+    parents: list[Int32[Array, " _"]],
+    dropped: Int32[Array, ""],
+) -> Hierarchy:
+    """Puts the levels one behind the other.
+
+    Args:
+      start: the finest level.
+      levels: all, from the finest on.
+      parents: of each level, numbered within the next; of the top level, within itself.
+      dropped: what found no room.
+
+    Returns:
+      The hierarchy; of an image that is not finite, with NaN for what describes the segments.
+    """
+    sizes = tuple(level.size.size for level in levels)
+    number = jnp.concatenate([jnp.full(n, i, jnp.int32) for i, n in enumerate(sizes)])
+    joined: Level = jax.tree.map(lambda *parts: jnp.concatenate(parts), *levels)
+    described = jax.tree.map(lambda values: jnp.where(start.whole, values, jnp.nan), joined)
+    return Hierarchy(
+        leaf=start.leaf,
+        parent=among_all(parents),
+        level=number,
+        valid=joined.size > 0,
+        size=joined.size,
+        mean_colour=described.mean_colour,
+        texture=described.texture,
+        boundary=described.boundary,
+        saliency=described.saliency,
+        dropped=dropped,
+        level_sizes=sizes,
+    )
+
+
+def among_all(parents: list[Int32[Array, "*s _"]]) -> Int32[Array, "*s N"]:
+    """Numbers within a level as numbers among the nodes of all levels.
+
+    Args:
+      parents: of each level, numbered within the next; of the top level, within itself.
+    """
+    starts = [rows.start for rows in level_slices(tuple(p.shape[-1] for p in parents))]
+    starts = [*starts[1:], starts[-1]]
+    return jnp.concatenate([p + start for p, start in zip(parents, starts, strict=True)], axis=-1)

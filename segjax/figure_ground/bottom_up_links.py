@@ -1,0 +1,185 @@
+"""Weighted aggregation, second half: statistics and couplings of the seeds' level.
+
+With P for the weights of `interpolate`, sums over segments become P' s, couplings P' W P (Galerkin
+coarsening), and these are then lowered by what the new segments' colours and textures differ in.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32
+
+from segjax.figure_ground.bottom_up_graph import Borders, Segments
+from segjax.figure_ground.bottom_up_order import distinct, pair_words, pairs_of_words, smallest
+from segjax.figure_ground.bottom_up_pixels import distance, opponent, plane_sums
+from segjax.figure_ground.bottom_up_seeds import (
+    Aggregation,
+    Interpolation,
+    Links,
+    choose_seeds,
+    interpolate,
+    ranks,
+)
+from segjax.types import struct
+
+# Of the length: what touches stays coupled, however much it differs.
+_LEAST_COUPLING = 1e-9
+
+
+@struct
+class Aggregated:
+    """The next level, in arrays of the same length.
+
+    Attributes:
+      segments: of the next level, each the sum of the weighted parts that belong to it.
+      links: between those.
+      parent: of every old segment some new ones, the one that most of it belongs to first.
+      weight: which part of it belongs to each; they add up to 1.
+      lost: segments that no coupling ties to any seed, and links that found no room.
+    """
+
+    segments: Segments
+    links: Links
+    parent: Int32[Array, "s n"]
+    weight: Float32[Array, "s n"]
+    lost: Int32[Array, ""]
+
+
+def aggregate(
+    segments: Segments, links: Links, seats: Int32[Array, ""], config: Aggregation, most: int
+) -> Aggregated:
+    """One step of weighted aggregation.
+
+    Args:
+      segments: of this level.
+      links: between them.
+      seats: segments of the next level, at the most.
+      config: see `Aggregation`.
+      most: a bound on `seats` that is known when the program is compiled.
+    """
+    valid = segments.size > 0
+    seed = _seeds(jax.lax.stop_gradient(segments), jax.lax.stop_gradient(links), seats, config)
+    hangs = interpolate(links, seed, valid, config.parts)
+    parent = (jnp.cumsum(seed, dtype=jnp.int32) - 1)[hangs.parent]
+    above, between = product(segments, links, dataclasses.replace(hangs, parent=parent), most)
+    between, lost = strongest(modulated(above, between, config), links.low.size, valid.size)
+    return Aggregated(above, between, parent, hangs.weight, hangs.adrift + lost)
+
+
+def _seeds(
+    segments: Segments, links: Links, seats: Int32[Array, ""], config: Aggregation
+) -> Bool[Array, " n"]:
+    """The seeds: what is tied neither to other seeds nor, by much, to anything."""
+    size = segments.size
+    needed = jnp.maximum(config.seed * links.total(size.size), config.alone * segments.inside)
+    return choose_seeds(ranks(size), links, size > 0, seats, needed)
+
+
+def first_links(borders: Borders, config: Aggregation) -> Links:
+    """Couplings of the finest segments: the border's length, less the more contrast it has.
+
+    Args:
+      borders: between them.
+      config: see `Aggregation`.
+    """
+    coupling = borders.length * jnp.exp(-borders.mean_contrast / config.contrast)
+    return _never_none(Links(borders.low, borders.high, coupling, borders.length, borders.contrast))
+
+
+def product(
+    segments: Segments, links: Links, hangs: Interpolation, most: int
+) -> tuple[Segments, Links]:
+    """P' s of the segments' sums and P' W P of the links.
+
+    What couples two parts of one new segment is inside it now; the links are those between
+    different ones.
+
+    Args:
+      segments: of the old level.
+      links: between them.
+      hangs: the weights, with the parents' new numbers.
+      most: a bound on the number of new segments.
+
+    Returns:
+      The new segments, and their links in arrays of s * s times the old length.
+    """
+    one, other = hangs.parent[:, None, links.low], hangs.parent[None, :, links.high]
+    factor = hangs.weight[:, None, links.low] * hangs.weight[None, :, links.high]
+    factor = jnp.where(links.valid[None, None], factor, 0.0)
+    one, other = jnp.broadcast_arrays(one, other)
+    apart = (factor > 0) & (one != other)
+    words = pair_words(one, other, apart, most).reshape(-1)
+    ordered = distinct(words)
+    place = jnp.where(apart.reshape(-1), jnp.searchsorted(ordered, words), words.size)
+    planes = jnp.stack([links.coupling, links.length, links.contrast])
+    planes = planes[:, None, None] * factor[None]
+    sums = plane_sums(planes.reshape(3, -1), place.astype(jnp.int32), words.size)
+    inside = plane_sums(jnp.where(apart, 0.0, planes[0])[None], one, segments.size.size)[0]
+    low, high = pairs_of_words(ordered, most)
+    above = _sums(segments, hangs)
+    return dataclasses.replace(above, inside=above.inside + inside), Links(low, high, *sums)
+
+
+def _sums(segments: Segments, hangs: Interpolation) -> Segments:
+    """Sums over the segments' parts, as they belong to the new ones."""
+    leaves, structure = jax.tree.flatten(segments)
+    rows = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
+    planes = jnp.concatenate(rows)[:, None] * hangs.weight[None]
+    sums = plane_sums(planes, hangs.parent, hangs.seed.size)
+    ends = [sum(len(row) for row in rows[: i + 1]) for i in range(len(rows) - 1)]
+    parts = jnp.split(sums, ends)
+    return jax.tree.unflatten(
+        structure, [p.reshape(leaf.shape) for p, leaf in zip(parts, leaves, strict=True)]
+    )
+
+
+def modulated(segments: Segments, links: Links, config: Aggregation) -> Links:
+    """Couplings lowered by the difference of the segments' mean colours and responses.
+
+    Args:
+      segments: of the level.
+      links: between them.
+      config: with the scales.
+    """
+    count = jnp.maximum(segments.size, 1e-6)[None]
+    feature, response = opponent(segments.colour / count), segments.response / count
+    apart = sum(
+        distance(means[:, links.low] - means[:, links.high]) / scale
+        for means, scale in ((feature, config.colour), (response, config.texture))
+    )
+    return _never_none(dataclasses.replace(links, coupling=links.coupling * jnp.exp(-apart)))
+
+
+def _never_none(links: Links) -> Links:
+    """Links with a little coupling at the least, so that the graph does not fall apart."""
+    least = _LEAST_COUPLING * links.length
+    return dataclasses.replace(links, coupling=jnp.maximum(links.coupling, least))
+
+
+def strongest(links: Links, room: int, number: int) -> tuple[Links, Int32[Array, ""]]:
+    """The links that there is room for: those go that are the weakest for both of their ends.
+
+    Args:
+      links: of one level.
+      room: how many to keep.
+      number: of segments.
+
+    Returns:
+      Links in arrays of that length, and how many found no room.
+    """
+    total = links.total(number)
+    weaker = jnp.maximum(jnp.minimum(total[links.low], total[links.high]), 1e-30)
+    share = jax.lax.stop_gradient(jnp.where(links.valid, links.coupling / weaker, 0.0))
+    count = links.valid.sum(dtype=jnp.int32)
+    limit = smallest(share, links.valid, count - room + 1)
+    kept = links.valid & ((count <= room) | (share >= limit))
+    return _packed(links, kept, room), jnp.maximum(count - room, 0)
+
+
+def _packed(links: Links, kept: Bool[Array, " e"], room: int) -> Links:
+    """Links in their order without gaps."""
+    place = jnp.where(kept, jnp.cumsum(kept, dtype=jnp.int32) - 1, room)
+    return jax.tree.map(
+        lambda values: jnp.zeros(room, values.dtype).at[place].set(values, mode="drop"), links
+    )
