@@ -40,7 +40,8 @@ class CombineConfig:
     temperature: float = 0.25
 
     def __post_init__(self) -> None:
-        if min(self.coupling, self.salient_parts) < 0 or min(self.salience, self.temperature) <= 0:
+        weights, scales = (self.coupling, self.salient_parts), (self.salience, self.temperature)
+        if not (all(w >= 0 for w in weights) and all(s > 0 for s in scales)):  # NaN is neither
             raise ValueError(
                 f"coupling is {self.coupling}, salient_parts {self.salient_parts}, salience "
                 f"{self.salience}, temperature {self.temperature}: wanted the first two not "

@@ -74,12 +74,13 @@ class TopDownConfig:
         }
         if min(counts.values()) < 1:
             raise ValueError(f"{counts}: wanted 1 or more of each")
-        if min(self.label_rounds, self.least_contrast, self.border_weight) < 0:
-            raise ValueError(
-                f"label_rounds is {self.label_rounds}, least_contrast {self.least_contrast}, "
-                f"border_weight {self.border_weight}: wanted 0 or more of each"
-            )
-        if not 0 <= self.prior <= 1 or self.prior_weight <= 0:
+        weights = {
+            name: getattr(self, name)
+            for name in ("label_rounds", "least_contrast", "border_weight", "max_disagreement")
+        }
+        if not all(weight >= 0 for weight in weights.values()):  # NaN is not
+            raise ValueError(f"{weights}: wanted 0 or more of each")
+        if not (0 <= self.prior <= 1 and self.prior_weight > 0):
             raise ValueError(
                 f"prior {self.prior}, prior_weight {self.prior_weight}: wanted a probability and a "
                 "weight above 0"

@@ -31,7 +31,7 @@ class MaskRefinement:
     def __post_init__(self) -> None:
         if self.side < 1:
             raise ValueError(f"side is {self.side}: a mask has at least 1 cell along an axis")
-        if self.own_weight < 0:
+        if not self.own_weight >= 0:  # NaN neither
             raise ValueError(f"own_weight is {self.own_weight}: wanted 0 or more")
 
     def __call__(

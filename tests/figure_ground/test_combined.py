@@ -182,8 +182,19 @@ def test_probabilities_have_finite_gradients():
     assert (np.asarray(gradient) > 0).all()
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_maps_that_are_sure_have_finite_odds_and_gradients(value):
+    hierarchy = tree((3, 1), [3, 3, 3, 3], [1.0, 1.0, 1.0, 3.0], [0.0, 1e-9, 9.0, 1e30])
+    evidence = jnp.full((1, 3), value)
+    assert combine(hierarchy, evidence).map.tolist() == [[bool(value)] * 3]
+    soft, gradient = jax.value_and_grad(lambda e: combine(hierarchy, e).soft.sum())(evidence)
+    assert np.isfinite(soft) and np.isfinite(gradient).all() and (gradient > 0).all()
+
+
 def test_weights_out_of_range_are_refused():
     with pytest.raises(ValueError, match="temperature 0"):
         CombineConfig(temperature=0.0)
     with pytest.raises(ValueError, match="coupling is -1"):
         CombineConfig(coupling=-1.0)
+    with pytest.raises(ValueError, match="salience nan"):
+        CombineConfig(salience=float("nan"))
