@@ -24,10 +24,12 @@ from benchmarks import machine
 from benchmarks.figure_ground_metrics import best_overlaps, boundary, match, ods_and_ois
 from segjax.data import creatures, shapes
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
+from segjax.figure_ground.bottom_up_seeds import Aggregation
 
 Labels = Int[np.ndarray, "h w"]
 Method = Callable[[UInt8[np.ndarray, "h w 3"]], list[Labels]]
 
+AGGREGATION = BottomUp(aggregation=Aggregation())
 # Sizes at which scikit-image's superpixels are asked for, as the levels of a hierarchy.
 _SEGMENTS = (4, 7, 12, 20, 33, 55, 92, 153, 255, 425)
 _SCALES = (20, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
@@ -69,14 +71,21 @@ def main() -> None:
         | {method: measure(segment, samples) for method, segment in methods().items()}
         for title, samples in sets.items()
     }
-    results["dropped"] = {title: dropped(samples) for title, samples in sets.items()}
+    results["dropped"] = {
+        title: dropped(samples) + dropped(samples, AGGREGATION) for title, samples in sets.items()
+    }
     results["machine"] = machine.describe(("jax", "jaxlib", "scikit-image"))
     machine.write("figure_ground_quality", results)
 
 
 def methods() -> dict[str, Method]:
     """What is compared."""
-    return {"bottom_up": ours, "felzenszwalb": felzenszwalb, "slic": slic}
+    return {
+        "bottom_up": ours,
+        "weighted_aggregation": functools.partial(ours, config=AGGREGATION),
+        "felzenszwalb": felzenszwalb,
+        "slic": slic,
+    }
 
 
 def ours(image: UInt8[np.ndarray, "h w 3"], config: BottomUp = BottomUp()) -> list[Labels]:
