@@ -32,6 +32,7 @@ from segjax.models.variables import (
 )
 from segjax.predict import Predictor
 from segjax.zoo import table
+from segjax.zoo.bounded import bounded_shapes
 from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert, unread
 from segjax.zoo.download import fetch, problem_of
@@ -42,6 +43,7 @@ from segjax.zoo.reading import read_checkpoint
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
 _UNREAD = "unread/"
+_MAX_CONFIG = 1 << 20  # bytes; the largest of the zoo's takes some 20,000
 
 _log = logging.getLogger("segjax")
 
@@ -289,14 +291,14 @@ def read_folder(folder: Path) -> Pretrained:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: segjax.save writes it")
     record = _read_record(folder / CONFIG_FILE)
+    arrays = dict(read_checkpoint(folder / WEIGHTS_FILE).tensors)
     try:
         found = _described(record)
-        shapes = variable_shapes(found.model)
+        shapes = bounded_shapes(found.model, record["model"], len(arrays))
     except Exception as error:  # whatever a model says to fields that make no sense
         raise ValueError(
             f"{folder / CONFIG_FILE} describes no model: {type(error).__name__}: {error}"
         ) from error
-    arrays = dict(read_checkpoint(folder / WEIGHTS_FILE).tensors)
     left = {
         name.removeprefix(_UNREAD): arrays.pop(name)
         for name in list(arrays)
@@ -349,6 +351,10 @@ def _differences(wanted: Any, given: Any) -> list[str]:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > _MAX_CONFIG:
+        raise ValueError(
+            f"{path} has {size} bytes, more than {_MAX_CONFIG}: no config needs so many"
+        )
     try:
         record = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -173,6 +173,28 @@ def test_a_config_of_other_kinds_is_named(tmp_path, frozen, variables, change, m
         segjax.load(folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [("backbone", "stage_sizes", [10**9, 1, 1, 1]), ("mask_head", "num_convs", 10**9)],
+)
+def test_a_config_of_a_billion_layers_is_given_up(tmp_path, frozen, variables, part, field, value):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    record = json.loads((folder / "config.json").read_text())
+    assert field in record["model"]["fields"][part]["fields"]
+    record["model"]["fields"][part]["fields"][field] = value
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"config\.json describes no model: .*far more layers"):
+        segjax.load(folder)
+
+
+def test_a_config_of_many_bytes_is_not_read(tmp_path, frozen, variables):
+    folder = segjax.save(tmp_path / "mine", frozen, variables)
+    with (folder / "config.json").open("r+b") as file:
+        file.truncate(5 << 30)  # takes no room on the disk
+    with pytest.raises(ValueError, match=r"config\.json has 5368709120 bytes, more than"):
+        segjax.load(folder)
+
+
 def test_arrays_of_other_kinds_are_named(tmp_path, frozen, variables):
     folder = segjax.save(tmp_path / "mine", frozen, variables)
     arrays = flatten_variables(variables)

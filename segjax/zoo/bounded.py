@@ -1,0 +1,45 @@
+"""Shapes of a model that a file describes which nobody vouches for."""
+
+from typing import Any
+
+import flax.linen as nn
+
+from segjax.models.variables import variable_shapes
+
+_COUNTS = ("num_convs", "num_fcs", "stage_sizes")  # fields that say how often a layer is repeated
+
+
+def bounded_shapes(model: nn.Module, described: Any, arrays: int) -> dict[str, Any]:
+    """Shapes and dtypes of a model's variables; a model of a billion layers is given up early.
+
+    Args:
+      model: the linen module.
+      described: the JSON that it was made from.
+      arrays: how many its weights have. Models call a layer or two for each.
+
+    Raises:
+      ValueError: if it has far more layers than arrays.
+    """
+    left = 4 * arrays + 200
+    error = ValueError(f"it has far more layers than its {arrays} arrays are enough for")
+    if _layers(described) > left:
+        raise error
+
+    def counted(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(counted):
+        return variable_shapes(model)
+
+
+def _layers(value: Any, counts: bool = False) -> int:
+    """How many layers the fields of a config ask for, before any is made."""
+    if isinstance(value, dict):
+        return sum(_layers(item, counts or key in _COUNTS) for key, item in value.items())
+    if isinstance(value, list):
+        return sum(_layers(item, counts) for item in value)
+    return max(value, 0) if counts and isinstance(value, int) else 0
