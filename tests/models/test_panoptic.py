@@ -98,6 +98,52 @@ def test_any_detector_with_masks_carries_the_branch(detector):
     assert found.semantic_logits.shape[-1] == 9 and found.mask_probs is not None
 
 
+def merged_things(batch, things):
+    """The batch with two semantic classes: all things are class `things`, the ground the other."""
+    labels = np.asarray(batch.gt_semantic)
+    merged = np.where(labels < tiny.CLASSES, things, 1 - things)
+    merged[labels == 255] = 255
+    return dataclasses.replace(batch, gt_semantic=jnp.asarray(merged, jnp.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("style", "detector"),
+    [
+        ("detectron2", tiny.mask_rcnn()),
+        ("mmdet", tiny.mask_rcnn("mmdet")),
+        ("detectron2", tiny.cascade_mask_rcnn()),
+        ("mmdet", tiny.htc()),
+    ],
+)
+def test_every_detector_learns_and_merges_in_both_flavours(style, detector):
+    whole = panoptic_fpn_resnet(style=style)
+    things = whole.merge.things % 2
+    merge = dataclasses.replace(whole.merge, stuff_area=1, score_threshold=0.0)
+    model = whole.clone(detector=detector, semantic_head=HEAD, merge=merge).with_semantic_classes(2)
+    run, batch, keys = Run(model), merged_things(tiny.batch(canvas=96), things), tiny.keys()
+    params, before = run.variables["params"], run.terms(batch, keys)
+    for _ in range(5):
+        run.variables = {**run.variables, "params": params}
+        _, _, _, grads = run.losses(batch, keys)
+        assert_finite(grads)
+        params = jax.tree.map(lambda p, g: p - 0.02 * g, params, grads)
+    variables = {**run.variables, "params": params}
+    after = run.terms(batch, keys, variables)
+    assert sum(after.values()) < sum(before.values())
+    assert after["loss_semantic"] < before["loss_semantic"]
+    found = jax.jit(lambda v, *a: model.apply(v, *a, method="panoptic"))(
+        variables, batch.images, batch.image_sizes
+    )
+    ids, rows = np.asarray(found.ids), np.asarray(found.segment_ids)
+    assert found.is_thing.shape[1] == detector.detections.max_detections + 2
+    assert not rows[:, detector.detections.max_detections + things].any()  # things are no stuff
+    for picture, segments in zip(ids, rows, strict=True):
+        assert set(np.unique(picture)) - {0} == set(segments[segments > 0])
+        assert not picture[tiny.SIZE :].any() and not picture[:, tiny.SIZE :].any()
+    assert rows[:, : detector.detections.max_detections].any()
+
+
 # ---- The merge of made-up detections --------------------------------------------------------
 
 SIZE = (61, 67)
