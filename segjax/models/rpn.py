@@ -88,6 +88,8 @@ class RPN:
 
         Per level: the `pre_nms_topk` best logits, decoded, clipped to the image,
         empty ones dropped, NMS; then the `post_nms_topk` best over all levels.
+        mmdet sorts probabilities, which are all 1 above a logit of 16.6: the order of such
+        anchors, which torch's sort leaves open, is that of their logits here.
         """
         pre, post = (pair[0 if train else 1] for pair in (self.pre_nms_topk, self.post_nms_topk))
         levels = [
