@@ -88,8 +88,9 @@ def fragments_row(fragments: Fragments, chosen: list[int]) -> dict[str, np.ndarr
         patch = np.asarray(fragments.patches[index])[:size, :size]
         patch = (patch - patch.min()) / np.ptp(patch)
         label = np.asarray(fragments.labels[index])[:size, :size]
-        both = [resized(part, 96) for part in (patch, label)]
-        row[f"{float(fragments.information[index]):.2f} bits"] = np.concatenate(both)
+        above, below = (resized(part, 96) for part in (patch, label))
+        gap = np.full((GAP, *above.shape[1:]), 255, np.uint8)
+        row[f"{float(fragments.information[index]):.2f} bits"] = np.concatenate([above, gap, below])
     return row
 
 
@@ -103,7 +104,7 @@ def top_down_row(
         places = framed(places, y, x, size)
     return {
         "image": enlarge(image, SCALE),
-        f"{FRAMES} most informative": places,
+        f"{FRAMES} fragments found": places,
         "probability": grey_picture(found.probability),
         "confidence": grey_picture(found.confidence),
     }
