@@ -2,9 +2,9 @@
 
     python -m benchmarks.figure_ground_speed
 
-Images are the synthetic set's: shapes over textured grounds, drawn at each size, so that objects
-grow with the images. The exponent is the slope of log seconds over log pixels, by least squares:
-1 is linear. `least` is the fastest run, `median` that of all.
+Both ways to coarsen are measured. Images are the synthetic set's: shapes over textured grounds,
+drawn at each size, so that objects grow with the images. The exponent is the slope of log seconds
+over log pixels, by least squares: 1 is linear. `least` is the fastest run, `median` that of all.
 """
 
 import functools
@@ -20,9 +20,11 @@ from jaxtyping import UInt8
 
 from benchmarks import machine
 from segjax.data.shapes import ShapesConfig, draw
-from segjax.figure_ground.bottom_up import bottom_up
+from segjax.figure_ground.bottom_up import BottomUp, bottom_up
+from segjax.figure_ground.bottom_up_seeds import Aggregation
 from segjax.figure_ground.refine import refine_in_hierarchy
 
+WAYS = {"bottom_up": BottomUp(), "weighted_aggregation": BottomUp(aggregation=Aggregation())}
 SIDES = (128, 256, 512, 1024)
 REFINED = ((512, 512), (800, 1344))
 RUNS, DETECTIONS, CELLS = 15, 100, 28
@@ -30,22 +32,28 @@ RUNS, DETECTIONS, CELLS = 15, 100, 28
 
 def main() -> None:
     """Measures and writes benchmarks/results/figure_ground_speed.json."""
-    sizes = {str(side): hierarchy_seconds(picture(side, side)) for side in SIDES}
-    results: dict[str, Any] = {"bottom_up": sizes}
-    pixels = [side * side for side in SIDES]
-    for kind in ("least", "median"):
-        seconds = [sizes[str(side)][f"{kind}_s"] for side in SIDES]
-        results[f"exponent_{kind}"] = slope(pixels, seconds)
-        print(f"exponent of the {kind} times: {results[f'exponent_{kind}']:.3f}")
+    results: dict[str, Any] = {name: growth(name, config) for name, config in WAYS.items()}
     results["refine"] = {f"{h} x {w}": refine_seconds(h, w) for h, w in REFINED}
     results["detections"] = DETECTIONS
     results["machine"] = machine.describe(("jax", "jaxlib"))
     machine.write("figure_ground_speed", results)
 
 
-def hierarchy_seconds(image: UInt8[np.ndarray, "h w 3"]) -> dict[str, float]:
+def growth(name: str, config: BottomUp) -> dict[str, Any]:
+    """Times of `bottom_up` at every size, and how they grow."""
+    sizes = {str(side): hierarchy_seconds(picture(side, side), config) for side in SIDES}
+    pixels = [side * side for side in SIDES]
+    exponents = {}
+    for kind in ("least", "median"):
+        exponent = slope(pixels, [times[f"{kind}_s"] for times in sizes.values()])
+        exponents[f"exponent_{kind}"] = exponent
+        print(f"{name}: exponent of the {kind} times {exponent:.3f}")
+    return {"sizes": sizes, **exponents}
+
+
+def hierarchy_seconds(image: UInt8[np.ndarray, "h w 3"], config: BottomUp) -> dict[str, float]:
     """Times of `bottom_up` for an image."""
-    grouped, seconds = compiled(bottom_up, jnp.asarray(image))
+    grouped, seconds = compiled(functools.partial(bottom_up, config=config), jnp.asarray(image))
     times = timed(grouped, jnp.asarray(image))
     megapixels = image.shape[0] * image.shape[1] / 1e6
     rates = {
