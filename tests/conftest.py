@@ -18,28 +18,29 @@ jax.config.update("jax_compilation_cache_dir", os.environ.get("SEGJAX_TEST_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-# These take minutes and share nothing: begun last, they would leave the other workers idle.
+# Minutes each, and nothing to share: begun last, they would leave the other worker idle.
 LONG = ("test_goldens.py", "test_colabs.py")
+# Their fixtures compile something else for every parameter.
+BY_PARAMETER = (*LONG, "test_contracts.py", "test_cascade.py", "test_nms.py")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Sends tests that share compiled programs to one worker, which compiles them once."""
+    """Long tests first."""
     items.sort(key=lambda item: item.path.name not in LONG)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_sharing(item)))
 
 
-def _sharing(item):
-    """A module; where its fixtures have parameters, or it is long, one for each of these."""
-    params = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-    if item.path.name not in LONG:
-        for mark in item.iter_markers("parametrize"):
-            names = mark.args[0]
-            for name in names.split(",") if isinstance(names, str) else names:
-                params.pop(name.strip(), None)
-    values = [str(getattr(params[name], "name", params[name])) for name in sorted(params)]
-    return "-".join([item.path.stem, *values]).replace("@", "").replace("]", "")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Sends tests that share compiled programs to one worker, which compiles them once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharedPrograms(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path, _, name = nodeid.partition("::")
+            by_parameter = path.rsplit("/", 1)[-1] in BY_PARAMETER
+            return f"{path}[{name.partition('[')[2]}" if by_parameter else path
+
+    return BySharedPrograms(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
