@@ -54,6 +54,9 @@ PIXELS = 0.99
 FIRST_LOSS, TRAJECTORY = 1e-4, 5e-3  # relative
 GRADIENT, MEDIAN_GRADIENT = 1e-2, 1e-4  # relative
 
+# What it holds stands in the files of HTC and of Cascade Mask R-CNN as well.
+SLOW = ("mm_htc_without_semantic_r50_fpn",)
+
 
 def test_there_are_files():
     assert FILES, f"no .npz file in {FOLDERS}"
@@ -66,7 +69,13 @@ def forgotten_afterwards():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in SLOW else [])
+        for file in FILES
+    ],
+)
 @pytest.mark.usefixtures("forgotten_afterwards")
 def test_golden(file):
     golden = Golden(file)
@@ -228,13 +237,16 @@ class Golden:
         """Loss terms [5 steps] by our names, and gradient norms of the first step by our paths."""
         for slots in (64, 256, None):  # more only if a step needs them: the mask head is costly
             trajectory, norms = self.train(with_mask_slots(self.model, slots))
-            if not any(float(metrics.get("mask_rois_dropped", 0)) for metrics in trajectory):
+            if len(trajectory) == 5:
                 names = self.peer.losses.values()
                 return {n: np.array([m[f"loss/{n}"] for m in trajectory]) for n in names}, norms
         raise AssertionError("regions were dropped although the mask head has a slot for each")
 
     def train(self, model):
-        """Metrics of 5 steps of the training program, and the first step's gradient norms."""
+        """Metrics of 5 steps of the training program, and the first step's gradient norms.
+
+        Of fewer steps where the next one has more regions than the mask head has slots.
+        """
         sgd = OptimConfig(
             learning_rate=self.meta["sgd"]["lr"],
             momentum=self.meta["sgd"]["momentum"],
@@ -252,6 +264,8 @@ class Golden:
         for _ in range(5):
             before = flatten(state.params)
             state, metrics = step(state, self.batch, jax.random.key(0))
+            if float(metrics.get("mask_rois_dropped", 0)):
+                break
             trajectory.append(jax.device_get(metrics))
             if not norms:
                 # After one step momentum is the gradient plus the decay of the parameter.
