@@ -89,7 +89,8 @@ class Proposals:
 
     Attributes:
       boxes: regions in padded-input pixels.
-      scores: objectness logits; 0 after a cascade's stage.
+      scores: objectness, logits or probabilities as `RPN.ranked_by` says; 0 after a
+        cascade's stage.
       valid: False for rows that only fill the fixed shape.
     """
 

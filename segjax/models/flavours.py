@@ -135,6 +135,7 @@ MMDET = Flavour(
     rpn=RPN(
         coder=DeltaCoder(symmetric_clamp=True),
         matcher=Matcher(0.7, 0.3, "overwrite", min_low_quality_iou=0.3),
+        ranked_by="probabilities",
     ),
     box_pooler=RoIPooler(7, levels="mmdet"),
     mask_pooler=RoIPooler(14, levels="mmdet"),

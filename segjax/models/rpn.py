@@ -31,6 +31,8 @@ class RPN:
       coder: box deltas.
       pre_nms_topk: candidates per level, (training, test).
       post_nms_topk: proposals per image, (training, test).
+      ranked_by: objectness "logits" (torchvision, Detectron2) or "probabilities" (mmdet).
+        They differ where float32 probabilities tie, as all do above a logit of 16.6.
       nms_threshold: IoU above which a worse proposal of the same level goes.
       min_size: both sides of a proposal must exceed this, in pixels (or reach
         it, with `min_size_inclusive`).
@@ -53,6 +55,7 @@ class RPN:
     coder: DeltaCoder = DeltaCoder()
     pre_nms_topk: tuple[int, int] = (2000, 1000)
     post_nms_topk: tuple[int, int] = (1000, 1000)
+    ranked_by: Literal["logits", "probabilities"] = "logits"
     nms_threshold: float = 0.7
     min_size: float = 0.0
     min_size_inclusive: bool = False
@@ -86,10 +89,11 @@ class RPN:
     ) -> Proposals:
         """The best boxes of every level after NMS, [B, R]; no gradient passes.
 
-        Per level: the `pre_nms_topk` best logits, decoded, clipped to the image,
+        Per level: the `pre_nms_topk` best anchors, decoded, clipped to the image,
         empty ones dropped, NMS; then the `post_nms_topk` best over all levels.
-        mmdet sorts probabilities, which are all 1 above a logit of 16.6: the order of such
-        anchors, which torch's sort leaves open, is that of their logits here.
+        Ties go by position: lower levels first, within a level in order (H, W, A), as a
+        stable sort leaves them. (mmdet's own order of ties is that of `torch.sort`, which is
+        stable on CUDA but, since torch 2.6, not on x86 CPUs.)
         """
         pre, post = (pair[0 if train else 1] for pair in (self.pre_nms_topk, self.post_nms_topk))
         levels = [
@@ -115,8 +119,11 @@ class RPN:
     def _level_candidates(
         self, logits: Array, deltas: Array, anchors: Array, image_sizes: Array, topk: int
     ) -> tuple[Array, Array, Array]:
-        """Boxes [B, n, 4], logits [B, n], valid [B, n] of a level's `topk` best anchors."""
-        scores, index = jax.lax.top_k(jax.lax.stop_gradient(logits), min(topk, logits.shape[1]))
+        """Boxes [B, n, 4], scores [B, n], valid [B, n] of a level's `topk` best anchors."""
+        scores = jax.lax.stop_gradient(logits)
+        if self.ranked_by == "probabilities":
+            scores = jax.nn.sigmoid(scores)
+        scores, index = jax.lax.top_k(scores, min(topk, logits.shape[1]))
         best = jnp.take_along_axis(jax.lax.stop_gradient(deltas), index[..., None], axis=1)
         boxes = clip_boxes(self.coder.decode(best, anchors[index]), image_sizes)
         valid = nonempty(boxes, self.min_size, inclusive=self.min_size_inclusive)
