@@ -30,9 +30,17 @@ GAINS = {
 LAST_NORMS = ("bn3", "conv3.norm", "norm3")  # small, so that residual sums stay bounded
 
 
-def state_dict(manifest: dict[str, list[int]], seed: int) -> dict[str, np.ndarray]:
-    """The peer's checkpoint: {name: array} for {name: shape}."""
-    return {name: _array(name, tuple(shape), manifest, seed) for name, shape in manifest.items()}
+def state_dict(
+    manifest: dict[str, list[int]], seed: int, scaled: dict[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """The peer's checkpoint: {name: array} for {name: shape}.
+
+    Arrays whose name contains a key of `scaled` are multiplied by its value.
+    """
+    arrays = {name: _array(name, tuple(shape), manifest, seed) for name, shape in manifest.items()}
+    for part, factor in (scaled or {}).items():
+        arrays |= {name: x * np.float32(factor) for name, x in arrays.items() if part in name}
+    return arrays
 
 
 def _array(name, shape, manifest, seed):

@@ -129,7 +129,7 @@ class Golden:
     @cached_property
     def variables(self):
         """As those of a file that the library has written, through the zoo's reading."""
-        state = recipe.state_dict(self.meta["manifest"], self.seed)
+        state = recipe.state_dict(self.meta["manifest"], self.seed, self.meta.get("scaled"))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights"
             if self.meta["source"].startswith("detectron2"):
@@ -292,7 +292,7 @@ class Golden:
     def check_meta(self, key, rest):
         known = {"source", "variant", "config", "seed", "height", "width", "num_classes", "sgd"}
         known |= {"num_classes_with_background", "sampling", "trainable", "norm", "manifest"}
-        known |= {"rpn_batch_size_per_image", "roi_batch_size_per_image"}
+        known |= {"rpn_batch_size_per_image", "roi_batch_size_per_image", "scaled", "sort"}
         return [at_most("unknown entries", len(set(self.meta) - known), 0)]
 
     def check_feature(self, key, rest):

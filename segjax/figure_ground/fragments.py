@@ -1,6 +1,7 @@
 """Class fragments: what top-down segmentation knows of a class, and its settings."""
 
 import dataclasses
+from numbers import Integral
 
 from jaxtyping import Array, Float32, Int32
 
@@ -66,8 +67,8 @@ class TopDownConfig:
     prior_weight: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 3:
-            raise ValueError(f"sizes is {self.sizes}: wanted sides of 3 cells or more")
+        if not self.sizes or not all(isinstance(x, Integral) and x >= 3 for x in self.sizes):
+            raise ValueError(f"sizes is {self.sizes}: wanted sides of 3 whole cells or more")
         counts = {
             name: getattr(self, name)
             for name in ("downsample", "candidates", "max_fragments", "peaks")

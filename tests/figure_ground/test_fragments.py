@@ -291,7 +291,7 @@ class TestLabels:
         ("label_rounds", -1, "'label_rounds': -1"),
         ("border_weight", -0.5, r"'border_weight': -0\.5"),
         ("max_disagreement", float("nan"), "'max_disagreement': nan"),
-        ("sizes", (2, 8), "3 cells or more"),
+        ("sizes", (2, 8), "3 whole cells or more"),
         ("candidates", 0, "'candidates': 0"),
         ("prior", 1.5, "prior 1.5"),
         ("prior_weight", 0.0, "weight above 0"),

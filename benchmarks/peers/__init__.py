@@ -1,0 +1,1 @@
+"""What the peers compute: makes the files of tests/goldens with the peers themselves."""

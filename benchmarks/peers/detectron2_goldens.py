@@ -1,0 +1,130 @@
+"""A golden file of a Detectron2 model.
+
+    python -m benchmarks.peers.detectron2_goldens \
+        COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml d2_mask_rcnn_r101_fpn
+
+Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the one it installs).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from benchmarks.peers.golden_file import HEIGHT, WIDTH, GoldenFile, arguments
+
+# Larger than there are anchors and regions; both enter normalisers.
+SIZES = {"rpn_batch_size_per_image": 20460, "roi_batch_size_per_image": 10000}
+STUFF_CLASSES = 54
+
+
+def build(config: str) -> torch.nn.Module:
+    """The config's model with samplers that take everything."""
+    cfg = get_cfg()
+    folder = os.environ.get("DETECTRON2_CONFIGS")
+    if folder is None:
+        from detectron2 import model_zoo
+
+        folder = Path(model_zoo.__file__).parent / "configs"
+    cfg.merge_from_file(str(Path(folder) / config))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = SIZES["rpn_batch_size_per_image"]
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = SIZES["roi_batch_size_per_image"]
+    # Random weights score low and fill small areas.
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.15
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT = 256
+    return build_model(cfg)
+
+
+def add_heads(golden: GoldenFile, features: dict[str, torch.Tensor]) -> None:
+    """Box and mask heads of every stage on the fixed regions."""
+    heads = golden.model.roi_heads
+    rois = golden.rois()
+    first = [Boxes(rois[:8])]
+    levels = [features[name] for name in heads.box_in_features]
+    golden.add("roi_feature", heads.box_pooler(levels, first)[:, ::16])
+    if hasattr(heads, "num_cascade_stages"):
+        regions = [Instances((HEIGHT, WIDTH), proposal_boxes=Boxes(rois))]
+        for stage in range(heads.num_cascade_stages):
+            golden.add_box_head(stage, *heads._run_stage(levels, regions, stage))
+    else:
+        pooled = heads.box_pooler(levels, [Boxes(rois)])
+        golden.add_box_head(0, *heads.box_predictor(heads.box_head(pooled)))
+    if heads.mask_on:
+        levels = [features[name] for name in heads.mask_in_features]
+        masks = heads.mask_head.layers(heads.mask_pooler(levels, first))
+        golden.add("roi_mask_logits", masks[:, ::9])
+
+
+def add_panoptic(golden: GoldenFile, features: dict[str, torch.Tensor], found: Any) -> None:
+    """The semantic branch's logits and the merged map."""
+    import json
+
+    logits, _ = golden.model.sem_seg_head(features, None)
+    golden.add("semantic_logits", logits[0, ::6, ::8, ::8])
+    segments, info = found["panoptic_seg"]
+    golden.add("panoptic/segments", segments.int())
+    golden.add("panoptic/info", json.dumps(info))
+    golden.add("semantic_argmax", found["sem_seg"].argmax(0).to(torch.uint8))
+
+
+@torch.no_grad()
+def add_inference(golden: GoldenFile, inputs: list[dict[str, Any]]) -> None:
+    """Everything that needs no ground truth."""
+    model = golden.model
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    golden.add_features(features.items())
+    rpn = model.proposal_generator
+    golden.add_rpn(*rpn.rpn_head([features[name] for name in rpn.in_features]))
+    proposals, _ = rpn(images, features, None)
+    golden.add("proposals", proposals[0].proposal_boxes.tensor)
+    add_heads(golden, features)
+    found = model(inputs)[0]
+    instances = found["instances"]
+    masks = instances.pred_masks if instances.has("pred_masks") else None
+    golden.add_detections(
+        instances.pred_boxes.tensor, instances.scores, instances.pred_classes, masks
+    )
+    if "panoptic_seg" in found:
+        add_panoptic(golden, features, found)
+
+
+def with_ground_truth(golden: GoldenFile, image: torch.Tensor) -> list[dict[str, Any]]:
+    """The input of a training step."""
+    boxes, labels, masks = golden.ground_truth()
+    instances = Instances((HEIGHT, WIDTH), gt_boxes=Boxes(boxes), gt_classes=labels.long())
+    if golden.model.roi_heads.mask_on:
+        instances.gt_masks = BitMasks(torch.from_numpy(np.array(masks)))
+    return [
+        {
+            "image": image,
+            "height": HEIGHT,
+            "width": WIDTH,
+            "instances": instances,
+            "sem_seg": golden.semantic(STUFF_CLASSES),
+        }
+    ]
+
+
+def main() -> None:
+    """Writes the file of the config that the command line names."""
+    args = arguments(__doc__)
+    model = build(args.config)
+    golden = GoldenFile(model, args, source="detectron2 0.6", **SIZES)
+    image = golden.image_bgr()
+    add_inference(golden, [{"image": image, "height": HEIGHT, "width": WIDTH}])
+    model.train()  # for the losses; its norms are frozen
+    with EventStorage():
+        golden.train(lambda: model(with_ground_truth(golden, image)))
+    golden.write()
+
+
+if __name__ == "__main__":
+    main()
