@@ -6,6 +6,7 @@ input; both are many times slower on a CPU (and the second on a GPU) than the
 matrix product they really are, so both are written as that product.
 """
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -53,10 +54,13 @@ class Conv(nn.Module):
         shape = (k, k, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape).astype(self.dtype)
         x = x.astype(self.dtype)
+        y: Array
         if k == 1 and self.groups == 1:
             y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         elif k == 3 and self.groups == 1 and self.stride == 1:
             y = conv3x3(x, kernel)
+        elif k == 3 and self.groups > 1 and self.padding == "symmetric":
+            y = grouped_conv3x3(x, kernel, self.groups, self.stride)
         else:
             y = jax.lax.conv_general_dilated(
                 x,
@@ -137,6 +141,74 @@ def _kernel_grad_by_taps(x: Array, kernel: Array, grad: Array) -> Array:
 
 
 conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def grouped_conv3x3(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 c F"], groups: int, stride: int
+) -> Float[Array, "B h w F"]:
+    """A 3x3 convolution in groups with padding 1, with a kernel gradient that CPUs do fast.
+
+    ResNeXt's. XLA:CPU takes the gradient of all groups with all groups and throws away
+    what is not wanted: 26 s for 1024 channels in 32 groups at 50 x 84 on two cores. As nine
+    products for each group, one for each tap, it is a second.
+    """
+    return _grouped_conv3x3(x, kernel, groups, stride)
+
+
+def _grouped_conv3x3(x: Array, kernel: Array, groups: int, stride: int) -> Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _grouped_conv3x3_fwd(
+    x: Array, kernel: Array, groups: int, stride: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return _grouped_conv3x3(x, kernel, groups, stride), (x, kernel)
+
+
+def _grouped_conv3x3_bwd(
+    groups: int, stride: int, saved: tuple[Array, Array], grad: Array
+) -> tuple[Array, Array]:
+    x, kernel = saved
+
+    def by_xla(x: Array, kernel: Array, grad: Array) -> Array:
+        convolve = functools.partial(_grouped_conv3x3, x, groups=groups, stride=stride)
+        return jax.vjp(convolve, kernel)[1](grad)[0]
+
+    x_grad = jax.vjp(lambda x: _grouped_conv3x3(x, kernel, groups, stride), x)[1](grad)[0]
+    kernel_grad = jax.lax.platform_dependent(
+        x,
+        kernel,
+        grad,
+        cpu=functools.partial(_grouped_kernel_grad_by_taps, stride=stride),
+        default=by_xla,
+    )
+    return x_grad, kernel_grad
+
+
+def _grouped_kernel_grad_by_taps(x: Array, kernel: Array, grad: Array, *, stride: int) -> Array:
+    height, width = ((n - 1) * stride + 1 for n in grad.shape[1:3])
+    per_group = kernel.shape[2]
+    groups = x.shape[-1] // per_group
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    flat = grad.reshape(-1, groups, grad.shape[-1] // groups)
+
+    def tap(y: int, x0: int) -> Array:
+        seen = padded[:, y : y + height : stride, x0 : x0 + width : stride]
+        product = jnp.einsum("ngi,ngo->igo", seen.reshape(-1, groups, per_group), flat)
+        return product.reshape(per_group, -1)
+
+    return jnp.stack([tap(y, x0) for y in range(3) for x0 in range(3)]).reshape(kernel.shape)
+
+
+grouped_conv3x3.defvjp(_grouped_conv3x3_fwd, _grouped_conv3x3_bwd)
 
 
 class Dense(nn.Module):

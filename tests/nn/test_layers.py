@@ -1,12 +1,22 @@
 """The layers' rewritten forms against JAX's plain ones, and norms against their definition."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.nn.conv import Conv, Deconv2x2, Dense, _conv3x3, conv3x3
+from segjax.nn.conv import (
+    Conv,
+    Deconv2x2,
+    Dense,
+    _conv3x3,
+    _grouped_conv3x3,
+    conv3x3,
+    grouped_conv3x3,
+)
 from segjax.nn.fpn import FPN
 from segjax.nn.norm import Norm, NormSpec
 from segjax.nn.resnet import resnet
@@ -43,6 +53,27 @@ def test_conv3x3_and_its_gradients_equal_a_plain_convolution(channels):
     for a, b in zip(got(x, kernel), wanted(x, kernel), strict=True):
         scale = np.abs(b).max()
         np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("groups", "channels", "features"), [(2, 8, 4), (32, 64, 128)])
+@pytest.mark.parametrize("size", [(7, 10), (8, 9)])
+def test_grouped_conv3x3_and_its_gradients_equal_a_plain_convolution(
+    stride, groups, channels, features, size
+):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, *size, channels))
+    kernel = jax.random.normal(keys[1], (3, 3, channels // groups, features))
+    plain, ours = (
+        partial(f, groups=groups, stride=stride) for f in (_grouped_conv3x3, grouped_conv3x3)
+    )
+    wanted, wanted_grads = jax.vjp(plain, x, kernel)
+    got, got_grads = jax.vjp(ours, x, kernel)
+    np.testing.assert_array_equal(got, wanted)
+    grad = jax.random.normal(keys[2], wanted.shape)
+    for a, b in zip(got_grads(grad), wanted_grads(grad), strict=True):
+        scale = np.abs(b).max()
+        np.testing.assert_allclose(np.asarray(a) / scale, np.asarray(b) / scale, atol=2e-6)
 
 
 def test_deconv_equals_a_transposed_convolution():
