@@ -211,12 +211,11 @@ def goldens() -> str:
         "| peer | features | detections paired | first losses | 5 steps | gradients, median |",
         "|---|---|---|---|---|---|",
     ]
+    trained = ("loss_trajectory: first", "loss_trajectory: 5 steps", "grad_norms: median")
     for name, r in load("goldens").items():
-        lines.append(
-            f"| {name} | {r['feature: largest / rms']:.0e} | {r['detection: share paired']:.1%} | "
-            f"{r['loss_trajectory: first']:.0e} | {r['loss_trajectory: 5 steps']:.0e} | "
-            f"{r['grad_norms: median']:.0e} |"
-        )
+        columns = [f"{r['feature: largest / rms']:.0e}", f"{r['detection: share paired']:.1%}"]
+        columns += [f"{r[key]:.0e}" if key in r else "-" for key in trained]
+        lines.append(f"| {name} | {' | '.join(columns)} |")
     return "\n".join(lines)
 
 

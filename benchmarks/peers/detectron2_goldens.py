@@ -3,13 +3,18 @@
     python -m benchmarks.peers.detectron2_goldens \
         COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml d2_mask_rcnn_r101_fpn
 
-Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the one it installs).
+Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the one it installs). What
+goes into the file as its source is DETECTRON2_SOURCE, or Detectron2's version: the files of
+R101 and X101 come from the copy of Detectron2 in the package PixelLib 0.7.1, whose R50 gives
+the numbers of Detectron2's own.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import numpy as np
 import torch
 from detectron2.config import get_cfg
@@ -64,8 +69,6 @@ def add_heads(golden: GoldenFile, features: dict[str, torch.Tensor]) -> None:
 
 def add_panoptic(golden: GoldenFile, features: dict[str, torch.Tensor], found: Any) -> None:
     """The semantic branch's logits and the merged map."""
-    import json
-
     logits, _ = golden.model.sem_seg_head(features, None)
     golden.add("semantic_logits", logits[0, ::6, ::8, ::8])
     segments, info = found["panoptic_seg"]
@@ -117,7 +120,8 @@ def main() -> None:
     """Writes the file of the config that the command line names."""
     args = arguments(__doc__)
     model = build(args.config)
-    golden = GoldenFile(model, args, source="detectron2 0.6", **SIZES)
+    source = os.environ.get("DETECTRON2_SOURCE") or f"detectron2 {detectron2.__version__}"
+    golden = GoldenFile(model, args, source=source, **SIZES)
     image = golden.image_bgr()
     add_inference(golden, [{"image": image, "height": HEIGHT, "width": WIDTH}])
     model.train()  # for the losses; its norms are frozen

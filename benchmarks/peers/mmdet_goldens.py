@@ -135,15 +135,14 @@ def add_heads(golden: GoldenFile, features: tuple[torch.Tensor, ...]) -> None:
         golden.add("semantic_logits", logits[0, ::12, ::2, ::2])
         golden.add("semantic_feature", level(embedded))
         fused = {"semantic_feat": embedded}
-    mask_options = fused | ({"training": False} if hasattr(head, "semantic_head") else {})
     for stage in range(head.num_stages if cascaded else 1):
         first = (stage, features) if cascaded else (features,)
         box = head._bbox_forward(*first, rois, **fused)
         golden.add_box_head(stage, box["cls_score"], box["bbox_pred"])
         if head.with_mask:
-            masks = head._mask_forward(*first, rois[:8], **mask_options)["mask_preds"]
-            last = masks[-1] if isinstance(masks, list | tuple) else masks
-            golden.add(f"roi_mask_logits/{stage}", last[:, ::9])
+            # In training form: HTC's other form gives the last stage's only.
+            masks = head._mask_forward(*first, rois[:8], **fused)["mask_preds"]
+            golden.add(f"roi_mask_logits/{stage}", masks[:, ::9])
     pooler = head.bbox_roi_extractor[0] if cascaded else head.bbox_roi_extractor
     golden.add("roi_feature", pooler(features[: pooler.num_inputs], rois[:8])[:, ::16])
 
