@@ -93,7 +93,7 @@ class RPN:
         empty ones dropped, NMS; then the `post_nms_topk` best over all levels.
         Ties go by position: lower levels first, within a level in order (H, W, A), as a
         stable sort leaves them. (mmdet's own order of ties is that of `torch.sort`, which is
-        stable on CUDA but, since torch 2.6, not on x86 CPUs.)
+        stable on CUDA; that of torch 2.14 on x86 CPUs is not.)
         """
         pre, post = (pair[0 if train else 1] for pair in (self.pre_nms_topk, self.post_nms_topk))
         levels = [

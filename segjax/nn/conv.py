@@ -97,9 +97,14 @@ def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C F"]) -> Floa
     return _conv3x3(x, kernel)
 
 
-def _conv3x3(x: Array, kernel: Array) -> Array:
+def _conv3x3(x: Array, kernel: Array, groups: int = 1, stride: int = 1) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -124,8 +129,8 @@ def _conv3x3_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]
 TAPS_CHANNELS, TAPS_CELLS = 192, 8192
 
 
-def _kernel_grad(x: Array, kernel: Array, grad: Array) -> Array:
-    return jax.vjp(lambda kernel: _conv3x3(x, kernel), kernel)[1](grad)[0]
+def _kernel_grad(x: Array, kernel: Array, grad: Array, groups: int = 1, stride: int = 1) -> Array:
+    return jax.vjp(lambda kernel: _conv3x3(x, kernel, groups, stride), kernel)[1](grad)[0]
 
 
 def _kernel_grad_by_taps(x: Array, kernel: Array, grad: Array) -> Array:
@@ -153,42 +158,26 @@ def grouped_conv3x3(
     what is not wanted: 26 s for 1024 channels in 32 groups at 50 x 84 on two cores. As nine
     products for each group, one for each tap, it is a second.
     """
-    return _grouped_conv3x3(x, kernel, groups, stride)
-
-
-def _grouped_conv3x3(x: Array, kernel: Array, groups: int, stride: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((1, 1), (1, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    return _conv3x3(x, kernel, groups, stride)
 
 
 def _grouped_conv3x3_fwd(
     x: Array, kernel: Array, groups: int, stride: int
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _grouped_conv3x3(x, kernel, groups, stride), (x, kernel)
+    return _conv3x3(x, kernel, groups, stride), (x, kernel)
 
 
 def _grouped_conv3x3_bwd(
     groups: int, stride: int, saved: tuple[Array, Array], grad: Array
 ) -> tuple[Array, Array]:
     x, kernel = saved
-
-    def by_xla(x: Array, kernel: Array, grad: Array) -> Array:
-        convolve = functools.partial(_grouped_conv3x3, x, groups=groups, stride=stride)
-        return jax.vjp(convolve, kernel)[1](grad)[0]
-
-    x_grad = jax.vjp(lambda x: _grouped_conv3x3(x, kernel, groups, stride), x)[1](grad)[0]
+    x_grad = jax.vjp(lambda x: _conv3x3(x, kernel, groups, stride), x)[1](grad)[0]
     kernel_grad = jax.lax.platform_dependent(
         x,
         kernel,
         grad,
         cpu=functools.partial(_grouped_kernel_grad_by_taps, stride=stride),
-        default=by_xla,
+        default=functools.partial(_kernel_grad, groups=groups, stride=stride),
     )
     return x_grad, kernel_grad
 
