@@ -5,8 +5,9 @@
 
 Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the one it installs). What
 goes into the file as its source is DETECTRON2_SOURCE, or Detectron2's version: the files of
-R101 and X101 come from the copy of Detectron2 in the package PixelLib 0.7.1, whose R50 gives
-the numbers of Detectron2's own.
+R101 and X101 come from the copy of Detectron2 in the package PixelLib 0.7.1, with
+PanopticFPN, which it lacks, from Detectron2's repository; its R50 models give the numbers of
+Detectron2's own.
 """
 
 import json

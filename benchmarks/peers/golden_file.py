@@ -25,7 +25,7 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("config", help="in the peer's own words, such as %(metavar)s")
+    parser.add_argument("config", help="its path in the peer's folder of configs")
     parser.add_argument("name", help="of the file, without .npz")
     parser.add_argument("--out", type=Path, default=Path("tests/goldens"))
     parser.add_argument("--seed", type=int, default=0)
@@ -33,8 +33,11 @@ def arguments(description: str | None) -> argparse.Namespace:
         "--steps",
         type=int,
         default=5,
-        help="of training, 0 for inference alone; fewer where the peer, run again without oneDNN,\n"
+        help="of training, 0 for inference alone; fewer where the peer, run with --no-onednn,\n"
         "is off by more than the test allows (a box whose IoU is 0.499995)",
+    )
+    parser.add_argument(
+        "--no-onednn", action="store_true", help="the same in torch's own kernels, to compare"
     )
     parser.add_argument(
         "--scale",
@@ -43,7 +46,9 @@ def arguments(description: str | None) -> argparse.Namespace:
         metavar="PART=FACTOR",
         help="multiplies the weights whose name contains PART",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    torch.backends.mkldnn.enabled = not args.no_onednn
+    return args
 
 
 def level(feature: torch.Tensor) -> torch.Tensor:

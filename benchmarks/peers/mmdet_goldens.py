@@ -38,7 +38,7 @@ class _NoOperators(types.ModuleType):
 
     @staticmethod
     def _missing(name: str, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"{name} is in no build of mmcv-lite")
+        raise RuntimeError(f"{name}: mmcv-lite has no operators; give it torchvision's here")
 
     @staticmethod
     def nms(
@@ -67,7 +67,7 @@ def import_mmdet() -> None:
     """Makes mmdet 3.3.0 importable beside mmcv-lite 2.2.0, and sorting stable."""
     sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
     version, mmcv.__version__ = mmcv.__version__, "2.1.0"  # mmdet's check refuses 2.2.0
-    import mmdet  # noqa: F401
+    importlib.import_module("mmdet")
 
     mmcv.__version__ = version
     import mmdet.structures.mask.structures as mask_structures
