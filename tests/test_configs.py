@@ -23,9 +23,9 @@ from segjax.models.variables import init_variables
 from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
 from segjax.nn.semantic_head import SemanticFPNHead
-from segjax.train.loop import resolve, with_dtype
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
+from segjax.train.resolve import resolve, with_dtype
 from segjax.types import Batch
 from segjax.zoo.table import find
 from tests import tiny

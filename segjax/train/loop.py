@@ -30,7 +30,6 @@ from segjax.train.resolve import (
     best_metric,
     resolve,
     semantic_wanted,
-    with_dtype,  # noqa: F401  (a public name of the loop)
 )
 from segjax.train.state import TrainState, init_state
 from segjax.train.step import make_step

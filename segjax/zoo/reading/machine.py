@@ -7,6 +7,7 @@ not in the table of instructions is refused by name. It costs no import, needs n
 what the file holds, and cannot recurse. Instructions: `pickletools` of the standard library.
 """
 
+import abc
 import codecs
 import dataclasses
 import pickletools
@@ -38,9 +39,10 @@ class Symbol:
     value: Any = None
 
 
-class Buildable:
+class Buildable(abc.ABC):
     """A value whose content comes in a later instruction."""
 
+    @abc.abstractmethod
     def build(self, budget: Budget, state: Any) -> None:
         """Takes the content.
 
@@ -48,7 +50,6 @@ class Buildable:
           budget: what it may cost.
           state: what the file gives.
         """
-        raise NotImplementedError
 
 
 class Machine:
