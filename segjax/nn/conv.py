@@ -56,7 +56,7 @@ class Conv(nn.Module):
         x = x.astype(self.dtype)
         y: Array
         if k == 1 and self.groups == 1:
-            y = pointwise(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+            y = pointwise(subsample(x, self.stride), kernel[0, 0])
         elif k == 3 and self.groups == 1 and self.stride == 1:
             y = conv3x3(x, kernel)
         elif k == 3 and self.groups > 1 and self.padding == "symmetric":
@@ -84,6 +84,21 @@ def pointwise(x: Float[Array, "*b C"], kernel: Float[Array, "C F"]) -> Float[Arr
     """
     flat = x.reshape(-1, x.shape[-1]) @ kernel
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def subsample(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"]:
+    """Every `stride`-th cell of both axes, `x[:, ::stride, ::stride]`: [B, H, W, C] -> [B, h, w, C].
+
+    A slice that skips cells would do, but XLA of jaxlib 0.10 may fuse it into the product that
+    reads it on NVIDIA GPUs, loses count of the cells there, and aborts the process
+    (openxla/xla#47381). Whole blocks of cells, of which the first one is taken, cost the same.
+    """
+    if stride == 1:
+        return x
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0)))
+    blocks = x.reshape(batch, -(-height // stride), stride, -(-width // stride), stride, channels)
+    return blocks[:, :, 0, :, 0]
 
 
 @jax.custom_vjp

@@ -15,6 +15,7 @@ from segjax.nn.conv import (
     _conv3x3,
     conv3x3,
     grouped_conv3x3,
+    subsample,
 )
 from segjax.nn.fpn import FPN
 from segjax.nn.norm import Norm, NormSpec
@@ -39,6 +40,16 @@ def test_conv_and_its_gradient_equal_a_plain_convolution(kernel, stride):
         )
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "stride"), [(6, 8, 2), (5, 7, 2), (1, 3, 2), (7, 8, 3)]
+)
+def test_subsample_is_a_slice_that_skips_cells(height, width, stride):
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
+    np.testing.assert_array_equal(subsample(x, stride), x[:, ::stride, ::stride])
+    seen = jax.grad(lambda x: subsample(x, stride).sum())(x)
+    np.testing.assert_array_equal(seen, jnp.zeros_like(x).at[:, ::stride, ::stride].set(1.0))
 
 
 @pytest.mark.parametrize("channels", [4, 192])
