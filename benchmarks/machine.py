@@ -28,11 +28,19 @@ def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str,
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    return subprocess.run(
-        command, cwd=RESULTS.parent, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    """The checkout's commit, with "-dirty" if files other than results differ from it."""
+    checkout = RESULTS.parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=checkout, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
+    )
+    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:

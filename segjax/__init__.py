@@ -3,8 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from segjax._xla_flags import avoid_known_faults
+
 if TYPE_CHECKING:
     from segjax import figure_ground as figure_ground
+    from segjax.aot.compile import CompileReport as CompileReport
+    from segjax.aot.compile import compile_for as compile_for
     from segjax.config import OptimConfig as OptimConfig
     from segjax.config import TrainConfig as TrainConfig
     from segjax.config import load_config as load_config
@@ -52,11 +56,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# The one effect of importing segjax: XLA's flags, which must stand before JAX starts.
+_xla_flags_added = avoid_known_faults()
+
 # Public names and where they live: imported on first use, so that `import segjax` is cheap
 # and touches no device.
 _HOMES = {
     "Batch": "segjax.types",
     "CascadeMaskRCNN": "segjax.models",
+    "CompileReport": "segjax.aot.compile",
     "CascadeRCNN": "segjax.models",
     "DataConfig": "segjax.data.config",
     "Detections": "segjax.types",
@@ -80,6 +88,7 @@ _HOMES = {
     "TrainConfig": "segjax.config",
     "cascade_mask_rcnn_resnet_fpn": "segjax.models",
     "cascade_rcnn_resnet_fpn": "segjax.models",
+    "compile_for": "segjax.aot.compile",
     "draw": "segjax.viz",
     "draw_panoptic": "segjax.viz_maps",
     "draw_semantic": "segjax.viz_maps",
@@ -106,6 +115,7 @@ __all__ = [
     "Batch",
     "CascadeMaskRCNN",
     "CascadeRCNN",
+    "CompileReport",
     "DataConfig",
     "Detections",
     "FasterRCNN",
@@ -129,6 +139,7 @@ __all__ = [
     "__version__",
     "cascade_mask_rcnn_resnet_fpn",
     "cascade_rcnn_resnet_fpn",
+    "compile_for",
     "draw",
     "draw_panoptic",
     "draw_semantic",

@@ -1,9 +1,7 @@
-"""The command line: `segjax train|evaluate|predict|models|convert|check-data`."""
+"""The command line: `segjax train|evaluate|predict|compile|models|convert|check-data`."""
 
 import argparse
 import dataclasses
-import importlib.metadata
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     known, flags = parser.parse_known_args(arguments)
-    if flags and known.command not in (_train, _evaluate):
+    if flags and known.command not in (_train, _evaluate, _compile):
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
-    _avoid_slow_scatter()
+    if segjax._xla_flags_added and known.command in (_train, _evaluate, _predict):
+        print(segjax._xla_flags_added)
     try:
         return known.command(known, flags)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
@@ -92,6 +91,41 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--max-detections", type=_positive, help="of a picture")
     predict.set_defaults(command=_predict)
+
+    compile_ = commands.add_parser(
+        "compile",
+        help="compile a config's programs for devices that need not be here",
+        description="Compiles the training step and the prediction of a config for a device that"
+        " need not be here, and says what they need there.",
+        allow_abbrev=False,
+        epilog="Every field of the config is a flag too, such as --compute-dtype=bfloat16.",
+    )
+    compile_.add_argument(
+        "--config", metavar="NAME", required=True, help="a file, or a name of configs/"
+    )
+    compile_.add_argument(
+        "--target",
+        required=True,
+        help="h100, h200, a100, l4, h100:8, v5e:4x4, v5p:2x2x1, v6e:2x2, cpu",
+    )
+    compile_.add_argument(
+        "--per-device-batch", metavar="N", type=_positive, help="images; default: the config's"
+    )
+    compile_.add_argument(
+        "--image-size",
+        metavar=("H", "W"),
+        nargs=2,
+        type=_positive,
+        help="pixels of the padded images; default: as the config resizes landscape images",
+    )
+    compile_.add_argument(
+        "--what",
+        metavar="A,B",
+        type=lambda text: text.split(","),
+        help="of train, predict, maps, refine, bottom_up; default: what the run compiles",
+    )
+    compile_.add_argument("--save", metavar="FOLDER", help="keep the programs' texts")
+    compile_.set_defaults(command=_compile)
 
     models = commands.add_parser("models", help="names of published weights")
     models.add_argument("--like", metavar="PATTERN", default="*", help='as "mask_rcnn*.d2_*"')
@@ -185,6 +219,41 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
     help_flag = ["--help"] if known.help else []
     train(load_config(known.config, [f"--workdir={workdir}", *flags, *help_flag]))
     return 0
+
+
+def _compile(known: argparse.Namespace, flags: list[str]) -> int:
+    from segjax.aot.compile import CompilationError, compile_for
+    from segjax.aot.report import ProgramReport
+    from segjax.aot.text import gib, lines
+    from segjax.config import find_config, load_config
+
+    config = load_config(find_config(known.config), flags)
+    try:
+        found = compile_for(
+            config,
+            known.target,
+            what=known.what,
+            per_device_batch=known.per_device_batch,
+            image_size=known.image_size and tuple(known.image_size),
+            save=known.save,
+        )
+    except CompilationError as error:
+        print(f"segjax: {error}", file=sys.stderr)
+        return 1
+    for program in found.programs:
+        if isinstance(program, ProgramReport):
+            print("\n".join(lines(program)))
+        if program.fits:
+            continue
+        fitting = found.fitting_batches[program.what]
+        needed = program.memory.total if isinstance(program, ProgramReport) else program.needed
+        print(
+            f"{program.what} does not fit on {program.target}: {program.per_device} images a"
+            f" device need {gib(needed) if needed else 'more'}, there are"
+            f" {gib(program.available)}; {fitting or 'not even one'} would fit",
+            file=sys.stderr,
+        )
+    return 0 if found.fits else 1
 
 
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
@@ -335,28 +404,3 @@ def _check_data(known: argparse.Namespace, _: list[str]) -> int:
         print("\n".join(problems.lines()) or "no defects")
         fatal |= bool(problems.fatal())
     return 1 if fatal else 0
-
-
-def _avoid_slow_scatter() -> None:
-    """Works around jaxlib releases whose scatter-add on NVIDIA GPUs is hundreds of times too slow.
-
-    RoIAlign's backward pass is one (openxla/xla#46225, jax-ml/jax#38806). Must run before JAX
-    starts its backend; a flag that the user has set is left alone.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" in flags or "xla_gpu_ftz" in flags:
-        return
-    if os.environ.get("JAX_PLATFORMS", "").lower() not in ("", "cuda", "gpu"):
-        return
-    plugins = [_version(f"jax-cuda{major}-plugin") for major in (12, 13)]
-    if _version("jaxlib") in ("0.10.2", "0.11.0") and any(plugins):
-        added = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
-        os.environ["XLA_FLAGS"] = f"{flags} {added}".strip()
-        print(f"jaxlib {_version('jaxlib')}: set XLA_FLAGS={added} (slow scatter-add)")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

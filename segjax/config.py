@@ -123,6 +123,22 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
 
+def find_config(name: str) -> Path:
+    """The file of a config: a path, or a name of configs/ such as "htc_r50_fpn_1x_coco".
+
+    Raises:
+      FileNotFoundError: if there is none.
+    """
+    path = Path(name)
+    named = Path("configs") / f"{path.stem}.py"
+    for candidate in (path, named):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"no config file {path}, nor {named} here; configs/ holds the ready ones"
+    )
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Executes a config file's `get_config()` and applies flags to what it returns.
 

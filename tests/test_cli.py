@@ -304,26 +304,3 @@ def test_public_names():
     assert "train" in dir(segjax)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = segjax.trian
-
-
-@pytest.mark.parametrize(
-    ("versions", "flags", "platforms", "expected"),
-    [
-        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "", "", True),
-        ({"jaxlib": "0.11.0", "jax-cuda13-plugin": "0.11.0"}, "--xla_a=1", "cuda", True),
-        ({"jaxlib": "0.10.2"}, "", "", False),
-        ({"jaxlib": "0.12.0", "jax-cuda12-plugin": "0.12.0"}, "", "", False),
-        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "--xla_gpu_ftz=true", "", False),
-        ({"jaxlib": "0.10.2", "jax-cuda12-plugin": "0.10.2"}, "", "cpu", False),
-    ],
-)
-def test_slow_scatter_is_avoided_where_it_is(
-    versions, flags, platforms, expected, monkeypatch, capsys
-):
-    monkeypatch.setattr(cli, "_version", versions.get)
-    monkeypatch.setenv("XLA_FLAGS", flags)
-    monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    cli._avoid_slow_scatter()
-    added = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
-    assert os.environ["XLA_FLAGS"] == (f"{flags} {added}".strip() if expected else flags)
-    assert ("XLA_FLAGS" in capsys.readouterr().out) == expected

@@ -218,7 +218,7 @@ class _Loader:
     def __call__(self, plan: PlannedBatch) -> HostBatch:
         if self._records is None:
             self._records = open_records(self.split)
-        batch = _empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
+        batch = empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
         for place, (row, draw) in enumerate(zip(plan.rows, plan.draws, strict=True)):
             if row >= 0:
                 rng = None
@@ -270,7 +270,14 @@ def _mark_flags_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def _empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
+def empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
+    """A batch of filling rows: what `train_iterator` and `eval_iterator` write examples into.
+
+    Args:
+      rows: images.
+      canvas: (height, width) of the padded images.
+      config: which labels there are, and their sizes.
+    """
     # Without instances one empty row is left, as no axis of a batch is empty.
     count = config.max_instances if config.instances else 1
     masks = config.masks and config.instances

@@ -87,7 +87,7 @@ def pointwise(x: Float[Array, "*b C"], kernel: Float[Array, "C F"]) -> Float[Arr
 
 
 def subsample(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"]:
-    """Every `stride`-th cell of both axes, `x[:, ::stride, ::stride]`: [B, H, W, C] -> [B, h, w, C].
+    """Every `stride`-th cell of both axes: `x[:, ::stride, ::stride]`.
 
     A slice that skips cells would do, but XLA of jaxlib 0.10 may fuse it into the product that
     reads it on NVIDIA GPUs, loses count of the cells there, and aborts the process

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 from segjax.ops.roi_align_taps import FAR, cell_weights, make_axis
 
 
+@jax.named_scope("mask_targets")
 def mask_targets(
     gt_masks: UInt8[Array, "N Mh Mw"] | Float[Array, "N Mh Mw"],
     frames: Float32[Array, "N 4"],
@@ -68,6 +69,7 @@ def _target_weights(
     return jnp.where((extent > 0)[:, None, None], weights, 0.0)
 
 
+@jax.named_scope("paste_masks")
 def paste_masks(
     mask_probs: Float32[Array, "N M M"],
     boxes: Float32[Array, "N 4"],

@@ -83,6 +83,7 @@ class Matcher:
                 f'low_quality is {self.low_quality!r}: give "none", "keep_argmax" or "overwrite"'
             )
 
+    @jax.named_scope("match")
     def match(
         self,
         boxes: Float[Array, "N 4"],

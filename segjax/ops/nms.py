@@ -31,6 +31,7 @@ _TILE = 256
 _WORD = 32
 
 
+@jax.named_scope("nms")
 def nms(
     boxes: Float[Array, "N 4"],
     scores: Float[Array, "N"],
@@ -62,6 +63,7 @@ def nms(
     return jnp.zeros(valid.shape, bool).at[order].set(keep, unique_indices=True)
 
 
+@jax.named_scope("nms")
 def nms_topk(
     boxes: Float[Array, "N 4"],
     scores: Float[Array, "N"],

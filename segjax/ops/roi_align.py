@@ -63,6 +63,7 @@ class RoIAlign:
         )
 
 
+@jax.named_scope("roi_align")
 def multilevel_roi_align(
     features: Sequence[Float[Array, "B _h _w C"]],
     rois: Float32[Array, "B R 4"],

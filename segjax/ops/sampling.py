@@ -102,6 +102,7 @@ def sample_labels(
     return none.at[positives].set(True, mode="drop"), none.at[negatives].set(True, mode="drop")
 
 
+@jax.named_scope("sample")
 def sample_indices(
     key: Key, labels: Int[Array, "N"], num: int, positive_fraction: float | int
 ) -> SampledIndices:

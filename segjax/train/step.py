@@ -69,13 +69,16 @@ def make_step(
             return loss, (metrics | counts, updated.get("batch_stats", {}))
 
         grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-        grads = _psum(grads, axis_name)
+        with jax.named_scope("gradients"):
+            grads = _psum(grads, axis_name)
         grad_norm = global_norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         updated = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=_mean_changed(state.batch_stats, batch_stats, axis_name),
             opt_state=opt_state,
         )

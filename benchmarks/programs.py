@@ -1,0 +1,168 @@
+"""Compiles every recipe's programs for GPUs and TPUs that need not be here.
+
+    python -m benchmarks.programs                                   # all: many hours
+    python -m benchmarks.programs --targets h100 --what train predict --dtypes bfloat16
+
+Needs the extras `aot` and `tpu`, on Linux. Each program is a piece; pieces that are in the
+results already are left out, so a run that was stopped goes on, and `--again` makes them anew.
+The results of one jaxlib are one file, benchmarks/results/programs_VERSION.json: run it with each
+version. Recipes that differ only in their schedule compile to the same program, which is compiled
+once.
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from segjax.aot.compile import CompilationError, TooLarge, run_request
+from segjax.aot.programs import programs_of
+from segjax.aot.report import ProgramReport
+from segjax.aot.targets import parse_target
+from segjax.aot.worker import Request
+from segjax.config import TrainConfig, load_config
+from segjax.train.resolve import with_dtype
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+TARGETS = ("h100", "v5e", "a100", "l4", "h100:8", "v6e", "v5p")
+DTYPES = ("bfloat16", "float32")
+# Programs that all models share are compiled with one of them.
+SHARED = {"refine": "mask_rcnn_r50_fpn_1x_coco", "bottom_up": "mask_rcnn_r50_fpn_1x_coco"}
+WHAT = ("train", "predict", "maps", *SHARED)
+
+
+def main() -> None:
+    """Compiles what is not in the results yet."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--targets", nargs="+", default=TARGETS)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=WHAT)
+    parser.add_argument("--recipes", nargs="+", default=sorted(groups()), metavar="NAME")
+    parser.add_argument("--name", default=None, help="of the results; default: programs_VERSION")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many")
+    parser.add_argument("--again", action="store_true", help="also what is in the results already")
+    known = parser.parse_args()
+    name = known.name or f"programs_{importlib.metadata.version('jaxlib')}"
+    results = _results(name)
+    end = time.monotonic() + 60 * known.minutes
+    for target, dtype, recipe, what in _pieces(known):
+        key = "/".join((recipe, what, dtype, target))
+        if key in results["pieces"] and not known.again:
+            continue
+        if time.monotonic() > end:
+            break
+        results["pieces"][key] = piece(recipe, what, dtype, target)
+        print(key, results["pieces"][key], flush=True)
+        _write(name, results)
+
+
+def _pieces(known: argparse.Namespace) -> list[tuple[str, str, str, str]]:
+    return [
+        (target, dtype, recipe, what)
+        for target in known.targets
+        for dtype in known.dtypes
+        for what in known.what
+        for recipe in known.recipes
+        if _has(recipe, what) and not (what != "train" and parse_target(target).num_devices > 1)
+    ]
+
+
+def _has(recipe: str, what: str) -> bool:
+    if what in SHARED:
+        return recipe == SHARED[what]
+    return what in programs_of(config_of(recipe))
+
+
+def groups() -> dict[str, list[str]]:
+    """Recipes by the one that stands for them: their programs are the same."""
+    found: dict[Any, list[str]] = {}
+    for path in sorted(CONFIGS.glob("*.py")):
+        config = config_of(path.stem)
+        optim = dataclasses.replace(config.optim, learning_rate=1.0, milestones=(1,), gamma=0.1)
+        shapes = _per_device(config, "train", 1), config.data.semantic, config.data.masks
+        sizes = max(config.data.short_side), config.data.size, config.data.shapes
+        key = repr((config.model, optim, shapes, sizes))
+        found.setdefault(key, []).append(path.stem)
+    return {names[0]: names for names in found.values()}
+
+
+def config_of(recipe: str) -> TrainConfig:
+    """A recipe of configs/."""
+    return load_config(CONFIGS / f"{recipe}.py")
+
+
+def _per_device(config: TrainConfig, what: str, devices: int) -> int:
+    """Published recipes have 16 images on eight devices: two each."""
+    images = config.data.batch_size if what == "train" else config.data.eval_batch_size
+    return 2 if images >= 8 and config.data.shapes is None else max(images // devices, 1)
+
+
+def piece(recipe: str, what: str, dtype: str, target: str) -> dict[str, Any]:
+    """Compiles one program; what came of it."""
+    config = config_of(recipe)
+    config = dataclasses.replace(config, model=with_dtype(config.model, dtype))
+    chosen = parse_target(target)
+    # Refining and grouping take one image after the other.
+    images = 1 if what in SHARED else _per_device(config, what, chosen.num_devices)
+    started = time.perf_counter()
+    try:
+        report = run_request(Request(config, chosen.name, what, images), chosen)
+    except CompilationError as error:
+        lines = str(error).splitlines()
+        found = {"status": "failed", "error": " ".join(lines)[:500]}
+    else:
+        found = summary(report)
+    seconds = round(time.perf_counter() - started, 1)
+    return {"per_device": images, **found, "wall_seconds": seconds, "commit": machine.commit()}
+
+
+def summary(report: ProgramReport | TooLarge) -> dict[str, Any]:
+    """The figures of a report that a table or a comparison needs."""
+    height, width = report.canvas
+    if isinstance(report, TooLarge):
+        return {"status": "too large", "canvas": [height, width], "needed": report.needed}
+    products = {item.owner: item.count for item in report.float32_products}
+    unknown: dict[str, int] = {}
+    for loop in report.loops:
+        unknown[loop.owner] = unknown.get(loop.owner, 0) + (loop.trips is None)
+    return {
+        "status": "compiles" if report.fits else "too large",
+        "canvas": [height, width],
+        "memory_gib": round(report.memory.total / 2**30, 3),
+        "temporaries_gib": round(report.memory.temporaries / 2**30, 3),
+        "flops": report.flops,
+        "bytes_accessed": report.bytes_accessed,
+        "kernels": report.kernels,
+        "products": report.products,
+        "float32_products": products,
+        "loops": len(report.loops),
+        "loops_of_unknown_length": {owner: n for owner, n in unknown.items() if n},
+        "collectives": [[item.kind, item.count, item.bytes] for item in report.collectives],
+        "moves": sum(item.count for item in report.moves),
+        "moved_gib": round(sum(item.count * item.bytes for item in report.moves) / 2**30, 3),
+    }
+
+
+def _results(name: str) -> dict[str, Any]:
+    path = machine.RESULTS / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    return {"pieces": {}, "machine": machine.describe()}
+
+
+def _write(name: str, results: dict[str, Any]) -> None:
+    """Writes by renaming: a run that is stopped leaves whole pieces."""
+    path = machine.RESULTS / f"{name}.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    part.rename(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The programs of a run, lowered from shapes alone: no data, no weights, no device."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from segjax.config import TrainConfig
+from segjax.data.config import DataConfig
+from segjax.data.pipeline import empty_batch
+from segjax.eval.classes import gives_instances, gives_semantic
+from segjax.eval.postprocess import map_canvas, maps_original, predict_original
+from segjax.figure_ground.bottom_up import bottom_up
+from segjax.figure_ground.refine import MaskRefinement
+from segjax.models.variables import init_variables
+from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.parallel import AXIS, BATCH_FIELDS, Devices, compile_step
+from segjax.train.resolve import resolve
+from segjax.train.state import init_state
+from segjax.train.step import make_step
+from segjax.types import Batch
+
+# Classes where neither config nor data say how many: COCO's things, and things with its stuff.
+NUM_CLASSES, SEMANTIC_CLASSES = 80, 133
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What a program is lowered for.
+
+    Attributes:
+      per_device: images on each device.
+      canvas: (height, width) of the padded images, in pixels.
+    """
+
+    per_device: int
+    canvas: tuple[int, int]
+
+
+def completed(config: TrainConfig) -> TrainConfig:
+    """The config with everything filled in that a run takes from its data.
+
+    Raises:
+      ValueError: if model and data do not fit together, as for training.
+    """
+    model: Any = config.model
+    things = model.num_classes or NUM_CLASSES if gives_instances(model) else 0
+    pixels = 0 if model.semantic_classes is None else model.semantic_classes or SEMANTIC_CLASSES
+    return resolve(config, [str(i) for i in range(things)], [str(i) for i in range(pixels)])
+
+
+def usual_canvas(data: DataConfig) -> tuple[int, int]:
+    """The canvas of a run's landscape images: (height, width) in pixels.
+
+    Raises:
+      ValueError: if only the data know how large their images are.
+    """
+
+    def rounded(height: int, width: int) -> tuple[int, int]:
+        by = data.size_divisor
+        return -(-height // by) * by, -(-width // by) * by
+
+    if data.buckets:
+        return max(data.buckets, key=lambda canvas: (canvas[1] >= canvas[0], canvas))
+    if data.resize == "shortest_edge":
+        return rounded(min(max(data.short_side), data.long_side), data.long_side)
+    if data.size is not None:
+        return rounded(*data.size)
+    if data.shapes is not None:
+        return rounded(data.shapes.image_size, data.shapes.image_size)
+    raise ValueError(
+        'resize="none" leaves the size to the images: give --image-size HEIGHT WIDTH, or'
+        " --data.buckets"
+    )
+
+
+def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
+    """The training step, as `segjax.train` compiles it.
+
+    Args:
+      config: completed.
+      devices: of a mesh, real or compile-only.
+      shapes: of the batch.
+    """
+    model: Any = config.model
+    frozen = model.frozen_paths()
+    optimizer = make_optimizer(config.optim, config.steps, frozen)
+    step = make_step(model, optimizer, learning_rate(config.optim, config.steps), frozen)
+    state = jax.eval_shape(lambda key: init_state(init_variables(model, key), optimizer), _key())
+    rows = shapes.per_device * len(devices.devices)
+    data = config.data
+    if model.semantic_classes is None:
+        data = dataclasses.replace(data, semantic="none")
+    arrays = empty_batch(rows, shapes.canvas, data)
+    fields = {name: arrays[name] for name in BATCH_FIELDS if name in arrays}
+    batch = jax.eval_shape(lambda fields: Batch(**fields), fields)
+    compiled: Any = compile_step(step, devices, lambda batch: None)
+    whole = NamedSharding(devices.mesh, P())
+    return compiled.lower(
+        _placed(state, whole),
+        _placed(batch, NamedSharding(devices.mesh, P(AXIS))),
+        _placed(jax.eval_shape(_key), whole),
+    )
+
+
+def lower_predict(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
+    """The prediction that evaluation and `Predictor` run, on the first device."""
+    whole, arguments = _prediction_inputs(config, devices, shapes)
+    return predict_original.lower(config.model, *_placed(arguments, whole))
+
+
+def lower_maps(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
+    """The semantic and panoptic maps that are made of a prediction, on the first device."""
+    model: Any = config.model
+    whole, arguments = _prediction_inputs(config, devices, shapes)
+    found = jax.eval_shape(lambda *a: predict_original(model, *a), *arguments)
+    return maps_original.lower(
+        *_placed((found, *arguments[2:]), whole),
+        padded_size=shapes.canvas,
+        canvas=map_canvas(*shapes.canvas),
+        merge=getattr(model, "merge", None),
+        paste_padded=bool(model.paste_padded),
+    )
+
+
+def _prediction_inputs(
+    config: TrainConfig, devices: Devices, shapes: Shapes
+) -> tuple[NamedSharding, tuple[Any, ...]]:
+    """Where a prediction runs; its variables, images, their sizes inside and before resizing."""
+    arrays = empty_batch(shapes.per_device, shapes.canvas, config.data)
+    variables = jax.eval_shape(lambda key: init_variables(config.model, key), _key())
+    inputs = (arrays["images"], arrays["image_sizes"], arrays["original_sizes"])
+    one = dataclasses.replace(devices, mode="jit", devices=devices.devices[:1])
+    return NamedSharding(one.mesh, P()), (variables, *inputs)
+
+
+def lower_refined(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
+    """The prediction with masks that follow the image's contours, on the first device."""
+    whole, arguments = _prediction_inputs(config, devices, shapes)
+    refine = MaskRefinement()
+    return predict_original.lower(config.model, *_placed(arguments, whole), refine=refine)
+
+
+def lower_bottom_up(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
+    """The hierarchy of segments of as many images, on the first device; of no model."""
+    whole, (_, images, *_) = _prediction_inputs(config, devices, shapes)
+    return jax.jit(jax.vmap(bottom_up)).lower(_placed(images, whole))
+
+
+Lower = Callable[[TrainConfig, Devices, Shapes], jax.stages.Lowered]
+PROGRAMS: dict[str, Lower] = {
+    "train": lower_train,
+    "predict": lower_predict,
+    "maps": lower_maps,
+    "refine": lower_refined,
+    "bottom_up": lower_bottom_up,
+}
+
+
+def programs_of(config: TrainConfig) -> tuple[str, ...]:
+    """The programs that a config's run compiles: "train", "predict" and, with pixels, "maps"."""
+    return ("train", "predict", "maps") if gives_semantic(config.model) else ("train", "predict")
+
+
+def check_programs(config: TrainConfig, names: Sequence[str]) -> None:
+    """Raises a ValueError for a program that there is not, or not of the config's model."""
+    model: Any = config.model
+    refined = ("refine",) if model.has_masks else ()
+    known = (*programs_of(config), *refined, "bottom_up")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no program {name!r}: of this config there are {', '.join(known)}")
+
+
+def per_device_batch(config: TrainConfig, what: str, num_devices: int) -> int:
+    """The images of each device, as the config says.
+
+    Raises:
+      ValueError: if the devices cannot have equally many.
+    """
+    if what != "train":
+        return config.data.eval_batch_size  # one device predicts
+    images = config.data.batch_size
+    if images % num_devices:
+        raise ValueError(
+            f"a batch of {images} images cannot be split over {num_devices} devices: choose"
+            " --per-device-batch, or a multiple with --data.batch-size"
+        )
+    return images // num_devices
+
+
+def _key() -> jax.Array:
+    return jax.random.key(0)
+
+
+def _placed(tree: Any, sharding: NamedSharding) -> Any:
+    """The shapes of a tree's arrays, with where they lie."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def mesh_devices(config: TrainConfig, devices: Sequence[Any]) -> Devices:
+    """How a run uses the devices.
+
+    Raises:
+      ValueError: for pmap, which cannot be lowered for devices that are not there, or if
+        `parallel="jit"` gets several.
+    """
+    if config.parallel == "pmap":
+        raise ValueError(
+            'parallel="pmap" cannot be compiled ahead of time: set --parallel=shard_map, whose'
+            " numbers are the same"
+        )
+    if config.parallel == "jit" and len(devices) > 1:
+        raise ValueError(f'parallel="jit" runs on one device, the target has {len(devices)}')
+    mode = "shard_map" if config.parallel == "shard_map" or len(devices) > 1 else "jit"
+    return Devices(mode, tuple(devices))

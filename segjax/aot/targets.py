@@ -1,0 +1,238 @@
+"""The devices that programs can be compiled for without having one."""
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any, Literal
+
+GIB = 2**30
+Platform = Literal["tpu", "cuda", "cpu"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of device.
+
+    Attributes:
+      name: as `segjax compile --target` takes it.
+      platform: whose compiler it needs.
+      memory: bytes that a program can use. On TPUs it is what libtpu leaves of the HBM, on GPUs
+        three quarters of the device's, which is what JAX takes unless
+        XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+      gpu: XLA's description of a GPU (fields of `GpuDeviceInfoProto`); {} for others.
+      description: the device's own name, as GPUs report it.
+    """
+
+    name: str
+    platform: Platform
+    memory: int
+    gpu: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    description: str = ""
+
+
+def _gpu(name: str, description: str, capability: tuple[int, int], **own: Any) -> Chip:
+    # The limits that compute capabilities 8.0 to 9.0 have in common.
+    fields = {
+        "threads_per_block_limit": 1024,
+        "threads_per_warp": 32,
+        "shared_memory_per_block": 49152,
+        "threads_per_core_limit": 2048,
+        "fpus_per_core": 128,
+        "block_dim_limit_x": 2**31 - 1,
+        "block_dim_limit_y": 65535,
+        "block_dim_limit_z": 65535,
+        "registers_per_core_limit": 65536,
+        "registers_per_block_limit": 65536,
+        "cuda_compute_capability": {"major": capability[0], "minor": capability[1]},
+        **own,
+    }
+    return Chip(name, "cuda", fields["device_memory_size"] * 3 // 4, fields, description)
+
+
+_H100 = {
+    "shared_memory_per_core": 233472,
+    "shared_memory_per_block_optin": 232448,
+    "core_count": 132,
+    "l2_cache_size": 52428800,
+    "clock_rate_ghz": 1.98,
+}
+
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v5e", "tpu", int(15.75 * GIB)),
+        Chip("v5p", "tpu", int(95.74 * GIB)),
+        Chip("v6e", "tpu", int(31.25 * GIB)),
+        _gpu(
+            "h100",
+            "NVIDIA H100 80GB HBM3",
+            (9, 0),
+            memory_bandwidth=3352320000000,
+            device_memory_size=84942979072,
+            **_H100,
+        ),
+        _gpu(
+            "h200",
+            "NVIDIA H200",
+            (9, 0),
+            memory_bandwidth=4800000000000,
+            device_memory_size=151397597184,
+            **_H100,
+        ),
+        _gpu(
+            "a100",
+            "NVIDIA A100-SXM4-80GB",
+            (8, 0),
+            shared_memory_per_core=167936,
+            shared_memory_per_block_optin=166912,
+            core_count=108,
+            fpus_per_core=64,
+            l2_cache_size=41943040,
+            clock_rate_ghz=1.41,
+            memory_bandwidth=2039040000000,
+            device_memory_size=85100068864,
+        ),
+        _gpu(
+            "l4",
+            "NVIDIA L4",
+            (8, 9),
+            shared_memory_per_core=102400,
+            shared_memory_per_block_optin=101376,
+            threads_per_core_limit=1536,
+            core_count=58,
+            l2_cache_size=50331648,
+            clock_rate_ghz=2.04,
+            memory_bandwidth=300096000000,
+            device_memory_size=int(22.05 * GIB),
+        ),
+    )
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Devices of one kind, as a program is compiled for them.
+
+    Attributes:
+      chip: the kind.
+      topology: how TPU chips are wired, such as (4, 4); (n,) for n GPUs or CPU devices.
+    """
+
+    chip: Chip
+    topology: tuple[int, ...]
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices share a step."""
+        return math.prod(self.topology)
+
+    @property
+    def name(self) -> str:
+        """As `parse_target` takes it."""
+        if self.num_devices == 1:
+            return self.chip.name
+        return f"{self.chip.name}:{'x'.join(map(str, self.topology))}"
+
+
+def parse_target(text: str) -> Target:
+    """Reads the name of a target.
+
+    Args:
+      text: a kind of device, and after a colon how many there are: "h100", "h100:8", "cpu:4"; TPUs
+        take their topology, "v5e:4x4", "v5p:2x2x1".
+
+    Raises:
+      ValueError: for an unknown kind, or a topology that such devices do not have.
+    """
+    name, colon, count = text.partition(":")
+    chips = CHIPS | {"cpu": Chip("cpu", "cpu", _memory_here())}
+    if name not in chips:
+        raise ValueError(f"target {text!r}: the kinds of devices are {', '.join(sorted(chips))}")
+    chip = chips[name]
+    axes = {"tpu": 3 if name == "v5p" else 2}.get(chip.platform, 1)
+    wanted = "x".join("2" * axes) if axes > 1 else "8"
+    if not colon:
+        return Target(chip, (1,) * axes)
+    topology = tuple(map(int, count.split("x"))) if re.fullmatch(r"\d+(x\d+)*", count) else ()
+    if len(topology) != axes or min(topology) < 1:
+        raise ValueError(f"target {text!r}: write how many as in {name}:{wanted}")
+    return Target(chip, topology)
+
+
+def _memory_here() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def gpu_target_config(chip: Chip) -> str:
+    """XLA's `GpuTargetConfigProto` of a GPU, as text."""
+    return "\n".join(
+        [
+            'platform_name: "CUDA"',
+            f'device_description_str: "{chip.description}"',
+            "dnn_version_info { major: 9 minor: 10 patch: 0 }",
+            f"gpu_device_info {{ {_fields(chip.gpu)} }}",
+        ]
+    )
+
+
+def _fields(values: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name} {{ {_fields(value)} }}" if isinstance(value, dict) else f"{name}: {value}"
+        for name, value in values.items()
+    )
+
+
+def compile_only_devices(target: Target) -> tuple[Any, ...]:
+    """Devices to lower and compile for; they run nothing, but for a CPU's.
+
+    JAX's platform must be "cpu", so that no device of this machine is touched.
+
+    Raises:
+      ModuleNotFoundError: if the compiler for the target is not installed; it says which extra
+        has it.
+      RuntimeError: if the compiler refuses the topology.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    kind = target.chip.platform
+    here = jax.devices("cpu")  # also registers the plugins
+    if kind == "cpu":
+        return tuple(here[: target.num_devices])
+    _check_installed(kind)
+    if kind == "cuda":
+        described = topologies.get_topology_desc(
+            target.chip.name,
+            "cuda",
+            target_config=gpu_target_config(target.chip),
+            topology=f"1x{target.num_devices}x1",
+        )
+        return tuple(described.devices)
+    # A host has four chips, unless there are fewer.
+    host = {"chips_per_host_bounds": [1, 1, 1]} if target.num_devices == 1 else {}
+    topology = "x".join(map(str, target.topology))
+    described = topologies.get_topology_desc(
+        f"{target.chip.name}:{topology}", platform="tpu", **host
+    )
+    return tuple(described.devices)
+
+
+def _check_installed(kind: Platform) -> None:
+    """Raises a `ModuleNotFoundError` if a target's compiler is missing."""
+    import importlib.util
+
+    if kind == "tpu":
+        extra, modules = "tpu", ["libtpu"]
+    else:
+        extra, modules = "aot", ["jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13"]
+    for module in modules:
+        try:
+            if importlib.util.find_spec(module) is not None:
+                return
+        except ModuleNotFoundError:
+            pass  # there is no jax_plugins at all
+    raise ModuleNotFoundError(
+        f"the compiler for {kind.upper()} is not installed: pip install 'segjax[{extra}]'"
+    )

@@ -1,0 +1,74 @@
+"""A compile report as lines to read."""
+
+from collections.abc import Iterable
+
+from segjax.aot.report import Item, Loop, ProgramReport
+from segjax.aot.targets import GIB
+
+SHOWN = 8  # lines of each list
+
+
+def lines(program: ProgramReport) -> list[str]:
+    """Describes a program that compiled: memory, work, loops, communication, buffers."""
+    memory = program.memory
+    height, width = program.canvas
+    found = [
+        f"{program.what} for {program.target}: {program.per_device} images a device of"
+        f" {height} x {width}, {program.dtype}, jaxlib {program.jaxlib},"
+        f" compiled in {program.seconds:.0f} s",
+        f"  memory a device   {gib(memory.total)} of {gib(program.available)}: arguments"
+        f" {gib(memory.arguments)}, results beside them {gib(memory.outputs - memory.aliased)},"
+        f" temporaries {gib(memory.temporaries)}, code {gib(memory.code)}",
+    ]
+    if program.flops is not None and program.bytes_accessed is not None:
+        found.append(
+            f"  work a device     {program.flops / 1e12:.3f} TFLOP,"
+            f" {gib(program.bytes_accessed)} moved, by the compiler's count"
+        )
+    known = [loop for loop in program.loops if loop.trips is not None]
+    found.append(
+        f"  kernels           {program.kernels}, those of loops counted once;"
+        f" {program.products} products, {_number(program.float32_products)} of float32"
+    )
+    found.append(f"  loops             {len(program.loops)}, {len(known)} of known length")
+    found += _loops(program.loops)
+    found += _list("float32 products", program.float32_products)
+    found += _list("collectives", program.collectives)
+    found += _list("largest buffers", program.buffers)
+    found += _list("only moved", program.moves)
+    return found
+
+
+def _loops(loops: Iterable[Loop]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for loop in loops:
+        inside = "" if loop.depth == 0 else f" (inside {loop.depth})"
+        trips = "?" if loop.trips is None else str(loop.trips)
+        groups.setdefault(loop.owner, []).append(f"{trips}{inside}")
+    return [f"    {owner or 'of XLA'}: {', '.join(trips)}" for owner, trips in groups.items()]
+
+
+def _list(title: str, items: tuple[Item, ...]) -> list[str]:
+    if not items:
+        return []
+    rest = _number(items[SHOWN:])
+    return [
+        f"  {title}",
+        *(
+            f"    {item.count:3} x {item.kind:<28} {gib(item.bytes):>10}  {item.owner or 'of XLA'}"
+            for item in items[:SHOWN]
+        ),
+        *([f"    and {rest} smaller ones"] if rest else []),
+    ]
+
+
+def _number(items: Iterable[Item]) -> int:
+    return sum(item.count for item in items)
+
+
+def gib(size: float) -> str:
+    """Bytes in a unit that suits them."""
+    for unit, bytes_ in (("GiB", GIB), ("MiB", 2**20)):
+        if size >= bytes_:
+            return f"{size / bytes_:.2f} {unit}"
+    return f"{size / 2**10:.2f} KiB"

@@ -1,0 +1,104 @@
+"""Small configs of every model family, for compilers rather than for learning."""
+
+import dataclasses
+
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
+from segjax.models import (
+    mask_rcnn_efficientnet_lite_fpn,
+    panoptic_fpn_resnet,
+    semantic_fpn_resnet,
+)
+from segjax.models.flavours import DETECTRON2, MMDET
+from segjax.nn.resnet import ResNet, resnet
+from segjax.train.resolve import with_dtype
+from tests import tiny
+
+MMDETS = ("cascade_mmdet", "htc")
+
+
+def _model(family):
+    match family:
+        case "faster_rcnn":
+            return tiny.faster_rcnn()
+        case "mask_rcnn":
+            return tiny.mask_rcnn()
+        case "mask_rcnn_torchvision":
+            return tiny.mask_rcnn("torchvision")
+        case "cascade_detectron2":
+            return tiny.cascade_mask_rcnn("detectron2")
+        case "cascade_mmdet":
+            return tiny.cascade_mask_rcnn("mmdet")
+        case "htc":
+            return tiny.htc()
+        case "panoptic_fpn":
+            model = panoptic_fpn_resnet(tiny.CLASSES, semantic_classes=tiny.CLASSES + 2)
+            return model.clone(detector=tiny.mask_rcnn())
+        case "semantic_fpn":
+            return semantic_fpn_resnet(tiny.CLASSES + 1)
+        case "lite":
+            return mask_rcnn_efficientnet_lite_fpn(tiny.CLASSES)
+    raise ValueError(family)
+
+
+FAMILIES = (
+    "faster_rcnn",
+    "mask_rcnn",
+    "mask_rcnn_torchvision",
+    "cascade_detectron2",
+    "cascade_mmdet",
+    "htc",
+    "panoptic_fpn",
+    "semantic_fpn",
+    "lite",
+)
+
+
+def small_run(family, dtype="bfloat16"):
+    """The config of a family's small model, of 128 x 192 pixels."""
+    flavour = MMDET if family in MMDETS else DETECTRON2
+    model = with_dtype(_with_bottlenecks(_model(family), flavour), dtype)
+    pixels = model.semantic_classes is not None
+    panoptic = family == "panoptic_fpn"
+    return TrainConfig(
+        model=model,
+        data=DataConfig(
+            resize="fit",
+            size=(128, 192),
+            batch_size=2,
+            eval_batch_size=2,
+            max_instances=8,
+            mask_size=28,
+            instances=family != "semantic_fpn",
+            masks=model.has_masks,
+            semantic="panoptic" if pixels else "none",
+            merge_things="first" if panoptic else "no",
+        ),
+        optim=OptimConfig(),
+    )
+
+
+def _with_bottlenecks(model, flavour):
+    """The model on a backbone of the blocks and norm of the published ones.
+
+    What XLA fuses, and where it fails, depends on both: a slice that skips cells before a 1x1
+    convolution aborted its compiler after mmdet's norm, and not after group norm.
+    """
+    if hasattr(model, "detector"):
+        return model.clone(detector=_with_bottlenecks(model.detector, flavour))
+    if not isinstance(model.backbone, ResNet):
+        return model
+    backbone = resnet(
+        50,
+        features=8,
+        stride_in_1x1=flavour.stride_in_1x1,
+        norm=flavour.backbone_norm,
+        frozen_stages=2,
+    )
+    return model.clone(backbone=backbone.clone(stage_sizes=(1, 2, 1, 1)))
+
+
+def with_batch(config, images):
+    """The config with other batch sizes."""
+    data = dataclasses.replace(config.data, batch_size=images, eval_batch_size=images)
+    return dataclasses.replace(config, data=data)
