@@ -121,3 +121,31 @@ def test_bfloat16_weights_add_up_to_one():
         found = resize_bilinear(x, (50, 41), align_corners=align_corners)
         assert found.dtype == jnp.bfloat16
         np.testing.assert_array_equal(np.asarray(found, np.float32), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((5, 7), (10, 14)), ((13, 9), (4, 5)), ((9, 12), (25, 42))]
+)
+def test_bfloat16_maps_are_resized_with_exact_weights(old, new):
+    """Two bfloat16 weights stand for one of float32: only the maps themselves are rounded."""
+    x = jnp.asarray(draw((2, *old, 3)), jnp.bfloat16)
+    got = resize(x, new, False)
+    assert got.dtype == jnp.bfloat16
+    wanted = oracle(np.asarray(x, np.float32), new, False)
+    # Rounded between the axes and at the end: twice half a unit of 8 bits.
+    np.testing.assert_allclose(np.asarray(got, np.float32), wanted, rtol=2**-7, atol=2**-8)
+    flat = resize(jnp.full((1, *old, 1), 3.0, jnp.bfloat16), new, False)
+    np.testing.assert_array_equal(np.asarray(flat, np.float32), 3.0)
+
+
+def test_the_gradient_of_a_bfloat16_map_is_the_transposed_map():
+    old, new = (6, 5), (11, 8)
+    x, grad = (
+        jnp.asarray(draw((2, *size, 3), seed), jnp.bfloat16) for seed, size in enumerate((old, new))
+    )
+    got = jax.vjp(lambda x: resize(x, new, True), x)[1](grad)[0]
+    assert got.dtype == jnp.bfloat16
+    rows, columns = (interpolation_matrix(a, b, True) for a, b in zip(old, new, strict=True))
+    wanted = np.einsum("yh,byxc,xw->bhwc", rows, np.asarray(grad, np.float64), columns)
+    # Of sums of up to nine values of 1, rounded to 8 bits between the axes and at the end.
+    np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=2**-7, atol=2**-6)
