@@ -167,11 +167,11 @@ def _closing(text: str, start: int) -> int:
 
 
 def _array_bytes(dtype: str, dims: str) -> int:
-    cells = math.prod(int(n) for n in dims.split(",")) if dims else 1
     if dtype == "token":
         return 0
-    bits = _BITS.search(dtype)
-    return cells if bits is None else cells * max(int(bits[0]), 1) // 8 or 1
+    cells = math.prod(int(n) for n in dims.split(",")) if dims else 1
+    bits = _BITS.search(dtype)  # "pred" has none, and takes a byte
+    return math.ceil(cells * (int(bits[0]) if bits else 8) / 8)
 
 
 def owner(op_name: str) -> str:

@@ -11,19 +11,24 @@ SHOWN = 8  # lines of each list
 def lines(program: ProgramReport) -> list[str]:
     """Describes a program that compiled: memory, work, loops, communication, buffers."""
     memory = program.memory
+    parts = {
+        "arguments": memory.arguments,
+        "results beside them": memory.outputs - memory.aliased,
+        "temporaries": memory.temporaries,
+        "code": memory.code,
+    }
     height, width = program.canvas
     found = [
         f"{program.what} for {program.target}: {program.per_device} images a device of"
         f" {height} x {width}, {program.dtype}, jaxlib {program.jaxlib},"
         f" compiled in {program.seconds:.0f} s",
-        f"  memory a device   {gib(memory.total)} of {gib(program.available)}: arguments"
-        f" {gib(memory.arguments)}, results beside them {gib(memory.outputs - memory.aliased)},"
-        f" temporaries {gib(memory.temporaries)}, code {gib(memory.code)}",
+        f"  memory a device   {binary_size(memory.total)} of {binary_size(program.available)}: "
+        + ", ".join(f"{name} {binary_size(size)}" for name, size in parts.items()),
     ]
     if program.flops is not None and program.bytes_accessed is not None:
         found.append(
             f"  work a device     {program.flops / 1e12:.3f} TFLOP,"
-            f" {gib(program.bytes_accessed)} moved, by the compiler's count"
+            f" {binary_size(int(program.bytes_accessed))} moved, by the compiler's count"
         )
     known = [loop for loop in program.loops if loop.trips is not None]
     found.append(
@@ -51,22 +56,21 @@ def _loops(loops: Iterable[Loop]) -> list[str]:
 def _list(title: str, items: tuple[Item, ...]) -> list[str]:
     if not items:
         return []
+    shown = [f"  {title}", *(f"    {_item(item)}" for item in items[:SHOWN])]
     rest = _number(items[SHOWN:])
-    return [
-        f"  {title}",
-        *(
-            f"    {item.count:3} x {item.kind:<28} {gib(item.bytes):>10}  {item.owner or 'of XLA'}"
-            for item in items[:SHOWN]
-        ),
-        *([f"    and {rest} smaller ones"] if rest else []),
-    ]
+    return [*shown, f"    and {rest} smaller ones"] if rest else shown
+
+
+def _item(item: Item) -> str:
+    size = binary_size(item.bytes)
+    return f"{item.count:3} x {item.kind:<28} {size:>11}  {item.owner or 'of XLA'}"
 
 
 def _number(items: Iterable[Item]) -> int:
     return sum(item.count for item in items)
 
 
-def gib(size: float) -> str:
+def binary_size(size: int) -> str:
     """Bytes in a unit that suits them."""
     for unit, bytes_ in (("GiB", GIB), ("MiB", 2**20)):
         if size >= bytes_:

@@ -1,7 +1,5 @@
 """Small configs of every model family, for compilers rather than for learning."""
 
-import dataclasses
-
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import (
@@ -17,47 +15,29 @@ from tests import tiny
 MMDETS = ("cascade_mmdet", "htc")
 
 
-def _model(family):
-    match family:
-        case "faster_rcnn":
-            return tiny.faster_rcnn()
-        case "mask_rcnn":
-            return tiny.mask_rcnn()
-        case "mask_rcnn_torchvision":
-            return tiny.mask_rcnn("torchvision")
-        case "cascade_detectron2":
-            return tiny.cascade_mask_rcnn("detectron2")
-        case "cascade_mmdet":
-            return tiny.cascade_mask_rcnn("mmdet")
-        case "htc":
-            return tiny.htc()
-        case "panoptic_fpn":
-            model = panoptic_fpn_resnet(tiny.CLASSES, semantic_classes=tiny.CLASSES + 2)
-            return model.clone(detector=tiny.mask_rcnn())
-        case "semantic_fpn":
-            return semantic_fpn_resnet(tiny.CLASSES + 1)
-        case "lite":
-            return mask_rcnn_efficientnet_lite_fpn(tiny.CLASSES)
-    raise ValueError(family)
+def _panoptic_fpn():
+    model = panoptic_fpn_resnet(tiny.CLASSES, semantic_classes=tiny.CLASSES + 2)
+    return model.clone(detector=tiny.mask_rcnn())
 
 
-FAMILIES = (
-    "faster_rcnn",
-    "mask_rcnn",
-    "mask_rcnn_torchvision",
-    "cascade_detectron2",
-    "cascade_mmdet",
-    "htc",
-    "panoptic_fpn",
-    "semantic_fpn",
-    "lite",
-)
+MODELS = {
+    "faster_rcnn": tiny.faster_rcnn,
+    "mask_rcnn": tiny.mask_rcnn,
+    "mask_rcnn_torchvision": lambda: tiny.mask_rcnn("torchvision"),
+    "cascade_detectron2": lambda: tiny.cascade_mask_rcnn("detectron2"),
+    "cascade_mmdet": lambda: tiny.cascade_mask_rcnn("mmdet"),
+    "htc": tiny.htc,
+    "panoptic_fpn": _panoptic_fpn,
+    "semantic_fpn": lambda: semantic_fpn_resnet(tiny.CLASSES + 1),
+    "lite": lambda: mask_rcnn_efficientnet_lite_fpn(tiny.CLASSES),
+}
+FAMILIES = tuple(MODELS)
 
 
 def small_run(family, dtype="bfloat16"):
     """The config of a family's small model, of 128 x 192 pixels."""
     flavour = MMDET if family in MMDETS else DETECTRON2
-    model = with_dtype(_with_bottlenecks(_model(family), flavour), dtype)
+    model = with_dtype(_with_bottlenecks(MODELS[family](), flavour), dtype)
     pixels = model.semantic_classes is not None
     panoptic = family == "panoptic_fpn"
     return TrainConfig(
@@ -96,9 +76,3 @@ def _with_bottlenecks(model, flavour):
         frozen_stages=2,
     )
     return model.clone(backbone=backbone.clone(stage_sizes=(1, 2, 1, 1)))
-
-
-def with_batch(config, images):
-    """The config with other batch sizes."""
-    data = dataclasses.replace(config.data, batch_size=images, eval_batch_size=images)
-    return dataclasses.replace(config, data=data)

@@ -1,0 +1,103 @@
+"""Programs for GPUs and TPUs, compiled without one, against the counts that are stored.
+
+    pytest -m aot                              # needs: pip install -e '.[aot,tpu]'
+    SEGJAX_STORE_PROGRAMS=1 pytest -m aot      # after a change that is meant: stores anew
+
+The counts are kept by jaxlib's version. Under a version that has none, those of the newest that
+has any hold for what the compiler's version does not decide: which products are float32, and how
+many loops have no known length.
+"""
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from segjax.aot.compile import compile_for
+from tests.aot.small_runs import FAMILIES, small_run
+
+pytestmark = pytest.mark.aot
+
+STORED = Path(__file__).parent / "programs"
+JAXLIB = importlib.metadata.version("jaxlib")
+# Part of the stored number by which kernels and temporaries may differ.
+TOLERANCES = {"kernels": 0.03, "temporaries": 0.10}
+# What the models decide, whatever the compiler's version.
+OURS = ("float32_products", "loops_of_unknown_length")
+CASES = [
+    *((family, "train", "h100") for family in FAMILIES),
+    *((family, "predict", "h100") for family in ("mask_rcnn", "htc", "panoptic_fpn")),
+    ("panoptic_fpn", "maps", "h100"),
+    ("mask_rcnn", "train", "h100:8"),
+    ("cascade_mmdet", "train", "l4"),
+    ("cascade_mmdet", "train", "a100"),
+    ("mask_rcnn", "train", "v5e"),
+]
+
+
+def counts(report):
+    """What is compared, by module where there are several."""
+    unknown = {}
+    for loop in report.loops:
+        if loop.trips is None:
+            unknown[loop.owner] = unknown.get(loop.owner, 0) + 1
+    known = {}
+    for loop in report.loops:
+        if loop.trips is not None:
+            name = f"{loop.owner} x {loop.trips}"
+            known[name] = known.get(name, 0) + 1
+    products = {}
+    for item in report.float32_products:
+        products[item.owner] = products.get(item.owner, 0) + item.count
+    return {
+        "kernels": report.kernels,
+        "temporaries": report.memory.temporaries,
+        "float32_products": products,
+        "loops_of_unknown_length": unknown,
+        "loops_of_known_length": known,
+        "collectives": {f"{i.kind} {i.owner}": [i.count, i.bytes] for i in report.collectives},
+        "largest_buffers": {f"{i.kind} {i.owner}": i.count for i in report.buffers},
+    }
+
+
+def differences(found, stored):
+    """Lines that say what differs, by module; none if all is as stored."""
+    lines = []
+    for name, wanted in stored.items():
+        got = found[name]
+        if name in TOLERANCES:
+            if abs(got - wanted) > TOLERANCES[name] * wanted:
+                lines.append(f"{name}: {wanted} stored, {got} found, {got / wanted - 1:+.1%}")
+        elif name != "largest_buffers" and got != wanted:
+            lines += [
+                f"{name} of {owner}: {wanted.get(owner, 0)} stored, {got.get(owner, 0)} found"
+                for owner in sorted({*wanted, *got})
+                if wanted.get(owner) != got.get(owner)
+            ]
+    if any(line.startswith("temporaries") for line in lines):
+        new = set(found["largest_buffers"]) - set(stored["largest_buffers"])
+        lines += [f"among the largest buffers now: {name}" for name in sorted(new)]
+    return lines
+
+
+def _version(path):
+    return tuple(int(number) for number in path.stem.split("."))
+
+
+@pytest.mark.parametrize(("family", "what", "target"), CASES)
+def test_a_program_is_what_is_stored(family, what, target):
+    (report,) = compile_for(small_run(family), target, what=[what], per_device_batch=2).programs
+    found, key = counts(report), f"{family}/{what}/{target}"
+    own = STORED / f"{JAXLIB}.json"
+    if os.environ.get("SEGJAX_STORE_PROGRAMS"):
+        kept = json.loads(own.read_text()) if own.exists() else {}
+        own.write_text(json.dumps(dict(sorted((kept | {key: found}).items())), indent=1) + "\n")
+        return
+    path = own if own.exists() else max(STORED.glob("*.json"), key=_version)
+    stored = json.loads(path.read_text())[key]
+    if path != own:
+        stored = {name: stored[name] for name in OURS}
+    different = differences(found, stored)
+    assert not different, "\n".join([f"{key}, jaxlib {JAXLIB}, {path.name}:", *different])
