@@ -1,8 +1,8 @@
-"""Writes the README's tables from the files under benchmarks/results/.
+"""Writes the tables of the README and the docs from the files under benchmarks/results/.
 
     python -m benchmarks.tables
 
-A test checks that the README holds what this would write.
+A test checks that the pages hold what this would write.
 """
 
 import json
@@ -14,41 +14,39 @@ from typing import Any
 
 from benchmarks.machine import RESULTS
 from benchmarks.tables_figure_ground import figure_ground, refined_masks
+from benchmarks.tables_programs import before_and_after, coverage, programs
 from segjax.zoo.table import ENTRIES
 
-README = Path(__file__).parent.parent / "README.md"
-FIGURE_GROUND = README.parent / "docs" / "figure_ground.md"
+ROOT = Path(__file__).parent.parent
+# The README's six: one of each kind of model.
+SIX = (
+    "mask_rcnn_resnet50_fpn_v2.tv_coco_v1",
+    "faster_rcnn_resnet50_fpn.d2_3x",
+    "mask_rcnn_resnet50_fpn.d2_3x",
+    "cascade_mask_rcnn_resnet50_fpn.d2_3x",
+    "htc_resnext101_64x4d_fpn.mm_20e",
+    "panoptic_fpn_resnet101.d2_3x",
+)
 
 
 def main() -> None:
-    """Rewrites the marked parts of README.md and docs/figure_ground.md."""
-    README.write_text(filled(README.read_text()))
-    FIGURE_GROUND.write_text(filled_figure_ground(FIGURE_GROUND.read_text()))
+    """Rewrites the marked parts of every page."""
+    for page in PAGES:
+        (ROOT / page).write_text(filled(page))
 
 
-def filled(text: str) -> str:
-    """The README with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew."""
-    parts = (
-        ("runs", runs),
-        ("panoptic", panoptic),
-        ("cascades", cascades),
-        ("pretrained", pretrained),
-        ("zoo", zoo),
-        ("goldens", goldens),
-        ("speed", speed),
-        ("figure_ground", figure_ground),
-        ("refined_masks", refined_masks),
-    )
-    return _filled(text, README.name, parts)
+def filled(page: str) -> str:
+    """A page with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew.
 
+    Args:
+      page: a key of `PAGES`.
 
-def filled_figure_ground(text: str) -> str:
-    """docs/figure_ground.md with its table made anew."""
-    return _filled(text, FIGURE_GROUND.name, (("class_experiment", class_experiment),))
-
-
-def _filled(text: str, page: str, parts: tuple[tuple[str, Callable[[], str]], ...]) -> str:
-    for name, table in parts:
+    Raises:
+      ValueError: if the page lacks a part.
+    """
+    text = (ROOT / page).read_text()
+    for table in PAGES[page]:
+        name = table.__name__
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
         if not re.search(pattern, text, flags=re.DOTALL):
             raise ValueError(f"{page} has no part <!-- {name} --> ... <!-- /{name} -->")
@@ -266,6 +264,43 @@ def class_experiment() -> str:
         ]
         lines.append(f"| {name} | {' | '.join(both)} |")
     return "\n".join(lines)
+
+
+def models() -> str:
+    """Six rows of the zoo, one of each kind of model."""
+    metrics = {"box/AP": "box AP", "segm/AP": "mask AP", "panoptic/PQ": "PQ"}
+    lines = [f"| name | {' | '.join(metrics.values())} |", "|---" * (1 + len(metrics)) + "|"]
+    for name in SIX:
+        scores = ENTRIES[name].published
+        figures = " | ".join(f"{scores[m]:.1f}" if m in scores else "" for m in metrics)
+        lines.append(f"| `{name}` | {figures} |")
+    return "\n".join(lines)
+
+
+def parity() -> str:
+    """The largest deviations from the peers, over all golden files."""
+    results = load("goldens").values()
+    features, losses = (
+        max(r[key] for r in results if key in r)
+        for key in ("feature: largest / rms", "loss_trajectory: first")
+    )
+    paired = min(r["detection: share paired"] for r in results)
+    return (
+        f"{len(results)} models of torchvision, Detectron2 and MMDetection: features agree to "
+        f"{features:.0e} of their rms, losses of the first step to {losses:.0e}, and at least "
+        f"{paired:.1%} of the detections are the same."
+    )
+
+
+# The tables of each page, by the names of their functions.
+PAGES: dict[str, tuple[Callable[[], str], ...]] = {
+    "README.md": (models, parity),
+    "docs/benchmarks.md": (runs, panoptic, cascades, pretrained, speed),
+    "docs/parity.md": (goldens,),
+    "docs/zoo.md": (zoo,),
+    "docs/figure_ground.md": (figure_ground, refined_masks, class_experiment),
+    "docs/programs.md": (programs, coverage, before_and_after),
+}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The README's table of figure-ground segmentation, from the files of results."""
+"""Tables of figure-ground segmentation, from the files of results."""
 
 import json
 from typing import Any

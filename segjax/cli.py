@@ -94,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 
     compile_ = commands.add_parser(
         "compile",
-        help="compile a config's programs for devices that need not be here",
+        help="compile a config's programs for a device that need not be present",
         description="Compiles the training step and the prediction of a config for a device that"
-        " need not be here, and says what they need there.",
+        " need not be present, and prints their memory, kernels, loops and communication.",
         allow_abbrev=False,
         epilog="Every field of the config is a flag too, such as --compute-dtype=bfloat16.",
     )
@@ -248,8 +248,8 @@ def _compile(known: argparse.Namespace, flags: list[str]) -> int:
         fitting = found.fitting_batches[program.what]
         needed = program.memory.total if isinstance(program, ProgramReport) else program.needed
         print(
-            f"{program.what} does not fit on {program.target}: {program.per_device} images a"
-            f" device need {binary_size(needed) if needed else 'more'}, there are"
+            f"{program.what} does not fit on {program.target}: {program.per_device} images per"
+            f" device need {binary_size(needed) if needed else 'more'} of"
             f" {binary_size(program.available)}; {fitting or 'not even one'} would fit",
             file=sys.stderr,
         )

@@ -1,16 +1,13 @@
-"""The README's figures are those of the files of results."""
+"""What the README and the pages around it name is there."""
 
 import re
 from pathlib import Path
 
-from benchmarks import tables
-
 ROOT = Path(__file__).parent.parent
 
 
-def test_tables_are_those_of_the_results():
-    text = tables.README.read_text()
-    assert tables.filled(text) == text, "run `python -m benchmarks.tables`"
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 def test_files_that_the_texts_name_exist():
@@ -20,3 +17,9 @@ def test_files_that_the_texts_name_exist():
         assert paths
         for path in paths:
             assert (ROOT / path).exists(), f"{name} names {path}"
+
+
+def test_links_of_all_pages_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -1,1 +1,1 @@
-"""Compiling ahead of time: what a run's programs need on a device that is not here."""
+"""Ahead-of-time compilation of a run's programs, for devices that are not present."""

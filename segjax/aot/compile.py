@@ -24,7 +24,7 @@ class CompilationError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A program whose compiler finds that the device's memory does not do.
+    """A program that the compiler refused because it exceeds the device's memory.
 
     Attributes:
       what: "train", "predict" or "maps".
@@ -47,12 +47,12 @@ class TooLarge:
 
 @dataclasses.dataclass(frozen=True)
 class CompileReport:
-    """What `compile_for` found.
+    """Result of `compile_for`.
 
     Attributes:
       programs: one for each of `what`.
-      fitting_batches: for each program that does not fit, the most images a device that do, by
-        compiling with them; 0 if not even one does.
+      fitting_batches: for each program that does not fit, the largest number of images per
+        device that does; 0 if not even one image fits.
     """
 
     programs: tuple[ProgramReport | TooLarge, ...]
@@ -60,7 +60,7 @@ class CompileReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the devices have the memory for all programs."""
+        """Whether all programs fit into the devices' memory."""
         return all(program.fits for program in self.programs)
 
 
@@ -74,12 +74,12 @@ def compile_for(
     save: str | os.PathLike[str] | None = None,
     find_batch: bool = True,
 ) -> CompileReport:
-    """Compiles a run's training step and prediction for devices that need not be here.
+    """Compiles a run's training step and prediction for devices that need not be present.
 
-    No data are read and no weights are made or fetched. Each program is compiled by a process of
-    its own, seconds for a small model and minutes for a large one on a TPU. GPUs choose among
-    kernels by trying them, which cannot be done here: theirs are XLA's defaults. Classes that the
-    config leaves to the data count as COCO's 80 things or 133 panoptic classes.
+    Reads no data and makes no weights. Each program is compiled in a process of its own, which
+    takes seconds for a small model and minutes for a large one on a TPU. XLA picks some GPU
+    kernels by timing them; here it takes its defaults. If the config leaves the number of classes
+    to the data, COCO's numbers are used: 80 things, 133 panoptic classes.
 
     Args:
       config: of the run.
@@ -91,14 +91,15 @@ def compile_for(
       per_device_batch: images on each device; None: as the config's batch sizes say.
       image_size: (height, width) of the padded images, multiples of the model's size divisor;
         None: the landscape canvas that the config leads to.
-      save: a folder for the programs' texts, `TARGET.WHAT.txt`; None: they are not kept.
-      find_batch: where a program does not fit, look for the batch that does.
+      save: a folder for the programs' texts, `TARGET.WHAT.txt`; None keeps none.
+      find_batch: for a program that does not fit, search for the largest batch that does.
 
     Raises:
-      ValueError: for an unknown target or program, or a config that cannot be compiled ahead.
+      ValueError: for an unknown target or program, or a config that cannot be compiled ahead of
+        time.
       ModuleNotFoundError: if the target's compiler is not installed.
-      CompilationError: if the compiler refuses a program for another reason than memory, or
-        aborts.
+      CompilationError: if the compiler aborts, or refuses a program for a reason other than
+        memory.
     """
     from segjax.aot import programs
     from segjax.aot.worker import Request

@@ -1,4 +1,4 @@
-"""What a compiled program needs and consists of, read off its text."""
+"""Memory, kernels, loops and communication of a compiled program, read from its text."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ import jax
 
 from segjax.aot import hlo
 
-# What the schedule holds besides kernels: names of values, control flow, and waiting.
+# Instructions in the schedule that launch nothing: names of values, control flow, waiting.
 _NO_KERNEL = frozenset(
     [
         "parameter",
@@ -44,7 +44,7 @@ _COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# Of a fusion that does nothing but move values.
+# A fusion of these instructions alone only moves values.
 _MOVES = frozenset(
     [
         "parameter",
@@ -74,8 +74,8 @@ class Memory:
       arguments: parameters, optimizer and batch.
       outputs: results.
       aliased: of the outputs, written over arguments.
-      temporaries: what the program needs in between.
-      code: the program itself, where the compiler tells.
+      temporaries: intermediate results.
+      code: the program itself, if the compiler reports it.
     """
 
     arguments: int
@@ -86,7 +86,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Needed at most while the program runs."""
+        """Peak while the program runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
@@ -95,9 +95,10 @@ class Loop:
     """A loop.
 
     Attributes:
-      owner: the module that it is part of, and the operation.
-      trips: rounds, if the compiler knows them; None: a GPU's host asks the device every round.
-      depth: how many loops it stands in.
+      owner: the module it belongs to.
+      trips: number of rounds. None if it depends on data; then a GPU's host waits for the device
+        before every round.
+      depth: number of loops around it.
     """
 
     owner: str
@@ -107,13 +108,13 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Alike parts of a program, such as buffers or collectives.
+    """A group of similar parts of a program, such as buffers or collectives.
 
     Attributes:
       kind: a type such as "bf16[2,200,336,256]", or an operation such as "all-reduce".
-      owner: the module that they belong to.
-      count: how many there are.
-      bytes: of each, the largest if they differ.
+      owner: the module they belong to.
+      count: number of parts.
+      bytes: size of the largest one.
     """
 
     kind: str
@@ -128,23 +129,23 @@ class ProgramReport:
 
     Attributes:
       what: "train", "predict" or "maps".
-      target: its name.
+      target: name of the devices.
       jaxlib: version of the compiler.
       per_device: images on each device.
       canvas: (height, width) of the images.
-      dtype: that the model computes in, if all its parts agree.
-      seconds: that lowering and compiling took.
+      dtype: the model's compute dtype; several joined by "+" if its parts differ.
+      seconds: time to lower and compile.
       memory: on each device.
       available: bytes that a program can use on each device.
-      flops: operations on each device, None where the compiler does not tell.
-      bytes_accessed: of memory traffic, None where the compiler does not tell.
-      kernels: instructions that a device is told to run, those of loops counted once.
+      flops: operations on each device; None if the compiler does not report them.
+      bytes_accessed: memory traffic on each device; None if the compiler does not report it.
+      kernels: instructions that a device runs; those in a loop count once.
       loops: all of them.
       collectives: communication between devices.
       buffers: the largest results in the schedule.
       products: matrix products and convolutions.
-      float32_products: those of them whose operands are float32.
-      moves: kernels that only move a mebibyte or more.
+      float32_products: the products with float32 operands.
+      moves: kernels that only move data, a mebibyte or more.
     """
 
     what: str
@@ -168,7 +169,7 @@ class ProgramReport:
 
     @property
     def fits(self) -> bool:
-        """Whether a device has the memory."""
+        """Whether the program fits into a device's memory."""
         return self.memory.total <= self.available
 
     @property
@@ -196,11 +197,11 @@ class ProgramReport:
 
 
 def contents(compiled: jax.stages.Compiled, program: hlo.Program) -> dict[str, Any]:
-    """The fields of a `ProgramReport` that the compiled program tells.
+    """Fields of a `ProgramReport` that follow from the compiled program.
 
     Args:
-      compiled: for real or compile-only devices.
-      program: its text, read.
+      compiled: compiled for real or compile-only devices.
+      program: its parsed text.
     """
     scheduled = list(program.scheduled())
     flops, traffic = _cost(compiled)

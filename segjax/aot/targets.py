@@ -1,4 +1,4 @@
-"""The devices that programs can be compiled for without having one."""
+"""Devices that programs can be compiled for without having one."""
 
 import dataclasses
 import math
@@ -17,9 +17,8 @@ class Chip:
     Attributes:
       name: as `segjax compile --target` takes it.
       platform: whose compiler it needs.
-      memory: bytes that a program can use. On TPUs it is what libtpu leaves of the HBM, on GPUs
-        three quarters of the device's, which is what JAX takes unless
-        XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+      memory: bytes that a program can use. A TPU's HBM less what libtpu reserves; three quarters
+        of a GPU's memory, JAX's share unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
       gpu: XLA's description of a GPU (fields of `GpuDeviceInfoProto`); {} for others.
       description: the device's own name, as GPUs report it.
     """
@@ -112,11 +111,11 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Devices of one kind, as a program is compiled for them.
+    """A number of devices of one kind.
 
     Attributes:
       chip: the kind.
-      topology: how TPU chips are wired, such as (4, 4); (n,) for n GPUs or CPU devices.
+      topology: the grid of TPU chips, such as (4, 4); (n,) for n GPUs or CPU devices.
     """
 
     chip: Chip
@@ -124,12 +123,12 @@ class Target:
 
     @property
     def num_devices(self) -> int:
-        """How many devices share a step."""
+        """Number of devices that share a step."""
         return math.prod(self.topology)
 
     @property
     def name(self) -> str:
-        """As `parse_target` takes it."""
+        """The text that `parse_target` reads."""
         if self.num_devices == 1:
             return self.chip.name
         return f"{self.chip.name}:{'x'.join(map(str, self.topology))}"
@@ -139,8 +138,8 @@ def parse_target(text: str) -> Target:
     """Reads the name of a target.
 
     Args:
-      text: a kind of device, and after a colon how many there are: "h100", "h100:8", "cpu:4"; TPUs
-        take their topology, "v5e:4x4", "v5p:2x2x1".
+      text: a kind of device, then a colon and the number of devices: "h100", "h100:8", "cpu:4".
+        TPUs have a topology instead of a number: "v5e:4x4", "v5p:2x2x1".
 
     Raises:
       ValueError: for an unknown kind, or a topology that such devices do not have.
@@ -185,13 +184,12 @@ def _fields(values: dict[str, Any]) -> str:
 
 
 def compile_only_devices(target: Target) -> tuple[Any, ...]:
-    """Devices to lower and compile for; they run nothing, but for a CPU's.
+    """Devices to lower and compile for. Only a CPU's can run anything.
 
-    JAX's platform must be "cpu", so that no device of this machine is touched.
+    Call it with JAX_PLATFORMS=cpu, so that JAX touches no accelerator of this machine.
 
     Raises:
-      ModuleNotFoundError: if the compiler for the target is not installed; it says which extra
-        has it.
+      ModuleNotFoundError: if the target's compiler is not installed. The message names the extra.
       RuntimeError: if the compiler refuses the topology.
     """
     import jax

@@ -13,26 +13,26 @@ def lines(program: ProgramReport) -> list[str]:
     memory = program.memory
     parts = {
         "arguments": memory.arguments,
-        "results beside them": memory.outputs - memory.aliased,
+        "new results": memory.outputs - memory.aliased,
         "temporaries": memory.temporaries,
         "code": memory.code,
     }
     height, width = program.canvas
     found = [
-        f"{program.what} for {program.target}: {program.per_device} images a device of"
+        f"{program.what} for {program.target}: {program.per_device} images per device of"
         f" {height} x {width}, {program.dtype}, jaxlib {program.jaxlib},"
         f" compiled in {program.seconds:.0f} s",
-        f"  memory a device   {binary_size(memory.total)} of {binary_size(program.available)}: "
+        f"  memory per device {binary_size(memory.total)} of {binary_size(program.available)}: "
         + ", ".join(f"{name} {binary_size(size)}" for name, size in parts.items()),
     ]
     if program.flops is not None and program.bytes_accessed is not None:
         found.append(
-            f"  work a device     {program.flops / 1e12:.3f} TFLOP,"
+            f"  work per device   {program.flops / 1e12:.3f} TFLOP,"
             f" {binary_size(int(program.bytes_accessed))} moved, by the compiler's count"
         )
     known = [loop for loop in program.loops if loop.trips is not None]
     found.append(
-        f"  kernels           {program.kernels}, those of loops counted once;"
+        f"  kernels           {program.kernels}, those in loops counted once;"
         f" {program.products} products, {_number(program.float32_products)} of float32"
     )
     found.append(f"  loops             {len(program.loops)}, {len(known)} of known length")
@@ -40,7 +40,7 @@ def lines(program: ProgramReport) -> list[str]:
     found += _list("float32 products", program.float32_products)
     found += _list("collectives", program.collectives)
     found += _list("largest buffers", program.buffers)
-    found += _list("only moved", program.moves)
+    found += _list("kernels that only move data", program.moves)
     return found
 
 
@@ -50,7 +50,7 @@ def _loops(loops: Iterable[Loop]) -> list[str]:
         inside = "" if loop.depth == 0 else f" (inside {loop.depth})"
         trips = "?" if loop.trips is None else str(loop.trips)
         groups.setdefault(loop.owner, []).append(f"{trips}{inside}")
-    return [f"    {owner or 'of XLA'}: {', '.join(trips)}" for owner, trips in groups.items()]
+    return [f"    {owner or '(XLA)'}: {', '.join(trips)}" for owner, trips in groups.items()]
 
 
 def _list(title: str, items: tuple[Item, ...]) -> list[str]:
@@ -63,7 +63,7 @@ def _list(title: str, items: tuple[Item, ...]) -> list[str]:
 
 def _item(item: Item) -> str:
     size = binary_size(item.bytes)
-    return f"{item.count:3} x {item.kind:<28} {size:>11}  {item.owner or 'of XLA'}"
+    return f"{item.count:3} x {item.kind:<28} {size:>11}  {item.owner or '(XLA)'}"
 
 
 def _number(items: Iterable[Item]) -> int:

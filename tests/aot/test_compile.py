@@ -44,8 +44,8 @@ def test_a_report_goes_to_json_and_back(predicted):
 
 def test_a_report_is_read_in_lines(predicted):
     text = "\n".join(lines(predicted[0].programs[0]))
-    assert "predict for cpu:2: 2 images a device of 128 x 192, float32" in text
-    assert "memory a device" in text
+    assert "predict for cpu:2: 2 images per device of 128 x 192, float32" in text
+    assert "memory per device" in text
     assert "largest buffers" in text
     assert "semantic_head" in text
 
@@ -133,8 +133,8 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, capsys, tmp_p
     )
     assert main(["compile", "--config", str(path), "--target", "h100", "--what", "train"]) == 1
     said = capsys.readouterr()
-    assert "train for h100: 16 images a device" in said.out
-    assert "train does not fit on h100: 16 images a device need" in said.err
+    assert "train for h100: 16 images per device" in said.out
+    assert "train does not fit on h100: 16 images per device need" in said.err
     assert "8 would fit" in said.err
 
 
