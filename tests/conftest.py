@@ -21,7 +21,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 # Minutes each, and nothing to share: begun last, they would leave the other worker idle.
 LONG = ("test_goldens.py", "test_colabs.py")
 # Their fixtures compile something else for every parameter.
-BY_PARAMETER = (*LONG, "test_contracts.py", "test_cascade.py", "test_nms.py")
+BY_PARAMETER = (
+    *LONG,
+    "test_contracts.py",
+    "test_cascade.py",
+    "test_nms.py",
+    "test_accelerators.py",
+)
 
 
 def pytest_collection_modifyitems(items):

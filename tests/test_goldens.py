@@ -1,9 +1,13 @@
 """What torchvision, Detectron2 and mmdet computed, key by key.
 
+    pytest -m "golden and not slow"    # CI's: one file of each peer in full, the others forward
+    pytest -m golden                   # all files in full
+
 Each file in the folders of SEGJAX_GOLDENS (os.pathsep between them; default
 tests/goldens) holds a peer's numbers on weights that are drawn from names, so
 converter, network, post-processing, losses and gradients are compared at once.
-Every key of a file is checked; an unknown key or config fails.
+Every key of a file is checked; an unknown key or config fails. "Forward" leaves out what takes
+gradients: the norms of the first step's, and all losses but the first step's.
 """
 
 import dataclasses
@@ -31,7 +35,7 @@ from segjax.ops.masks import paste_masks
 from segjax.ops.resize import resize_bilinear
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
-from segjax.train.step import make_step
+from segjax.train.step import image_keys, make_step, reduce_losses
 from segjax.types import Batch
 from segjax.zoo.convert import convert, path_of
 from segjax.zoo.reading import read_checkpoint
@@ -55,10 +59,9 @@ PIXELS = 0.99
 FIRST_LOSS, TRAJECTORY = 1e-4, 5e-3  # relative
 GRADIENT, MEDIAN_GRADIENT = 1e-2, 1e-4  # relative
 
-# Minutes each. What the first holds stands in the files of HTC and of Cascade Mask R-CNN as
-# well, that of the next in Panoptic FPN's; the others differ from their R50 only in depth,
-# groups and strides.
-SLOW = re.compile("mm_htc_without_semantic_r50_fpn|(d2|mm)_mask_rcnn_r50_fpn|.*_(r101|x101)_.*")
+# One of each peer, whole also where time is short. Detectron2's holds its Mask R-CNN as well.
+IN_FULL = ("tv_mask_rcnn_r50_fpn", "d2_panoptic_fpn_r50", "mm_cascade_mask_rcnn_r50_fpn")
+TRAINED = ("grad_names", "grad_norms")
 
 
 def test_there_are_files():
@@ -75,27 +78,35 @@ def forgotten_afterwards():
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param(
-            file, id=file.stem, marks=[pytest.mark.slow] if SLOW.fullmatch(file.stem) else []
-        )
+        pytest.param(file, id=file.stem, marks=[] if file.stem in IN_FULL else [pytest.mark.slow])
         for file in FILES
     ],
 )
 @pytest.mark.usefixtures("forgotten_afterwards")
 def test_golden(file):
-    golden = Golden(file)
+    compare(Golden(file))
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.stem not in IN_FULL], ids=lambda f: f.stem)
+@pytest.mark.usefixtures("forgotten_afterwards")
+def test_golden_forward(file):
+    compare(Golden(file, in_full=False))
+
+
+def compare(golden):
+    """Checks every key, and prints each deviation beside its bound."""
     unknown, rows = [], []
-    for key in golden.data.files:
+    for key in golden.keys:
         check = golden.check_for(key)
         if check is None:
             unknown.append(key)
         else:
             rows += [(key, *row) for row in check]
-    print(f"\n{file.stem}")
+    print(f"\n{golden.name}")
     for key, what, value, bound, holds in rows:
         print(f"  {key:28s} {what:34s} {value:10.3g}  bound {bound:g}{'' if holds else '  FAILS'}")
-    if KEEP:
-        keep(file.stem, rows)
+    if KEEP and golden.in_full:
+        keep(golden.name, rows)
     assert not unknown, f"keys that no check knows: {unknown}"
     assert all(row[-1] for row in rows), [row for row in rows if not row[-1]]
 
@@ -128,8 +139,10 @@ def at_least(what, value, bound):
 class Golden:
     """One file beside our computation of the same things."""
 
-    def __init__(self, file):
+    def __init__(self, file, in_full=True):
+        self.name, self.in_full = file.stem, in_full
         self.data = np.load(file)
+        self.keys = [key for key in self.data.files if in_full or key not in TRAINED]
         self.meta = json.loads(str(self.data["meta"]))
         self.height, self.width, self.seed = (self.meta[k] for k in ("height", "width", "seed"))
         self.peer, self.model = find(self.meta)
@@ -245,17 +258,31 @@ class Golden:
     @property
     def steps(self):
         """Five, but for files where the peer does not repeat its own numbers for so long."""
-        return len(self.data["loss_trajectory"])
+        return len(self.data["loss_trajectory"]) if self.in_full else 1
 
     @cached_property
     def training(self):
         """Loss terms [steps] by our names, and gradient norms of the first step by our paths."""
         for slots in (64, 256, None):  # more only if a step needs them: the mask head is costly
-            trajectory, norms = self.train(with_mask_slots(self.model, slots))
+            model = with_mask_slots(self.model, slots)
+            trajectory, norms = self.train(model) if self.in_full else self.first_losses(model)
             if len(trajectory) == self.steps:
                 names = self.peer.losses.values()
                 return {n: np.array([m[f"loss/{n}"] for m in trajectory]) for n in names}, norms
         raise AssertionError("regions were dropped although the mask head has a slot for each")
+
+    def first_losses(self, model):
+        """The first step's loss terms, without its gradients."""
+
+        def losses(variables, batch):
+            keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images), None)
+            (terms, counts), _ = model.apply(
+                variables, batch, keys, method="losses", mutable=["batch_stats"]
+            )
+            return reduce_losses(terms, None)[1] | counts
+
+        metrics = jax.device_get(jax.jit(losses)(self.variables, self.batch))
+        return [] if metrics.get("mask_rois_dropped", 0) else [metrics], {}
 
     def train(self, model):
         """Metrics of the file's steps of the training program, and the first step's gradient norms.
@@ -494,7 +521,8 @@ class Golden:
     def check_loss_trajectory(self, key, rest):
         rows = []
         for name, theirs in zip(self.data["loss_names"], self.data[key].T, strict=True):
-            relative = np.abs(self.training[0][self.peer.losses[str(name)]] / theirs - 1)
+            ours = self.training[0][self.peer.losses[str(name)]]
+            relative = np.abs(ours / theirs[: self.steps] - 1)
             rows.append(at_most(f"{name}, first", relative[0], FIRST_LOSS))
             if self.steps > 1:
                 rows.append(at_most(f"{name}, 5 steps", relative.max(), TRAJECTORY))

@@ -1,0 +1,55 @@
+"""Keeps how long the tests of a whole run took.
+
+    pytest -n 2 --junitxml=junit.xml && python -m benchmarks.durations junit.xml
+
+Writes benchmarks/results/test_durations.json: seconds by file, and each test of a second or more.
+"""
+
+import argparse
+import collections
+import xml.etree.ElementTree as ET
+from typing import Any
+
+from benchmarks import machine
+
+SHOWN = 1.0  # seconds
+
+
+def main() -> None:
+    """Reads pytest's report and writes the results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("junit", help="what pytest --junitxml wrote")
+    known = parser.parse_args()
+    machine.write("test_durations", {**durations(known.junit), "machine": machine.describe()})
+
+
+def durations(path: str) -> dict[str, Any]:
+    """Number of tests, wall and added-up seconds, by file and for the longest tests."""
+    suite = next(ET.parse(path).iter("testsuite"))
+    tests = {
+        f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": float(
+            case.get("time", 0)
+        )
+        for case in suite.iter("testcase")
+    }
+    files: collections.Counter[str] = collections.Counter()
+    for name, seconds in tests.items():
+        files[name.split("::")[0]] += seconds
+    return {
+        "tests": len(tests),
+        "failures": int(suite.get("failures", 0)) + int(suite.get("errors", 0)),
+        "wall_minutes": round(float(suite.get("time", 0)) / 60, 1),
+        "worker_minutes": round(sum(tests.values()) / 60, 1),
+        "files": {name: round(seconds, 1) for name, seconds in files.most_common()},
+        "longest": {
+            name: round(seconds, 1)
+            for name, seconds in sorted(tests.items(), key=lambda item: -item[1])
+            if seconds >= SHOWN
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
