@@ -194,6 +194,6 @@ def _unwrapped(part: str) -> str:
 
 # Compiled functions such as jit(f), methods such as MaskRCNN.losses, parts of control flow.
 _NO_MODULE = re.compile(
-    r"[(.)]|^$|^(while|body|cond|closed_call|branch_\d+_fun|checkpoint|rematted_computation"
+    r"[(.)]|^$|^(while|body|cond|closed_call|eval_jaxpr|branch_\d+_fun|checkpoint|rematted_computation"
     r"|custom_vjp_call.*|shard_map)$"
 )

@@ -81,6 +81,7 @@ def test_the_schedule_enters_loops_once_and_no_fusion():
         ("jit(step)/jvp(M.losses)/M.features/fpn/fpn._conv/lateral5/dot_general", "fpn/lateral5"),
         ("jit(step)/transpose(jvp(M.losses))/roi_align/while/body/add", "roi_align"),
         ("jit(step)/vmap(nms)/while", "nms"),
+        ("jit(step)/roi_align/eval_jaxpr/while", "roi_align"),
         ("jit(step)/shard_map/gradients/psum", "gradients"),
         ("jit(step)/add", "add"),
         ("", ""),
