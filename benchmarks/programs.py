@@ -144,6 +144,7 @@ def summary(report: ProgramReport | TooLarge) -> dict[str, Any]:
         "loops": len(report.loops),
         "loops_of_unknown_length": {owner: n for owner, n in unknown.items() if n},
         "collectives": [[item.kind, item.count, item.bytes] for item in report.collectives],
+        "notes": list(report.notes),
         "moves": sum(item.count for item in report.moves),
         "moved_gib": round(sum(item.count * item.bytes for item in report.moves) / 2**30, 3),
     }

@@ -71,7 +71,7 @@ def _figure(piece: dict[str, Any] | None) -> str:
     if piece is None:
         return "·"
     if piece["status"] == "compiles":
-        return f"{piece['memory_gib']:.1f}"
+        return f"{piece['memory_gib']:.1f}{'†' if piece.get('notes') else ''}"
     return f"**{piece['status']}**"
 
 

@@ -146,6 +146,7 @@ class ProgramReport:
       products: matrix products and convolutions.
       float32_products: the products with float32 operands.
       moves: kernels that only move data, a mebibyte or more.
+      notes: what a run on the device would do differently.
     """
 
     what: str
@@ -166,6 +167,7 @@ class ProgramReport:
     products: int
     float32_products: tuple[Item, ...]
     moves: tuple[Item, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -191,6 +193,7 @@ class ProgramReport:
                 "canvas": tuple(values["canvas"]),
                 "memory": Memory(**values["memory"]),
                 "loops": tuple(Loop(**loop) for loop in values["loops"]),
+                "notes": tuple(values["notes"]),
                 **{name: tuple(Item(**item) for item in values[name]) for name in items},
             }
         )

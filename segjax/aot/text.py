@@ -37,6 +37,7 @@ def lines(program: ProgramReport) -> list[str]:
     )
     found.append(f"  loops             {len(program.loops)}, {len(known)} of known length")
     found += _loops(program.loops)
+    found += [f"  note              {note}" for note in program.notes]
     found += _list("float32 products", program.float32_products)
     found += _list("collectives", program.collectives)
     found += _list("largest buffers", program.buffers)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import jax
 
 from segjax.config import TrainConfig
 
@@ -46,8 +47,6 @@ def main() -> None:
 
 def answer(request: Request) -> dict[str, Any]:
     """The report under "report", a lack of memory under "too_large", or an error by its name."""
-    import jax
-
     try:
         return {"report": compile_program(request)}
     except jax.errors.JaxRuntimeError as error:
@@ -69,9 +68,7 @@ def compile_program(request: Request) -> dict[str, Any]:
     shapes = programs.Shapes(**_shapes(request))
     started = time.perf_counter()
     lowered = programs.PROGRAMS[request.what](config, mesh, shapes)
-    # There is no device to try kernels on.
-    options: Any = {"xla_gpu_autotune_level": 0} if target.chip.platform == "cuda" else None
-    compiled = lowered.compile(compiler_options=options)
+    compiled, notes = compile_lowered(lowered, target.chip.platform)
     seconds = time.perf_counter() - started
     text = compiled.as_text() or ""
     if request.save is not None:
@@ -85,8 +82,34 @@ def compile_program(request: Request) -> dict[str, Any]:
         dtype=compute_dtype(config.model),
         seconds=round(seconds, 1),
         available=target.chip.memory,
+        notes=notes,
         **report.contents(compiled, hlo.parse(text)),
     ).to_json()
+
+
+def compile_lowered(lowered: Any, platform: str) -> tuple[Any, tuple[str, ...]]:
+    """Compiles as a run would, as far as that can be done without the device.
+
+    A GPU's autotuner times Triton's kernels and cuBLAS's for each product, and drops those that
+    do not compile. Without a device XLA takes Triton's first choice, and if that one has no tiles
+    it gives up; then cuBLAS's kernels are taken for all products.
+
+    Returns:
+      The program, and notes on what differs from a run.
+    """
+    if platform != "cuda":
+        return lowered.compile(), ()
+    options: dict[str, Any] = {"xla_gpu_autotune_level": 0}
+    try:
+        return lowered.compile(compiler_options=options), ()
+    except jax.errors.JaxRuntimeError as error:
+        if "Couldn't find output tile sizes" not in str(error):
+            raise
+    options["xla_gpu_enable_triton_gemm"] = False
+    return lowered.compile(compiler_options=options), (CUBLAS,)
+
+
+CUBLAS = "products by cuBLAS alone: without autotuning, XLA found no tiles for a Triton kernel"
 
 
 def compute_dtype(model: Any) -> str:

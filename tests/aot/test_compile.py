@@ -3,6 +3,7 @@
 import os
 import subprocess
 
+import jax
 import pytest
 
 import segjax
@@ -10,7 +11,7 @@ from segjax.aot import compile as aot
 from segjax.aot.report import Memory, ProgramReport
 from segjax.aot.targets import parse_target
 from segjax.aot.text import lines
-from segjax.aot.worker import Request, needed_bytes
+from segjax.aot.worker import CUBLAS, Request, compile_lowered, needed_bytes
 from segjax.cli import main
 from tests.aot.small_runs import small_run
 
@@ -62,6 +63,30 @@ class AbortingRequest:
 def test_a_compiler_that_aborts_is_an_error_here():
     with pytest.raises(aot.CompilationError, match=r"aborted on train for cpu .exit status -6"):
         aot.run_request(AbortingRequest(), parse_target("cpu"))
+
+
+class Lowered:
+    """A program that Triton has no tiles for, unless its kernels are turned off."""
+
+    def __init__(self, error):
+        self.error, self.asked = error, []
+
+    def compile(self, compiler_options=None):
+        self.asked.append(dict(compiler_options or {}))
+        if "xla_gpu_enable_triton_gemm" in self.asked[-1]:
+            return "compiled"
+        raise jax.errors.JaxRuntimeError(self.error)
+
+
+def test_where_triton_has_no_tiles_cublas_takes_all_products():
+    lowered = Lowered("INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.1")
+    assert compile_lowered(lowered, "cuda") == ("compiled", (CUBLAS,))
+    assert lowered.asked[-1] == {
+        "xla_gpu_autotune_level": 0,
+        "xla_gpu_enable_triton_gemm": False,
+    }
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
+        compile_lowered(Lowered("another"), "cuda")
 
 
 def test_a_failed_check_is_told_without_its_log_prefix():

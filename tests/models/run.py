@@ -18,29 +18,28 @@ class Run:
         self.variables = tiny.init(model) if variables is None else variables
         self.predict = jax.jit(model.apply)
         self._grad = jax.jit(jax.value_and_grad(self._total, has_aux=True))
-        self._terms = jax.jit(self._means)
-        self._sums = jax.jit(lambda *args: self.model.apply(*args, method="losses")[0])
+        self._terms = jax.jit(lambda *args: self._means(*args)[0])
 
     def _means(self, variables, batch, keys):
         terms, counts = self.model.apply(variables, batch, keys, method="losses")
-        return {name: term.mean() for name, term in terms.items()}, counts
+        return {name: term.mean() for name, term in terms.items()}, (terms, counts)
 
     def _total(self, params, batch, keys):
-        means, counts = self._means({**self.variables, "params": params}, batch, keys)
-        return sum(means.values()), (means, counts)
+        means, rest = self._means({**self.variables, "params": params}, batch, keys)
+        return sum(means.values()), (means, *rest)
 
     def losses(self, batch, keys):
         """Total, terms, counts and gradients."""
-        (total, (terms, counts)), grads = self._grad(self.variables["params"], batch, keys)
-        return total, terms, counts, grads
-
-    def terms(self, batch, keys, variables=None):
-        """Loss terms alone."""
-        return self._terms(self.variables if variables is None else variables, batch, keys)[0]
+        (total, (means, _, counts)), grads = self._grad(self.variables["params"], batch, keys)
+        return total, means, counts, grads
 
     def sums(self, batch, keys):
-        """Loss terms as sums and counts."""
-        return self._sums(self.variables, batch, keys)
+        """Loss terms as sums and counts, by the program of `losses`."""
+        return self._grad(self.variables["params"], batch, keys)[0][1][1]
+
+    def terms(self, batch, keys, variables=None):
+        """Loss terms alone, by a program without gradients."""
+        return self._terms(self.variables if variables is None else variables, batch, keys)
 
     @functools.cached_property
     def jacobian(self):

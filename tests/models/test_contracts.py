@@ -27,13 +27,21 @@ MODELS = {
 }
 
 
+# One canvas for all: each model compiles one prediction and one program of losses and gradients.
+CANVAS = 96
+
+
+def batch_of(**kind):
+    return tiny.batch(canvas=CANVAS, **kind)
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def run(request):
     return Run(MODELS[request.param]())
 
 
 def test_detections_have_fixed_shapes(run):
-    batch = tiny.batch()
+    batch = batch_of()
     found = run.predict(run.variables, batch.images, batch.image_sizes)
     assert found.boxes.shape == (2, 8, 4)
     assert (found.mask_probs is not None) == run.model.has_masks
@@ -44,7 +52,7 @@ def test_detections_have_fixed_shapes(run):
 
 
 def test_losses_and_gradients_are_finite_and_reach_every_parameter(run):
-    total, terms, counts, grads = run.losses(tiny.batch(), tiny.keys())
+    total, terms, counts, grads = run.losses(batch_of(), tiny.keys())
     assert_finite((total, terms, grads))
     # Ground truth is among the regions of the first stage.
     assert counts["positive_anchors"] > 0
@@ -58,7 +66,7 @@ def test_losses_and_gradients_are_finite_and_reach_every_parameter(run):
 
 
 def test_images_without_objects_train_only_the_background(run):
-    _, terms, counts, grads = run.losses(tiny.batch(objects=0), tiny.keys())
+    _, terms, counts, grads = run.losses(batch_of(objects=0), tiny.keys())
     assert_finite((terms, grads))
     assert all(n == 0 for name, n in counts.items() if name.startswith("positive"))
     for name, term in terms.items():
@@ -67,7 +75,7 @@ def test_images_without_objects_train_only_the_background(run):
 
 
 def test_crowds_are_no_targets(run):
-    batch = tiny.batch()
+    batch = batch_of()
     crowd = dataclasses.replace(batch, gt_is_crowd=batch.gt_valid)
     none = dataclasses.replace(batch, gt_valid=jnp.zeros_like(batch.gt_valid))
     for a, b in zip(
@@ -79,7 +87,7 @@ def test_crowds_are_no_targets(run):
 
 
 def test_padding_rows_of_ground_truth_change_nothing(run):
-    batch = tiny.batch()
+    batch = batch_of()
     invalid = ~batch.gt_valid[..., None]
     junk = dataclasses.replace(
         batch,
@@ -95,7 +103,7 @@ def test_padding_rows_of_ground_truth_change_nothing(run):
 
 
 def test_the_order_of_images_does_not_matter(run):
-    batch = tiny.batch()
+    batch = batch_of()
     swapped = jax.tree.map(lambda x: x[::-1], batch)
     found = run.predict(run.variables, batch.images, batch.image_sizes)
     other = run.predict(run.variables, swapped.images, swapped.image_sizes)
@@ -107,7 +115,7 @@ def test_the_order_of_images_does_not_matter(run):
 
 
 def test_every_image_has_its_own_size_and_its_own_part_of_the_losses(run):
-    batch = tiny.batch(canvas=96)
+    batch = batch_of()
     sizes = jnp.array([[64, 96], [96, 64]], jnp.int32)
     batch = dataclasses.replace(batch, image_sizes=sizes)
     keys = tiny.keys()
@@ -124,14 +132,14 @@ def test_every_image_has_its_own_size_and_its_own_part_of_the_losses(run):
 
 
 def test_the_same_key_gives_the_same_loss_and_another_key_another(run):
-    batch = tiny.batch()
+    batch = batch_of()
     one, same, other = (run.losses(batch, tiny.keys(seed=seed))[0] for seed in (0, 0, 1))
     assert one == same
     assert one != other
 
 
 def test_what_lies_in_the_padding_changes_nothing(run):
-    batch = tiny.batch(canvas=96)
+    batch = batch_of()
     pixels = np.asarray(batch.images).copy()
     pixels[:, tiny.SIZE :], pixels[:, :, tiny.SIZE :] = 255, 99
     clean = run.predict(run.variables, batch.images, batch.image_sizes)
