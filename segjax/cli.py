@@ -224,7 +224,7 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
 def _compile(known: argparse.Namespace, flags: list[str]) -> int:
     from segjax.aot.compile import CompilationError, compile_for
     from segjax.aot.report import ProgramReport
-    from segjax.aot.text import binary_size, lines
+    from segjax.aot.text import lines, shortage
     from segjax.config import find_config, load_config
 
     config = load_config(find_config(known.config), flags)
@@ -243,16 +243,8 @@ def _compile(known: argparse.Namespace, flags: list[str]) -> int:
     for program in found.programs:
         if isinstance(program, ProgramReport):
             print("\n".join(lines(program)))
-        if program.fits:
-            continue
-        fitting = found.fitting_batches[program.what]
-        needed = program.memory.total if isinstance(program, ProgramReport) else program.needed
-        print(
-            f"{program.what} does not fit on {program.target}: {program.per_device} images per"
-            f" device need {binary_size(needed) if needed else 'more'} of"
-            f" {binary_size(program.available)}; {fitting or 'not even one'} would fit",
-            file=sys.stderr,
-        )
+        if not program.fits:
+            print(shortage(program, found.fitting_batches[program.what]), file=sys.stderr)
     return 0 if found.fits else 1
 
 

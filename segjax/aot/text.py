@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from segjax.aot.compile import TooLarge
 from segjax.aot.report import Item, Loop, ProgramReport
 from segjax.aot.targets import GIB
 
@@ -43,6 +44,16 @@ def lines(program: ProgramReport) -> list[str]:
     found += _list("largest buffers", program.buffers)
     found += _list("kernels that only move data", program.moves)
     return found
+
+
+def shortage(program: ProgramReport | TooLarge, fitting: int) -> str:
+    """Says that a program does not fit, and how many images per device would."""
+    needed = program.memory.total if isinstance(program, ProgramReport) else program.needed
+    return (
+        f"{program.what} does not fit on {program.target}: {program.per_device} images per device"
+        f" need {binary_size(needed) if needed else 'more'} of {binary_size(program.available)};"
+        f" {fitting or 'not even one'} would fit"
+    )
 
 
 def _loops(loops: Iterable[Loop]) -> list[str]:
