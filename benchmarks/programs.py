@@ -13,8 +13,10 @@ once.
 import argparse
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,9 @@ def main() -> None:
     name = known.name or f"programs_{importlib.metadata.version('jaxlib')}"
     results = _results(name)
     end = time.monotonic() + 60 * known.minutes
-    for target, dtype, recipe, what in _pieces(known):
+    for target, dtype, recipe, what in all_pieces(
+        known.targets, known.dtypes, known.what, known.recipes
+    ):
         key = "/".join((recipe, what, dtype, target))
         if key in results["pieces"] and not known.again:
             continue
@@ -62,15 +66,15 @@ def main() -> None:
         _write(name, results)
 
 
-def _pieces(known: argparse.Namespace) -> list[tuple[str, str, str, str]]:
-    return [
-        (target, dtype, recipe, what)
-        for target in known.targets
-        for dtype in known.dtypes
-        for what in known.what
-        for recipe in known.recipes
-        if _has(recipe, what) and not (what != "train" and parse_target(target).num_devices > 1)
-    ]
+def all_pieces(
+    targets: Iterable[str], dtypes: Iterable[str], programs: Iterable[str], recipes: Iterable[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yields (target, dtype, recipe, program) of all that there is to compile."""
+    recipes, programs = tuple(recipes), tuple(programs)
+    for target, dtype, what, recipe in itertools.product(targets, dtypes, programs, recipes):
+        several = parse_target(target).num_devices > 1  # where one device alone predicts
+        if _has(recipe, what) and not (several and what != "train"):
+            yield target, dtype, recipe, what
 
 
 def _has(recipe: str, what: str) -> bool:

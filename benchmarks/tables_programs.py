@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from benchmarks.machine import RESULTS
-from benchmarks.programs import DTYPES, SHARED, TARGETS, WHAT, groups
+from benchmarks.programs import DTYPES, SHARED, TARGETS, WHAT, all_pieces, groups
 
 NAMES = {
     "train": "Training step",
@@ -28,33 +28,29 @@ def pieces(name: str) -> dict[str, Any]:
 
 def programs() -> str:
     """Memory a device of every program, bfloat16 / float32, for each version of jaxlib."""
-    known = {version: pieces(version) for version in versions()}
     parts = []
     for what in WHAT:
-        for version, found in known.items():
-            rows = [_row(recipe, others, what, found) for recipe, others in _recipes(what)]
-            done = [row for row in rows if row]
-            if done:
-                parts += [f"**{NAMES[what]}, jaxlib {version}**", "", *_head(), *done, ""]
+        for version in versions():
+            rows = _rows(what, pieces(version))
+            targets = [t for t in TARGETS if any(cells[t] for cells in rows.values())]
+            if not targets:
+                continue
+            parts += [f"**{NAMES[what]}, jaxlib {version}**", ""]
+            parts += [f"| recipe | {' | '.join(targets)} |", "|---" * (1 + len(targets)) + "|"]
+            for name, cells in rows.items():
+                if any(cells.values()):
+                    parts.append(f"| {name} | {' | '.join(cells[t] for t in targets)} |")
+            parts.append("")
     return "\n".join(parts).rstrip()
 
 
-def _recipes(what: str) -> list[tuple[str, list[str]]]:
-    if what in SHARED:
-        return [(SHARED[what], [SHARED[what]])]
-    return list(groups().items())
-
-
-def _head() -> list[str]:
-    return [f"| recipe | {' | '.join(TARGETS)} |", "|---" * (1 + len(TARGETS)) + "|"]
-
-
-def _row(recipe: str, names: list[str], what: str, found: dict[str, Any]) -> str:
-    cells = [_cell(recipe, what, target, found) for target in TARGETS]
-    if not any(cell.strip() for cell in cells):
-        return ""
-    shown = ", ".join(_short(name) for name in names)
-    return f"| {shown} | {' | '.join(cells)} |"
+def _rows(what: str, found: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Cells by the recipes' names and by target; "" for what has not been compiled yet."""
+    recipes = groups() if what not in SHARED else {SHARED[what]: [SHARED[what]]}
+    return {
+        ", ".join(map(_short, names)): {t: _cell(recipe, what, t, found) for t in TARGETS}
+        for recipe, names in recipes.items()
+    }
 
 
 def _short(name: str) -> str:
@@ -77,11 +73,17 @@ def _figure(piece: dict[str, Any] | None) -> str:
 
 def coverage() -> str:
     """How many of all programs have been compiled, and with what result."""
-    lines = ["| jaxlib | compiled | too large for the device | failed |", "|---|---|---|---|"]
+    states = ("compiles", "too large", "failed")
+    lines = [
+        "| jaxlib | compiled | too large for the device | failed | not compiled yet |",
+        "|---|---|---|---|---|",
+    ]
+    everything = len(list(all_pieces(TARGETS, DTYPES, WHAT, list(groups()))))
     for version in versions():
-        states = [piece["status"] for piece in pieces(version).values()]
-        counts = (states.count(state) for state in ("compiles", "too large", "failed"))
-        lines.append(f"| {version} | {' | '.join(map(str, counts))} |")
+        found = [piece["status"] for piece in pieces(version).values()]
+        counts = [found.count(state) for state in states]
+        row = [version, *counts, everything - sum(counts)]
+        lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines)
 
 
