@@ -175,6 +175,7 @@ def _environment(target: Target) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for devices, and none is used
         "XLA_FLAGS": flags.strip(),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
