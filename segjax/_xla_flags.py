@@ -33,8 +33,9 @@ def avoid_known_faults() -> str | None:
         return None
     if _runs_on_gpu():
         warnings.warn(
-            f"jaxlib {version} trains hundreds of times slower than it could on this GPU: import"
-            f" segjax before anything uses JAX, or set XLA_FLAGS={ATOMICS}",
+            f"jaxlib {version} compiles RoIAlign's gradient for this GPU to a scatter-add that is"
+            " hundreds of times too slow: import segjax before anything uses JAX, or set"
+            f" XLA_FLAGS={ATOMICS}",
             stacklevel=3,
         )
         return None

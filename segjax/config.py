@@ -129,13 +129,14 @@ def find_config(name: str) -> Path:
     Raises:
       FileNotFoundError: if there is none.
     """
-    path = Path(name)
-    named = Path("configs") / f"{path.stem}.py"
-    for candidate in (path, named):
-        if candidate.is_file():
-            return candidate
+    path, named = Path(name), Path("configs") / f"{name}.py"
+    if path.is_file():
+        return path
+    # A path with a folder or a suffix means that very file, and no other of its name.
+    if path.name == name and not path.suffix and named.is_file():
+        return named
     raise FileNotFoundError(
-        f"no config file {path}, nor {named} here; configs/ holds the ready ones"
+        f"no config file {path}, nor a recipe {named} here; configs/ holds the ready ones"
     )
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from segjax.config import OptimConfig, TrainConfig, load_config, override
+from segjax.config import OptimConfig, TrainConfig, find_config, load_config, override
 from segjax.config_json import from_json, read_config, save_config, to_json
 from segjax.data.config import DataConfig
 from segjax.nn.norm import Norm, NormSpec
@@ -217,3 +217,14 @@ def test_every_ready_config_comes_back(ready):
 def test_a_folder_without_config_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         read_config(tmp_path / "config.json")
+
+
+def test_a_recipe_is_found_by_its_name_and_a_path_is_that_file_alone(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    recipe = tmp_path / "configs" / "mine.py"
+    recipe.write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert find_config("mine").resolve() == find_config(str(recipe)) == recipe
+    for wrong in ("elsewhere/mine.py", "mine.py", "other"):
+        with pytest.raises(FileNotFoundError, match=f"no config file {wrong}"):
+            find_config(wrong)

@@ -1,6 +1,6 @@
-"""A process that compiles one program: a compiler that aborts takes nobody else with it.
+"""A process that compiles one program, so that a compiler that aborts ends nothing else.
 
-python -m segjax.aot.worker REQUEST RESULT
+`compile.run_request` starts it: `python -m segjax.aot.worker REQUEST RESULT`.
 """
 
 import dataclasses

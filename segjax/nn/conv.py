@@ -91,7 +91,7 @@ def subsample(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"
 
     A slice that skips cells would do, but XLA of jaxlib 0.10 may fuse it into the product that
     reads it on NVIDIA GPUs, loses count of the cells there, and aborts the process
-    (openxla/xla#47381). Whole blocks of cells, of which the first one is taken, cost the same.
+    (openxla/xla#47381). Taking the first cell of each block costs a CPU the same.
     """
     if stride == 1:
         return x

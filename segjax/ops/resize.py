@@ -85,9 +85,9 @@ def _weighted(forward: str, backward: str, weights: Array, x: Array) -> Array:
     del backward
     if x.dtype != jnp.bfloat16:
         return jnp.einsum(forward, weights, x, precision="highest").astype(x.dtype)
-    # One float32 product takes an accelerator longer than two of bfloat16. Weights of two
-    # bfloat16 numbers are exact to 2^-17, and `x` is as it is; one of 8 bits would not do, as
-    # a cell's weights would no longer add up to 1.
+    # At full precision a float32 product is six bfloat16 passes on a TPU, and no work for a GPU's
+    # tensor cores. Two passes do: weights as the sum of two bfloat16 numbers are exact to 2^-17.
+    # One number of 8 bits would not do, as a cell's weights would no longer add up to 1.
     high = weights.astype(jnp.bfloat16)
     low = (weights - high.astype(jnp.float32)).astype(jnp.bfloat16)
     sums = (
