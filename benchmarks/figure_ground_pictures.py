@@ -20,7 +20,7 @@ from segjax.figure_ground.fragments_learn import learn_fragments
 from segjax.figure_ground.fragments_match import find_peaks, grey_levels
 from segjax.figure_ground.hierarchy import Hierarchy
 from segjax.figure_ground.top_down import top_down
-from segjax.viz import enlarge
+from segjax.results.draw.objects import enlarge
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figure_ground"
 SEED = 4

@@ -16,8 +16,8 @@ import dataclasses
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
 
 
 def medium_mask_rcnn() -> MaskRCNN:

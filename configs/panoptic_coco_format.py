@@ -23,8 +23,8 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lite_fpn
 from segjax.models.semantic import SemanticLoss
+from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.semantic_head import SemanticFPNHead
 
 
 def light_panoptic_fpn() -> PanopticFPN:

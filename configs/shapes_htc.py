@@ -16,9 +16,9 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.models import HybridTaskCascade, htc_resnet_fpn
+from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.semantic import FusedSemanticHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
-from segjax.nn.semantic_head import FusedSemanticHead
 
 STEPS = 600
 

@@ -14,8 +14,8 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
 
 STEPS = 600
 

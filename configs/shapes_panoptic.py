@@ -15,9 +15,9 @@ from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_resnet_fpn
 from segjax.models.semantic import SemanticLoss
+from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
-from segjax.nn.semantic_head import SemanticFPNHead
 
 STEPS = 600
 

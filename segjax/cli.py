@@ -284,7 +284,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
 
 def _data_named(found: Any, where: str) -> Any:
     """The data of `--data`, resized as in training, with the labels that the model is scored by."""
-    from segjax.eval.classes import gives_panoptic
+    from segjax.results.classes import gives_panoptic
 
     named: dict[str, str] = (
         {"name": "2017"} if where == "coco" else {"name": "folder", "root": where}
@@ -324,7 +324,7 @@ def _with_detections(model: Any, number: int) -> Any:
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.predict_files import predict_files
+    from segjax.predict.files import predict_files
 
     predictor = dataclasses.replace(_weights(known).predictor(), refine=_refinement(known))
     report = predict_files(
@@ -341,9 +341,9 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
 
 
 def _models(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.zoo.table import ENTRIES, names
+    from segjax.zoo.table import ENTRIES, list_models
 
-    found = [ENTRIES[name] for name in names(known.like)]
+    found = [ENTRIES[name] for name in list_models(known.like)]
     if not found:
         raise ValueError(f"none of the {len(ENTRIES)} names is like {known.like!r}")
     width = max(len(entry.name) for entry in found)

@@ -20,9 +20,9 @@ from segjax.data.stuff_names import STUFF_NAMES
 from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lite_fpn
 from segjax.models.flavours import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
+from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
-from segjax.nn.semantic_head import SemanticFPNHead
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
 from segjax.train.resolve import resolve, with_dtype

@@ -10,8 +10,8 @@ from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.rpn import RPN
 from segjax.ops.anchors import level_stride
-from segjax.predict import Predictor, predict
-from segjax.predict_files import predict_files, read_image
+from segjax.predict.files import predict_files, read_image
+from segjax.predict.predictor import Predictor, predict
 from tests.eval import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segjax import cli, viz_maps
+from segjax import cli
 from segjax.config import TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
-from segjax.eval.classes import Classes
-from segjax.eval.result import Result
 from segjax.models import PanopticFPN, PanopticMerge, SemanticFPN
 from segjax.models.variables import init_variables
-from segjax.nn.semantic_head import SemanticFPNHead
+from segjax.nn.heads.semantic import SemanticFPNHead
+from segjax.results.classes import Classes
+from segjax.results.draw import maps as viz_maps
+from segjax.results.result import Result
 from segjax.train.checkpoint import load_run, save_run
 from segjax.train.checks import check_same_run
 from segjax.train.classes import read_classes, save_classes

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from segjax import viz
 from segjax.data import rle
-from segjax.eval.detections import ImageDetections
+from segjax.results.detections import ImageDetections
+from segjax.results.draw import objects as viz
 
 
 def _objects(height=120, width=160, scored=True):
@@ -97,7 +97,11 @@ def test_every_kind_of_picture(shape):
 
 
 def test_small_pictures_can_be_enlarged():
-    assert [viz.readable_scale(size) for size in ((128, 128), (240, 300), (480, 640))] == [4, 2, 1]
+    assert [viz.readable_scale(size) for size in ((128, 128), (240, 300), (480, 640))] == [
+        4,
+        2,
+        1,
+    ]
     image = np.full((120, 160, 3), 100, np.uint8)
     drawn = viz.draw(image, _objects(), show_labels=False, show_masks=False, scale=3)
     assert drawn.shape == (360, 480, 3)

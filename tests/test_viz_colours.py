@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax import viz
-from segjax.viz_colours import CLASS_COLOURS, class_colour, mixed_lab
+from segjax.results.draw import objects as viz
+from segjax.results.draw.colours import CLASS_COLOURS, class_colour, mixed_lab
 
 
 def apart(points):

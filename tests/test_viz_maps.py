@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 import segjax
-from segjax import viz, viz_maps
 from segjax.data import rle
 from segjax.data.segments import PanopticCategory
-from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
-from segjax.eval.result import Result
-from segjax.viz_colours import CLASS_COLOURS, class_colour
+from segjax.results.detections import ImageDetections
+from segjax.results.draw import maps as viz_maps
+from segjax.results.draw import objects as viz
+from segjax.results.draw.colours import CLASS_COLOURS, class_colour
+from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.results.result import Result
 
 SIZE = (120, 160)
 GRAY = 100

@@ -19,9 +19,9 @@ from segjax.models import (
     mask_rcnn_resnet_fpn,
 )
 from segjax.models.variables import init_variables
+from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.semantic import FusedSemanticHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
-from segjax.nn.semantic_head import FusedSemanticHead
 from segjax.types import Batch
 
 CLASSES = 3

@@ -11,11 +11,11 @@ from jax.sharding import PartitionSpec as P
 from segjax.config import TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import empty_batch
-from segjax.eval.classes import gives_instances, gives_semantic
-from segjax.eval.postprocess import map_canvas, maps_original, predict_original
 from segjax.figure_ground.bottom_up import bottom_up
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.variables import init_variables
+from segjax.results.classes import gives_instances, gives_semantic
+from segjax.results.postprocess import map_canvas, maps_original, predict_original
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.parallel import AXIS, BATCH_FIELDS, Devices, compile_step
 from segjax.train.resolve import resolve

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segjax.eval.boundary import boundary_rle
-from segjax.eval.coco_entries import for_scoring, ground_truth_entry, result_entry
+from segjax.results.coco_entries import for_scoring, ground_truth_entry, result_entry
 
 IouType = Literal["bbox", "segm", "boundary"]
 

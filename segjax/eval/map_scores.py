@@ -4,11 +4,11 @@ import itertools
 from typing import Any
 
 from segjax.data.dataset import Dataset
-from segjax.eval.classes import Classes, gives_panoptic, gives_semantic, knows_semantic
 from segjax.eval.mean_iou import MeanIou, SemanticScores
-from segjax.eval.panoptic_merge import Dropped
 from segjax.eval.panoptic_quality import PanopticQuality, PanopticScores
-from segjax.eval.result import Result
+from segjax.results.classes import Classes, gives_panoptic, gives_semantic, knows_semantic
+from segjax.results.panoptic_merge import Dropped
+from segjax.results.result import Result
 
 
 class MapScores:

@@ -12,26 +12,26 @@ import numpy as np
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.dataset import image_sizes
-from segjax.eval.classes import (
+from segjax.eval.coco_ap import CocoScores, coco_scores
+from segjax.eval.map_scores import MapScores
+from segjax.eval.mean_iou import SemanticScores
+from segjax.eval.panoptic_quality import PanopticScores
+from segjax.figure_ground.refine import MaskRefinement
+from segjax.results.classes import (
     Classes,
     data_categories,
     gives_instances,
     gives_semantic,
 )
-from segjax.eval.coco_ap import CocoScores, coco_scores
-from segjax.eval.detections import ImageDetections
-from segjax.eval.files import MapFiles, write_results
-from segjax.eval.map_scores import MapScores
-from segjax.eval.mean_iou import SemanticScores
-from segjax.eval.panoptic_quality import PanopticScores
-from segjax.eval.postprocess import (
+from segjax.results.detections import ImageDetections
+from segjax.results.files import MapWriter, write_results
+from segjax.results.postprocess import (
     collect_results,
     map_canvas,
     maps_original,
     predict_original,
 )
-from segjax.eval.result import Result
-from segjax.figure_ground.refine import MaskRefinement
+from segjax.results.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Evaluator:
 
         Panoptic maps are written beside `results_json`, as `NAME_panoptic.json` and a folder of
         PNGs of that name; semantic maps of a model of those alone as `NAME_semantic/`
-        (`files.MapFiles`).
+        (`files.MapWriter`).
 
         Args:
           variables: the model's parameters and statistics.
@@ -142,7 +142,9 @@ class Evaluator:
         maps = MapScores(
             self.model, self.dataset, self.split, self._classes, boundary=self.boundary
         )
-        files = None if results_json is None else MapFiles(f"{Path(results_json).with_suffix('')}_")
+        files = (
+            None if results_json is None else MapWriter(f"{Path(results_json).with_suffix('')}_")
+        )
         predictions = self.predictions(variables, maps=bool(maps) or files is not None)
         for image_id, found in self._progress(predictions):
             if image_id in seen:

@@ -1,8 +1,5 @@
 """Architectures: each a linen module, its losses, and a factory per published flavour."""
 
-import importlib
-
-from segjax._callable import make_callable
 from segjax.models.cascade import Stage as Stage
 from segjax.models.cascade_flavours import CASCADE_FLAVOURS as CASCADE_FLAVOURS
 from segjax.models.cascade_flavours import CascadeFlavour as CascadeFlavour
@@ -24,16 +21,3 @@ from segjax.models.panoptic_fpn import PanopticMerge as PanopticMerge
 from segjax.models.panoptic_fpn import panoptic_fpn_resnet as panoptic_fpn_resnet
 from segjax.models.semantic_fpn import SemanticFPN as SemanticFPN
 from segjax.models.semantic_fpn import semantic_fpn_resnet as semantic_fpn_resnet
-
-
-def models(pattern: str = "*") -> list[str]:
-    """Names of published weights, for `segjax.load`.
-
-    Args:
-      pattern: as "mask_rcnn*" or "*.d2_3x".
-    """
-    zoo = importlib.import_module("segjax.zoo.table")  # which is built on this package
-    return zoo.names(pattern)
-
-
-make_callable(__name__)

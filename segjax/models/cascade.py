@@ -18,8 +18,8 @@ from segjax.models.rois import (
     box_losses,
     class_probabilities,
 )
-from segjax.nn.box_head import BoxHead
-from segjax.nn.mask_head import MaskHead
+from segjax.nn.heads.box import BoxHead
+from segjax.nn.heads.mask import MaskHead
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
 from segjax.types import Batch, Detections, LossTerm, Proposals
 

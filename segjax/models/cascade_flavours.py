@@ -10,7 +10,7 @@ from typing import Any, Literal
 from segjax.models.cascade import Stage
 from segjax.models.flavours import DETECTRON2, MMDET, MMDET_CAFFE, Flavour
 from segjax.models.rois import DetectionFilter, RoISampler
-from segjax.nn.mask_head import MaskHead
+from segjax.nn.heads.mask import MaskHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
 from segjax.types import Dtype

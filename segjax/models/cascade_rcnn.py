@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 from segjax.models.cascade import BoxCascade, fold_keys
 from segjax.models.cascade_flavours import CascadeFlavour, cascade_flavour
 from segjax.models.rois import MaskTargets, RoIPooler
-from segjax.nn.mask_head import MaskHead
+from segjax.nn.heads.mask import MaskHead
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from segjax.models.preprocess import Preprocess
 from segjax.models.rois import DetectionFilter, MaskTargets, RoIPooler, RoISampler
 from segjax.models.rpn import RPN
-from segjax.nn.box_head import BoxHead
-from segjax.nn.fpn import FPN
+from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.box import BoxHead
+from segjax.nn.heads.rpn import RPNHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
-from segjax.nn.rpn import RPNHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
 from segjax.types import Dtype

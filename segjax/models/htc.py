@@ -14,8 +14,8 @@ from segjax.models.cascade_flavours import HTC_FLAVOURS, CascadeFlavour, cascade
 from segjax.models.rois import MaskTargets, RoIPooler, RoISamples
 from segjax.models.semantic import SemanticLoss
 from segjax.nn.conv import Conv
-from segjax.nn.mask_head import MaskHead
-from segjax.nn.semantic_head import FusedSemanticHead
+from segjax.nn.heads.mask import MaskHead
+from segjax.nn.heads.semantic import FusedSemanticHead
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 Features = Sequence[Float[Array, "B _ _ C"]]

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
 from segjax.models.flavours import LITE_PREPROCESS, Flavour, flavour
 from segjax.models.rois import MaskTargets, RoIPooler
 from segjax.models.two_stage import TwoStage
-from segjax.nn.efficientnet import LITE_NORM, efficientnet_lite
-from segjax.nn.mask_head import MaskHead
+from segjax.nn.backbones.efficientnet import LITE_NORM, efficientnet_lite
+from segjax.nn.heads.mask import MaskHead
 from segjax.nn.norm import NormSpec
 from segjax.types import Batch, Detections, Dtype, LossTerm
 

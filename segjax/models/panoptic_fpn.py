@@ -12,7 +12,7 @@ from segjax.models.htc import HybridTaskCascade
 from segjax.models.mask_rcnn import MaskRCNN, mask_rcnn_resnet_fpn
 from segjax.models.rpn import RPN
 from segjax.models.semantic import SemanticLoss
-from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from segjax.ops.masks import paste_masks
 from segjax.ops.panoptic import PanopticSegments, merge_panoptic, semantic_labels
 from segjax.types import Batch, Detections, Dtype, LossTerm

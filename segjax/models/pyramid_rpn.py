@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Int32, Key, UInt8
 from segjax.models.preprocess import Preprocess
 from segjax.models.rpn import RPN
 from segjax.nn.backbone import Backbone
-from segjax.nn.fpn import FPN
-from segjax.nn.rpn import RPNHead, RPNOutput
+from segjax.nn.heads.rpn import RPNHead, RPNOutput
+from segjax.nn.necks.fpn import FPN
 from segjax.types import Batch, LossTerm, Proposals
 
 

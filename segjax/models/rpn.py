@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-from segjax.nn.rpn import RPNOutput
+from segjax.nn.heads.rpn import RPNOutput
 from segjax.ops import losses as loss_ops
 from segjax.ops.anchors import base_anchors, level_anchors, level_stride
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty

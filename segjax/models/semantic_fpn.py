@@ -8,8 +8,8 @@ from segjax.models.flavours import flavour
 from segjax.models.preprocess import Preprocess
 from segjax.models.semantic import SemanticLoss
 from segjax.nn.backbone import Backbone
-from segjax.nn.fpn import FPN
-from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
+from segjax.nn.necks.fpn import FPN
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 

@@ -15,7 +15,7 @@ from segjax.models.rois import (
     box_losses,
     class_probabilities,
 )
-from segjax.nn.box_head import BoxHead
+from segjax.nn.heads.box import BoxHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.types import Batch, Detections, LossTerm
 

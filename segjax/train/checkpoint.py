@@ -27,9 +27,9 @@ from orbax.checkpoint import checkpoint_managers
 from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
 from segjax.data.segments import PanopticCategory
-from segjax.eval.classes import Classes
 from segjax.models.variables import differing_shapes, variable_shapes
-from segjax.predict import Predictor
+from segjax.predict.predictor import Predictor
+from segjax.results.classes import Classes
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, with_classes
 from segjax.train.state import TrainState

@@ -9,7 +9,7 @@ from segjax.config import TrainConfig
 from segjax.config_json import to_json
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset
-from segjax.eval.classes import Classes
+from segjax.results.classes import Classes
 from segjax.train.checkpoint import CONFIG_FILE
 from segjax.train.classes import CLASSES_FILE, read_classes
 from segjax.train.metrics import say

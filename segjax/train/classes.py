@@ -4,7 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from segjax.eval.classes import Classes
+from segjax.results.classes import Classes
 
 CLASSES_FILE = "classes.json"
 

@@ -15,9 +15,9 @@ from jaxtyping import PRNGKeyArray
 from segjax.config import TrainConfig
 from segjax.config_json import save_config
 from segjax.data import pipeline
-from segjax.eval.classes import Classes
 from segjax.eval.runner import EvalResults, Evaluator
 from segjax.models.variables import init_variables, start_from, variable_names
+from segjax.results.classes import Classes
 from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from segjax.config import TrainConfig
 from segjax.data.config import DataConfig
-from segjax.eval.classes import Classes, gives_instances, gives_panoptic
+from segjax.results.classes import Classes, gives_instances, gives_panoptic
 from segjax.train.metrics import say
 from segjax.types import Dtype
 

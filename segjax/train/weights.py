@@ -14,9 +14,9 @@ def pretrained(name_or_path: str | os.PathLike[str]) -> hub.Pretrained:
     """A model with its weights, names of classes and way of resizing.
 
     Args:
-      name_or_path: a name of the zoo (`segjax.models()`), whose file is fetched once and kept; a
-        folder that `segjax.save` or `segjax convert` wrote; or the folder of a run, of which the
-        best checkpoint is taken. A folder wins over a name.
+      name_or_path: a name of the zoo (`segjax.list_models()`), whose file is fetched once and
+        kept; a folder that `segjax.save` or `segjax convert` wrote; or the folder of a run, of
+        which the best checkpoint is taken. A folder wins over a name.
 
     Raises:
       ValueError: for an unknown name, saying which come near; or for weights that do not fit.

@@ -21,7 +21,6 @@ import numpy as np
 from segjax.config_json import from_json, to_json
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
-from segjax.eval.classes import Classes
 from segjax.models.preprocess import Preprocess
 from segjax.models.variables import (
     differing_shapes,
@@ -30,7 +29,8 @@ from segjax.models.variables import (
     unflatten_variables,
     variable_shapes,
 )
-from segjax.predict import Predictor
+from segjax.predict.predictor import Predictor
+from segjax.results.classes import Classes
 from segjax.zoo import table
 from segjax.zoo.bounded import bounded_shapes
 from segjax.zoo.card import card

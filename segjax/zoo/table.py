@@ -6,7 +6,7 @@ import fnmatch
 from segjax.zoo import rows_backbones, rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
 
-__all__ = ["ENTRIES", "Entry", "Weights", "find", "names"]
+__all__ = ["ENTRIES", "Entry", "Weights", "find", "list_models"]
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
@@ -29,10 +29,16 @@ def find(name: str) -> Entry:
         return ENTRIES[name]
     near = difflib.get_close_matches(name, ENTRIES, n=3, cutoff=0.5)
     near = near or [known for known in ENTRIES if name and known.startswith(name)][:3]
-    advice = f"did you mean {' or '.join(near)}?" if near else "segjax.models() lists the names"
+    advice = (
+        f"did you mean {' or '.join(near)}?" if near else "segjax.list_models() lists the names"
+    )
     raise ValueError(f"the zoo has no {name!r}: {advice}")
 
 
-def names(pattern: str = "*") -> list[str]:
-    """Names that fit a pattern such as "mask_rcnn*.d2_*", in the table's order."""
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of published weights, for `segjax.load`, in the table's order.
+
+    Args:
+      pattern: such as "mask_rcnn*" or "*.d2_3x".
+    """
     return [name for name in ENTRIES if fnmatch.fnmatchcase(name, pattern)]

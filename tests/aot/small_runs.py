@@ -8,7 +8,7 @@ from segjax.models import (
     semantic_fpn_resnet,
 )
 from segjax.models.flavours import DETECTRON2, MMDET
-from segjax.nn.resnet import ResNet, resnet
+from segjax.nn.backbones.resnet import ResNet, resnet
 from segjax.train.resolve import with_dtype
 from tests import tiny
 

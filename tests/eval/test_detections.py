@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from segjax.data import rle
-from segjax.eval.detections import ImageDetections
+from segjax.results.detections import ImageDetections
 
 
 def _found():

@@ -11,9 +11,9 @@ from segjax.data.images import decode_map
 from segjax.data.panoptic import ids_of, read_panoptic
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.data.semantic import read_classes
-from segjax.eval.files import MapFiles
-from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
-from segjax.eval.result import Result
+from segjax.results.files import MapWriter
+from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.results.result import Result
 
 CATEGORIES = (PanopticCategory(7, "dog", True), PanopticCategory(200, "sky", False))
 
@@ -48,7 +48,7 @@ def test_panoptic_maps_are_read_back_as_they_were_written(tmp_path):
         3: panoptic((5, 4), (1, sky, None), (70_000, dog, 0.5), (2, dog, 0.25)),
         12: panoptic((1, 1)),  # one pixel, nothing found
     }
-    files = MapFiles(f"{tmp_path}/")
+    files = MapWriter(f"{tmp_path}/")
     files.add(Result((5, 4), panoptic=written[3]), 3, "three", "three.jpg")
     files.add(Result((1, 1), panoptic=written[12]), 12, "twelve")
     files.add(Result((1, 1)), 13, "nothing")
@@ -74,7 +74,7 @@ def test_panoptic_maps_are_read_back_as_they_were_written(tmp_path):
 @pytest.mark.parametrize("names", [(), ("sand", "sea")])
 def test_semantic_maps_are_gray_pngs_and_their_names(tmp_path, names):
     labels = np.array([[0, 1, 255]], np.uint8)
-    files = MapFiles(f"{tmp_path}/found_")
+    files = MapWriter(f"{tmp_path}/found_")
     files.add(Result((1, 3), semantic=SemanticMap(labels, names)), 1, "a")
     folder, listed = tmp_path / "found_semantic", tmp_path / "found_semantic.txt"
     assert files.close() == (folder, listed)[: 1 + bool(names)]
@@ -84,5 +84,5 @@ def test_semantic_maps_are_gray_pngs_and_their_names(tmp_path, names):
 
 
 def test_nothing_is_written_of_nothing(tmp_path):
-    assert MapFiles(f"{tmp_path}/").close() == ()
+    assert MapWriter(f"{tmp_path}/").close() == ()
     assert not list(tmp_path.iterdir())

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from segjax.data.dataset import open_dataset
-from segjax.eval.classes import Classes
 from segjax.eval.map_scores import MapScores
-from segjax.eval.maps import PanopticMap, SemanticMap
-from segjax.eval.result import Result
 from segjax.eval.runner import Evaluator, evaluate
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models import PanopticMerge
-from segjax.predict import Predictor
+from segjax.predict.predictor import Predictor
+from segjax.results.classes import Classes
+from segjax.results.maps import PanopticMap, SemanticMap
+from segjax.results.result import Result
 from tests.eval import fakes, knowing
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segjax.data import rle
-from segjax.eval.mask import Mask
+from segjax.results.mask import Mask
 
 MASKS = hnp.arrays(
     bool,

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from segjax.data.segments import PanopticCategory
-from segjax.eval.panoptic_collect import collect_panoptic
-from segjax.eval.panoptic_merge import Dropped
 from segjax.ops.panoptic import PanopticDropped, PanopticSegments
+from segjax.results.panoptic_collect import collect_panoptic
+from segjax.results.panoptic_merge import Dropped
 
 THINGS, LABELS = ("person", "dog"), ("things", "road", "sky")
 

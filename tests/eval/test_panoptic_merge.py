@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segjax.data import rle
-from segjax.eval.detections import ImageDetections
-from segjax.eval.panoptic_merge import Dropped, merge, merge_detections
+from segjax.results.detections import ImageDetections
+from segjax.results.panoptic_merge import Dropped, merge, merge_detections
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 

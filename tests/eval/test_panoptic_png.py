@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from segjax.data.images import decode_map
 from segjax.data.segments import PanopticCategory, Segment
-from segjax.eval.maps import PanopticMap, PanopticSegment
-from segjax.eval.panoptic_png import HIGHEST_ID, annotation, decode_ids, encode_ids, encode_png
+from segjax.results.maps import PanopticMap, PanopticSegment
+from segjax.results.panoptic_png import HIGHEST_ID, annotation, decode_ids, encode_ids, encode_png
 from tests.data.samples import SHARED
 
 IDS = hnp.arrays(

@@ -8,11 +8,11 @@ from segjax.data.dataset import open_dataset
 from segjax.data.images import decode_map
 from segjax.data.panoptic import ids_of, read_panoptic
 from segjax.data.segments import Segment
-from segjax.eval.files import MapFiles
-from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.mean_iou import MeanIou
 from segjax.eval.panoptic_quality import PanopticQuality
-from segjax.eval.result import Result
+from segjax.results.files import MapWriter
+from segjax.results.maps import PanopticMap, SemanticMap
+from segjax.results.result import Result
 from tests.data.samples import SHARED
 
 ROOT = SHARED / "coco_panoptic200"
@@ -28,7 +28,7 @@ def dataset(tmp_path_factory):
 
 def written_and_read(result, image_id, folder):
     """The panoptic map of a result by way of COCO's PNG and json: ids and segments."""
-    files = MapFiles(f"{folder}/{image_id}_")
+    files = MapWriter(f"{folder}/{image_id}_")
     files.add(result, image_id, "map")
     listed, pngs = files.close()
     _, entries = read_panoptic(listed)

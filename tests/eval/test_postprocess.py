@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from segjax.data import rle
-from segjax.eval import mask_encoding, postprocess
-from segjax.eval.classes import Classes
 from segjax.models import PanopticMerge
 from segjax.ops.masks import paste_masks
+from segjax.results import mask_encoding, postprocess
+from segjax.results.classes import Classes
 from segjax.types import Detections
 
 

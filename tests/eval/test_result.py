@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 import segjax
 from segjax.data import rle
 from segjax.data.segments import PanopticCategory, Segment
-from segjax.eval import conversions
-from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
-from segjax.eval.panoptic_merge import Dropped
-from segjax.eval.result import Result
-from segjax.viz import label_texts
+from segjax.results import conversions
+from segjax.results.detections import ImageDetections
+from segjax.results.draw.objects import label_texts
+from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.results.panoptic_merge import Dropped
+from segjax.results.result import Result
 
 SIZE = (8, 10)
 CATEGORIES = (

@@ -7,11 +7,11 @@ import pytest
 
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import open_dataset
-from segjax.eval.classes import Classes, data_categories
-from segjax.eval.detections import ImageDetections
-from segjax.eval.postprocess import predict_original
 from segjax.eval.runner import Evaluator, _DataClasses, evaluate
 from segjax.figure_ground.refine import MaskRefinement
+from segjax.results.classes import Classes, data_categories
+from segjax.results.detections import ImageDetections
+from segjax.results.postprocess import predict_original
 from tests.eval import fakes
 
 

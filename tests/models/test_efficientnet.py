@@ -13,7 +13,7 @@ from segjax.data.config import DataConfig
 from segjax.models import panoptic_fpn_resnet, semantic_fpn_resnet
 from segjax.models.flavours import LITE_PREPROCESS
 from segjax.models.variables import init_variables, matching, variable_shapes
-from segjax.nn.efficientnet import EfficientNetLite, efficientnet_lite
+from segjax.nn.backbones.efficientnet import EfficientNetLite, efficientnet_lite
 from segjax.nn.norm import NormSpec
 from segjax.train.optim import frozen_mask
 from tests import tiny

@@ -8,8 +8,6 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from segjax.eval import postprocess
-from segjax.eval.classes import Classes
 from segjax.models import (
     PanopticFPN,
     PanopticMerge,
@@ -19,9 +17,11 @@ from segjax.models import (
 )
 from segjax.models.panoptic_fpn import panoptic_map
 from segjax.models.semantic import SemanticLoss
-from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from segjax.ops.masks import paste_masks
 from segjax.ops.panoptic import merge_panoptic
+from segjax.results import postprocess
+from segjax.results.classes import Classes
 from segjax.types import Detections
 from tests import tiny
 from tests.models.run import Run, assert_finite

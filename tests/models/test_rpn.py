@@ -8,7 +8,7 @@ import pytest
 
 from segjax.models.flavours import DETECTRON2, MMDET, TORCHVISION
 from segjax.models.rpn import RPN
-from segjax.nn.rpn import RPNOutput
+from segjax.nn.heads.rpn import RPNOutput
 
 SHAPES, SIZE = [(8, 8), (4, 4), (2, 2)], (64, 64)
 SETTINGS = RPN(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segjax.models import semantic_fpn_resnet
-from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
+from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from tests import tiny
 from tests.models.run import Run
 

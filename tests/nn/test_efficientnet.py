@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.nn.backbones.efficientnet import EfficientNetLite, MBConv, efficientnet_lite
 from segjax.nn.depthwise import same_padding
-from segjax.nn.efficientnet import EfficientNetLite, MBConv, efficientnet_lite
 from segjax.nn.norm import NormSpec
 from segjax.zoo.convert import RULES, convert, export
 from segjax.zoo.members import installed_member

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.nn.backbones.resnet import resnet
 from segjax.nn.conv import (
     Conv,
     Deconv2x2,
@@ -17,9 +18,8 @@ from segjax.nn.conv import (
     grouped_conv3x3,
     subsample,
 )
-from segjax.nn.fpn import FPN
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import Norm, NormSpec
-from segjax.nn.resnet import resnet
 
 X = jax.random.normal(jax.random.key(0), (2, 6, 8, 4))
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.nn.heads.semantic import FCNHead, FusedSemanticHead
 from segjax.nn.norm import NormSpec
-from segjax.nn.semantic_head import FCNHead, FusedSemanticHead
 from tests.ops.resize_oracle import oracle as resize
 
 BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segjax.eval.panoptic_merge import merge
 from segjax.ops import panoptic
 from segjax.ops.panoptic import merge_panoptic, semantic_labels
 from segjax.ops.resize import interpolation_matrix, resize_bilinear
+from segjax.results.panoptic_merge import merge
 
 SIZE, INSTANCES, SEMANTIC = 12, 6, 5
 

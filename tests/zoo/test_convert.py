@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import Norm, NormSpec
-from segjax.nn.resnet import resnet
 from segjax.zoo.convert import RULES, Rule, convert, path_of
 from segjax.zoo.convert.rules import conv, conv_rules, deconv, dense, dense_after_pool
 

@@ -16,8 +16,8 @@ from segjax.models import (
     mask_rcnn_resnet_fpn,
     panoptic_fpn_resnet,
 )
+from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
-from segjax.nn.resnet import resnet
 from segjax.zoo.convert import RULES, Rule, convert, export, unread, with_unread
 from segjax.zoo.convert.rules import conv_rules, norm_rules, under
 from tests.golden_models import find

@@ -16,8 +16,8 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor  #
 from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 
 from segjax.models import faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn  # noqa: E402
+from segjax.nn.backbones.resnet import resnet  # noqa: E402
 from segjax.nn.norm import NormSpec  # noqa: E402
-from segjax.nn.resnet import resnet  # noqa: E402
 from segjax.zoo.convert import RULES, convert, export  # noqa: E402
 from tests.zoo.test_export import backbone_shapes, detector_shapes, drawn  # noqa: E402
 

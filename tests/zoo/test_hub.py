@@ -84,7 +84,7 @@ def test_load_by_name(row, frozen, variables):
     found = segjax.pretrained(row[0].name)
     assert (found.classes.names, found.data.short_side) == (NAMES, (64,))
     assert found.origin["licence"] == "CC BY-SA 3.0"
-    assert row[0].name in segjax.models("mask_rcnn_tiny*")
+    assert row[0].name in segjax.list_models("mask_rcnn_tiny*")
 
 
 def test_an_unknown_name_says_which_come_near():
@@ -159,7 +159,7 @@ def test_a_damaged_folder_is_named(tmp_path, frozen, variables, break_it, messag
         ({"classes": {"category_ids": [1, 2]}}, "2 ids of categories, the model has 3"),
         ({"model": 5}, "model is a int"),
         ({"model": {"class": "segjax.models.preprocess:Preprocess"}}, "KeyError: 'fields'"),
-        ({"model": {"class": "segjax.nn.fpn:FPN", "fields": {}}}, ""),
+        ({"model": {"class": "segjax.nn.necks.fpn:FPN", "fields": {}}}, ""),
         ({"data": None}, "data is a NoneType"),
         ({"preprocess": 3}, "preprocess is a int"),
         ({"origin": 7}, "origin is a int"),

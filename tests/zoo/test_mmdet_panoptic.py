@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.models import panoptic_fpn_resnet
-from segjax.nn.semantic_head import SemanticFPNHead
+from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.ops.panoptic import merge_panoptic
 from segjax.zoo.convert import RULES, convert, export
 from tests.ops.resize_oracle import oracle as resized

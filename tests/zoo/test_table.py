@@ -14,10 +14,10 @@ import pytest
 from benchmarks import tables
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.things import THINGS
-from segjax.eval.maps import check_categories
 from segjax.models import FasterRCNN
 from segjax.models.preprocess import Preprocess
 from segjax.nn.norm import NormSpec
+from segjax.results.maps import check_categories
 from segjax.zoo import (
     coco_classes,
     rows_backbones,
@@ -350,13 +350,13 @@ def test_unknown_names_give_near_ones():
 
 
 def test_names_match_patterns():
-    assert table.names() == list(ENTRIES)
-    assert table.names("panoptic*.d2_*") == [
+    assert table.list_models() == list(ENTRIES)
+    assert table.list_models("panoptic*.d2_*") == [
         "panoptic_fpn_resnet50.d2_1x",
         "panoptic_fpn_resnet50.d2_3x",
         "panoptic_fpn_resnet101.d2_3x",
     ]
-    assert table.names("PANOPTIC*") == table.names("x") == []
+    assert table.list_models("PANOPTIC*") == table.list_models("x") == []
 
 
 def test_the_page_lists_every_row():

@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Shaped, UInt8
 
-from segjax import viz
 from segjax.data import rle
 from segjax.data.images import IGNORE
-from segjax.eval import conversions
-from segjax.eval.maps import PanopticMap, PanopticSegment, SemanticMap
-from segjax.eval.result import Result
-from segjax.viz_colours import class_colour
+from segjax.results import conversions
+from segjax.results.draw import objects as viz
+from segjax.results.draw.colours import class_colour
+from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
+from segjax.results.result import Result
 
 MAP_OPACITY = 0.55
 WHITE = (255, 255, 255)
@@ -37,9 +37,9 @@ def draw_result(
     """Draws the most that a result has: its panoptic map, else its objects, else its classes.
 
     Args:
-      image: uint8 picture, as for `viz.draw`, of the result's size.
+      image: uint8 picture, as for `segjax.draw`, of the result's size.
       found: in the picture.
-      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
 
     Returns:
       A new RGB picture.
@@ -71,10 +71,10 @@ def draw_semantic(
     with their part of it.
 
     Args:
-      image: uint8 picture, as for `viz.draw`, of the map's size.
+      image: uint8 picture, as for `segjax.draw`, of the map's size.
       semantic: the class of every pixel.
       show_legend: add the legend.
-      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
 
     Returns:
       A new RGB picture, `scale` times as wide and high, and the legend's height more.
@@ -110,19 +110,19 @@ def draw_panoptic(
     """Colours every segment: stuff and first objects by their class, more objects in shades.
 
     A class has the same colour in every picture, by its place in `categories`. Void stays as it
-    is, white lines part the segments, labels say "person 1 0.98" as those of `viz.draw`, and a
+    is, white lines part the segments, labels say "person 1 0.98" as those of `segjax.draw`, and a
     legend below the picture names the classes, the largest first, with how many objects they
     have, if several, and their part of the picture.
 
     Args:
-      image: uint8 picture, as for `viz.draw`, of the map's size.
+      image: uint8 picture, as for `segjax.draw`, of the map's size.
       panoptic: the segment of every pixel.
       names: of the objects by segment id, as `Result.segment_names` of the result that the map is
         part of; an object without a name is labelled with its class. None numbers the objects of
         the map alone.
       show_labels: write the objects' names.
       show_legend: add the legend.
-      scale: enlarge the picture so many times first; `viz.readable_scale` suggests a number.
+      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
 
     Returns:
       A new RGB picture, `scale` times as wide and high, and the legend's height more.

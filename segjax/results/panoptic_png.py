@@ -11,7 +11,7 @@ from jaxtyping import Int32, Integer, UInt8
 
 from segjax.data import rle
 from segjax.data.panoptic import ids_of
-from segjax.eval.maps import PanopticMap
+from segjax.results.maps import PanopticMap
 
 HIGHEST_ID = (1 << 24) - 1
 

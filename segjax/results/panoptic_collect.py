@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Integer
 
 from segjax.data.segments import PanopticCategory
-from segjax.eval.conversions import class_categories
-from segjax.eval.maps import PanopticMap, PanopticSegment
-from segjax.eval.panoptic_merge import Dropped
 from segjax.ops.panoptic import PanopticSegments
+from segjax.results.conversions import class_categories
+from segjax.results.maps import PanopticMap, PanopticSegment
+from segjax.results.panoptic_merge import Dropped
 
 
 def collect_panoptic(

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int32, Integer
 
 from segjax.data.images import IGNORE
 from segjax.data.segments import VOID, PanopticCategory, Segment
-from segjax.eval.panoptic_merge import Dropped
+from segjax.results.panoptic_merge import Dropped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

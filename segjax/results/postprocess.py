@@ -15,16 +15,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Integer, UInt8
 
 from segjax.data.images import IGNORE
-from segjax.eval.classes import Classes, gives_instances
-from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import PanopticMap, SemanticMap, check_label_count
-from segjax.eval.mask_encoding import encode_masks
-from segjax.eval.panoptic_collect import collect_panoptic
-from segjax.eval.result import Result
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.panoptic_fpn import PanopticMerge, panoptic_map
 from segjax.ops.boxes import clip_boxes, nonempty
 from segjax.ops.panoptic import PanopticSegments, semantic_labels
+from segjax.results.classes import Classes, gives_instances
+from segjax.results.detections import ImageDetections
+from segjax.results.maps import PanopticMap, SemanticMap, check_label_count
+from segjax.results.mask_encoding import encode_masks
+from segjax.results.panoptic_collect import collect_panoptic
+from segjax.results.result import Result
 from segjax.types import Detections, struct
 
 # The shortest that the longer side of a map's canvas can be, in pixels; a multiple of 16.
@@ -32,7 +32,7 @@ SMALLEST_CANVAS = 128
 
 
 @struct
-class Maps:
+class MapOutputs:
     """What every pixel is, on the device.
 
     Attributes:
@@ -208,7 +208,7 @@ def maps_original(
     canvas: tuple[int, int],
     merge: PanopticMerge | None,
     paste_padded: bool,
-) -> Maps:
+) -> MapOutputs:
     """Semantic and panoptic maps at the original size, one image after the other for memory.
 
     Args:
@@ -226,7 +226,7 @@ def maps_original(
     assert found.semantic_logits is not None
     check_label_count(found.semantic_logits.shape[-1])
 
-    def one(row: tuple[Detections, Array, Array]) -> Maps:
+    def one(row: tuple[Detections, Array, Array]) -> MapOutputs:
         detections, image_size, size = row
         logits = detections.semantic_logits
         assert logits is not None
@@ -234,7 +234,7 @@ def maps_original(
         segments = None
         if merge is not None:
             segments = panoptic_map(detections, labels, merge, paste_padded)
-        return Maps(
+        return MapOutputs(
             semantic=jnp.where(labels < 0, IGNORE, labels).astype(jnp.uint8),
             finite=jnp.isfinite(logits).all(),
             panoptic=segments,
@@ -244,7 +244,7 @@ def maps_original(
 
 
 def collect_maps(
-    maps: Maps,
+    maps: MapOutputs,
     original_sizes: Sequence[tuple[int, int]],
     classes: Classes,
     instance_rows: Sequence[Integer[np.ndarray, "_"]] = (),
@@ -292,7 +292,7 @@ def collect_maps(
 def collect_results(
     model: Any,
     found: Detections,
-    maps: Maps | None,
+    maps: MapOutputs | None,
     original_sizes: Sequence[tuple[int, int]],
     classes: Classes,
     *,

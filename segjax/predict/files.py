@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from segjax import viz, viz_maps
 from segjax.data.images import decode_image
-from segjax.eval.classes import gives_instances, gives_panoptic, gives_semantic
-from segjax.eval.files import MapFiles, write_results
-from segjax.eval.result import Result
-from segjax.predict import Predictor
+from segjax.predict.predictor import Predictor
+from segjax.results.classes import gives_instances, gives_panoptic, gives_semantic
+from segjax.results.draw import maps as viz_maps
+from segjax.results.draw import objects as viz
+from segjax.results.files import MapWriter, write_results
+from segjax.results.result import Result
 
 Drawing = Literal["panoptic", "instances", "semantic"]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -95,7 +96,7 @@ def predict_files(
     objects = gives_instances(predictor.model)
     report = FilesReport({}, {}, failed, folder / "detections.json" if objects else None)
     entries: list[dict[str, Any]] = []
-    maps, ids = MapFiles(f"{folder}/"), _image_ids(files)
+    maps, ids = MapWriter(f"{folder}/"), _image_ids(files)
     for path in _progress(files, progress):
         try:
             image = read_image(path)
@@ -155,7 +156,8 @@ def _draw(
     target, name = _overlay_path(path, folder, kind, set(report.overlays.values()))
     report.counts[path], report.overlays[path] = count, target
     _write_image(
-        target, viz_maps.draw_result(image, shown, scale=viz.readable_scale(shown.image_size))
+        target,
+        viz_maps.draw_result(image, shown, scale=viz.readable_scale(shown.image_size)),
     )
     return name
 

@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from segjax import viz
-from segjax._callable import make_callable
 from segjax.data import transforms
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
-from segjax.eval.classes import Classes, gives_instances, gives_semantic
-from segjax.eval.detections import ImageDetections
-from segjax.eval.postprocess import (
+from segjax.figure_ground.refine import MaskRefinement
+from segjax.results.classes import Classes, gives_instances, gives_semantic
+from segjax.results.detections import ImageDetections
+from segjax.results.draw import objects as viz
+from segjax.results.postprocess import (
     collect_results,
     map_canvas,
     maps_original,
     predict_original,
 )
-from segjax.eval.result import Result
-from segjax.figure_ground.refine import MaskRefinement
+from segjax.results.result import Result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +207,3 @@ def predict(
         pad_multiple=pad_multiple,
     )
     return predictor(image, score_threshold=score_threshold, max_detections=max_detections)
-
-
-make_callable(__name__)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from segjax.viz import instance_colour
+from segjax.results.draw.objects import instance_colour
 
 # As many as labels of 8 bits, without the one for unknown.
 CLASS_COLOURS = 255

@@ -7,7 +7,7 @@ from typing import Any
 from segjax.data.dataset import Dataset
 from segjax.data.segments import PanopticCategory
 from segjax.data.things import THINGS
-from segjax.eval.conversions import check_names
+from segjax.results.conversions import check_names
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from segjax.data.segments import PanopticCategory
-from segjax.eval.maps import PanopticMap, SemanticMap
-from segjax.eval.panoptic_png import annotation, encode_png
-from segjax.eval.result import Result
+from segjax.results.maps import PanopticMap, SemanticMap
+from segjax.results.panoptic_png import annotation, encode_png
+from segjax.results.result import Result
 
 
 def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -26,7 +26,7 @@ def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> Non
     target.write_text(json.dumps(list(entries)), encoding="utf-8")
 
 
-class MapFiles:
+class MapWriter:
     """Writes the maps of many pictures, each when it is added, and their lists at the end.
 
     Panoptic maps go to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's format, as

@@ -10,10 +10,10 @@ from jaxtyping import Float32
 
 from segjax.data import rle
 from segjax.data.segments import PanopticCategory
-from segjax.eval import conversions
-from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import PanopticMap, SemanticMap
-from segjax.eval.mask import Mask
+from segjax.results import conversions
+from segjax.results.detections import ImageDetections
+from segjax.results.maps import PanopticMap, SemanticMap
+from segjax.results.mask import Mask
 
 _T = TypeVar("_T")
 

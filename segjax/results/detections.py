@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from segjax.data import rle
-from segjax.eval.coco_entries import checked_rle
+from segjax.results.coco_entries import checked_rle
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Integer
 
 from segjax.data.segments import VOID
-from segjax.eval.detections import ImageDetections
+from segjax.results.detections import ImageDetections
 
 
 class MergedSegment(NamedTuple):

@@ -9,15 +9,15 @@ from segjax.data import rle
 from segjax.data.images import IGNORE
 from segjax.data.segments import VOID, PanopticCategory
 from segjax.data.things import THINGS
-from segjax.eval.detections import ImageDetections
-from segjax.eval.maps import (
+from segjax.results.detections import ImageDetections
+from segjax.results.maps import (
     PanopticMap,
     PanopticSegment,
     SemanticMap,
     check_categories,
     check_label_count,
 )
-from segjax.eval.panoptic_merge import merge_detections
+from segjax.results.panoptic_merge import merge_detections
 
 
 def semantic_of_instances(

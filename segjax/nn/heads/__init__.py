@@ -1,0 +1,1 @@
+"""Heads: from features of images or regions to logits."""

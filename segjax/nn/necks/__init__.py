@@ -1,0 +1,1 @@
+"""Necks: from the maps of a backbone to a feature pyramid."""

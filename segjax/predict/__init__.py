@@ -1,0 +1,1 @@
+"""Prediction on pictures of any size, and on files of them."""

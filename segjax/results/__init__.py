@@ -1,0 +1,1 @@
+"""What a model finds in a picture: objects, maps, names of classes, files; conversions between."""

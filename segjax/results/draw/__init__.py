@@ -1,0 +1,1 @@
+"""Pictures of results: objects with their masks, semantic and panoptic maps."""
