@@ -24,7 +24,7 @@ import jax
 import segjax
 from benchmarks import machine
 from segjax.config import TrainConfig, load_config
-from segjax.models import HybridTaskCascade, cascade_mask_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
+from segjax.models import HybridTaskCascade, cascade_mask_rcnn, mask_rcnn, resnet
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes_htc.py"
 
@@ -39,14 +39,14 @@ def relatives(htc: HybridTaskCascade) -> dict[str, Any]:
     shared = {name: getattr(htc, name) for name in SHARED}
     first = htc.stages[0]
     return {
-        "Mask R-CNN": mask_rcnn_resnet_fpn(style="mmdet").clone(
+        "Mask R-CNN": mask_rcnn(resnet(50), flavour="mmdet").clone(
             **shared,
             box_head=htc.box_heads[0].clone(class_agnostic=False),
             box_coder=first.coder,
             sampler=first.sampler,
             mask_head=htc.mask_heads[0].clone(),
         ),
-        "Cascade Mask R-CNN": cascade_mask_rcnn_resnet_fpn(style="mmdet").clone(
+        "Cascade Mask R-CNN": cascade_mask_rcnn(resnet(50), flavour="mmdet").clone(
             **shared, box_heads=htc.box_heads, stages=htc.stages, mask_heads=htc.mask_heads
         ),
         "HTC without semantic branch": htc.clone(semantic_head=None),

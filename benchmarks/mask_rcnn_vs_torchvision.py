@@ -24,7 +24,7 @@ import torchvision
 
 from benchmarks import machine
 from segjax.config import OptimConfig
-from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.models import MaskRCNN, mask_rcnn, resnet
 from segjax.ops.masks import paste_masks
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
@@ -166,7 +166,7 @@ class Ours:
     """segjax's side."""
 
     def __init__(self, state: dict[str, np.ndarray]) -> None:
-        model = mask_rcnn_resnet_fpn(90, style="torchvision")
+        model = mask_rcnn(resnet(50), num_classes=90, flavour="torchvision")
         sampler = dataclasses.replace(
             model.sampler,
             matcher=dataclasses.replace(

@@ -27,7 +27,7 @@ from segjax.aot.report import ProgramReport
 from segjax.aot.targets import parse_target
 from segjax.aot.worker import Request
 from segjax.config import TrainConfig, load_config
-from segjax.train.resolve import with_dtype
+from segjax.nn.dtype import with_dtype
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TARGETS = ("h100", "v5e", "a100", "l4", "h100:8", "v6e", "v5p")

@@ -17,13 +17,13 @@ fetched by the first run. This recipe has not been run in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import cascade_mask_rcnn_resnet_fpn
+from segjax.models import cascade_mask_rcnn, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=cascade_mask_rcnn_resnet_fpn(num_classes=80, depth=101, style="mmdet"),
+        model=cascade_mask_rcnn(resnet(101), num_classes=80, flavour="mmdet"),
         init_from="resnet101.tv_in1k_v1",
         data=DataConfig(
             name="2017",

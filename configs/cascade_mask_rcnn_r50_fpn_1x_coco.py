@@ -16,13 +16,13 @@ first run. This recipe has not been run in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import cascade_mask_rcnn_resnet_fpn
+from segjax.models import cascade_mask_rcnn, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=cascade_mask_rcnn_resnet_fpn(num_classes=80, depth=50, style="detectron2"),
+        model=cascade_mask_rcnn(resnet(50), num_classes=80, flavour="detectron2"),
         init_from="resnet50.d2_msra",
         data=DataConfig(
             name="2017",

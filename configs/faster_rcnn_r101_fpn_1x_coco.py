@@ -14,13 +14,13 @@ in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import faster_rcnn_resnet_fpn
+from segjax.models import faster_rcnn, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=faster_rcnn_resnet_fpn(num_classes=80, depth=101, style="detectron2"),
+        model=faster_rcnn(resnet(101), num_classes=80, flavour="detectron2"),
         init_from="resnet101.d2_msra",
         data=DataConfig(
             name="2017",

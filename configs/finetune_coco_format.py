@@ -15,18 +15,21 @@ import dataclasses
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.models import MaskRCNN, mask_rcnn
+from segjax.models.parts.masks import RoIMaskBranch
 from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.mask import MaskHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 
 
 def medium_mask_rcnn() -> MaskRCNN:
     """Mask R-CNN for images of some 256 pixels; the data decide the classes."""
-    model = mask_rcnn_resnet_fpn()
+    model = mask_rcnn(
+        resnet(18, features=32, norm=NormSpec("batch"), frozen_stages=0), neck=FPN(features=96)
+    )
     pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=112.0)
     return model.clone(
-        backbone=resnet(18, features=32, norm=NormSpec("batch")),
-        fpn=model.fpn.clone(features=96),
         rpn=dataclasses.replace(
             model.rpn,
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
@@ -38,8 +41,10 @@ def medium_mask_rcnn() -> MaskRCNN:
         box_head=model.box_head.clone(fc_features=256),
         sampler=dataclasses.replace(model.sampler, num_samples=128),
         detections=dataclasses.replace(model.detections, num_candidates=1024),
-        mask_pooler=dataclasses.replace(pooler, output_size=14),
-        mask_head=model.mask_head.clone(features=64, num_convs=2),
+        mask_head=RoIMaskBranch(
+            pooler=dataclasses.replace(pooler, output_size=14),
+            head=MaskHead(0, features=64, num_convs=2),
+        ),
     )
 
 

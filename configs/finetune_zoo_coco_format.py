@@ -19,13 +19,13 @@ and 2,700.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import mask_rcnn_resnet_fpn
+from segjax.models import mask_rcnn, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=mask_rcnn_resnet_fpn(depth=50, style="detectron2"),
+        model=mask_rcnn(resnet(50), flavour="detectron2"),
         init_from="mask_rcnn_resnet50_fpn.d2_3x",
         data=DataConfig(
             batch_size=8,

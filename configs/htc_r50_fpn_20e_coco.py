@@ -19,13 +19,13 @@ fetched by the first run. This recipe has not been run in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import htc_resnet_fpn
+from segjax.models import htc, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=htc_resnet_fpn(num_classes=80, semantic_classes=183, depth=50),
+        model=htc(resnet(50), num_classes=80, semantic_classes=183),
         init_from="resnet50.tv_in1k_v1",
         data=DataConfig(
             name="2017",

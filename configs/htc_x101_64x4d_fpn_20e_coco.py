@@ -20,15 +20,13 @@ full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import htc_resnet_fpn
+from segjax.models import htc, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=htc_resnet_fpn(
-            num_classes=80, semantic_classes=183, depth=101, groups=64, group_width=4
-        ),
+        model=htc(resnet(101, groups=64, group_width=4), num_classes=80, semantic_classes=183),
         init_from="resnext101_64x4d.mm_in1k",
         data=DataConfig(
             name="2017",

@@ -10,7 +10,7 @@ beforehand.
 Panoptic FPN (1901.02446) in Detectron2's conventions, small enough for a CPU: the light Mask R-CNN
 of `lite_coco_format.py`, from the same ImageNet weights (`efficientnet_lite0.tf_in1k` of the zoo),
 and a semantic branch of half the usual width, on images of 256 pixels, 4 a step. Without json of
-objects and segments, plain label PNGs train `semantic_fpn_resnet` alone. Larger images, pyramids
+objects and segments, plain label PNGs train `semantic_fpn` alone. Larger images, pyramids
 and schedules are a matter of flags: `--data.size 512 512`, `--model.detector.fpn.features=256`,
 `--steps=20000`; so are the forms of the semantic loss: `--model.semantic-loss.focal-gamma=2`,
 `--model.semantic-loss.hardest=0.25`, `--model.semantic-loss.dice-weight=1`. `--init-from=None`
@@ -21,20 +21,23 @@ import dataclasses
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lite_fpn
-from segjax.models.semantic import SemanticLoss
+from segjax.losses.semantic import SemanticLoss
+from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rcnn
+from segjax.models.parts.masks import RoIMaskBranch
+from segjax.nn.heads.mask import MaskHead
 from segjax.nn.heads.semantic import SemanticFPNHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 
 
 def light_panoptic_fpn() -> PanopticFPN:
     """Panoptic FPN for images of some 256 pixels; the data decide the classes."""
-    model = mask_rcnn_efficientnet_lite_fpn(
-        variant=0, norm=NormSpec("batch", epsilon=1e-3), frozen_stages=0
+    model = mask_rcnn(
+        efficientnet_lite(0, norm=NormSpec("batch", epsilon=1e-3), frozen_stages=0),
+        neck=FPN(features=64),
     )
     pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=112.0)
     detector = model.clone(
-        fpn=model.fpn.clone(features=64),
         rpn=dataclasses.replace(
             model.rpn,
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
@@ -46,8 +49,10 @@ def light_panoptic_fpn() -> PanopticFPN:
         box_head=model.box_head.clone(fc_features=256),
         sampler=dataclasses.replace(model.sampler, num_samples=96),
         detections=dataclasses.replace(model.detections, num_candidates=1024),
-        mask_pooler=dataclasses.replace(pooler, output_size=14),
-        mask_head=model.mask_head.clone(features=64, num_convs=2),
+        mask_head=RoIMaskBranch(
+            pooler=dataclasses.replace(pooler, output_size=14),
+            head=MaskHead(0, features=64, num_convs=2),
+        ),
     )
     return PanopticFPN(
         detector=detector,

@@ -15,13 +15,13 @@ in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import panoptic_fpn_resnet
+from segjax.models import panoptic_fpn, resnet
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=panoptic_fpn_resnet(num_classes=80, semantic_classes=54, depth=50),
+        model=panoptic_fpn(resnet(50), num_classes=80, semantic_classes=54),
         init_from="resnet50.d2_msra",
         data=DataConfig(
             name="2017",

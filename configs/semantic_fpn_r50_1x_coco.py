@@ -16,13 +16,13 @@ in full here yet.
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
-from segjax.models import semantic_fpn_resnet
+from segjax.models import resnet, semantic_fpn
 
 
 def get_config() -> TrainConfig:
     """The run."""
     return TrainConfig(
-        model=semantic_fpn_resnet(semantic_classes=54, depth=50),
+        model=semantic_fpn(resnet(50), semantic_classes=54),
         init_from="resnet50.d2_msra",
         data=DataConfig(
             name="2017",

@@ -15,9 +15,11 @@ import dataclasses
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
-from segjax.models import HybridTaskCascade, htc_resnet_fpn
+from segjax.losses.boxes import SmoothL1
+from segjax.models import HybridTaskCascade, htc
 from segjax.nn.backbones.resnet import resnet
 from segjax.nn.heads.semantic import FusedSemanticHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 
 STEPS = 600
@@ -25,11 +27,12 @@ STEPS = 600
 
 def small_htc() -> HybridTaskCascade:
     """Hybrid Task Cascade for small images and few objects; the data decide the classes."""
-    model = htc_resnet_fpn()
+    model = htc(
+        resnet(18, features=16, norm=NormSpec("batch"), frozen_stages=0), neck=FPN(features=64)
+    )
+    masks = model.mask_head
     pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=56.0)
     return model.clone(
-        backbone=resnet(18, features=16, norm=NormSpec("batch")),
-        fpn=model.fpn.clone(features=64),
         rpn=dataclasses.replace(
             model.rpn,
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
@@ -37,11 +40,11 @@ def small_htc() -> HybridTaskCascade:
             post_nms_topk=(100, 60),
             num_samples=64,
             allowed_border=None,
-            smooth_l1_beta=0.0,
+            box_loss=SmoothL1(),
         ),
         box_pooler=pooler,
         box_heads=tuple(head.clone(fc_features=128) for head in model.box_heads),
-        box_smooth_l1_beta=0.0,
+        box_loss=SmoothL1(),
         stages=tuple(
             dataclasses.replace(stage, sampler=dataclasses.replace(stage.sampler, num_samples=48))
             for stage in model.stages
@@ -49,10 +52,13 @@ def small_htc() -> HybridTaskCascade:
         detections=dataclasses.replace(
             model.detections, score_threshold=0.05, max_detections=30, num_candidates=512
         ),
-        mask_pooler=dataclasses.replace(pooler, output_size=14),
-        mask_heads=tuple(head.clone(features=32, num_convs=2) for head in model.mask_heads),
+        mask_head=masks.clone(
+            pooler=dataclasses.replace(pooler, output_size=14),
+            semantic_pooler=dataclasses.replace(masks.semantic_pooler, sampling_ratio=2),
+            mask_heads=tuple(head.clone(features=32, num_convs=2) for head in masks.mask_heads),
+            features=64,
+        ),
         semantic_head=FusedSemanticHead(0, features=64, num_convs=2),
-        semantic_pooler=dataclasses.replace(model.semantic_pooler, sampling_ratio=2),
     )
 
 

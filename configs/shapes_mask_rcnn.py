@@ -13,8 +13,11 @@ import dataclasses
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
-from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
+from segjax.models import MaskRCNN, mask_rcnn
+from segjax.models.parts.masks import RoIMaskBranch
 from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.mask import MaskHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 
 STEPS = 600
@@ -22,11 +25,11 @@ STEPS = 600
 
 def small_mask_rcnn() -> MaskRCNN:
     """Mask R-CNN for small images and few objects; the data decide the classes."""
-    model = mask_rcnn_resnet_fpn()
+    model = mask_rcnn(
+        resnet(18, features=16, norm=NormSpec("batch"), frozen_stages=0), neck=FPN(features=64)
+    )
     pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=56.0)
     return model.clone(
-        backbone=resnet(18, features=16, norm=NormSpec("batch")),
-        fpn=model.fpn.clone(features=64),
         rpn=dataclasses.replace(
             model.rpn,
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
@@ -38,8 +41,10 @@ def small_mask_rcnn() -> MaskRCNN:
         box_head=model.box_head.clone(fc_features=128),
         sampler=dataclasses.replace(model.sampler, num_samples=48),
         detections=dataclasses.replace(model.detections, max_detections=30, num_candidates=512),
-        mask_pooler=dataclasses.replace(pooler, output_size=14),
-        mask_head=model.mask_head.clone(features=32, num_convs=2),
+        mask_head=RoIMaskBranch(
+            pooler=dataclasses.replace(pooler, output_size=14),
+            head=MaskHead(0, features=32, num_convs=2),
+        ),
     )
 
 

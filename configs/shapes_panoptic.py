@@ -13,10 +13,13 @@ import dataclasses
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
-from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_resnet_fpn
-from segjax.models.semantic import SemanticLoss
+from segjax.losses.semantic import SemanticLoss
+from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn
+from segjax.models.parts.masks import RoIMaskBranch
 from segjax.nn.backbones.resnet import resnet
+from segjax.nn.heads.mask import MaskHead
 from segjax.nn.heads.semantic import SemanticFPNHead
+from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 
 STEPS = 600
@@ -24,11 +27,11 @@ STEPS = 600
 
 def small_panoptic_fpn() -> PanopticFPN:
     """Panoptic FPN for small images and few objects; the data decide the classes."""
-    model = mask_rcnn_resnet_fpn()
+    model = mask_rcnn(
+        resnet(18, features=16, norm=NormSpec("batch"), frozen_stages=0), neck=FPN(features=64)
+    )
     pooler = dataclasses.replace(model.box_pooler, sampling_ratio=2, canonical_size=56.0)
     detector = model.clone(
-        backbone=resnet(18, features=16, norm=NormSpec("batch")),
-        fpn=model.fpn.clone(features=64),
         rpn=dataclasses.replace(
             model.rpn,
             anchor_sizes=(12.0, 24.0, 48.0, 96.0, 192.0),
@@ -40,8 +43,10 @@ def small_panoptic_fpn() -> PanopticFPN:
         box_head=model.box_head.clone(fc_features=128),
         sampler=dataclasses.replace(model.sampler, num_samples=48),
         detections=dataclasses.replace(model.detections, max_detections=30, num_candidates=512),
-        mask_pooler=dataclasses.replace(pooler, output_size=14),
-        mask_head=model.mask_head.clone(features=32, num_convs=2),
+        mask_head=RoIMaskBranch(
+            pooler=dataclasses.replace(pooler, output_size=14),
+            head=MaskHead(0, features=32, num_convs=2),
+        ),
     )
     return PanopticFPN(
         detector=detector,

@@ -252,6 +252,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
     from segjax.config import override
     from segjax.data.pipeline import open_dataset
     from segjax.eval.runner import evaluate
+    from segjax.models.parts.rois import with_max_detections
     from segjax.train.checks import check_splits
 
     found = _weights(known)
@@ -259,7 +260,7 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
     fields = override(_evaluated_fields(found, data), flags, "segjax evaluate")
     model = fields.model
     if any(flag.replace("_", "-").startswith("--max-detections") for flag in flags):
-        model = _with_detections(model, max(fields.max_detections))
+        model = with_max_detections(model, max(fields.max_detections))
     dataset = open_dataset(fields.data)
     check_splits(dataset, fields.data, (known.split,))
     results = evaluate(
@@ -284,43 +285,28 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
 
 def _data_named(found: Any, where: str) -> Any:
     """The data of `--data`, resized as in training, with the labels that the model is scored by."""
-    from segjax.results.classes import gives_panoptic
-
     named: dict[str, str] = (
         {"name": "2017"} if where == "coco" else {"name": "folder", "root": where}
     )
-    if gives_panoptic(found.model) and found.data.semantic == "none":
-        things = {0: "first", -1: "last", None: "no"}[found.model.merge.things]
+    model = found.model
+    if "panoptic" in model.tasks and found.data.semantic == "none":
+        things = {0: "first", -1: "last", None: "no"}[model.classes.thing_label]
         named |= {"semantic": "panoptic", "merge_things": things}
     return dataclasses.replace(found.data, **named)
 
 
 def _evaluated_fields(found: Any, data: Any) -> Any:
     """What flags of an evaluation can change, with the names that a run's config has for it."""
-    import flax.linen as nn
-
     from segjax.data.config import DataConfig
+    from segjax.protocols import Model
 
     @dataclasses.dataclass(frozen=True)
     class Evaluated:
-        model: nn.Module
+        model: Model
         data: DataConfig
         max_detections: tuple[int, ...]
 
     return Evaluated(found.model, data, tuple(found.origin.get("max_detections", (1, 10, 100))))
-
-
-def _with_detections(model: Any, number: int) -> Any:
-    """The model giving so many detections of an image, if it gives fewer: else AP@N is of fewer."""
-    if (detector := getattr(model, "detector", None)) is not None:  # panoptic models have one
-        return model.clone(detector=_with_detections(detector, number))
-    rule = getattr(model, "detections", None)
-    if rule is None or rule.max_detections >= number:
-        return model
-    candidates = max(rule.num_candidates, number)
-    return model.clone(
-        detections=dataclasses.replace(rule, max_detections=number, num_candidates=candidates)
-    )
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:

@@ -9,12 +9,13 @@ import dataclasses
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-import flax.linen as nn
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from segjax.data.config import DataConfig
+from segjax.protocols import Model, as_model
 from segjax.types import Dtype
 
 Config = TypeVar("Config")
@@ -63,8 +64,8 @@ class TrainConfig:
     """A whole run.
 
     Attributes:
-      model: the linen module; its own fields are the model's config. With 0 classes the
-        data decide.
+      model: linen module that is a `Model`; its own fields are the model's config. With 0
+        classes the data decide.
       data: what to read and how to batch it.
       optim: optimizer and schedule.
       steps: optimizer steps in all.
@@ -92,7 +93,7 @@ class TrainConfig:
       check_finite: stops at the first loss or gradient that is not finite.
     """
 
-    model: nn.Module
+    model: Model
     data: DataConfig
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     steps: int = 90_000
@@ -114,7 +115,8 @@ class TrainConfig:
     check_finite: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses numbers that no run can have."""
+        """Refuses what is no model, and numbers that no run can have."""
+        as_model(self.model)
         for name in ("steps", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -188,11 +190,26 @@ def override(config: Config, flags: Sequence[str], prog: str | None = None) -> C
         tyro.conf.SuppressFixed,  # what no flag can say (functions) stays out of the help
         tyro.conf.FlagConversionOff,  # --data.flip=False, like every other field
     )
-    return tyro.cli(
-        type(config),
-        default=config,
-        args=list(flags),
-        prog=prog,
-        config=markers,
-        use_underscores=False,
-    )
+    with _PARTS:
+        return tyro.cli(
+            type(config),
+            default=config,
+            args=list(flags),
+            prog=prog,
+            config=markers,
+            use_underscores=False,
+        )
+
+
+_PARTS = ConstructorRegistry()
+
+
+@_PARTS.struct_rule
+def _by_its_own_class(part: StructTypeInfo) -> StructConstructorSpec | None:
+    """Reads the fields of a part that is declared by a protocol from what stands there."""
+    declared: Any = part.type
+    if not getattr(declared, "_is_protocol", False) or not dataclasses.is_dataclass(part.default):
+        return None
+    own = dataclasses.replace(part, type=type(part.default))
+    spec = ConstructorRegistry.get_struct_spec(own)
+    return spec if isinstance(spec, StructConstructorSpec) else None

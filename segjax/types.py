@@ -8,21 +8,29 @@ a fixed shape; `valid` says which rows are real.
 """
 
 import dataclasses
-from typing import Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal, Protocol, Self, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 _T = TypeVar("_T")
 
 
-def static_field() -> Any:
-    """A field of a `struct` that is hashable and fixed when a program is compiled."""
-    return dataclasses.field(metadata={"static": True})
+def static_field(**field: Any) -> Any:
+    """A field of a `struct` that is hashable and fixed when a program is compiled.
+
+    Args:
+      field: for `dataclasses.field`, such as a default.
+    """
+    return dataclasses.field(metadata={"static": True}, **field)
 
 
 # What a network computes in; its parameters are float32 always.
 Dtype = Literal["float32", "bfloat16"]
+
+# Semantic label of pixels that count for nothing.
+IGNORE = 255
 
 
 @dataclass_transform(frozen_default=True)
@@ -100,25 +108,74 @@ class Proposals:
 
 
 @struct
+class RoISamples:
+    """Regions drawn for training; all positives stand before the negatives.
+
+    Attributes:
+      boxes: the regions, without gradient.
+      valid: False for rows that only fill the fixed shape.
+      positive: True where the region shows an object.
+      classes: its class 0..K-1, or K for background.
+      gt_index: row of the ground truth it is matched to.
+      is_gt: True for rows that are ground-truth boxes themselves.
+      max_positives: rows that can be positive: the first ones of each image.
+    """
+
+    boxes: Float32[Array, "*B R 4"]
+    valid: Bool[Array, "*B R"]
+    positive: Bool[Array, "*B R"]
+    classes: Int32[Array, "*B R"]
+    gt_index: Int32[Array, "*B R"]
+    is_gt: Bool[Array, "*B R"]
+    max_positives: int = static_field()
+
+
+@runtime_checkable
+class Masks(Protocol):
+    """Soft masks as a model predicts them, a struct of arrays that all have a row a mask.
+
+    `segjax.ops.soft_masks` has `BoxMasks` and `CanvasMasks`. Whoever pastes, encodes or merges
+    masks asks for these methods and knows no model.
+    """
+
+    def to_original(
+        self, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
+    ) -> Self:
+        """Masks of a batch, from pixels of the padded input to those of the original images."""
+        ...
+
+    def paste(
+        self, height: int, width: int, origin: Int32[Array, "N 2"] | None = None
+    ) -> Bool[Array, "N height width"]:
+        """Binary masks of N rows in windows of the image, (x, y) of whose first pixel is given."""
+        ...
+
+    def regions(
+        self, row: int, index: np.ndarray, image_size: tuple[int, int]
+    ) -> Int32[np.ndarray, "n 4"]:
+        """Whole pixels (x0, y0, x1, y1) outside of which masks `index` of image `row` are empty."""
+        ...
+
+
+@struct
 class Detections:
     """Final detections, best first.
 
     Attributes:
-      boxes: in padded-input pixels.
+      boxes: in padded-input pixels; None for models that predict masks without boxes.
       scores: class probabilities in 0..1; 0 in padding rows.
       classes: class indices 0..K-1.
       valid: False for rows that only fill the fixed shape.
-      mask_probs: the probability of each cell of an M x M grid over the box to
-        belong to the object, or None for models without masks.
-      semantic_logits: of the class of every cell of the padded input, or None for models
+      masks: soft masks, [B, D] of them; None for models without masks.
+      semantic_logits: logits of the class of every cell of the padded input; None for models
         without a semantic branch.
     """
 
-    boxes: Float32[Array, "*B D 4"]
+    boxes: Float32[Array, "*B D 4"] | None
     scores: Float32[Array, "*B D"]
     classes: Int32[Array, "*B D"]
     valid: Bool[Array, "*B D"]
-    mask_probs: Float32[Array, "*B D M M"] | None = None
+    masks: Masks | None = None
     semantic_logits: Float32[Array, "*B h w K"] | None = None
 
 

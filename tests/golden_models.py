@@ -13,15 +13,15 @@ from segjax.models import (
     HybridTaskCascade,
     MaskRCNN,
     PanopticFPN,
-    cascade_mask_rcnn_resnet_fpn,
-    cascade_rcnn_resnet_fpn,
-    faster_rcnn_resnet_fpn,
-    htc_resnet_fpn,
-    mask_rcnn_resnet_fpn,
-    panoptic_fpn_resnet,
+    cascade_mask_rcnn,
+    cascade_rcnn,
+    faster_rcnn,
+    htc,
+    mask_rcnn,
+    panoptic_fpn,
 )
-from segjax.models.cascade_flavours import MMDET_CASCADE_CAFFE
-from segjax.models.flavours import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
+from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
+from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.ops.panoptic import PanopticSegments
 from segjax.zoo.convert import RULES
@@ -158,28 +158,28 @@ def _in_style(factory: Callable[..., Any], style: Any) -> Callable[..., Any]:
 
 def _htc(semantic: bool) -> Callable[..., Any]:
     def make(classes: int, **backbone: Any) -> HybridTaskCascade:
-        model = htc_resnet_fpn(classes, semantic=semantic, semantic_classes=183, **backbone)
+        model = htc(classes, semantic=semantic, semantic_classes=183, **backbone)
         return model.clone(mask_stages="last")  # mmdet 3's way, which the files hold
 
     return make
 
 
 def _detectron2_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
-    model = panoptic_fpn_resnet(classes, 54, style="detectron2", **backbone)
+    model = panoptic_fpn(classes, 54, style="detectron2", **backbone)
     # As the file was made: its random weights score low and fill small areas.
     merge = dataclasses.replace(model.merge, score_threshold=0.15, stuff_area=256)
     return model.clone(merge=merge)
 
 
 def _mmdet_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
-    model = panoptic_fpn_resnet(classes, 54, style="mmdet", **backbone)
+    model = panoptic_fpn(classes, 54, style="mmdet", **backbone)
     # What the file calls detections is what mmdet's `score_thr` leaves.
     filtered = dataclasses.replace(model.detector.detections, score_threshold=0.6)
     return model.clone(detector=model.detector.clone(detections=filtered))
 
 
-_faster, _mask = faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
-_cascade, _cascade_mask = cascade_rcnn_resnet_fpn, cascade_mask_rcnn_resnet_fpn
+_faster, _mask = faster_rcnn, mask_rcnn
+_cascade, _cascade_mask = cascade_rcnn, cascade_mask_rcnn
 _D2 = r"R_(50|101)_FPN_\dx\.yaml"
 _D2_X101 = r"(X_101_32x8d)_FPN_\dx\.yaml"
 # Schedules, augmentations and where a backbone comes from ("rsb-pre") change no model; other

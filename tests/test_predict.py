@@ -8,7 +8,7 @@ import pytest
 from segjax.data import rle
 from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
-from segjax.models.rpn import RPN
+from segjax.models.parts.rpn import RPN
 from segjax.ops.anchors import level_stride
 from segjax.predict.files import predict_files, read_image
 from segjax.predict.predictor import Predictor, predict

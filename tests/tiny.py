@@ -6,20 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax import models
 from segjax.models import (
     CascadeMaskRCNN,
     CascadeRCNN,
     FasterRCNN,
     HybridTaskCascade,
     MaskRCNN,
-    cascade_mask_rcnn_resnet_fpn,
-    cascade_rcnn_resnet_fpn,
-    faster_rcnn_resnet_fpn,
-    htc_resnet_fpn,
-    mask_rcnn_resnet_fpn,
+    resnet,
 )
 from segjax.models.variables import init_variables
-from segjax.nn.backbones.resnet import resnet
 from segjax.nn.heads.semantic import FusedSemanticHead
 from segjax.nn.norm import NormSpec
 from segjax.types import Batch
@@ -29,20 +25,26 @@ SIZE = 64
 NORM = NormSpec("group", groups=4)
 
 
+def backbone(norm=NORM):
+    """ResNet-18 of width 8, nothing frozen."""
+    return resnet(18, features=8, norm=norm, stride_in_1x1=False, frozen_stages=0)
+
+
 def mask_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> MaskRCNN:
     """ResNet-18 of width 8, FPN of width 16, few regions."""
-    model = _shrink(mask_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype), norm, dtype)
+    made = models.mask_rcnn(backbone(norm), num_classes=num_classes, flavour=style, dtype=dtype)
+    model = _shrink(made)
     return model.clone(
         box_head=_small_box_head(model.box_head),
         sampler=dataclasses.replace(model.sampler, num_samples=16),
-        mask_head=_small_mask_head(model.mask_head),
-        mask_pooler=dataclasses.replace(model.mask_pooler, output_size=4),
+        mask_head=_small_branch(model.mask_head),
     )
 
 
 def faster_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> FasterRCNN:
     """The same without the mask branch."""
-    model = _shrink(faster_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype), norm, dtype)
+    made = models.faster_rcnn(backbone(norm), num_classes=num_classes, flavour=style, dtype=dtype)
+    model = _shrink(made)
     return model.clone(
         box_head=_small_box_head(model.box_head),
         sampler=dataclasses.replace(model.sampler, num_samples=16),
@@ -51,8 +53,8 @@ def faster_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLAS
 
 def cascade_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) -> CascadeRCNN:
     """Three stages of the same parts."""
-    model = cascade_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype)
-    return _shrink_stages(_shrink(model, NORM, dtype))
+    model = models.cascade_rcnn(backbone(), num_classes=num_classes, flavour=style, dtype=dtype)
+    return _shrink_stages(_shrink(model))
 
 
 def class_specific(model):
@@ -63,25 +65,35 @@ def class_specific(model):
 
 def cascade_mask_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) -> CascadeMaskRCNN:
     """Three stages, with one mask head (Detectron2) or three (mmdet)."""
-    model = cascade_mask_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype)
-    return _shrink_masks(_shrink_stages(_shrink(model, NORM, dtype)))
+    model = models.cascade_mask_rcnn(
+        backbone(), num_classes=num_classes, flavour=style, dtype=dtype
+    )
+    model = _shrink_stages(_shrink(model))
+    return model.clone(mask_heads=tuple(_small_branch(head) for head in model.mask_heads))
 
 
 def htc(semantic=True, dtype="float32", num_classes=CLASSES) -> HybridTaskCascade:
     """Three stages; the semantic branch knows the classes of `batch` and the ground."""
-    model = htc_resnet_fpn(num_classes, semantic=semantic, dtype=dtype)
-    model = _shrink_masks(_shrink_stages(_shrink(model, NORM, dtype)))
+    made = models.htc(backbone(), num_classes=num_classes, semantic=semantic, dtype=dtype)
+    model = _shrink_stages(_shrink(made))
+    masks = model.mask_head
+    model = model.clone(
+        mask_head=masks.clone(
+            pooler=dataclasses.replace(masks.pooler, output_size=4),
+            semantic_pooler=dataclasses.replace(masks.semantic_pooler, output_size=12),
+            mask_heads=tuple(_small_mask_head(head) for head in masks.mask_heads),
+            features=16,
+        )
+    )
     if not semantic:
         return model
     return model.clone(
-        semantic_head=FusedSemanticHead(CLASSES + 1, features=16, num_convs=1, dtype=dtype),
-        semantic_pooler=dataclasses.replace(model.semantic_pooler, output_size=12),
+        semantic_head=FusedSemanticHead(CLASSES + 1, features=16, num_convs=1, dtype=dtype)
     )
 
 
-def _shrink(model, norm, dtype):
+def _shrink(model):
     return model.clone(
-        backbone=resnet(18, features=8, norm=norm, dtype=dtype),
         fpn=model.fpn.clone(features=16),
         rpn=dataclasses.replace(
             model.rpn,
@@ -110,15 +122,13 @@ def with_samples(stages, number):
     )
 
 
-def _shrink_masks(model):
-    return model.clone(
-        mask_heads=tuple(_small_mask_head(head) for head in model.mask_heads),
-        mask_pooler=dataclasses.replace(model.mask_pooler, output_size=4),
-    )
-
-
 def _small_box_head(head):
     return head.clone(fc_features=16, conv_features=16)
+
+
+def _small_branch(branch):
+    pooler = dataclasses.replace(branch.pooler, output_size=4)
+    return branch.clone(pooler=pooler, head=_small_mask_head(branch.head))
 
 
 def _small_mask_head(head):

@@ -122,10 +122,10 @@ def compile_for(
 
 
 def _check_image_size(config: TrainConfig, image_size: tuple[int, int]) -> None:
-    model: Any = config.model
-    if min(image_size) < 1 or any(side % model.size_divisor for side in image_size):
+    divisor = config.model.padding.divisor
+    if min(image_size) < 1 or any(side % divisor for side in image_size):
         raise ValueError(
-            f"image_size is {image_size}: wanted two multiples of {model.size_divisor} pixels,"
+            f"image_size is {image_size}: wanted two multiples of {divisor} pixels,"
             " to which the model's inputs are padded"
         )
 

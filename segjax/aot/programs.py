@@ -14,7 +14,6 @@ from segjax.data.pipeline import empty_batch
 from segjax.figure_ground.bottom_up import bottom_up
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.variables import init_variables
-from segjax.results.classes import gives_instances, gives_semantic
 from segjax.results.postprocess import map_canvas, maps_original, predict_original
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.parallel import AXIS, BATCH_FIELDS, Devices, compile_step
@@ -46,9 +45,10 @@ def completed(config: TrainConfig) -> TrainConfig:
     Raises:
       ValueError: if model and data do not fit together, as for training.
     """
-    model: Any = config.model
-    things = model.num_classes or NUM_CLASSES if gives_instances(model) else 0
-    pixels = 0 if model.semantic_classes is None else model.semantic_classes or SEMANTIC_CLASSES
+    model = config.model
+    counts = model.classes
+    things = 0 if counts.things is None else counts.things or NUM_CLASSES
+    pixels = 0 if counts.pixels is None else counts.pixels or SEMANTIC_CLASSES
     return resolve(config, [str(i) for i in range(things)], [str(i) for i in range(pixels)])
 
 
@@ -85,14 +85,14 @@ def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.st
       devices: of a mesh, real or compile-only.
       shapes: of the batch.
     """
-    model: Any = config.model
+    model = config.model
     frozen = model.frozen_paths()
     optimizer = make_optimizer(config.optim, config.steps, frozen)
     step = make_step(model, optimizer, learning_rate(config.optim, config.steps), frozen)
     state = jax.eval_shape(lambda key: init_state(init_variables(model, key), optimizer), _key())
     rows = shapes.per_device * len(devices.devices)
     data = config.data
-    if model.semantic_classes is None:
+    if model.classes.pixels is None:
         data = dataclasses.replace(data, semantic="none")
     arrays = empty_batch(rows, shapes.canvas, data)
     fields = {name: arrays[name] for name in BATCH_FIELDS if name in arrays}
@@ -114,15 +114,14 @@ def lower_predict(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.
 
 def lower_maps(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
     """The semantic and panoptic maps that are made of a prediction, on the first device."""
-    model: Any = config.model
+    model = config.model
     whole, arguments = _prediction_inputs(config, devices, shapes)
     found = jax.eval_shape(lambda *a: predict_original(model, *a), *arguments)
     return maps_original.lower(
+        model,
         *_placed((found, *arguments[2:]), whole),
         padded_size=shapes.canvas,
         canvas=map_canvas(*shapes.canvas),
-        merge=getattr(model, "merge", None),
-        paste_padded=bool(model.paste_padded),
     )
 
 
@@ -162,13 +161,14 @@ PROGRAMS: dict[str, Lower] = {
 
 def programs_of(config: TrainConfig) -> tuple[str, ...]:
     """The programs that a config's run compiles: "train", "predict" and, with pixels, "maps"."""
-    return ("train", "predict", "maps") if gives_semantic(config.model) else ("train", "predict")
+    maps = "semantic" in config.model.tasks
+    return ("train", "predict", "maps") if maps else ("train", "predict")
 
 
 def check_programs(config: TrainConfig, names: Sequence[str]) -> None:
     """Raises a ValueError for a program that there is not, or not of the config's model."""
-    model: Any = config.model
-    refined = ("refine",) if model.has_masks else ()
+    model = config.model
+    refined = ("refine",) if "masks" in model.tasks else ()
     known = (*programs_of(config), *refined, "bottom_up")
     for name in names:
         if name not in known:

@@ -6,7 +6,8 @@ from typing import Any
 from segjax.data.dataset import Dataset
 from segjax.eval.mean_iou import MeanIou, SemanticScores
 from segjax.eval.panoptic_quality import PanopticQuality, PanopticScores
-from segjax.results.classes import Classes, gives_panoptic, gives_semantic, knows_semantic
+from segjax.protocols import Model
+from segjax.results.classes import Classes
 from segjax.results.panoptic_merge import Dropped
 from segjax.results.result import Result
 
@@ -26,19 +27,19 @@ class MapScores:
     """
 
     def __init__(
-        self, model: Any, dataset: Dataset, split: str, classes: Classes, boundary: bool = False
+        self, model: Model, dataset: Dataset, split: str, classes: Classes, boundary: bool = False
     ) -> None:
         self._semantic: MeanIou | None = None
         self._panoptic: PanopticQuality | None = None
         self._labels: Any = {}
         self._segments: Any = {}
-        self._dropped = Dropped() if gives_panoptic(model) else None
+        self._dropped = Dropped() if "panoptic" in model.tasks else None
         self._unscored = _unscored(model, dataset)
-        if gives_semantic(model) and dataset.semantic != "none":
-            _check_names(int(model.semantic_classes), classes, dataset)
+        if "semantic" in model.tasks and dataset.semantic != "none":
+            _check_names(model.classes.pixels or 0, classes, dataset)
             self._semantic = MeanIou(dataset.semantic_names, boundary=boundary)
             self._labels = dataset.semantic_labels(split)
-        if gives_panoptic(model) and dataset.semantic == "panoptic":
+        if "panoptic" in model.tasks and dataset.semantic == "panoptic":
             self._panoptic = PanopticQuality(dataset.panoptic_categories)
             self._segments = dataset.panoptic(split)
 
@@ -75,14 +76,14 @@ class MapScores:
         return None if self._panoptic is None else self._panoptic.results()
 
 
-def _unscored(model: Any, dataset: Dataset) -> tuple[str, ...]:
+def _unscored(model: Model, dataset: Dataset) -> tuple[str, ...]:
     """What is not scored, and why."""
     source = dataset.semantic
-    if gives_semantic(model):
+    if "semantic" in model.tasks:
         notes = []
         if source == "none":
             notes.append("mean IoU is not scored: --data.semantic=none gives no labels")
-        if gives_panoptic(model) and source != "panoptic":
+        if "panoptic" in model.tasks and source != "panoptic":
             notes.append(
                 f"panoptic quality is not scored: --data.semantic={source} gives no segments,"
                 " --data.semantic=panoptic does"
@@ -92,7 +93,7 @@ def _unscored(model: Any, dataset: Dataset) -> tuple[str, ...]:
         return ()
     reason = (
         "the model's semantic branch only serves its detections"
-        if knows_semantic(model)
+        if model.classes.pixels is not None
         else "the model has no semantic branch"
     )
     return (f"mean IoU is not scored: {reason}",)

@@ -17,12 +17,8 @@ from segjax.eval.map_scores import MapScores
 from segjax.eval.mean_iou import SemanticScores
 from segjax.eval.panoptic_quality import PanopticScores
 from segjax.figure_ground.refine import MaskRefinement
-from segjax.results.classes import (
-    Classes,
-    data_categories,
-    gives_instances,
-    gives_semantic,
-)
+from segjax.protocols import Model
+from segjax.results.classes import Classes, data_categories
 from segjax.results.detections import ImageDetections
 from segjax.results.files import MapWriter, write_results
 from segjax.results.postprocess import (
@@ -99,7 +95,7 @@ class Evaluator:
       refine: how masks are made to follow the images' contours; None scores the model's own.
     """
 
-    model: Any
+    model: Model
     dataset: pipeline.Dataset
     data: DataConfig
     split: str = "val"
@@ -112,9 +108,9 @@ class Evaluator:
     refine: MaskRefinement | None = None
 
     def __post_init__(self):
-        if self.refine is not None and not self.model.has_masks:
+        if self.refine is not None and "masks" not in self.model.tasks:
             raise ValueError("there are no masks to refine: the model gives none")
-        if self.boundary and not (self.model.has_masks or gives_semantic(self.model)):
+        if self.boundary and not self.model.tasks & {"masks", "semantic"}:
             raise ValueError(
                 "boundary=True scores masks and semantic maps, and the model gives neither: leave"
                 " it out"
@@ -159,11 +155,11 @@ class Evaluator:
         written: tuple[Path, ...] = ()
         if results_json is not None and files is not None:
             written = files.close()
-            if gives_instances(self.model):
+            if self._finds_objects:
                 write_results(results_json, entries)
                 written = (Path(results_json), *written)
         return EvalResults(
-            scores=self._coco_scores(entries, seen) if gives_instances(self.model) else None,
+            scores=self._coco_scores(entries, seen) if self._finds_objects else None,
             detections=entries,
             seconds=time.monotonic() - started,
             images_per_second=len(seen) / max(predicted - started, 1e-9),
@@ -185,7 +181,8 @@ class Evaluator:
         with pipeline.eval_iterator(self.dataset, self.split, self.data) as batches:
             for element in batches:
                 # The device computes this batch while the host encodes the one before.
-                launched = self._launch(variables, element, maps and gives_semantic(self.model))
+                wanted = maps and "semantic" in self.model.tasks
+                launched = self._launch(variables, element, wanted)
                 if waiting is not None:
                     yield from self._collect(*waiting)
                 waiting = launched, element
@@ -203,15 +200,18 @@ class Evaluator:
         # One canvas for all images of the split: one more program for each shape of a batch.
         largest = image_sizes(self.dataset.split(self.split).index).max(axis=0)
         made = maps_original(
+            self.model,
             found,
             inside,
             sizes,
             padded_size=images.shape[1:3],
             canvas=map_canvas(*largest.tolist()),
-            merge=getattr(self.model, "merge", None),
-            paste_padded=bool(self.model.paste_padded),
         )
         return found, made
+
+    @property
+    def _finds_objects(self) -> bool:
+        return self.model.classes.things is not None
 
     @property
     def _classes(self) -> Classes:
@@ -222,10 +222,10 @@ class Evaluator:
         return coco_scores(
             self.dataset.annotations(self.split),
             entries,
-            masks=bool(self.model.has_masks),
+            masks="masks" in self.model.tasks,
             max_dets=self.max_dets,
             image_ids=seen,
-            boundary=self.boundary and bool(self.model.has_masks),
+            boundary=self.boundary and "masks" in self.model.tasks,
         )
 
     def _collect(
@@ -281,7 +281,7 @@ class _DataClasses:
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     variables: Any,
     dataset: pipeline.Dataset,
     split: str,

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
 from segjax.figure_ground.combined import CombineConfig, log_odds_at
 from segjax.figure_ground.hierarchy import Hierarchy
+from segjax.ops.soft_masks import BoxMasks
 from segjax.types import Detections
 
 
@@ -46,8 +47,12 @@ class MaskRefinement:
         Raises:
           ValueError: if the detections have no masks.
         """
-        if detections.mask_probs is None:
-            raise ValueError("the detections have no masks to refine: the model has no mask head")
+        masks = detections.masks
+        if not isinstance(masks, BoxMasks):
+            raise ValueError(
+                f"the detections have {'no masks' if masks is None else type(masks).__name__} to"
+                " refine: wanted masks over boxes, as those of a mask head"
+            )
 
         def one(row: tuple[Array, Array, Array, Array]) -> Array:
             return refine_masks(
@@ -58,10 +63,10 @@ class MaskRefinement:
                 combining=self.combining,
             )
 
-        rows = (images, detections.mask_probs, detections.boxes, detections.valid)
+        rows = (images, masks.probs, masks.boxes, detections.valid)
         # One image after the other: the tables of segments and detections are large.
         refined = jax.lax.map(one, rows)
-        return dataclasses.replace(detections, mask_probs=refined)
+        return dataclasses.replace(detections, masks=dataclasses.replace(masks, probs=refined))
 
 
 def refine_masks(
@@ -80,7 +85,7 @@ def refine_masks(
     Each mask is the top-down map of its box in one hierarchy of segments of the image; outside
     of the box all is ground. What the segment of a pixel says and what the mask itself says of
     the pixel are added as log-odds: contours win where the mask is in doubt, and a confident
-    mask where contours are missing. The result has the form of `Detections.mask_probs`, finer.
+    mask where contours are missing. The result has the form of `BoxMasks.probs`, finer.
 
     Args:
       image: RGB, [H, W, 3], uint8 or floats in 0..1; the padded input of the detector.

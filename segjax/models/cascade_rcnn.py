@@ -1,18 +1,16 @@
 """Cascade R-CNN and Cascade Mask R-CNN with FPN (1712.00726; 1906.09756)."""
 
-import dataclasses
 import functools
-from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
+from jaxtyping import Array, Int32, Key, UInt8
 
-from segjax.models.cascade import BoxCascade, fold_keys
-from segjax.models.cascade_flavours import CascadeFlavour, cascade_flavour
-from segjax.models.rois import MaskTargets, RoIPooler
-from segjax.nn.heads.mask import MaskHead
-from segjax.types import Batch, Detections, Dtype, LossTerm
+from segjax.models.flavours.cascades import CascadeFlavour, find_cascade_flavour
+from segjax.models.parts.box_cascade import BoxCascade, fold_keys
+from segjax.models.parts.masks import average_masks
+from segjax.models.parts.two_stage import check_no_pixels
+from segjax.protocols import Backbone, Counts, Features, MaskBranch, Neck, Task, Terms
+from segjax.types import Batch, Detections, Dtype
 
 
 class CascadeRCNN(BoxCascade):
@@ -21,13 +19,15 @@ class CascadeRCNN(BoxCascade):
     `BoxCascade` has the fields.
     """
 
-    has_masks = False
-    paste_padded = False
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Boxes of objects."""
+        return frozenset({"boxes"})
 
-    def with_num_classes(self, num_classes: int) -> "CascadeRCNN":
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "CascadeRCNN":
         """The same model for another number of classes."""
-        heads = tuple(head.clone(num_classes=num_classes) for head in self.box_heads)
-        return self.clone(box_heads=heads)
+        check_no_pixels(pixels)
+        return self if things is None else self.clone(box_heads=self.with_box_classes(things))
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
@@ -40,9 +40,7 @@ class CascadeRCNN(BoxCascade):
 
     __call__ = predict
 
-    def losses(
-        self, batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
@@ -56,22 +54,20 @@ class CascadeRCNN(BoxCascade):
 
 
 class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIssue]
-    """Cascade R-CNN with mask heads beside its box heads.
+    """Cascade R-CNN with mask branches in addition to its box heads.
 
-    Attributes, besides those of `BoxCascade`:
-      mask_pooler: RoIAlign for the mask heads.
-      mask_heads: one for each stage, trained on that stage's regions (mmdet), or
+    Attributes, in addition to those of `BoxCascade`:
+      mask_heads: one mask branch for each stage, trained on that stage's regions (mmdet), or
         fewer, for the first stages: Detectron2 has a single one. In prediction
         all run on the final boxes, and their probabilities are averaged.
-      mask_targets: how the mask heads are trained.
     """
 
-    mask_pooler: RoIPooler
-    mask_heads: tuple[MaskHead, ...]
-    mask_targets: MaskTargets
+    mask_heads: tuple[MaskBranch, ...]
 
-    has_masks = True
-    paste_padded = False
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Boxes and masks of objects."""
+        return frozenset({"boxes", "masks"})
 
     def setup(self) -> None:
         """Checks that heads and stages fit together.
@@ -87,30 +83,17 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
                 " each stage, or for the first ones"
             )
 
-    def with_num_classes(self, num_classes: int) -> "CascadeMaskRCNN":
+    def with_classes(
+        self, things: int | None = None, pixels: int | None = None
+    ) -> "CascadeMaskRCNN":
         """The same model for another number of classes."""
+        check_no_pixels(pixels)
+        if things is None:
+            return self
         return self.clone(
-            box_heads=tuple(head.clone(num_classes=num_classes) for head in self.box_heads),
-            mask_heads=tuple(head.clone(num_classes=num_classes) for head in self.mask_heads),
+            box_heads=self.with_box_classes(things),
+            mask_heads=tuple(head.with_classes(things) for head in self.mask_heads),
         )
-
-    def mask_outputs(
-        self,
-        stage: int,
-        features: Sequence[Float[Array, "B _ _ C"]],
-        boxes: Float[Array, "B R 4"],
-        classes: Int32[Array, "B R"] | None = None,
-        valid: Bool[Array, "B R"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "N M M *K"]:
-        """Mask logits [B * R, M, M] of one head for the given classes, or of all, [..., K].
-
-        `valid` keeps padding rows out of batch norm's statistics.
-        """
-        if classes is not None:
-            classes = jnp.minimum(classes.reshape(-1), self.num_classes - 1)
-        rows = None if valid is None else valid.reshape(-1)
-        return self.mask_heads[stage](self.mask_pooler(features, boxes), classes, train, rows)
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
@@ -120,101 +103,114 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
 
     __call__ = predict
 
-    def detect(
-        self, features: Sequence[Float[Array, "B _ _ C"]], image_sizes: Int32[Array, "B 2"]
-    ) -> Detections:
-        """What `predict` does with P2..P6."""
+    def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
+        """Detections from pyramid features P2..P6, as in `predict`."""
         proposals, _, _ = self.region_proposals(features, image_sizes)
         pool = functools.partial(self.box_pooler, features)
         found = self.find_boxes(pool, proposals, image_sizes)
-        logits = [
-            self.mask_outputs(t, features, found.boxes, found.classes)
-            for t in range(len(self.mask_heads))
-        ]
-        masks = jax.nn.sigmoid(jnp.stack(logits)).mean(0)
-        masks = masks.reshape(*found.scores.shape, *masks.shape[1:])  # [B, D, M, M]
-        return dataclasses.replace(found, mask_probs=masks)
+        return average_masks([head.predict(features, found) for head in self.mask_heads])
 
-    def losses(
-        self, batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         return self.detection_losses(features, batch, keys)
 
     def detection_losses(
-        self, features: Sequence[Float[Array, "B _ _ C"]], batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
-        """What `losses` does with P2..P6."""
+        self, features: Features, batch: Batch, keys: Key[Array, " B"]
+    ) -> tuple[Terms, Counts]:
+        """Loss terms from pyramid features P2..P6, as in `losses`."""
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
-        dropped = jnp.float32(0)
         for t, stage in enumerate(self.stages):
-            samples = stage.sampler(fold_keys(keys, t + 1), regions, batch, self.num_classes)
+            stage_keys = fold_keys(keys, t + 1)
+            samples = stage.sampler(stage_keys, regions, batch, self.num_classes)
             box_features = self.box_pooler(features, samples.boxes)
             box_terms, regions = self.train_boxes(t, box_features, samples, batch)
             terms |= box_terms
             counts[f"positive_rois_stage{t + 1}"] = samples.positive.sum().astype(jnp.float32)
             if t < len(self.mask_heads):
-                shown = self.mask_targets.select(
-                    samples, stage.sampler.max_positives(samples.boxes.shape[1])
-                )
-                mask_logits = self.mask_outputs(
-                    t, features, shown.boxes, shown.classes, shown.positive, train=True
-                )
-                mask_term = self.mask_targets.loss(mask_logits, shown, batch)
-                terms |= self.of_stage(t, {"loss_mask": mask_term})
-                dropped += samples.positive.sum() - shown.positive.sum()
-        counts["mask_rois_dropped"] = dropped
+                mask_keys = fold_keys(stage_keys, 1)
+                found = self.mask_heads[t].losses(features, samples, batch, mask_keys)
+                terms |= self.of_stage(t, found[0])
+                counts = add_counts(counts, found[1])
         return terms, counts
 
 
-def cascade_rcnn_resnet_fpn(
-    num_classes: int = 0,
+def add_counts(counts: Counts, more: Counts) -> Counts:
+    """Counts of several stages together."""
+    return counts | {name: counts[name] + n if name in counts else n for name, n in more.items()}
+
+
+def cascade_rcnn(
+    backbone: Backbone,
     *,
-    depth: int = 50,
-    groups: int = 1,
-    group_width: int = 64,
-    style: CascadeFlavour | str = "detectron2",
+    num_classes: int = 0,
+    flavour: CascadeFlavour | str = "detectron2",
+    neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> CascadeRCNN:
-    """Cascade R-CNN on a ResNet or ResNeXt with FPN.
+    """Cascade R-CNN with FPN.
 
     Args:
+      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
       num_classes: K, without background; 0 lets the data decide.
-      depth: of the ResNet.
-      groups: cardinality of a ResNeXt.
-      group_width: width per group of a ResNeXt.
-      style: whose conventions: "detectron2", "mmdet", or a `CascadeFlavour`.
-      dtype: of the computation; parameters stay float32.
+      flavour: conventions of "detectron2" or "mmdet", or a `CascadeFlavour`.
+      neck: pyramid; None is the flavour's FPN.
+      dtype: compute dtype of all parts; parameters stay float32.
     """
-    f = cascade_flavour(style)
-    return CascadeRCNN(**f.box_cascade(num_classes, depth, groups, group_width, dtype))
+    f = find_cascade_flavour(flavour)
+    return CascadeRCNN(
+        preprocess=f.library.preprocess_of(backbone),
+        backbone=f.library.backbone(backbone, dtype),
+        fpn=f.library.neck(neck, dtype),
+        rpn_head=f.library.rpn_head(dtype),
+        rpn=f.library.rpn,
+        box_pooler=f.library.box_pooler,
+        box_heads=f.box_heads(num_classes, dtype),
+        stages=f.stages,
+        detections=f.library.detections,
+        box_loss=f.library.box_loss,
+        averaged=f.averaged,
+        passes_gt=f.passes_gt,
+        passes_empty=f.passes_empty,
+        feature_gradient=f.feature_gradient,
+    )
 
 
-def cascade_mask_rcnn_resnet_fpn(
-    num_classes: int = 0,
+def cascade_mask_rcnn(
+    backbone: Backbone,
     *,
-    depth: int = 50,
-    groups: int = 1,
-    group_width: int = 64,
-    style: CascadeFlavour | str = "detectron2",
+    num_classes: int = 0,
+    flavour: CascadeFlavour | str = "detectron2",
+    neck: Neck | None = None,
+    mask_heads: tuple[MaskBranch, ...] | None = None,
     dtype: Dtype = "float32",
 ) -> CascadeMaskRCNN:
-    """Cascade Mask R-CNN on a ResNet or ResNeXt with FPN.
+    """Cascade Mask R-CNN with FPN.
 
     Args:
+      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
       num_classes: K, without background; 0 lets the data decide.
-      depth: of the ResNet.
-      groups: cardinality of a ResNeXt.
-      group_width: width per group of a ResNeXt.
-      style: whose conventions: "detectron2" (one mask head), "mmdet" (one for
-        each stage), or a `CascadeFlavour`.
-      dtype: of the computation; parameters stay float32.
+      flavour: conventions of "detectron2" (one mask head) or "mmdet" (one for each stage), or a
+        `CascadeFlavour`.
+      neck: pyramid; None is the flavour's FPN.
+      mask_heads: mask branches of the first stages; None are the flavour's.
+      dtype: compute dtype of all parts; parameters stay float32.
     """
-    f = cascade_flavour(style)
+    f = find_cascade_flavour(flavour)
     return CascadeMaskRCNN(
-        **f.box_cascade(num_classes, depth, groups, group_width, dtype),
-        mask_pooler=f.library.mask_pooler,
-        mask_heads=f.make_mask_heads(num_classes, dtype, f.num_mask_heads),
-        mask_targets=f.library.mask_targets,
+        preprocess=f.library.preprocess_of(backbone),
+        backbone=f.library.backbone(backbone, dtype),
+        fpn=f.library.neck(neck, dtype),
+        rpn_head=f.library.rpn_head(dtype),
+        rpn=f.library.rpn,
+        box_pooler=f.library.box_pooler,
+        box_heads=f.box_heads(num_classes, dtype),
+        stages=f.stages,
+        detections=f.library.detections,
+        box_loss=f.library.box_loss,
+        averaged=f.averaged,
+        passes_gt=f.passes_gt,
+        passes_empty=f.passes_empty,
+        feature_gradient=f.feature_gradient,
+        mask_heads=f.mask_branches(num_classes, dtype) if mask_heads is None else mask_heads,
     )

@@ -1,21 +1,27 @@
 """Faster R-CNN with FPN (1506.01497, 1612.03144)."""
 
-from jaxtyping import Array, Float, Int32, Key, UInt8
+from jaxtyping import Array, Int32, Key, UInt8
 
-from segjax.models.flavours import Flavour, flavour
-from segjax.models.two_stage import TwoStage
-from segjax.types import Batch, Detections, Dtype, LossTerm
+from segjax.models.flavours.libraries import Flavour, find_flavour
+from segjax.models.parts.two_stage import TwoStage, check_no_pixels
+from segjax.protocols import Backbone, Counts, Neck, Task, Terms
+from segjax.types import Batch, Detections, Dtype
 
 
 class FasterRCNN(TwoStage):
     """Two-stage detector: `TwoStage` has its fields and the methods on the way."""
 
-    has_masks = False
-    paste_padded = False
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """Boxes of objects."""
+        return frozenset({"boxes"})
 
-    def with_num_classes(self, num_classes: int) -> "FasterRCNN":
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "FasterRCNN":
         """The same model for another number of classes."""
-        return self.clone(box_head=self.box_head.clone(num_classes=num_classes))
+        check_no_pixels(pixels)
+        if things is None:
+            return self
+        return self.clone(box_head=self.box_head.clone(num_classes=things))
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
@@ -25,42 +31,42 @@ class FasterRCNN(TwoStage):
 
     __call__ = predict
 
-    def losses(
-        self, batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         _, terms, counts = self.rpn_and_box_losses(features, batch, keys)
         return terms, counts
 
 
-def faster_rcnn_resnet_fpn(
-    num_classes: int = 0,
+def faster_rcnn(
+    backbone: Backbone,
     *,
-    depth: int = 50,
-    groups: int = 1,
-    group_width: int = 64,
-    style: Flavour | str = "detectron2",
+    num_classes: int = 0,
+    flavour: Flavour | str = "detectron2",
+    neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> FasterRCNN:
-    """Faster R-CNN on a ResNet or ResNeXt with FPN.
+    """Faster R-CNN with FPN.
 
     Args:
+      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
       num_classes: K, without background; 0 lets the data decide.
-      depth: of the ResNet.
-      groups: cardinality of a ResNeXt.
-      group_width: width per group of a ResNeXt.
-      style: whose conventions: "torchvision", "torchvision_v2", "detectron2",
-        "mmdet", or a `Flavour`.
-      dtype: of the computation; parameters stay float32.
+      flavour: conventions of "torchvision", "torchvision_v2", "detectron2" or "mmdet", or a
+        `Flavour`.
+      neck: pyramid; None is the flavour's FPN.
+      dtype: compute dtype of all parts; parameters stay float32.
     """
-    f = flavour(style)
+    f = find_flavour(flavour)
     return FasterRCNN(
-        **f.pyramid_rpn(depth, groups, group_width, dtype),
+        preprocess=f.preprocess_of(backbone),
+        backbone=f.backbone(backbone, dtype),
+        fpn=f.neck(neck, dtype),
+        rpn_head=f.rpn_head(dtype),
+        rpn=f.rpn,
         box_pooler=f.box_pooler,
         box_head=f.box_head(num_classes, dtype),
         box_coder=f.box_coder,
         sampler=f.sampler_without_masks or f.sampler,
         detections=f.detections,
-        box_smooth_l1_beta=f.box_smooth_l1_beta,
+        box_loss=f.box_loss,
     )

@@ -2,20 +2,29 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Bool, Float, Int32, Key, UInt8
+from jaxtyping import Array, Bool, Int32, Key, UInt8
 
-from segjax.models.cascade_rcnn import CascadeMaskRCNN
-from segjax.models.htc import HybridTaskCascade
-from segjax.models.mask_rcnn import MaskRCNN, mask_rcnn_resnet_fpn
-from segjax.models.rpn import RPN
-from segjax.models.semantic import SemanticLoss
-from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
-from segjax.ops.masks import paste_masks
+from segjax.losses.semantic import SemanticLoss
+from segjax.models.mask_rcnn import mask_rcnn
+from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.ops.panoptic import PanopticSegments, merge_panoptic, semantic_labels
-from segjax.types import Batch, Detections, Dtype, LossTerm
+from segjax.ops.preprocess import Preprocess
+from segjax.protocols import (
+    Backbone,
+    ClassCounts,
+    Counts,
+    Neck,
+    Padding,
+    PyramidDetector,
+    SemanticHead,
+    Task,
+    Terms,
+)
+from segjax.types import Batch, Detections, Dtype, Masks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,66 +57,62 @@ class PanopticMerge:
 
 
 class PanopticFPN(nn.Module):
-    """Any detector with masks of ours, and a semantic branch on the same pyramid.
+    """Any detector with masks and a pyramid, and a semantic branch on the same pyramid.
 
     Attributes:
-      detector: Mask R-CNN, a cascade with masks, or HTC.
-      semantic_head: gives the class of every pixel.
-      semantic_loss: how it is trained.
-      merge: how instances and stuff become one map.
+      detector: Mask R-CNN, a cascade with masks, HTC, or another `PyramidDetector`.
+      semantic_head: class of every pixel.
+      semantic_loss: loss of the semantic branch.
+      merge: rule by which instances and stuff become one map.
     """
 
-    detector: MaskRCNN | CascadeMaskRCNN | HybridTaskCascade
-    semantic_head: SemanticFPNHead | FCNHead
+    detector: PyramidDetector
+    semantic_head: SemanticHead
     semantic_loss: SemanticLoss = SemanticLoss(weight=0.5)
     merge: PanopticMerge = PanopticMerge()
 
-    size_divisor = 32
-
     def __post_init__(self) -> None:
-        if not getattr(self.detector, "has_masks", False):
+        if "masks" not in self.detector.tasks:
             raise ValueError(
-                f"the detector is a {type(self.detector).__name__}, which gives no masks: wanted a"
-                " MaskRCNN, a CascadeMaskRCNN or a HybridTaskCascade"
+                f"the detector is a {type(self.detector).__name__}, which predicts no masks: wanted"
+                " a MaskRCNN, a CascadeMaskRCNN or a HybridTaskCascade"
             )
         super().__post_init__()
 
     @property
-    def has_masks(self) -> bool:
-        """Whether objects have masks; those of the detector do."""
-        return self.detector.has_masks
+    def tasks(self) -> frozenset[Task]:
+        """All of them."""
+        return frozenset({"boxes", "masks", "semantic", "panoptic"})
 
     @property
-    def num_classes(self) -> int:
-        """Of things, without background; 0 until `with_num_classes` was called."""
-        return self.detector.num_classes
+    def classes(self) -> ClassCounts:
+        """Things of the detector, and classes of pixels."""
+        pixels = self.semantic_head.num_classes
+        return ClassCounts(self.detector.classes.things, pixels, self.merge.things)
 
     @property
-    def semantic_classes(self) -> int:
-        """Classes of pixels; 0 until the data decide."""
-        return self.semantic_head.num_classes
+    def padding(self) -> Padding:
+        """Sizes of input: those of the detector."""
+        return self.detector.padding
 
     @property
-    def paste_padded(self) -> bool:
-        """How masks are pasted into images."""
-        return self.detector.paste_padded
+    def preprocess(self) -> Preprocess | None:
+        """Normalisation of images: that of the detector."""
+        return self.detector.preprocess
 
     @property
-    def rpn(self) -> RPN:
-        """The detector's."""
-        return self.detector.rpn
+    def backbone(self) -> Backbone | None:
+        """Backbone of the detector."""
+        return self.detector.backbone
 
-    def with_num_classes(self, num_classes: int) -> "PanopticFPN":
-        """The same model for another number of things."""
-        return self.clone(detector=self.detector.with_num_classes(num_classes))
-
-    def with_semantic_classes(self, num_classes: int) -> "PanopticFPN":
-        """The same model for another number of classes of pixels."""
-        detector = self.detector
-        if detector.semantic_classes is not None:  # HTC's own branch learns the same labels
-            detector = detector.with_semantic_classes(num_classes)
-        head = self.semantic_head.clone(num_classes=num_classes)
-        return self.clone(detector=detector, semantic_head=head)
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "PanopticFPN":
+        """The same model for other numbers of things and of classes of pixels."""
+        # HTC's own branch learns the same labels.
+        shared = None if self.detector.classes.pixels is None else pixels
+        model = self.clone(detector=self.detector.with_classes(things, shared))
+        if pixels is None:
+            return model
+        return model.clone(semantic_head=self.semantic_head.clone(num_classes=pixels))
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Prefixes, with "/", of parameters that are not trained."""
@@ -123,6 +128,19 @@ class PanopticFPN(nn.Module):
 
     __call__ = predict
 
+    def to_panoptic(self, found: Detections, semantic: Int32[Array, "H W"]) -> PanopticSegments:
+        """Merges the objects and the semantic labels of one image; needs no variables.
+
+        Args:
+          found: of one image, boxes and masks in pixels of the map.
+          semantic: label of every pixel; where it is -1, the panoptic map is 0.
+        """
+        return panoptic_map(found, semantic, self.merge)
+
+    def with_score_threshold(self, threshold: float) -> "PanopticFPN":
+        """The same model, merging instances of this score or more."""
+        return self.clone(merge=dataclasses.replace(self.merge, score_threshold=threshold))
+
     def panoptic(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> PanopticSegments:
@@ -135,45 +153,41 @@ class PanopticFPN(nn.Module):
             labels = semantic_labels(
                 found.semantic_logits, size, size, padded_size=padded_size, canvas=padded_size
             )
-            return panoptic_map(found, labels, self.merge, self.paste_padded)
+            return self.to_panoptic(found, labels)
 
         # One image after the other, so that memory does not grow with the batch.
         return jax.lax.map(one, (self.predict(images, image_sizes), image_sizes))
 
-    def losses(
-        self, batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
         """Loss terms of a batch, with one random key for each image, and counts."""
         features = self.detector.features(batch.images, batch.image_sizes, train=True)
         terms, counts = self.detector.detection_losses(features, batch, keys)
         logits = self.semantic_head(features, train=True)
-        own = self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes)
+        own = self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes, self.padding.divisor)
         # HTC's own semantic branch has a loss of the same name.
         terms = {f"{name}_htc" if name in own else name: term for name, term in terms.items()}
         return terms | own, counts
 
 
 def panoptic_map(
-    found: Detections, semantic: Int32[Array, "H W"], merge: PanopticMerge, paste_padded: bool
+    found: Detections, semantic: Int32[Array, "H W"], merge: PanopticMerge
 ) -> PanopticSegments:
     """The panoptic map of one image, at the size of its semantic map.
 
     Args:
-      found: what the model gives for the image, boxes in pixels of the map.
+      found: what the model predicts for the image, masks in pixels of the map.
       semantic: of `semantic_labels`; where it is -1, the panoptic map is 0.
-      merge: how.
-      paste_padded: paste masks as torchvision does.
+      merge: rule of merging.
     """
-    assert found.mask_probs is not None and found.semantic_logits is not None
+    assert found.masks is not None and found.semantic_logits is not None
     height, width = semantic.shape
 
-    def mask_of(row: tuple[Array, Array]) -> Bool[Array, "H W"]:
-        probs, box = row
-        soft = paste_masks(probs[None], box[None], height, width, padded=paste_padded)[0]
-        return (soft > 0.5 if paste_padded else soft >= 0.5) & (semantic >= 0)
+    def mask_of(row: Masks) -> Bool[Array, "H W"]:
+        one = jax.tree.map(lambda leaf: leaf[None], row)
+        return one.paste(height, width)[0] & (semantic >= 0)
 
     return merge_panoptic(
-        (found.mask_probs, found.boxes),
+        found.masks,
         found.scores,
         found.classes,
         found.valid,
@@ -187,39 +201,36 @@ def panoptic_map(
     )
 
 
-def panoptic_fpn_resnet(
+def panoptic_fpn(
+    backbone: Backbone,
+    *,
     num_classes: int = 0,
     semantic_classes: int = 0,
-    *,
-    depth: int = 50,
-    groups: int = 1,
-    group_width: int = 64,
-    style: str = "detectron2",
+    flavour: Literal["detectron2", "mmdet"] = "detectron2",
+    neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> PanopticFPN:
-    """Panoptic FPN: Mask R-CNN on a ResNet or ResNeXt with FPN, and a semantic branch.
+    """Panoptic FPN: Mask R-CNN with FPN, and a semantic branch.
 
     Args:
-      num_classes: of things, without background; 0 lets the data decide.
-      semantic_classes: of pixels, 54 for COCO (all things are one); 0 lets the data decide.
-      depth: of the ResNet.
-      groups: cardinality of a ResNeXt.
-      group_width: width per group of a ResNeXt.
-      style: "detectron2" (things are semantic class 0, loss at full resolution over labelled
+      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
+      num_classes: things, without background; 0 lets the data decide.
+      semantic_classes: classes of pixels, 54 for COCO (all things are one); 0 lets the data
+        decide.
+      flavour: "detectron2" (things are semantic class 0, loss at full resolution over labelled
         pixels), "mmdet" (things are the last, loss at stride 4 over all cells, boxes
         suppressed whatever their class).
-      dtype: of the computation; parameters stay float32.
+      neck: pyramid; None is the flavour's FPN.
+      dtype: compute dtype of all parts; parameters stay float32.
 
     Raises:
-      ValueError: for another style.
+      ValueError: for another flavour.
     """
-    if style not in ("detectron2", "mmdet"):
-        raise ValueError(f'style is {style!r}; a Panoptic FPN is "detectron2" or "mmdet"')
-    detector = mask_rcnn_resnet_fpn(
-        num_classes, depth=depth, groups=groups, group_width=group_width, style=style, dtype=dtype
-    )
+    if flavour not in ("detectron2", "mmdet"):
+        raise ValueError(f'flavour is {flavour!r}; a Panoptic FPN is "detectron2" or "mmdet"')
+    detector = mask_rcnn(backbone, num_classes=num_classes, flavour=flavour, neck=neck, dtype=dtype)
     head = SemanticFPNHead(semantic_classes, dtype=dtype)
-    if style == "detectron2":
+    if flavour == "detectron2":
         loss = SemanticLoss(weight=0.5, full_resolution=True)
         return PanopticFPN(detector=detector, semantic_head=head, semantic_loss=loss)
     # configs/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py: `nms` is class-agnostic, and

@@ -4,45 +4,63 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key, UInt8
 
-from segjax.models.flavours import flavour
-from segjax.models.preprocess import Preprocess
-from segjax.models.semantic import SemanticLoss
-from segjax.nn.backbone import Backbone
+from segjax.losses.semantic import SemanticLoss
+from segjax.models.flavours.libraries import Flavour, find_flavour
 from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
-from segjax.nn.necks.fpn import FPN
-from segjax.types import Batch, Detections, Dtype, LossTerm
+from segjax.ops.preprocess import Preprocess
+from segjax.protocols import (
+    Backbone,
+    ClassCounts,
+    Counts,
+    Neck,
+    Padding,
+    SemanticHead,
+    Task,
+    Terms,
+)
+from segjax.types import Batch, Detections, Dtype
 
 
 class SemanticFPN(nn.Module):
-    """Backbone, FPN, and a head that gives the class of every pixel; no objects.
+    """Backbone, neck, and a head that predicts the class of every pixel; no objects.
 
     Attributes:
       preprocess: channel order and normalisation.
-      backbone: gives C2..C5.
-      fpn: gives P2..P6.
-      semantic_head: `SemanticFPNHead`, or a plain `FCNHead`.
-      semantic_loss: how it is trained.
+      backbone: feature maps of the image.
+      fpn: neck, from these to the pyramid.
+      semantic_head: `SemanticFPNHead`, a plain `FCNHead`, or another `SemanticHead`.
+      semantic_loss: loss of the head.
     """
 
     preprocess: Preprocess
     backbone: Backbone
-    fpn: FPN
-    semantic_head: SemanticFPNHead | FCNHead
+    fpn: Neck
+    semantic_head: SemanticHead
     semantic_loss: SemanticLoss = SemanticLoss(full_resolution=True)
 
-    size_divisor = 32
-    num_classes = None  # it knows no objects
-    has_masks = False
-    paste_padded = False
+    @property
+    def tasks(self) -> frozenset[Task]:
+        """The class of every pixel."""
+        return frozenset({"semantic"})
 
     @property
-    def semantic_classes(self) -> int:
-        """Classes of pixels; 0 until the data decide."""
-        return self.semantic_head.num_classes
+    def classes(self) -> ClassCounts:
+        """Pixels alone."""
+        return ClassCounts(pixels=self.semantic_head.num_classes)
 
-    def with_semantic_classes(self, num_classes: int) -> "SemanticFPN":
+    @property
+    def padding(self) -> Padding:
+        """Sizes of input: those of the backbone."""
+        divisor = self.backbone.size_divisor
+        return Padding(divisor, init_side=2 * divisor)
+
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "SemanticFPN":
         """The same model for another number of classes of pixels."""
-        return self.clone(semantic_head=self.semantic_head.clone(num_classes=num_classes))
+        if things is not None:
+            raise ValueError(f"{things} classes of objects, for a model that finds none")
+        if pixels is None:
+            return self
+        return self.clone(semantic_head=self.semantic_head.clone(num_classes=pixels))
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Prefixes, with "/", of parameters that are not trained."""
@@ -73,44 +91,43 @@ class SemanticFPN(nn.Module):
 
     __call__ = predict
 
-    def losses(
-        self, batch: Batch, keys: Key[Array, " B"]
-    ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
         """Loss terms of a batch; nothing is drawn with `keys`, and nothing counted."""
         logits = self.logits(batch.images, batch.image_sizes, train=True)
-        return self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes), {}
+        divisor = self.padding.divisor
+        return self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes, divisor), {}
 
 
-def semantic_fpn_resnet(
-    semantic_classes: int = 0,
+def semantic_fpn(
+    backbone: Backbone,
     *,
-    depth: int = 50,
-    groups: int = 1,
-    group_width: int = 64,
-    style: str = "detectron2",
+    semantic_classes: int = 0,
     head: str = "fpn",
+    flavour: Flavour | str = "detectron2",
+    neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> SemanticFPN:
-    """Semantic FPN on a ResNet or ResNeXt.
+    """Semantic FPN.
 
     Args:
-      semantic_classes: of pixels; 0 lets the data decide.
-      depth: of the ResNet.
-      groups: cardinality of a ResNeXt.
-      group_width: width per group of a ResNeXt.
-      style: whose preprocessing and backbone: "detectron2", "mmdet" or "torchvision".
+      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
+      semantic_classes: classes of pixels; 0 lets the data decide.
       head: "fpn" adds up all levels (`SemanticFPNHead`), "fcn" is two convolutions on P2 alone
         (`FCNHead`); give a head of other widths with `.clone(semantic_head=...)`.
-      dtype: of the computation; parameters stay float32.
+      flavour: preprocessing, backbone and neck of "detectron2", "mmdet" or "torchvision".
+      neck: pyramid; None is the flavour's FPN.
+      dtype: compute dtype of all parts; parameters stay float32.
 
     Raises:
-      ValueError: for another `head` or style.
+      ValueError: for another `head` or flavour.
     """
     heads = {"fpn": SemanticFPNHead, "fcn": FCNHead}
     if head not in heads:
         raise ValueError(f"head is {head!r}: wanted one of {sorted(heads)}")
-    shared = flavour(style).pyramid_rpn(depth, groups, group_width, dtype)
+    f = find_flavour(flavour)
     return SemanticFPN(
-        **{part: shared[part] for part in ("preprocess", "backbone", "fpn")},
+        preprocess=f.preprocess_of(backbone),
+        backbone=f.backbone(backbone, dtype),
+        fpn=f.neck(neck, dtype),
         semantic_head=heads[head](semantic_classes, dtype=dtype),
     )

@@ -4,20 +4,20 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-SIDE = 64  # of the images that draw a backbone's variables
+from segjax.protocols import Backbone, Model
 
 
-def init_variables(model: nn.Module, key: PRNGKeyArray) -> dict[str, Any]:
-    """Draws parameters, on one small image: no shape depends on the image's.
+def init_variables(model: Model | Backbone, key: PRNGKeyArray) -> dict[str, Any]:
+    """Draws parameters, on one image of the size that the model chooses.
 
     Args:
-      model: a model of images, called with images uint8 [1, S, S, 3] and image_sizes int32
-        [1, 2]; or a backbone, called with normalised images float32 [1, S, S, 3].
+      model: a model, called with images uint8 [1, S, S, 3] and image_sizes int32
+        [1, 2], S being its `padding.init_side`; or a backbone, called with normalised images
+        float32 [1, S, S, 3], S being twice its `size_divisor`.
       key: random key.
 
     Returns:
@@ -26,17 +26,18 @@ def init_variables(model: nn.Module, key: PRNGKeyArray) -> dict[str, Any]:
     return jax.jit(functools.partial(_init, model))(key)
 
 
-def _init(model: nn.Module, key: PRNGKeyArray) -> dict[str, Any]:
-    if hasattr(model, "size_divisor"):
-        side = 2 * int(model.size_divisor)  # pyright: ignore[reportAttributeAccessIssue]
+def _init(model: Model | Backbone, key: PRNGKeyArray) -> dict[str, Any]:
+    if isinstance(model, Model):
+        side = model.padding.init_side
         inputs = (jnp.zeros((1, side, side, 3), jnp.uint8), jnp.full((1, 2), side, jnp.int32))
     else:
-        inputs = (jnp.zeros((1, SIDE, SIDE, 3)),)
+        side = 2 * model.size_divisor
+        inputs = (jnp.zeros((1, side, side, 3)),)
     variables = dict(model.init(key, *inputs))
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def variable_shapes(model: nn.Module) -> dict[str, Any]:
+def variable_shapes(model: Model | Backbone) -> dict[str, Any]:
     """Shapes and dtypes of what `init_variables` draws, without drawing."""
     return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
 
@@ -85,9 +86,7 @@ def differing_shapes(wanted: Any, given: Any) -> list[str]:
     ]
 
 
-def start_from(
-    trained: Any, model: nn.Module, key: PRNGKeyArray
-) -> tuple[dict[str, Any], list[str]]:
+def start_from(trained: Any, model: Model, key: PRNGKeyArray) -> tuple[dict[str, Any], list[str]]:
     """Takes trained weights where names and shapes agree, and draws the rest.
 
     Args:
@@ -140,10 +139,9 @@ def _same_shape(known: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> 
 
 
 def _names_elsewhere(name: str) -> tuple[str, ...]:
-    """What an array may be called in other models.
+    """Alternative names of an array: with or without the `detector/` or `backbone/` prefix.
 
-    A detector's in a panoptic one, a backbone's alone; and a norm's scale and bias, which are
-    among the statistics where they are constants.
+    The scale and bias of a norm also stand among the statistics, where they are constants.
     """
     collection, _, path = name.partition("/")
     plain = path.removeprefix("detector/")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
 # Areas are products of two sides, and a union adds two areas. With coordinates inside
 # +-4e18 a side stays below 8e18, an area below 6.4e37 and a union below 1.3e38: inside
@@ -168,6 +168,26 @@ def clip_boxes(
     height, width = jnp.moveaxis(image_size.astype(boxes.dtype), -1, 0)
     upper = jnp.stack([width, height, width, height], axis=-1)[..., None, :]
     return jnp.minimum(jnp.maximum(boxes, 0.0), upper)
+
+
+def rescale_boxes(
+    boxes: Float32[Array, "B D 4"],
+    image_sizes: Int32[Array, "B 2"],
+    original_sizes: Int32[Array, "B 2"],
+) -> Float32[Array, "B D 4"]:
+    """Moves boxes from resized to original pixels and clips them to the image.
+
+    Each axis has its own factor, original / resized: rounding the resized size makes the two
+    differ (Detectron2, `detector_postprocess`; mmdet's `scale_factor`).
+
+    Args:
+      boxes: in pixels of the resized image.
+      image_sizes: (height, width) after resizing.
+      original_sizes: (height, width) before.
+    """
+    factors = original_sizes.astype(jnp.float32) / image_sizes.astype(jnp.float32)
+    xyxy = jnp.stack([factors[:, 1], factors[:, 0]] * 2, axis=-1)
+    return clip_boxes(boxes * xyxy[:, None, :], original_sizes)
 
 
 def nonempty(

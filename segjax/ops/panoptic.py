@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, PyTree, Shaped
 
-from segjax.ops.resize import interpolation_matrix
+from segjax.ops.resize import image_weights
 from segjax.types import struct
 
 # Resized logits that exist at a time, as a bound on memory (8 MiB each of a few).
@@ -83,17 +83,10 @@ def semantic_labels(
     """
     maps, inside = [], []
     for axis in (0, 1):
-        up = jnp.asarray(
-            interpolation_matrix(logits.shape[axis], padded_size[axis], align_corners=False),
-            jnp.float32,
-        )
-        old, new = image_size[axis].astype(jnp.float32), output_size[axis].astype(jnp.float32)
         pixel = jnp.arange(canvas[axis], dtype=jnp.float32)
-        place = jnp.clip((pixel + 0.5) * old / new - 0.5, 0.0, old - 1)
-        cell = jnp.arange(padded_size[axis], dtype=jnp.float32)
-        down = jnp.maximum(1 - jnp.abs(place[:, None] - cell[None]), 0.0)
-        maps.append(jnp.matmul(down, up, precision="highest"))
-        inside.append(pixel < new)
+        old, new = image_size[axis], output_size[axis]
+        maps.append(image_weights(logits.shape[axis], padded_size[axis], old, new, pixel))
+        inside.append(pixel < new.astype(jnp.float32))
     if logits.shape[0] < logits.shape[1]:  # the longer axis first: fewer multiplications
         labels = _best_classes(logits.swapaxes(0, 1), maps[1], maps[0]).T
     else:

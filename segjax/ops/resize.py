@@ -140,3 +140,30 @@ def interpolation_matrix(
     np.add.at(matrix, (np.arange(new), low), 1 - weight)
     np.add.at(matrix, (np.arange(new), high), weight)
     return matrix
+
+
+def image_weights(
+    cells: int,
+    padded: int,
+    image_size: Int32[Array, ""],
+    output_size: Int32[Array, ""],
+    pixel: Float[Array, " n"],
+) -> Float[Array, "n {cells}"]:
+    """Weights of a padded input's cells at pixels of the image at another size, along one axis.
+
+    Two bilinear interpolations in one matrix, as in Detectron2's `sem_seg_postprocess`: up to the
+    padded input, cropped to the image, then to the output.
+
+    Args:
+      cells: of the map that covers the padded input.
+      padded: pixels of the padded input.
+      image_size: pixels of the image inside the padding.
+      output_size: pixels of the image at the size wanted.
+      pixel: which of these, as whole numbers.
+    """
+    up = jnp.asarray(interpolation_matrix(cells, padded, align_corners=False), jnp.float32)
+    old, new = image_size.astype(jnp.float32), output_size.astype(jnp.float32)
+    place = jnp.clip((pixel + 0.5) * old / new - 0.5, 0.0, old - 1)
+    cell = jnp.arange(padded, dtype=jnp.float32)
+    down = jnp.maximum(1 - jnp.abs(place[:, None] - cell[None]), 0.0)
+    return jnp.matmul(down, up, precision="highest")

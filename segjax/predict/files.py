@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from segjax.data.images import decode_image
 from segjax.predict.predictor import Predictor
-from segjax.results.classes import gives_instances, gives_panoptic, gives_semantic
+from segjax.protocols import Model, PanopticModel
 from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz
 from segjax.results.files import MapWriter, write_results
@@ -87,14 +87,16 @@ def predict_files(
       empty.
     """
     draw = _drawing(predictor.model, draw)
-    if gives_panoptic(predictor.model) and score_threshold is not None:
-        merge = dataclasses.replace(predictor.model.merge, score_threshold=score_threshold)
-        predictor = dataclasses.replace(predictor, model=predictor.model.clone(merge=merge))
+    model = predictor.model
+    if isinstance(model, PanopticModel) and score_threshold is not None:
+        model = model.with_score_threshold(score_threshold)
+        predictor = dataclasses.replace(predictor, model=model)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     files, failed = _expand(paths)
-    objects = gives_instances(predictor.model)
-    report = FilesReport({}, {}, failed, folder / "detections.json" if objects else None)
+    things = model.classes.things
+    results_json = None if things is None else folder / "detections.json"
+    report = FilesReport({}, {}, failed, results_json)
     entries: list[dict[str, Any]] = []
     maps, ids = MapWriter(f"{folder}/"), _image_ids(files)
     for path in _progress(files, progress):
@@ -108,7 +110,7 @@ def predict_files(
         name = _draw(report, path, folder, image, shown, draw)
         maps.add(found, ids[path], name, path.name)
         if found.instances is not None:
-            category_ids = predictor.category_ids or range(1, int(predictor.model.num_classes) + 1)
+            category_ids = predictor.category_ids or range(1, (things or 0) + 1)
             for entry in found.instances.to_coco(ids[path], category_ids):
                 entries.append({"file_name": path.name} | entry)
     if report.results_json is not None:
@@ -116,12 +118,12 @@ def predict_files(
     return dataclasses.replace(report, maps=maps.close())
 
 
-def _drawing(model: Any, wanted: Drawing | None) -> Drawing:
+def _drawing(model: Model, wanted: Drawing | None) -> Drawing:
     """What to draw of a model's results; a `ValueError` if it does not give what is wanted."""
     given: dict[Drawing, bool] = {
-        "panoptic": gives_panoptic(model),
-        "instances": gives_instances(model),
-        "semantic": gives_semantic(model),
+        "panoptic": "panoptic" in model.tasks,
+        "instances": model.classes.things is not None,
+        "semantic": "semantic" in model.tasks,
     }
     kinds: list[Drawing] = [kind for kind, there in given.items() if there]
     if wanted is not None and wanted not in kinds:

@@ -12,7 +12,8 @@ from segjax.data import transforms
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
 from segjax.figure_ground.refine import MaskRefinement
-from segjax.results.classes import Classes, gives_instances, gives_semantic
+from segjax.protocols import Model
+from segjax.results.classes import Classes
 from segjax.results.detections import ImageDetections
 from segjax.results.draw import objects as viz
 from segjax.results.postprocess import (
@@ -34,10 +35,10 @@ class Predictor:
       class_names: the name of every class; () leaves them as numbers.
       category_ids: the dataset's id of every class; () takes 1..K.
       data: how images are resized: the config the model was trained with.
-      pad_multiple: padded sides are multiples of this and of the model's `size_divisor`, where
+      pad_multiple: padded sides are multiples of this and of the model's `padding.divisor`, where
         no bucket of `data` holds the image: photos of many shapes share a few compiled programs.
-        Models whose anchors depend on the padding (`rpn.stride_from_shape`, as torchvision's)
-        are padded to `size_divisor` alone, as torchvision does, and compiled for every shape:
+        Models whose results depend on the padding (`padding.exact`, as torchvision's) are
+        padded to the divisor alone, as torchvision does, and compiled for every shape:
         set `data.buckets` to have fewer, with the results that evaluation has on them.
       semantic_names: of the classes of pixels, by label; () leaves them as numbers.
       panoptic_categories: of the segments of panoptic maps; () makes them of the names.
@@ -45,7 +46,7 @@ class Predictor:
         as the model gives them.
     """
 
-    model: Any
+    model: Model
     variables: Any
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
@@ -56,7 +57,7 @@ class Predictor:
     refine: MaskRefinement | None = None
 
     @classmethod
-    def of(cls, model: Any, variables: Any, classes: Classes, data: DataConfig) -> "Predictor":
+    def of(cls, model: Model, variables: Any, classes: Classes, data: DataConfig) -> "Predictor":
         """A predictor for all the classes that a model's weights are for."""
         return cls(
             model,
@@ -89,7 +90,7 @@ class Predictor:
           ValueError: if `image` is not a uint8 picture, or has no pixels, or the model knows no
             objects.
         """
-        if not gives_instances(self.model):
+        if self.model.classes.things is None:
             raise ValueError(
                 "the model knows no objects, it gives the class of every pixel: use"
                 " Predictor.result(image).semantic"
@@ -120,7 +121,7 @@ class Predictor:
           ValueError: if `image` is not a uint8 picture, or has no pixels, or the names of classes
             do not belong together.
         """
-        return self._find(image, gives_semantic(self.model), score_threshold, max_detections)
+        return self._find(image, "semantic" in self.model.tasks, score_threshold, max_detections)
 
     def _find(
         self,
@@ -139,13 +140,12 @@ class Predictor:
         made = None
         if maps:
             made = maps_original(
+                self.model,
                 found,
                 inside,
                 sizes,
                 padded_size=padded.shape[:2],
                 canvas=map_canvas(height, width),
-                merge=getattr(self.model, "merge", None),
-                paste_padded=bool(self.model.paste_padded),
             )
         classes = Classes(
             self.class_names, self.category_ids, self.semantic_names, self.panoptic_categories
@@ -173,19 +173,19 @@ class Predictor:
 
     def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
         """The smallest bucket of the data config that holds the image, else multiples."""
-        divisor = int(self.model.size_divisor)
+        padding = self.model.padding
         fitting = [b for b in self.data.buckets or () if b[0] >= size[0] and b[1] >= size[1]]
         if fitting:
             return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
-        rpn = getattr(self.model, "rpn", None)  # a model without one has no such anchors
-        exact = rpn is not None and rpn.stride_from_shape
-        multiple = divisor if exact else math.lcm(self.pad_multiple, divisor)
+        multiple = (
+            padding.divisor if padding.exact else math.lcm(self.pad_multiple, padding.divisor)
+        )
         height, width = (-(-side // multiple) * multiple for side in size)
         return height, width
 
 
 def predict(
-    model: Any,
+    model: Model,
     variables: Any,
     image: Shaped[np.ndarray, "h w *c"],
     *,

@@ -1,4 +1,4 @@
-"""The names of what a model finds, and which of the three tasks it does."""
+"""Names of the classes that a model knows."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 from segjax.data.dataset import Dataset
 from segjax.data.segments import PanopticCategory
 from segjax.data.things import THINGS
+from segjax.protocols import Model
 from segjax.results.conversions import check_names
 
 
@@ -27,14 +28,15 @@ class Classes:
     panoptic_categories: tuple[PanopticCategory, ...] = ()
 
     @classmethod
-    def of(cls, model: Any, dataset: Dataset) -> "Classes":
+    def of(cls, model: Model, dataset: Dataset) -> "Classes":
         """Those of the data's classes that the model knows."""
-        objects, pixels = gives_instances(model), knows_semantic(model)
+        objects, pixels = model.classes.things is not None, model.classes.pixels is not None
+        merges = "panoptic" in model.tasks
         return cls(
             names=tuple(dataset.class_names) if objects else (),
             category_ids=tuple(int(i) for i in dataset.category_ids) if objects else (),
             semantic_names=tuple(dataset.semantic_names) if pixels else (),
-            panoptic_categories=tuple(dataset.panoptic_categories) if gives_panoptic(model) else (),
+            panoptic_categories=tuple(dataset.panoptic_categories) if merges else (),
         )
 
     @classmethod
@@ -69,15 +71,15 @@ class Classes:
         fields = (field.name for field in dataclasses.fields(self))
         return Classes(**{name: getattr(self, name) or getattr(other, name) for name in fields})
 
-    def named(self, model: Any) -> "Classes":
+    def named(self, model: Model) -> "Classes":
         """With made-up names where a panoptic model's are unknown: "class 0", "stuff 1"."""
-        if not gives_panoptic(model):
+        if "panoptic" not in model.tasks:
             return self
-        number, things = int(model.semantic_classes), model.merge.things
-        pixels = [f"stuff {label}" for label in range(number)]
-        if things is not None:
-            pixels[things] = THINGS
-        names = tuple(f"class {index}" for index in range(int(model.num_classes)))
+        counts = model.classes
+        pixels = [f"stuff {label}" for label in range(counts.pixels or 0)]
+        if counts.thing_label is not None:
+            pixels[counts.thing_label] = THINGS
+        names = tuple(f"class {index}" for index in range(counts.things or 0))
         return self.completed(Classes(names=names, semantic_names=tuple(pixels)))
 
 
@@ -109,27 +111,3 @@ def data_categories(classes: Classes, dataset: Dataset) -> tuple[int | None, ...
 
 def _short(names: Sequence[str]) -> str:
     return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''} ({len(names)})"
-
-
-def gives_instances(model: Any) -> bool:
-    """Whether the model finds objects."""
-    return model.num_classes is not None
-
-
-def gives_panoptic(model: Any) -> bool:
-    """Whether the model knows how to merge its objects and classes of pixels."""
-    return getattr(model, "merge", None) is not None
-
-
-def gives_semantic(model: Any) -> bool:
-    """Whether the model tells the class of every pixel.
-
-    The semantic branch of Hybrid Task Cascade does not count: it serves the heads of the cascade
-    alone.
-    """
-    return gives_panoptic(model) or not gives_instances(model)
-
-
-def knows_semantic(model: Any) -> bool:
-    """Whether the model has a semantic branch, which it may have for training alone."""
-    return getattr(model, "semantic_classes", None) is not None

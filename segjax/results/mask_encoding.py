@@ -1,6 +1,6 @@
-"""From box-relative mask probabilities to run lengths of full-size masks.
+"""From soft masks to run lengths of full-size masks.
 
-A mask is pasted, thresholded and packed to bits on the device in a window around its box, and
+A mask is pasted, thresholded and packed to bits on the device in a window around it, and
 becomes run lengths on the host from the window's bits. Work and traffic follow the area of the
 boxes, not of the image: no full-size mask exists anywhere.
 """
@@ -10,10 +10,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, UInt8
+from jaxtyping import Array, Bool, Int32, UInt8
 
 from segjax.data import rle
-from segjax.ops.masks import pack_mask_bits, paste_masks
+from segjax.ops.masks import pack_mask_bits
+from segjax.types import Masks
 
 # Window sides double from here, and the largest is the image, rounded up: masks of all images
 # share a few compiled programs.
@@ -26,29 +27,20 @@ CHUNK_MASKS = (2, 32)
 
 
 def encode_masks(
-    mask_probs: Float32[Array, "B D M M"],
-    boxes: Float32[Array, "B D 4"],
-    row: int,
-    index: np.ndarray,
-    image_size: tuple[int, int],
-    *,
-    paste_padded: bool,
+    masks: Masks, row: int, index: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[rle.Rle, ...]:
     """Pastes masks of one image and encodes them.
 
     Args:
-      mask_probs: probabilities over each box, on the device.
-      boxes: in pixels of the original image, on the device.
-      row: which image of the batch.
+      masks: of a batch [B, D], in pixels of the original images, on the device.
+      row: place of the image in the batch.
       index: which detections, [n] integers.
       image_size: (height, width) of the original image.
-      paste_padded: torchvision's paste, soft value > 0.5; else Detectron2's and mmdet's,
-        value >= 0.5.
 
     Returns:
       Compressed COCO run lengths, in the order of `index`.
     """
-    regions = _regions(np.asarray(boxes)[row][index], mask_probs.shape[-1], image_size)
+    regions = masks.regions(row, index, image_size)
     shapes = [_window_shape(region, image_size) for region in regions]
     encoded: list[rle.Rle] = [_run_lengths(np.zeros(0, np.int64), image_size)] * len(index)
     for shape in sorted(set(shapes)):
@@ -59,34 +51,15 @@ def encode_masks(
             chosen = members[start : start + chunk]
             filled = np.resize(chosen, chunk)
             packed = _paste_bits(
-                mask_probs,
-                boxes,
+                masks,
                 np.int32(row),
                 index[filled].astype(np.int32),
                 regions[filled, :2],
                 shape=shape,
-                padded=paste_padded,
             )
             for i, bits in zip(chosen, jax.device_get(packed), strict=False):
                 encoded[i] = window_rle(bits, regions[i], image_size)
     return tuple(encoded)
-
-
-def _regions(
-    boxes: np.ndarray, cells: int, image_size: tuple[int, int]
-) -> Int32[np.ndarray, "n 4"]:
-    """Whole pixels (x0, y0, x1, y1) that hold everything a paste can set.
-
-    torchvision's enlarged, truncated boxes reach less than a cell and two pixels further out.
-    """
-    height, width = image_size
-    extent = boxes[:, 2:] - boxes[:, :2]
-    margin = np.maximum(np.nan_to_num(extent), 0) / cells + 2
-    low, high = np.floor(boxes[:, :2] - margin), np.ceil(boxes[:, 2:] + margin)
-    limit = np.array([width, height], np.float32)
-    return np.concatenate(
-        [np.clip(np.nan_to_num(side), 0, limit) for side in (low, high)], axis=1
-    ).astype(np.int32)
 
 
 def _window_shape(region: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -97,22 +70,18 @@ def _window_shape(region: np.ndarray, image_size: tuple[int, int]) -> tuple[int,
     return height, width
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "padded"))
+@functools.partial(jax.jit, static_argnames=("shape",))
 def _paste_bits(
-    mask_probs: Float32[Array, "B D M M"],
-    boxes: Float32[Array, "B D 4"],
+    masks: Masks,
     row: Any,
     index: Int32[Array, "n"],
     origin: Int32[Array, "n 2"],
     *,
     shape: tuple[int, int],
-    padded: bool,
 ) -> UInt8[Array, "n W Hbytes"]:
     """Pastes a chunk of masks into windows and packs the binary masks, column by column."""
-    soft = paste_masks(
-        mask_probs[row][index], boxes[row][index], *shape, padded=padded, origin=origin
-    )
-    return pack_mask_bits(soft > 0.5 if padded else soft >= 0.5)
+    chosen = jax.tree.map(lambda leaf: leaf[row][index], masks)
+    return pack_mask_bits(chosen.paste(*shape, origin=origin))
 
 
 def window_rle(

@@ -5,6 +5,7 @@ ones dropped; `mask_encoding` does the masks. Semantic and panoptic maps are mad
 at the image's size inside a canvas of fixed size.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, Integer, UInt8
 
-from segjax.data.images import IGNORE
+from segjax.data import rle
 from segjax.figure_ground.refine import MaskRefinement
-from segjax.models.panoptic_fpn import PanopticMerge, panoptic_map
-from segjax.ops.boxes import clip_boxes, nonempty
+from segjax.ops.boxes import nonempty, rescale_boxes
 from segjax.ops.panoptic import PanopticSegments, semantic_labels
-from segjax.results.classes import Classes, gives_instances
+from segjax.protocols import Model, PanopticModel
+from segjax.results.classes import Classes
 from segjax.results.detections import ImageDetections
 from segjax.results.maps import PanopticMap, SemanticMap, check_label_count
 from segjax.results.mask_encoding import encode_masks
 from segjax.results.panoptic_collect import collect_panoptic
 from segjax.results.result import Result
-from segjax.types import Detections, struct
+from segjax.types import IGNORE, Detections, struct
 
 # The shortest that the longer side of a map's canvas can be, in pixels; a multiple of 16.
 SMALLEST_CANVAS = 128
@@ -48,7 +49,7 @@ class MapOutputs:
 
 @functools.partial(jax.jit, static_argnames=("model", "refine"))
 def predict_original(
-    model: Any,
+    model: Model,
     variables: Any,
     images: UInt8[Array, "B H W 3"],
     image_sizes: Int32[Array, "B 2"],
@@ -62,7 +63,7 @@ def predict_original(
     often evaluation and prediction come back to it.
 
     Args:
-      model: a linen module with a `predict` method, or anything hashable with its `apply`.
+      model: to predict with; hashable.
       variables: its parameters and statistics.
       images: padded uint8 RGB.
       image_sizes: (height, width) of each resized image inside the padding.
@@ -78,46 +79,31 @@ def predict_original(
     detections = model.apply(variables, images, image_sizes, method="predict")
     if refine is not None:
         detections = refine(images, detections)
-    boxes, valid = rescale_boxes(detections.boxes, image_sizes, original_sizes)
-    return Detections(
-        boxes=boxes,
-        scores=detections.scores,
-        classes=detections.classes,
-        valid=detections.valid & valid,
-        mask_probs=detections.mask_probs,
-        semantic_logits=detections.semantic_logits,
-    )
+    return to_original(detections, image_sizes, original_sizes)
 
 
-def rescale_boxes(
-    boxes: Float32[Array, "B D 4"],
-    image_sizes: Int32[Array, "B 2"],
-    original_sizes: Int32[Array, "B 2"],
-) -> tuple[Float32[Array, "B D 4"], Bool[Array, "B D"]]:
-    """Moves boxes from resized to original pixels and clips them to the image.
-
-    Each axis has its own factor, original / resized: rounding the resized size makes the two
-    differ (Detectron2, `detector_postprocess`; mmdet's `scale_factor`).
+def to_original(
+    found: Detections, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
+) -> Detections:
+    """Detections in original pixels; empty boxes are no longer valid.
 
     Args:
-      boxes: in pixels of the resized image.
-      image_sizes: (height, width) after resizing.
-      original_sizes: (height, width) before.
-
-    Returns:
-      The boxes in original pixels, and whether each has an extent inside the image.
+      found: in pixels of the padded input.
+      image_sizes: (height, width) of each resized image inside the padding.
+      original_sizes: (height, width) of each image before it was resized.
     """
-    factors = original_sizes.astype(jnp.float32) / image_sizes.astype(jnp.float32)
-    xyxy = jnp.stack([factors[:, 1], factors[:, 0]] * 2, axis=-1)
-    scaled = clip_boxes(boxes * xyxy[:, None, :], original_sizes)
-    return scaled, nonempty(scaled, 0.0)
+    masks = found.masks and found.masks.to_original(image_sizes, original_sizes)
+    if found.boxes is None:
+        return dataclasses.replace(found, masks=masks)
+    boxes = rescale_boxes(found.boxes, image_sizes, original_sizes)
+    valid = found.valid & nonempty(boxes, 0.0)
+    return dataclasses.replace(found, boxes=boxes, valid=valid, masks=masks)
 
 
 def collect(
     detections: Detections,
     original_sizes: Sequence[tuple[int, int]],
     *,
-    paste_padded: bool,
     class_names: Sequence[str] = (),
     score_threshold: float = 0.0,
     max_detections: int | None = None,
@@ -128,7 +114,6 @@ def collect(
       detections: of `predict_original`, on the device.
       original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
         shape and are left out.
-      paste_padded: paste masks as torchvision does.
       class_names: the name of every class.
       score_threshold: leave out scores at or below it; NaN scores stay, to be noticed.
       max_detections: at most so many per image, the best; None takes all.
@@ -136,21 +121,18 @@ def collect(
     Returns:
       One `ImageDetections` per size.
     """
-    found = _collect_rows(
-        detections, original_sizes, paste_padded, class_names, score_threshold, max_detections
-    )
+    found = _collect_rows(detections, original_sizes, class_names, score_threshold, max_detections)
     return [objects for objects, _ in found]
 
 
 def _collect_rows(
     detections: Detections,
     original_sizes: Sequence[tuple[int, int]],
-    paste_padded: bool,
     class_names: Sequence[str],
     score_threshold: float,
     max_detections: int | None,
 ) -> list[tuple[ImageDetections, Integer[np.ndarray, " n"]]]:
-    """What `collect` gives, and which rows of the device's detections they are."""
+    """Objects of each image, as `collect` returns them, with their rows on the device."""
     boxes, scores, classes, valid = jax.device_get(
         (detections.boxes, detections.scores, detections.classes, detections.valid)
     )
@@ -159,26 +141,25 @@ def _collect_rows(
         keep = valid[row] & ~(scores[row] <= score_threshold)
         order = np.argsort(-scores[row], kind="stable")
         index = order[keep[order]][:max_detections]
+        size = (int(height), int(width))
         masks = None
-        if detections.mask_probs is not None:
-            masks = encode_masks(
-                detections.mask_probs,
-                detections.boxes,
-                row,
-                index,
-                (int(height), int(width)),
-                paste_padded=paste_padded,
-            )
+        if detections.masks is not None:
+            masks = encode_masks(detections.masks, row, index, size)
         objects = ImageDetections(
-            boxes=boxes[row][index],
+            boxes=_boxes_around(masks or ()) if boxes is None else boxes[row][index],
             scores=scores[row][index],
             classes=classes[row][index],
-            image_size=(int(height), int(width)),
+            image_size=size,
             class_names=tuple(class_names),
             mask_rles=masks,
         )
         collected.append((objects, index))
     return collected
+
+
+def _boxes_around(masks: Sequence[rle.Rle]) -> Float32[np.ndarray, "n 4"]:
+    """The smallest boxes that hold masks, for models that predict none."""
+    return np.array([rle.to_bbox(mask) for mask in masks], np.float32).reshape(-1, 4)
 
 
 def map_canvas(height: int, width: int) -> tuple[int, int]:
@@ -198,27 +179,25 @@ def map_canvas(height: int, width: int) -> tuple[int, int]:
     return (shorter, longer) if height <= width else (longer, shorter)
 
 
-@functools.partial(jax.jit, static_argnames=("padded_size", "canvas", "merge", "paste_padded"))
+@functools.partial(jax.jit, static_argnames=("model", "padded_size", "canvas"))
 def maps_original(
+    model: Model,
     found: Detections,
     image_sizes: Int32[Array, "B 2"],
     original_sizes: Int32[Array, "B 2"],
     *,
     padded_size: tuple[int, int],
     canvas: tuple[int, int],
-    merge: PanopticMerge | None,
-    paste_padded: bool,
 ) -> MapOutputs:
     """Semantic and panoptic maps at the original size, one image after the other for memory.
 
     Args:
+      model: that found it; a panoptic one merges.
       found: of `predict_original`, with semantic logits; and with masks, to be merged.
       image_sizes: (height, width) of each resized image inside the padding.
       original_sizes: (height, width) of the maps; what exceeds the canvas is cut off.
       padded_size: (height, width) of the padded input.
       canvas: (height, width) of the arrays.
-      merge: how instances and stuff become one map; None: they do not.
-      paste_padded: paste masks as torchvision does.
 
     Raises:
       ValueError: for more classes than labels of 8 bits can tell apart.
@@ -232,8 +211,8 @@ def maps_original(
         assert logits is not None
         labels = semantic_labels(logits, image_size, size, padded_size=padded_size, canvas=canvas)
         segments = None
-        if merge is not None:
-            segments = panoptic_map(detections, labels, merge, paste_padded)
+        if isinstance(model, PanopticModel):
+            segments = model.to_panoptic(detections, labels)
         return MapOutputs(
             semantic=jnp.where(labels < 0, IGNORE, labels).astype(jnp.uint8),
             finite=jnp.isfinite(logits).all(),
@@ -290,7 +269,7 @@ def collect_maps(
 
 
 def collect_results(
-    model: Any,
+    model: Model,
     found: Detections,
     maps: MapOutputs | None,
     original_sizes: Sequence[tuple[int, int]],
@@ -315,11 +294,10 @@ def collect_results(
     """
     instances: Sequence[ImageDetections | None] = [None] * len(original_sizes)
     rows: Sequence[np.ndarray] = ()
-    if gives_instances(model):
+    if model.classes.things is not None:
         collected = _collect_rows(
             found,
             original_sizes,
-            bool(model.paste_padded),
             classes.names,
             score_threshold,
             max_detections,

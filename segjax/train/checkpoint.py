@@ -18,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -29,6 +28,7 @@ from segjax.config_json import read_config, save_config
 from segjax.data.segments import PanopticCategory
 from segjax.models.variables import differing_shapes, variable_shapes
 from segjax.predict.predictor import Predictor
+from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, with_classes
@@ -231,7 +231,7 @@ class Run:
     """
 
     config: TrainConfig
-    model: nn.Module
+    model: Model
     variables: dict[str, Any]
     classes: Classes
     step: int
@@ -269,11 +269,12 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
     classes = read_classes(folder)
-    shapes = variable_shapes(config.model)
+    model = config.model
+    shapes = variable_shapes(model)
     with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)
         variables = checkpoints.restore_variables(shapes, step)
-    return Run(config, config.model, variables, classes, step)
+    return Run(config, model, variables, classes, step)
 
 
 def save_run(
@@ -319,7 +320,11 @@ def save_run(
         if checkpoints.steps:
             raise FileExistsError(f"{folder} has checkpoints {list(checkpoints.steps)} already")
         checkpoints.save_variables(variables)
-    save_config(folder / CONFIG_FILE, dataclasses.replace(config, model=model), library_versions())
+    save_config(
+        folder / CONFIG_FILE,
+        dataclasses.replace(config, model=model),
+        library_versions(),
+    )
     save_classes(folder, classes)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 from jaxtyping import PRNGKeyArray
 
@@ -17,6 +16,7 @@ from segjax.config_json import save_config
 from segjax.data import pipeline
 from segjax.eval.runner import EvalResults, Evaluator
 from segjax.models.variables import init_variables, start_from, variable_names
+from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
@@ -53,7 +53,7 @@ class TrainResults:
       compilations: how often the step was compiled: once for each bucket of image shapes.
     """
 
-    model: nn.Module
+    model: Model
     variables: dict[str, Any]
     metrics: dict[str, float]
     classes: Classes
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> TrainResults:
             check_same_run(workdir, config, classes)
 
         # ------------------------------------------------------------ Model, optimizer, step
-        model: Any = config.model
+        model = config.model
         key = jax.random.key(config.seed)
         variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes)
         frozen = model.frozen_paths()
@@ -278,7 +278,7 @@ def initial_variables(
     Raises:
       ValueError: if random ones would be trained on that the model freezes.
     """
-    model: Any = config.model
+    model = config.model
     if config.init_from is None or resumes:
         variables = init_variables(model, key)
         drawn = [] if resumes else variable_names(variables)

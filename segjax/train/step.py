@@ -4,12 +4,12 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Key, PRNGKeyArray
 
+from segjax.protocols import Model
 from segjax.train.optim import Schedule, frozen_mask, global_norm
 from segjax.train.state import TrainState
 from segjax.types import Batch, LossTerm
@@ -19,7 +19,7 @@ Step = Callable[[TrainState, Batch, PRNGKeyArray, str | None], tuple[TrainState,
 
 
 def make_step(
-    model: nn.Module,
+    model: Model,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     frozen_paths: Sequence[str] = (),
@@ -37,7 +37,7 @@ def make_step(
     A step whose loss or gradient is not finite changes nothing but the counter.
 
     Args:
-      model: has a method `losses(batch, keys) -> (dict of LossTerm, dict of counts)`.
+      model: to train.
       optimizer: over the whole parameter tree.
       schedule: the learning rate, for the metrics.
       frozen_paths: prefixes of parameters whose gradient is not even computed.

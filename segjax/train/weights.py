@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from segjax.protocols import Model
 from segjax.train.checkpoint import CONFIG_FILE, load_run
 from segjax.train.classes import CLASSES_FILE
 from segjax.zoo import hub
@@ -71,7 +72,7 @@ def load(
     return found.model, found.variables
 
 
-def start_weights(name_or_path: str, model: Any) -> tuple[dict[str, Any], str]:
+def start_weights(name_or_path: str, model: Model) -> tuple[dict[str, Any], str]:
     """The weights that a run starts from, and where they are from.
 
     Args:

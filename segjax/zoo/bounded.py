@@ -5,11 +5,12 @@ from typing import Any
 import flax.linen as nn
 
 from segjax.models.variables import variable_shapes
+from segjax.protocols import Backbone, Model
 
 _COUNTS = ("num_convs", "num_fcs", "stage_sizes")  # fields that say how often a layer is repeated
 
 
-def bounded_shapes(model: nn.Module, described: Any, arrays: int) -> dict[str, Any]:
+def bounded_shapes(model: Model | Backbone, described: Any, arrays: int) -> dict[str, Any]:
     """Shapes and dtypes of a model's variables; a model of a billion layers is given up early.
 
     Args:

@@ -5,11 +5,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-import flax.linen as nn
-
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
-from segjax.models.preprocess import Preprocess
+from segjax.ops.preprocess import Preprocess
+from segjax.protocols import Backbone, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Entry:
     """
 
     name: str
-    make: Callable[[], nn.Module]
+    make: Callable[[], Model | Backbone]
     peer: str
     weights: Weights
     kind: Literal["detector", "backbone"]

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from segjax.models import CascadeMaskRCNN, CascadeRCNN, PanopticFPN
+from segjax.protocols import Backbone, Model
 from segjax.zoo.convert import RULES, export, with_unread
 from segjax.zoo.files import write_together
 from segjax.zoo.hub import Pretrained
@@ -21,20 +22,24 @@ SUFFIXES = {
 }
 
 
-def table_of(model: Any, library: str) -> str:
+# What a converter's table is called, after the library.
+_KINDS: dict[tuple[str, type], str] = {
+    ("torchvision", PanopticFPN): "panoptic",
+    ("detectron2", PanopticFPN): "panoptic",
+    ("mmdet", PanopticFPN): "panoptic",
+    ("detectron2", CascadeRCNN): "cascade",
+    ("detectron2", CascadeMaskRCNN): "cascade",
+}
+
+
+def table_of(model: Model | Backbone, library: str) -> str:
     """The converter's table for a model in a library: a key of `convert.RULES`.
 
     Raises:
       ValueError: if the library has no such model.
     """
-    if isinstance(model, PanopticFPN):
-        key = f"{library}_panoptic"
-    elif library == "detectron2" and isinstance(model, CascadeRCNN | CascadeMaskRCNN):
-        key = "detectron2_cascade"
-    elif not hasattr(model, "losses"):
-        key = f"{library}_backbone"
-    else:
-        key = library
+    kind = _KINDS.get((library, type(model)), "") if isinstance(model, Model) else "backbone"
+    key = f"{library}_{kind}" if kind else library
     if key not in RULES:
         raise ValueError(
             f"{library} has no counterpart of a {type(model).__name__} here: there are tables for"
@@ -79,7 +84,7 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
 def _pkl(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
     # With an author, Detectron2 takes the names as they are; those of a backbone alone lack the
     # prefix that a detector gives them, which its heuristics find.
-    alone = not hasattr(found.model, "losses")
+    alone = not isinstance(found.model, Model)
     heuristics = {"matching_heuristics": True} if alone else {}
     content = {"model": state, "__author__": "segjax"} | heuristics
     return pickle.dumps(content, protocol=4)

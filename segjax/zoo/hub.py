@@ -21,7 +21,6 @@ import numpy as np
 from segjax.config_json import from_json, to_json
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
-from segjax.models.preprocess import Preprocess
 from segjax.models.variables import (
     differing_shapes,
     flatten_variables,
@@ -29,7 +28,9 @@ from segjax.models.variables import (
     unflatten_variables,
     variable_shapes,
 )
+from segjax.ops.preprocess import Preprocess
 from segjax.predict.predictor import Predictor
+from segjax.protocols import Backbone, ClassCounts, Model
 from segjax.results.classes import Classes
 from segjax.zoo import table
 from segjax.zoo.bounded import bounded_shapes
@@ -66,7 +67,7 @@ class Pretrained:
         counters, a backbone's classifier, what torchvision's heads say of the background.
     """
 
-    model: Any
+    model: Any  # a Model, or a Backbone alone
     variables: dict[str, Any]
     classes: Classes = Classes()
     data: DataConfig = DataConfig()
@@ -105,11 +106,13 @@ class Pretrained:
           seed: of what is drawn.
         """
         model, classes = self.model, self.classes
-        if num_classes not in (None, getattr(model, "num_classes", None)):
-            model = model.with_num_classes(num_classes)
+        if not isinstance(model, Model):
+            raise ValueError(f"{self.label} is a backbone, which has no classes")
+        if num_classes not in (None, model.classes.things):
+            model = model.with_classes(things=num_classes)
             classes = dataclasses.replace(classes, names=(), category_ids=())
-        if semantic_classes not in (None, getattr(model, "semantic_classes", None)):
-            model = model.with_semantic_classes(semantic_classes)
+        if semantic_classes not in (None, model.classes.pixels):
+            model = model.with_classes(pixels=semantic_classes)
             classes = dataclasses.replace(classes, semantic_names=())
         if model is self.model:
             return self
@@ -327,12 +330,13 @@ def _described(record: Mapping[str, Any]) -> Pretrained:
     return Pretrained(model, {}, classes, data, preprocess, record["origin"])
 
 
-def _check_counts(model: Any, classes: Classes) -> None:
+def _check_counts(model: Model | Backbone, classes: Classes) -> None:
     """Raises a `ValueError` if a model has another number of classes than there are names of."""
+    counts = model.classes if isinstance(model, Model) else ClassCounts()
     for known, number, what in (
-        (classes.names, getattr(model, "num_classes", None), "names of classes"),
-        (classes.category_ids, getattr(model, "num_classes", None), "ids of categories"),
-        (classes.semantic_names, getattr(model, "semantic_classes", None), "names of pixels"),
+        (classes.names, counts.things, "names of classes"),
+        (classes.category_ids, counts.things, "ids of categories"),
+        (classes.semantic_names, counts.pixels, "names of pixels"),
     ):
         if known and number is not None and len(known) != number:
             raise ValueError(f"there are {len(known)} {what}, the model has {number} classes")

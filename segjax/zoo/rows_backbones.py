@@ -2,10 +2,10 @@
 
 import functools
 
-from segjax.models.flavours import DETECTRON2, DETECTRON2_X101_32X8D, LITE_PREPROCESS
-from segjax.models.preprocess import Preprocess
-from segjax.nn.backbones.efficientnet import efficientnet_lite
+from segjax.models.flavours.libraries import DETECTRON2, DETECTRON2_X101_32X8D
+from segjax.nn.backbones.efficientnet import LITE_PREPROCESS, efficientnet_lite
 from segjax.nn.backbones.resnet import resnet
+from segjax.ops.preprocess import Preprocess
 from segjax.zoo import rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
 

@@ -9,16 +9,10 @@ import functools
 import re
 from collections.abc import Callable
 
-import flax.linen as nn
-
 from segjax.data.config import DataConfig
-from segjax.models import (
-    cascade_mask_rcnn_resnet_fpn,
-    faster_rcnn_resnet_fpn,
-    mask_rcnn_resnet_fpn,
-    panoptic_fpn_resnet,
-)
-from segjax.models.flavours import DETECTRON2_X101_32X8D
+from segjax.models import cascade_mask_rcnn, faster_rcnn, mask_rcnn, panoptic_fpn, resnet
+from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D
+from segjax.protocols import Model
 from segjax.zoo.coco_classes import COCO_IDS, COCO_NAMES, PANOPTIC_CATEGORIES, THINGS_FIRST_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -43,17 +37,23 @@ panoptic_fpn_resnet50.d2_3x COCO-PanopticSegmentation/panoptic_fpn_R_50_3x/13951
 panoptic_fpn_resnet101.d2_3x COCO-PanopticSegmentation/panoptic_fpn_R_101_3x/139514519/model_final_cafdb1.pkl 42.4 38.5 43.0
 """  # noqa: E501
 
-_R50, _R101 = {"depth": 50}, {"depth": 101}
-_X101 = {"depth": 101, "groups": 32, "group_width": 8, "style": DETECTRON2_X101_32X8D}
+_R50, _R101 = {"backbone": resnet(50)}, {"backbone": resnet(101)}
+_X101 = {
+    "backbone": resnet(101, groups=32, group_width=8),
+    "flavour": DETECTRON2_X101_32X8D,
+}
 _THINGS = len(COCO_NAMES)
-_faster_rcnn = functools.partial(faster_rcnn_resnet_fpn, _THINGS, style="detectron2")
-_mask_rcnn = functools.partial(mask_rcnn_resnet_fpn, _THINGS, style="detectron2")
+_faster_rcnn = functools.partial(faster_rcnn, num_classes=_THINGS, flavour="detectron2")
+_mask_rcnn = functools.partial(mask_rcnn, num_classes=_THINGS, flavour="detectron2")
 _panoptic_fpn = functools.partial(
-    panoptic_fpn_resnet, _THINGS, len(THINGS_FIRST_NAMES), style="detectron2"
+    panoptic_fpn,
+    num_classes=_THINGS,
+    semantic_classes=len(THINGS_FIRST_NAMES),
+    flavour="detectron2",
 )
 
 # Architecture -> constructor, converter's rules.
-_MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+_MODELS: dict[str, tuple[Callable[[], Model], str]] = {
     "faster_rcnn_resnet50_fpn": (functools.partial(_faster_rcnn, **_R50), "detectron2"),
     "faster_rcnn_resnet101_fpn": (functools.partial(_faster_rcnn, **_R101), "detectron2"),
     "faster_rcnn_resnext101_32x8d_fpn": (functools.partial(_faster_rcnn, **_X101), "detectron2"),
@@ -61,7 +61,7 @@ _MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "mask_rcnn_resnet101_fpn": (functools.partial(_mask_rcnn, **_R101), "detectron2"),
     "mask_rcnn_resnext101_32x8d_fpn": (functools.partial(_mask_rcnn, **_X101), "detectron2"),
     "cascade_mask_rcnn_resnet50_fpn": (
-        functools.partial(cascade_mask_rcnn_resnet_fpn, _THINGS, style="detectron2", **_R50),
+        functools.partial(cascade_mask_rcnn, num_classes=_THINGS, flavour="detectron2", **_R50),
         "detectron2_cascade",
     ),
     "panoptic_fpn_resnet50": (functools.partial(_panoptic_fpn, **_R50), "detectron2_panoptic"),

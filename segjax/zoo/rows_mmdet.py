@@ -12,15 +12,16 @@ from typing import Any
 
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.models import (
-    cascade_mask_rcnn_resnet_fpn,
-    cascade_rcnn_resnet_fpn,
-    faster_rcnn_resnet_fpn,
-    htc_resnet_fpn,
-    mask_rcnn_resnet_fpn,
-    panoptic_fpn_resnet,
+    cascade_mask_rcnn,
+    cascade_rcnn,
+    faster_rcnn,
+    htc,
+    mask_rcnn,
+    panoptic_fpn,
+    resnet,
 )
-from segjax.models.cascade_flavours import MMDET_CASCADE_CAFFE
-from segjax.models.flavours import MMDET_CAFFE
+from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
+from segjax.models.flavours.libraries import MMDET_CAFFE
 from segjax.zoo.coco_classes import COCO_IDS, COCO_NAMES, PANOPTIC_CATEGORIES, THINGS_LAST_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -28,12 +29,12 @@ URL = "https://download.openmmlab.com/mmdetection/v2.0/"
 SOURCE = "https://github.com/open-mmlab/mmdetection/blob/v3.3.0/configs/"
 LICENCE = "Apache-2.0"
 
-# The backbone in a file's name -> ours, and the factories' arguments.
-_BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
-    "r50": ("resnet50", {"depth": 50}),
-    "r101": ("resnet101", {"depth": 101}),
-    "x101_32x4d": ("resnext101_32x4d", {"depth": 101, "groups": 32, "group_width": 4}),
-    "x101_64x4d": ("resnext101_64x4d", {"depth": 101, "groups": 64, "group_width": 4}),
+# The backbone in a file's name -> ours.
+_BACKBONES = {
+    "r50": ("resnet50", resnet(50)),
+    "r101": ("resnet101", resnet(101)),
+    "x101_32x4d": ("resnext101_32x4d", resnet(101, groups=32, group_width=4)),
+    "x101_64x4d": ("resnext101_64x4d", resnet(101, groups=64, group_width=4)),
 }
 # The schedule in a file's name -> our tag.
 _TAGS = {
@@ -88,14 +89,14 @@ class _Family:
     def _entry(self, run: str, rest: str, *figures: str) -> Entry:
         backbone, schedule = run.split("_fpn_")
         caffe = backbone.endswith("_caffe")
-        ours, arguments = _BACKBONES[backbone.removesuffix("_caffe")]
-        style = {"style": self.caffe} if caffe else {}
+        ours, module = _BACKBONES[backbone.removesuffix("_caffe")]
+        flavour = {"flavour": self.caffe} if caffe else {}
         run = f"{self.file}_{run}_coco"
         folder = _FOLDERS.get(schedule, self.folder)
         tag = f"mm_{'caffe_' if caffe else ''}{_TAGS[schedule]}"
         return Entry(
             name=f"{self.architecture.format(ours)}.{tag}",
-            make=functools.partial(self.make, **arguments, **style),
+            make=functools.partial(self.make, module, **flavour),
             peer=self.peer,
             weights=Weights.sha256_in_name(f"{URL}{folder}/{run}/{run}_{rest}.pth"),
             kind="detector",
@@ -115,7 +116,7 @@ _FASTER_RCNN = _Family(
     file="faster_rcnn",
     folder="faster_rcnn",
     architecture="faster_rcnn_{}_fpn",
-    make=functools.partial(faster_rcnn_resnet_fpn, _THINGS, style="mmdet"),
+    make=functools.partial(faster_rcnn, num_classes=_THINGS, flavour="mmdet"),
     caffe=MMDET_CAFFE,
     metrics=("box/AP",),
     rows="""
@@ -144,7 +145,7 @@ _MASK_RCNN = _Family(
     file="mask_rcnn",
     folder="mask_rcnn",
     architecture="mask_rcnn_{}_fpn",
-    make=functools.partial(mask_rcnn_resnet_fpn, _THINGS, style="mmdet"),
+    make=functools.partial(mask_rcnn, num_classes=_THINGS, flavour="mmdet"),
     caffe=MMDET_CAFFE,
     rows="""
         r50_fpn_1x               20200205-d4b0c5d6                                        38.2 34.7
@@ -171,7 +172,7 @@ _CASCADE_RCNN = _Family(
     file="cascade_rcnn",
     folder="cascade_rcnn",
     architecture="cascade_rcnn_{}_fpn",
-    make=functools.partial(cascade_rcnn_resnet_fpn, _THINGS, style="mmdet"),
+    make=functools.partial(cascade_rcnn, num_classes=_THINGS, flavour="mmdet"),
     caffe=MMDET_CASCADE_CAFFE,
     metrics=("box/AP",),
     rows="""
@@ -191,7 +192,7 @@ _CASCADE_MASK_RCNN = _Family(
     file="cascade_mask_rcnn",
     folder="cascade_rcnn",
     architecture="cascade_mask_rcnn_{}_fpn",
-    make=functools.partial(cascade_mask_rcnn_resnet_fpn, _THINGS, style="mmdet"),
+    make=functools.partial(cascade_mask_rcnn, num_classes=_THINGS, flavour="mmdet"),
     caffe=MMDET_CASCADE_CAFFE,
     rows="""
         r50_fpn_1x               20200203-9d4dcb24                                        41.2 35.9
@@ -219,7 +220,7 @@ _HTC = _Family(
     folder="htc",
     architecture="htc_{}_fpn",
     make=functools.partial(
-        htc_resnet_fpn, _THINGS, semantic_classes=len(STUFF_NAMES), style="mmdet"
+        htc, num_classes=_THINGS, semantic_classes=len(STUFF_NAMES), flavour="mmdet"
     ),
     semantic_names=STUFF_NAMES,
     rows="""
@@ -234,7 +235,12 @@ _PANOPTIC_FPN = _Family(
     file="panoptic_fpn",
     folder="panoptic_fpn",
     architecture="panoptic_fpn_{}",
-    make=functools.partial(panoptic_fpn_resnet, _THINGS, len(THINGS_LAST_NAMES), style="mmdet"),
+    make=functools.partial(
+        panoptic_fpn,
+        num_classes=_THINGS,
+        semantic_classes=len(THINGS_LAST_NAMES),
+        flavour="mmdet",
+    ),
     metrics=("panoptic/PQ",),
     peer="mmdet_panoptic",
     semantic_names=THINGS_LAST_NAMES,

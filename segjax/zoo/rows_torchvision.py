@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable
 
 from segjax.data.config import DataConfig
-from segjax.models import faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn
-from segjax.models.flavours import TORCHVISION_V2, Flavour
+from segjax.models import faster_rcnn, mask_rcnn, resnet
+from segjax.models.flavours.libraries import TORCHVISION_V2, Flavour
 from segjax.zoo.coco_classes import TORCHVISION_IDS, TORCHVISION_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -19,14 +19,15 @@ SOURCE = "https://github.com/pytorch/vision/blob/main/torchvision/models/"
 LICENCE = "BSD-3-Clause"
 
 # Its factories freeze the stem and the first stage of what has weights, and nothing otherwise
-# (`_validate_trainable_layers`). Ours freeze the norms in there, too, which go on counting there.
+# (`_validate_trainable_layers`). Ours also freeze the batch norms in those stages; torchvision's
+# keep updating their statistics.
 _V2 = dataclasses.replace(TORCHVISION_V2, frozen_stages=2)
 
 
 def _row(
     architecture: str,
     factory: Callable,
-    style: str | Flavour,
+    flavour: str | Flavour,
     file: str,
     mib: float,
     published: dict[str, float],
@@ -34,7 +35,9 @@ def _row(
     module = architecture.split("_resnet", maxsplit=1)[0]
     return Entry(
         name=f"{architecture}.tv_coco_v1",
-        make=functools.partial(factory, len(TORCHVISION_NAMES), depth=50, style=style),
+        make=functools.partial(
+            factory, resnet(50), num_classes=len(TORCHVISION_NAMES), flavour=flavour
+        ),
         peer="torchvision",
         weights=Weights.sha256_in_name(URL + file, mib),
         kind="detector",
@@ -50,7 +53,7 @@ def _row(
 ROWS = (
     _row(
         "faster_rcnn_resnet50_fpn",
-        faster_rcnn_resnet_fpn,
+        faster_rcnn,
         "torchvision",
         "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
         159.743,
@@ -58,7 +61,7 @@ ROWS = (
     ),
     _row(
         "faster_rcnn_resnet50_fpn_v2",
-        faster_rcnn_resnet_fpn,
+        faster_rcnn,
         _V2,
         "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth",
         167.104,
@@ -66,7 +69,7 @@ ROWS = (
     ),
     _row(
         "mask_rcnn_resnet50_fpn",
-        mask_rcnn_resnet_fpn,
+        mask_rcnn,
         "torchvision",
         "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
         169.84,
@@ -74,7 +77,7 @@ ROWS = (
     ),
     _row(
         "mask_rcnn_resnet50_fpn_v2",
-        mask_rcnn_resnet_fpn,
+        mask_rcnn,
         _V2,
         "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
         177.219,

@@ -3,11 +3,12 @@
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import (
-    mask_rcnn_efficientnet_lite_fpn,
-    panoptic_fpn_resnet,
-    semantic_fpn_resnet,
+    efficientnet_lite,
+    mask_rcnn,
+    panoptic_fpn,
+    semantic_fpn,
 )
-from segjax.models.flavours import DETECTRON2, MMDET
+from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.nn.backbones.resnet import ResNet, resnet
 from segjax.train.resolve import with_dtype
 from tests import tiny
@@ -16,7 +17,7 @@ MMDETS = ("cascade_mmdet", "htc")
 
 
 def _panoptic_fpn():
-    model = panoptic_fpn_resnet(tiny.CLASSES, semantic_classes=tiny.CLASSES + 2)
+    model = panoptic_fpn(resnet(50), num_classes=tiny.CLASSES, semantic_classes=tiny.CLASSES + 2)
     return model.clone(detector=tiny.mask_rcnn())
 
 
@@ -28,8 +29,8 @@ MODELS = {
     "cascade_mmdet": lambda: tiny.cascade_mask_rcnn("mmdet"),
     "htc": tiny.htc,
     "panoptic_fpn": _panoptic_fpn,
-    "semantic_fpn": lambda: semantic_fpn_resnet(tiny.CLASSES + 1),
-    "lite": lambda: mask_rcnn_efficientnet_lite_fpn(tiny.CLASSES),
+    "semantic_fpn": lambda: semantic_fpn(resnet(50), semantic_classes=tiny.CLASSES + 1),
+    "lite": lambda: mask_rcnn(efficientnet_lite(0), num_classes=tiny.CLASSES),
 }
 FAMILIES = tuple(MODELS)
 

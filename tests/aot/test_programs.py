@@ -10,7 +10,7 @@ from segjax.aot.worker import compute_dtype
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
-from segjax.models import htc_resnet_fpn, semantic_fpn_resnet
+from segjax.models import htc, resnet, semantic_fpn
 from tests import tiny
 from tests.aot.small_runs import FAMILIES, small_run
 
@@ -38,13 +38,15 @@ def test_classes_that_the_data_would_decide_are_cocos():
     config = TrainConfig(model=tiny.mask_rcnn(num_classes=0), data=DataConfig())
     assert programs.completed(config).model.num_classes == 80
     config = TrainConfig(
-        model=semantic_fpn_resnet(0), data=DataConfig(semantic="panoptic", instances=False)
+        model=semantic_fpn(resnet(50), semantic_classes=0),
+        data=DataConfig(semantic="panoptic", instances=False),
     )
     assert programs.completed(config).model.semantic_classes == 133
-    htc = TrainConfig(
-        model=htc_resnet_fpn(7, semantic_classes=183), data=DataConfig(semantic="stuffthingmaps")
+    config = TrainConfig(
+        model=htc(resnet(50), num_classes=7, semantic_classes=183),
+        data=DataConfig(semantic="stuffthingmaps"),
     )
-    model = programs.completed(htc).model
+    model = programs.completed(config).model
     assert (model.num_classes, model.semantic_classes) == (7, 183)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data import rle
-from segjax.models.rpn import RPN
+from segjax.models.parts.rpn import RPN
 from segjax.types import Detections
 
 CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 17, "name": "box"}, {"id": 90, "name": "none"}]

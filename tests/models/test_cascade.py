@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import cascade_mask_rcnn_resnet_fpn
-from segjax.models.cascade_flavours import CASCADE_FLAVOURS, cascade_flavour
-from segjax.models.rois import RoISamples
+from segjax.models import cascade_mask_rcnn, resnet
+from segjax.models.flavours.cascades import CASCADE_FLAVOURS, cascade_flavour
+from segjax.models.parts.rois import RoISamples
 from segjax.types import LossTerm, Proposals
 from tests import tiny
 from tests.models.run import Run, assert_finite
@@ -245,7 +245,7 @@ def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"the heads have \[7\] classes, the model 3"):
         tiny.init(model.clone(mask_heads=(other,)))
     with pytest.raises(ValueError, match="style is 'torchvision'; it must be a CascadeFlavour or"):
-        cascade_mask_rcnn_resnet_fpn(3, style="torchvision")
+        cascade_mask_rcnn(resnet(50), num_classes=3, flavour="torchvision")
 
 
 def test_classes_can_be_left_to_the_data():

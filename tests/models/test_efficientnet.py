@@ -10,8 +10,8 @@ import segjax
 from segjax.config import TrainConfig, override
 from segjax.config_json import from_json, to_json
 from segjax.data.config import DataConfig
-from segjax.models import panoptic_fpn_resnet, semantic_fpn_resnet
-from segjax.models.flavours import LITE_PREPROCESS
+from segjax.models import panoptic_fpn, resnet, semantic_fpn
+from segjax.models.flavours.libraries import LITE_PREPROCESS
 from segjax.models.variables import init_variables, matching, variable_shapes
 from segjax.nn.backbones.efficientnet import EfficientNetLite, efficientnet_lite
 from segjax.nn.norm import NormSpec
@@ -35,8 +35,8 @@ MODELS = {
     "cascade_rcnn": tiny.cascade_rcnn,
     "cascade_mask_rcnn": tiny.cascade_mask_rcnn,
     "htc": tiny.htc,
-    "panoptic_fpn": lambda: panoptic_fpn_resnet(3, 4),
-    "semantic_fpn": lambda: semantic_fpn_resnet(4),
+    "panoptic_fpn": lambda: panoptic_fpn(resnet(50), num_classes=3, semantic_classes=4),
+    "semantic_fpn": lambda: semantic_fpn(resnet(50), semantic_classes=4),
 }
 
 
@@ -68,16 +68,16 @@ def test_it_learns_all_over():
 
 
 def test_the_factory_has_the_weights_pixels_and_norm():
-    model = segjax.mask_rcnn_efficientnet_lite_fpn(5, variant=1)
+    model = segjax.mask_rcnn(segjax.efficientnet_lite(1), num_classes=5)
     assert model.backbone == efficientnet_lite(1, frozen_stages=2)
     assert model.preprocess.mean == (127.0,) * 3 and model.preprocess.std == (128.0,) * 3
-    on_resnet = segjax.mask_rcnn_resnet_fpn(5)
+    on_resnet = segjax.mask_rcnn(segjax.resnet(50), num_classes=5)
     same = {"backbone": on_resnet.backbone, "preprocess": on_resnet.preprocess}
     assert model.clone(**same) == on_resnet
 
 
 def test_flags_reach_the_backbone():
-    config = TrainConfig(segjax.mask_rcnn_efficientnet_lite_fpn(5), DataConfig())
+    config = TrainConfig(segjax.mask_rcnn(segjax.efficientnet_lite(0), num_classes=5), DataConfig())
     flags = ["--model.backbone.frozen-stages=0", "--model.backbone.norm.kind=batch"]
     changed = override(config, flags).model.backbone
     assert changed == efficientnet_lite(0, norm=NormSpec("batch", epsilon=1e-3, momentum=0.99))

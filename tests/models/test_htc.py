@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import htc_resnet_fpn
-from segjax.models.rois import RoIPooler
-from segjax.models.semantic import SemanticLoss
+from segjax.losses.semantic import SemanticLoss
+from segjax.models import htc, resnet
+from segjax.models.parts.rois import RoIPooler
 from tests import tiny
 from tests.models.run import Run
 
@@ -236,7 +236,7 @@ def test_predicted_masks_are_the_mean_of_the_stages_or_the_last():
         model = tiny.htc(semantic=False).clone(mask_stages=mask_stages)
         found = model.apply({}, [jnp.asarray(x) for x in logits], method="mask_probabilities")
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    assert htc_resnet_fpn().mask_stages == "mean"
+    assert htc(resnet(50)).mask_stages == "mean"
 
 
 def test_both_predictions_have_the_same_parameters(whole):
@@ -245,11 +245,11 @@ def test_both_predictions_have_the_same_parameters(whole):
 
 
 def test_classes_can_be_left_to_the_data():
-    model = htc_resnet_fpn()
+    model = htc(resnet(50))
     assert (model.num_classes, model.semantic_classes) == (0, 0)
     model = model.with_num_classes(4).with_semantic_classes(5)
     assert (model.num_classes, model.semantic_classes) == (4, 5)
-    bare = htc_resnet_fpn(semantic=False)
+    bare = htc(resnet(50), semantic=False)
     assert bare.semantic_classes is None
     with pytest.raises(ValueError, match="no semantic branch"):
         bare.with_semantic_classes(5)
@@ -264,7 +264,7 @@ def test_parts_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match=r"reads strides \(8,\), the semantic feature is at"):
         tiny.init(model.clone(semantic_head=model.semantic_head.clone(fusion_level=0)))
     with pytest.raises(ValueError, match="style is 'detectron2'; it must be a CascadeFlavour or"):
-        htc_resnet_fpn(3, style="detectron2")
+        htc(resnet(50), num_classes=3, flavour="detectron2")
     with pytest.raises(ValueError, match="10 cells a side, which are no multiple of 3"):
         pooler = dataclasses.replace(model.semantic_pooler, output_size=10)
         tiny.init(model.clone(semantic_pooler=pooler))

@@ -8,15 +8,16 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from segjax.losses.semantic import SemanticLoss
 from segjax.models import (
     PanopticFPN,
     PanopticMerge,
     SemanticFPN,
-    panoptic_fpn_resnet,
-    semantic_fpn_resnet,
+    panoptic_fpn,
+    resnet,
+    semantic_fpn,
 )
 from segjax.models.panoptic_fpn import panoptic_map
-from segjax.models.semantic import SemanticLoss
 from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from segjax.ops.masks import paste_masks
 from segjax.ops.panoptic import merge_panoptic
@@ -117,7 +118,7 @@ def merged_things(batch, things):
     ],
 )
 def test_every_detector_learns_and_merges_in_both_flavours(style, detector):
-    whole = panoptic_fpn_resnet(style=style)
+    whole = panoptic_fpn(resnet(50), flavour=style)
     things = whole.merge.things % 2
     merge = dataclasses.replace(whole.merge, stuff_area=1, score_threshold=0.0)
     model = whole.clone(detector=detector, semantic_head=HEAD, merge=merge).with_semantic_classes(2)
@@ -251,14 +252,17 @@ def test_detectors_without_masks_are_refused(monkeypatch):
 
 
 def test_frozen_stages_are_the_detectors():
-    model = panoptic_fpn_resnet()
+    model = panoptic_fpn(resnet(50))
     assert model.frozen_paths()[0] == "detector/backbone/stem_conv"
     variables = jax.eval_shape(lambda: tiny.init(panoptic(tiny.mask_rcnn())))
     assert set(variables["params"]) == {"detector", "semantic_head"}
 
 
 def test_the_two_flavours():
-    ours, theirs = panoptic_fpn_resnet(style="detectron2"), panoptic_fpn_resnet(style="mmdet")
+    ours, theirs = (
+        panoptic_fpn(resnet(50), flavour="detectron2"),
+        panoptic_fpn(resnet(50), flavour="mmdet"),
+    )
     assert ours.merge == PanopticMerge(0.5, 0.5, 4096, things=0)
     assert theirs.merge == PanopticMerge(0.6, 0.5, 4096, things=-1)
     assert ours.semantic_loss == SemanticLoss(0.5, full_resolution=True)
@@ -266,7 +270,7 @@ def test_the_two_flavours():
     assert theirs.detector.detections.class_agnostic_nms
     assert not ours.detector.detections.class_agnostic_nms
     with pytest.raises(ValueError, match="style is 'torchvision'; a Panoptic FPN is"):
-        panoptic_fpn_resnet(style="torchvision")
+        panoptic_fpn(resnet(50), flavour="torchvision")
 
 
 @pytest.mark.parametrize(
@@ -313,7 +317,7 @@ def test_semantic_fpn_learns_a_batch(head):
 
 
 def test_semantic_fpn_leaves_its_classes_to_the_data():
-    model = semantic_fpn_resnet()
+    model = semantic_fpn(resnet(50))
     assert model.num_classes is None and model.semantic_classes == 0
     assert model.with_semantic_classes(54).semantic_head.num_classes == 54
     assert not model.has_masks

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.flavours import DETECTRON2, MMDET, TORCHVISION
-from segjax.models.rpn import RPN
+from segjax.models.flavours.libraries import DETECTRON2, MMDET, TORCHVISION
+from segjax.models.parts.rpn import RPN
 from segjax.nn.heads.rpn import RPNOutput
 
 SHAPES, SIZE = [(8, 8), (4, 4), (2, 2)], (64, 64)

@@ -4,26 +4,28 @@ import jax
 import numpy as np
 import pytest
 
-from segjax.models import semantic_fpn_resnet
+from segjax.models import resnet, semantic_fpn
 from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from tests import tiny
 from tests.models.run import Run
 
 
 def test_the_head_is_chosen_by_name():
-    assert semantic_fpn_resnet(7).semantic_head == SemanticFPNHead(7)
-    assert semantic_fpn_resnet(7, head="fpn") == semantic_fpn_resnet(7)
-    model = semantic_fpn_resnet(7, head="fcn", dtype="bfloat16")
+    assert semantic_fpn(resnet(50), semantic_classes=7).semantic_head == SemanticFPNHead(7)
+    assert semantic_fpn(resnet(50), semantic_classes=7, head="fpn") == semantic_fpn(
+        resnet(50), semantic_classes=7
+    )
+    model = semantic_fpn(resnet(50), semantic_classes=7, head="fcn", dtype="bfloat16")
     assert model.semantic_head == FCNHead(7, dtype="bfloat16")
     assert model.with_semantic_classes(9).semantic_head.num_classes == 9
     with pytest.raises(ValueError, match=r"head is 'unet': wanted one of .'fcn', 'fpn'."):
-        semantic_fpn_resnet(7, head="unet")
+        semantic_fpn(resnet(50), semantic_classes=7, head="unet")
 
 
 @pytest.mark.parametrize("concat_input", [False, True])
 def test_the_fcn_head_learns(concat_input):
     parts = tiny.mask_rcnn()
-    model = semantic_fpn_resnet(tiny.CLASSES + 1, head="fcn")
+    model = semantic_fpn(resnet(50), semantic_classes=tiny.CLASSES + 1, head="fcn")
     model = model.clone(
         preprocess=parts.preprocess,
         backbone=parts.backbone,

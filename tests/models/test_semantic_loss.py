@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.semantic import IGNORE, SemanticLoss
+from segjax.losses.semantic import IGNORE, SemanticLoss
 from segjax.ops.resize import resize_bilinear
 
 SHAPE, CLASSES = (2, 3, 4), 6

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.flavours import FLAVOURS, flavour
+from segjax.models.flavours.libraries import FLAVOURS, flavour
 from segjax.nn.norm import NormSpec
 from tests import tiny
 from tests.models.run import Run, assert_finite

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from segjax.models import (
-    cascade_mask_rcnn_resnet_fpn,
-    faster_rcnn_resnet_fpn,
-    htc_resnet_fpn,
-    mask_rcnn_resnet_fpn,
-    panoptic_fpn_resnet,
+    cascade_mask_rcnn,
+    faster_rcnn,
+    htc,
+    mask_rcnn,
+    panoptic_fpn,
 )
 from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
@@ -115,29 +115,37 @@ def thin_body(body):
 
 
 def thin_panoptic(style):
-    model = panoptic_fpn_resnet(5, 7, style=style)
+    model = panoptic_fpn(resnet(50), num_classes=5, semantic_classes=7, flavour=style)
     head = model.semantic_head.clone(features=32)
     return model.clone(detector=thin(model.detector), semantic_head=head)
 
 
 DETECTORS = {
-    "torchvision": lambda: thin(mask_rcnn_resnet_fpn(5, style="torchvision")),
-    "torchvision, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="torchvision")),
+    "torchvision": lambda: thin(mask_rcnn(resnet(50), num_classes=5, flavour="torchvision")),
+    "torchvision, no masks": lambda: thin(
+        faster_rcnn(resnet(50), num_classes=5, flavour="torchvision")
+    ),
     "torchvision, v2 without masks": lambda: thin(
-        faster_rcnn_resnet_fpn(5, style="torchvision_v2")
+        faster_rcnn(resnet(50), num_classes=5, flavour="torchvision_v2")
     ),
     "torchvision, basic blocks": lambda: thin(
-        mask_rcnn_resnet_fpn(5, depth=18, style="torchvision_v2")
+        mask_rcnn(resnet(18), num_classes=5, flavour="torchvision_v2")
     ),
-    "detectron2": lambda: thin(mask_rcnn_resnet_fpn(5, style="detectron2")),
-    "detectron2, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="detectron2")),
-    "detectron2_cascade": lambda: thin(cascade_mask_rcnn_resnet_fpn(5, style="detectron2")),
+    "detectron2": lambda: thin(mask_rcnn(resnet(50), num_classes=5, flavour="detectron2")),
+    "detectron2, no masks": lambda: thin(
+        faster_rcnn(resnet(50), num_classes=5, flavour="detectron2")
+    ),
+    "detectron2_cascade": lambda: thin(
+        cascade_mask_rcnn(resnet(50), num_classes=5, flavour="detectron2")
+    ),
     "detectron2_panoptic": lambda: thin_panoptic("detectron2"),
-    "mmdet": lambda: thin(mask_rcnn_resnet_fpn(5, groups=32, group_width=4, style="mmdet")),
-    "mmdet, no masks": lambda: thin(faster_rcnn_resnet_fpn(5, style="mmdet")),
-    "mmdet, cascade": lambda: thin(cascade_mask_rcnn_resnet_fpn(5, style="mmdet")),
-    "mmdet, HTC": lambda: thin(htc_resnet_fpn(5, semantic=True, semantic_classes=7)),
-    "mmdet, HTC alone": lambda: thin(htc_resnet_fpn(5, semantic=False)),
+    "mmdet": lambda: thin(
+        mask_rcnn(resnet(50, groups=32, group_width=4), num_classes=5, flavour="mmdet")
+    ),
+    "mmdet, no masks": lambda: thin(faster_rcnn(resnet(50), num_classes=5, flavour="mmdet")),
+    "mmdet, cascade": lambda: thin(cascade_mask_rcnn(resnet(50), num_classes=5, flavour="mmdet")),
+    "mmdet, HTC": lambda: thin(htc(resnet(50), num_classes=5, semantic=True, semantic_classes=7)),
+    "mmdet, HTC alone": lambda: thin(htc(resnet(50), num_classes=5, semantic=False)),
     "mmdet_panoptic": lambda: thin_panoptic("mmdet"),
 }
 

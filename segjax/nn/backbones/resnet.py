@@ -78,7 +78,9 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet or ResNeXt body.
+    """A ResNet or ResNeXt body: `segjax.protocols.Backbone`.
+
+    Fields that are None are open: a detector's factory fills in its library's conventions.
 
     Attributes:
       stage_sizes: blocks in each of the four stages.
@@ -88,10 +90,11 @@ class ResNet(nn.Module):
       groups: ResNeXt's cardinality; `group_width` is the width per group of the
         first stage.
       stride_in_1x1: the stride of a stage's first bottleneck in its first 1x1
-        (Detectron2's MSRA weights, mmdet "caffe") rather than in its 3x3.
-      norm: the normalisation.
-      frozen_stages: how many of stem, stage 1, stage 2, ... are not trained.
-      dtype: of the computation.
+        (Detectron2's MSRA weights, mmdet "caffe") rather than in its 3x3; None is False.
+      norm: normalisation; None is `NormSpec()`.
+      frozen_stages: number of parts, of stem, stage 1, stage 2, ..., that are not trained; None
+        is 0.
+      dtype: dtype of the computation.
     """
 
     stage_sizes: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -99,21 +102,30 @@ class ResNet(nn.Module):
     features: int = 64
     groups: int = 1
     group_width: int = 64
-    stride_in_1x1: bool = False
-    norm: NormSpec = NormSpec()
-    frozen_stages: int = 0
+    stride_in_1x1: bool | None = None
+    norm: NormSpec | None = None
+    frozen_stages: int | None = None
     dtype: Dtype = "float32"
+
+    strides = (4, 8, 16, 32)
+    size_divisor = 32
+    preprocess = None
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of C2..C5."""
+        expansion = 1 if self.block == "basic" else 4
+        return tuple(self.features * 2**stage * expansion for stage in range(4))
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"], train: bool = False
     ) -> tuple[Float[Array, "B _ _ _"], ...]:
         """Normalised images [B, H, W, 3] -> (C2, C3, C4, C5) at strides 4, 8, 16, 32."""
+        frozen = self.frozen_stages or 0
         stem = Conv(self.features, 7, stride=2, use_bias=False, dtype=self.dtype, name="stem_conv")
         # Frozen parts never use batch statistics.
-        x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(
-            stem(x), train and self.frozen_stages < 1
-        )
+        x = Norm(self._norm, dtype=self.dtype, name="stem_norm")(stem(x), train and frozen < 1)
         # Explicit padding: XLA's "SAME" pads stride 2 on even sizes at one side only.
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         x = self._cut(x, 1)
@@ -121,10 +133,14 @@ class ResNet(nn.Module):
         for stage, blocks in enumerate(self.stage_sizes):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = self._block(stage, i, stride)(x, train and self.frozen_stages < stage + 2)
+                x = self._block(stage, i, stride)(x, train and frozen < stage + 2)
             x = self._cut(x, stage + 2)
             stages.append(x)
         return tuple(stages)
+
+    @property
+    def _norm(self) -> NormSpec:
+        return NormSpec() if self.norm is None else self.norm
 
     def _cut(self, x: Array, frozen: int) -> Array:
         """Stops the gradient behind the last frozen part, so that none of it is computed."""
@@ -134,27 +150,44 @@ class ResNet(nn.Module):
         features = self.features * 2**stage
         name = f"layer{stage + 1}_{i}"
         if self.block == "basic":
-            return BasicBlock(features, stride, self.norm, self.dtype, name=name)
+            return BasicBlock(features, stride, self._norm, self.dtype, name=name)
         width = self.group_width * self.groups * 2**stage * self.features // 64
         return Bottleneck(
             features * 4,
             width,
             stride,
             self.groups,
-            self.stride_in_1x1,
-            self.norm,
+            bool(self.stride_in_1x1),
+            self._norm,
             self.dtype,
             name=name,
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
         """Names of this module's children that are not trained."""
-        if self.frozen_stages == 0:
+        if not self.frozen_stages:
             return ()
         names = ["stem_conv", "stem_norm"]
         for stage in range(self.frozen_stages - 1):
             names += [f"layer{stage + 1}_{i}" for i in range(self.stage_sizes[stage])]
         return tuple(names)
+
+    @property
+    def num_layers(self) -> int:
+        """The stem, and each block."""
+        return 1 + sum(self.stage_sizes)
+
+    def layer_of(self, path: str) -> int:
+        """Layer of a parameter: 0 for the stem, then a block each.
+
+        Args:
+          path: "/"-joined names below the backbone, such as "layer1_0/conv1/kernel".
+        """
+        child = path.split("/", maxsplit=1)[0]
+        if not child.startswith("layer"):
+            return 0
+        stage, block = (int(part) for part in child.removeprefix("layer").split("_"))
+        return 1 + sum(self.stage_sizes[: stage - 1]) + block
 
 
 STAGE_SIZES = {
@@ -172,12 +205,15 @@ def resnet(
     groups: int = 1,
     group_width: int = 64,
     features: int = 64,
-    stride_in_1x1: bool = False,
-    norm: NormSpec = NormSpec(),
-    frozen_stages: int = 0,
+    stride_in_1x1: bool | None = None,
+    norm: NormSpec | None = None,
+    frozen_stages: int | None = None,
     dtype: Dtype = "float32",
 ) -> ResNet:
     """ResNet-18/34/50/101/152; ResNeXt by `groups` and `group_width` (X101-32x8d: 101, 32, 8).
+
+    `ResNet` has the arguments. Those left at None follow the conventions of the detector that the
+    backbone becomes part of.
 
     Raises:
       ValueError: for a depth that does not exist.

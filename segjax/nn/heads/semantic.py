@@ -38,19 +38,27 @@ class FusedSemanticHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: Sequence[Float[Array, "B _ _ C"]], image_sizes: Int32[Array, "B 2"]
+        self,
+        levels: Sequence[Float[Array, "B _ _ C"]],
+        image_sizes: Int32[Array, "B 2"],
+        *,
+        stride: int,
+        size_divisor: int,
     ) -> tuple[Float[Array, "B h w K"], Float[Array, "B h w F"]]:
         """P2..P6 -> logits [B, h, w, K], feature [B, h, w, F], at the fusion level's size.
 
-        Corners are aligned as if each image were padded to its own multiple of 32, as mmdet
-        pads a single one: a larger canvas changes nothing. Beyond that all maps are zero.
+        Corners are aligned as if each image were padded to its own multiple of `size_divisor`, as
+        mmdet pads a single one: a larger canvas changes nothing. Beyond that all maps are zero.
 
         Args:
-          levels: each with half the cells of the one before, rounded up; P2 is at stride 4.
+          levels: each with half the cells of the one before, rounded up.
           image_sizes: (height, width) inside the padding.
+          stride: pixels per cell of the finest level.
+          size_divisor: pixels to whose multiples mmdet pads an image.
         """
         _, height, width, _ = levels[self.fusion_level].shape
-        cells = [(image_sizes + 31) // 32 * 8]  # of P2
+        # Cells of the finest level.
+        cells = [(image_sizes + size_divisor - 1) // size_divisor * (size_divisor // stride)]
         for _ in levels[1:]:
             cells.append((cells[-1] + 1) // 2)
         own = cells[self.fusion_level]
@@ -118,7 +126,8 @@ class SemanticFPNHead(nn.Module):
             if x.shape[1:3] != (height, width):
                 raise ValueError(
                     f"level {i} of {level.shape[1:3]} cells does not become {(height, width)} by"
-                    " doubling: pad the images so that both sides are multiples of 32"
+                    " doubling: pad the images so that both sides are multiples of the coarsest"
+                    " level's stride"
                 )
             summed.append(x)
         x = functools.reduce(jnp.add, summed)

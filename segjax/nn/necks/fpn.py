@@ -12,7 +12,7 @@ from segjax.types import Dtype
 
 
 class FPN(nn.Module):
-    """Top-down pathway over C2..C5, giving P2..P6.
+    """Top-down pathway over C2..C5, giving P2..P6: `segjax.protocols.Neck`.
 
     Lateral 1x1, nearest upsampling, sum, output 3x3, no activation; P6 is every
     second cell of P5. With `norm`, each convolution is followed by it and has no
@@ -28,6 +28,10 @@ class FPN(nn.Module):
     norm: NormSpec | None = None
     dtype: Dtype = "float32"
 
+    def strides(self, backbone_strides: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the backbone's maps, and twice the last."""
+        return (*backbone_strides, 2 * backbone_strides[-1])
+
     @nn.compact
     def __call__(
         self, stages: Sequence[Float[Array, "B _ _ _"]], train: bool = False
@@ -36,7 +40,7 @@ class FPN(nn.Module):
 
         Raises:
           ValueError: if a stage is not exactly twice the next one: pad the
-            images to multiples of 32.
+            images to multiples of the backbone's `size_divisor`.
         """
         levels = range(2, 2 + len(stages))
         top = None
@@ -71,7 +75,8 @@ def upsample_to(
     if like.shape[1:3] != (2 * height, 2 * width):
         raise ValueError(
             f"pyramid levels of {like.shape[1:3]} and {(height, width)} cells are not a factor "
-            "of two apart: pad the images so that both sides are multiples of 32"
+            "of two apart: pad the images so that both sides are multiples of the coarsest"
+            " map's stride"
         )
     wide = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, features))
     return wide.reshape(like.shape)

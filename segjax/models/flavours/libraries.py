@@ -1,23 +1,28 @@
-"""What torchvision, Detectron2 and MMDetection do differently, as one value each.
+"""What the three libraries do differently in two-stage detectors, as one value each.
 
-A flavour is only the source of a factory's constructor arguments: a model holds
-none of it. Versions read: torchvision 0.29, Detectron2 of 2026-06, mmdet 3.3.
+A `Flavour` is only the source of a factory's constructor arguments. Models hold none of it.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
-from segjax.models.preprocess import Preprocess
-from segjax.models.rois import DetectionFilter, MaskTargets, RoIPooler, RoISampler
-from segjax.models.rpn import RPN
-from segjax.nn.backbones.resnet import resnet
+from segjax.losses.boxes import SmoothL1
+from segjax.models.parts.masks import MaskTargets, RoIMaskBranch
+from segjax.models.parts.rois import DetectionFilter, RoIPooler, RoISampler
+from segjax.models.parts.rpn import RPN
+from segjax.nn.dtype import with_dtype
 from segjax.nn.heads.box import BoxHead
+from segjax.nn.heads.mask import MaskHead
 from segjax.nn.heads.rpn import RPNHead
 from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
+from segjax.ops.preprocess import Preprocess
+from segjax.protocols import Backbone, BoxLoss, Neck
 from segjax.types import Dtype
+
+B = TypeVar("B")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +30,18 @@ class Flavour:
     """Conventions of one library; the fields are those of `MaskRCNN` unless said here.
 
     Attributes:
-      backbone_norm: normalisation of the backbone.
-      head_norm: of the FPN, the convolutional box head and the mask head.
-      stride_in_1x1: see `ResNet`.
-      frozen_stages: see `ResNet`.
+      preprocess: pixels of backbones that have no `preprocess` of their own.
+      backbone_norm: normalisation of backbones that leave it open.
+      stride_in_1x1: `ResNet.stride_in_1x1` of backbones that leave it open.
+      frozen_stages: parts that are not trained, of backbones that leave it open.
+      head_norm: normalisation of the FPN, the convolutional box head and the mask head.
+      mask_pooler: RoIAlign of the mask branch.
+      mask_targets: targets of the mask branch.
+      paste_padded: how masks are pasted; see `RoIMaskBranch.padded`.
       rpn_convs: 3x3 convolutions of the RPN head.
       box_convs: 3x3 convolutions of the box head (with them, one fully
         connected layer; without, two).
-      sampler_without_masks: of Faster R-CNN, where that differs.
+      sampler_without_masks: sampler of Faster R-CNN, where that differs.
     """
 
     preprocess: Preprocess
@@ -49,29 +58,30 @@ class Flavour:
     frozen_stages: int = 2
     rpn_convs: int = 1
     box_convs: int = 0
-    box_smooth_l1_beta: float = 0.0
+    box_loss: BoxLoss = SmoothL1()
     paste_padded: bool = False
     sampler_without_masks: RoISampler | None = None
 
-    def pyramid_rpn(
-        self, depth: int, groups: int, group_width: int, dtype: Dtype
-    ) -> dict[str, Any]:
-        """The constructor arguments of every `PyramidRPN`."""
-        return {
-            "preprocess": self.preprocess,
-            "backbone": resnet(
-                depth,
-                groups=groups,
-                group_width=group_width,
-                stride_in_1x1=self.stride_in_1x1,
-                norm=self.backbone_norm,
-                frozen_stages=self.frozen_stages,
-                dtype=dtype,
-            ),
-            "fpn": FPN(norm=self.head_norm, dtype=dtype),
-            "rpn_head": RPNHead(num_convs=self.rpn_convs, dtype=dtype),
-            "rpn": self.rpn,
+    def preprocess_of(self, backbone: Backbone) -> Preprocess:
+        """Pixels that a backbone is fed with: its own, or the library's."""
+        return backbone.preprocess or self.preprocess
+
+    def backbone(self, backbone: Backbone, dtype: Dtype) -> Backbone:
+        """A backbone with the library's conventions where its fields are None."""
+        conventions = {
+            "norm": self.backbone_norm,
+            "stride_in_1x1": self.stride_in_1x1,
+            "frozen_stages": self.frozen_stages,
         }
+        return with_dtype(fill_open(backbone, conventions), dtype)
+
+    def neck(self, neck: Neck | None, dtype: Dtype) -> Neck:
+        """The neck that is given, or the library's FPN."""
+        return FPN(norm=self.head_norm, dtype=dtype) if neck is None else with_dtype(neck, dtype)
+
+    def rpn_head(self, dtype: Dtype) -> RPNHead:
+        """The RPN head."""
+        return RPNHead(num_convs=self.rpn_convs, dtype=dtype)
 
     def box_head(self, num_classes: int, dtype: Dtype) -> BoxHead:
         """The box head: two fully connected layers, or convolutions and one."""
@@ -83,9 +93,28 @@ class Flavour:
             dtype=dtype,
         )
 
+    def mask_branch(self, num_classes: int, dtype: Dtype) -> RoIMaskBranch:
+        """The mask branch of Mask R-CNN."""
+        return RoIMaskBranch(
+            pooler=self.mask_pooler,
+            head=MaskHead(num_classes, norm=self.head_norm, dtype=dtype),
+            targets=self.mask_targets,
+            padded=self.paste_padded,
+        )
 
-# EfficientNet-Lite's, with whichever library's conventions for the rest.
-LITE_PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
+
+def fill_open(backbone: B, conventions: dict[str, Any]) -> B:
+    """A backbone with values for those of its fields that are None.
+
+    Args:
+      backbone: linen module.
+      conventions: values by field; fields that the backbone does not have are passed over.
+    """
+    module: Any = backbone
+    names = {field.name for field in dataclasses.fields(module)} & conventions.keys()
+    still_open = {name: conventions[name] for name in names if vars(module)[name] is None}
+    return module.clone(**still_open) if still_open else backbone
+
 
 TORCHVISION = Flavour(
     preprocess=Preprocess(
@@ -99,14 +128,14 @@ TORCHVISION = Flavour(
         post_nms_topk=(2000, 1000),
         min_size=1e-3,
         min_size_inclusive=True,
-        smooth_l1_beta=1 / 9,
+        box_loss=SmoothL1(1 / 9),
     ),
     box_pooler=RoIPooler(7, sampling_ratio=2, aligned=False, levels="torchvision"),
     mask_pooler=RoIPooler(14, sampling_ratio=2, aligned=False, levels="torchvision"),
     sampler=RoISampler(),
     detections=DetectionFilter(min_size=1e-2),
     mask_targets=MaskTargets(aligned=False, threshold=None),
-    box_smooth_l1_beta=1 / 9,
+    box_loss=SmoothL1(1 / 9),
     paste_padded=True,
 )
 
@@ -170,14 +199,14 @@ FLAVOURS = {
 }
 
 
-def flavour(style: Flavour | str) -> Flavour:
+def find_flavour(name: Flavour | str) -> Flavour:
     """The flavour of that name, or the one given.
 
     Raises:
       ValueError: for a name that is not in `FLAVOURS`.
     """
-    if isinstance(style, Flavour):
-        return style
-    if style not in FLAVOURS:
-        raise ValueError(f"style is {style!r}; it must be a Flavour or one of {sorted(FLAVOURS)}")
-    return FLAVOURS[style]
+    if isinstance(name, Flavour):
+        return name
+    if name not in FLAVOURS:
+        raise ValueError(f"flavour is {name!r}; it must be a Flavour or one of {sorted(FLAVOURS)}")
+    return FLAVOURS[name]

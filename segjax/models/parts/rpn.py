@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
+from segjax.losses.boxes import SigmoidCrossEntropy, SmoothL1
 from segjax.nn.heads.rpn import RPNOutput
-from segjax.ops import losses as loss_ops
 from segjax.ops.anchors import base_anchors, level_anchors, level_stride
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
 from segjax.ops.matching import Matcher
 from segjax.ops.nms import nms
 from segjax.ops.sampling import sample_labels
+from segjax.protocols import BoxLoss
 from segjax.types import Batch, LossTerm, Proposals
 
 
@@ -44,7 +45,8 @@ class RPN:
       loss_count: what the losses are divided by: "sampled", the number of
         sampled anchors (torchvision, mmdet), or "fixed", num_samples for each
         image (Detectron2).
-      smooth_l1_beta: of the box loss; 0 is L1.
+      objectness_loss: loss of sampled anchors' objectness.
+      box_loss: loss of positive anchors' deltas.
     """
 
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -64,7 +66,8 @@ class RPN:
     num_samples: int = 256
     positive_fraction: float = 0.5
     loss_count: Literal["sampled", "fixed"] = "sampled"
-    smooth_l1_beta: float = 0.0
+    objectness_loss: SigmoidCrossEntropy = SigmoidCrossEntropy()
+    box_loss: BoxLoss = SmoothL1()
 
     def anchors(
         self, feature_shapes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
@@ -140,7 +143,7 @@ class RPN:
         all_anchors = jnp.concatenate(anchors)
         logits = jnp.concatenate(output.objectness_logits, axis=1)
         deltas = jnp.concatenate(output.box_deltas, axis=1)
-        positive, negative, targets = jax.vmap(self._targets, in_axes=(None, 0, 0, 0, 0))(
+        positive, negative, matched = jax.vmap(self._targets, in_axes=(None, 0, 0, 0, 0))(
             all_anchors,
             batch.image_sizes,
             batch.gt_boxes,
@@ -153,11 +156,10 @@ class RPN:
             if self.loss_count == "sampled"
             else jnp.float32(self.num_samples * logits.shape[0])
         )
-        objectness = loss_ops.sigmoid_cross_entropy(logits, positive.astype(jnp.float32))
-        boxes = loss_ops.smooth_l1(deltas, targets, self.smooth_l1_beta).sum(-1)
+        regions = jnp.broadcast_to(all_anchors[None], matched.shape)
         terms = {
-            "loss_rpn_cls": LossTerm(jnp.where(sampled, objectness, 0.0).sum(), count),
-            "loss_rpn_box": LossTerm(jnp.where(positive, boxes, 0.0).sum(), count),
+            "loss_rpn_cls": self.objectness_loss(logits, positive, sampled, count),
+            "loss_rpn_box": self.box_loss(deltas, regions, matched, self.coder, positive, count),
         }
         return terms, {"positive_anchors": positive.sum().astype(jnp.float32)}
 
@@ -169,7 +171,7 @@ class RPN:
         gt_valid: Bool[Array, " G"],
         key: Key[Array, ""],
     ) -> tuple[Bool[Array, " N"], Bool[Array, " N"], Float32[Array, "N 4"]]:
-        """Sampled positives, sampled negatives and box targets of one image."""
+        """Sampled positives, sampled negatives and matched ground truth of one image."""
         inside = None
         if self.allowed_border is not None:
             limit = image_size[::-1].astype(jnp.float32) + self.allowed_border
@@ -179,8 +181,7 @@ class RPN:
         positive, negative = sample_labels(
             key, matches.label, self.num_samples, self.positive_fraction
         )
-        targets = self.coder.encode(gt_boxes[matches.gt_index], anchors)
-        return positive, negative, targets
+        return positive, negative, gt_boxes[matches.gt_index]
 
 
 def best_proposals(

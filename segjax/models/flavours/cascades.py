@@ -1,16 +1,18 @@
-"""What Detectron2's and MMDetection's cascades do differently, as one value each.
+"""Conventions of Detectron2's and MMDetection's cascades, as one value each.
 
 As with `Flavour`, only the source of a factory's constructor arguments.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from segjax.models.cascade import Stage
-from segjax.models.flavours import DETECTRON2, MMDET, MMDET_CAFFE, Flavour
-from segjax.models.rois import DetectionFilter, RoISampler
-from segjax.nn.heads.mask import MaskHead
+from segjax.losses.boxes import SmoothL1
+from segjax.models.flavours.libraries import DETECTRON2, MMDET, MMDET_CAFFE, Flavour
+from segjax.models.parts.box_cascade import Stage
+from segjax.models.parts.masks import RoIMaskBranch
+from segjax.models.parts.rois import DetectionFilter, RoISampler
+from segjax.nn.heads.box import BoxHead
 from segjax.ops.boxes import DeltaCoder
 from segjax.ops.matching import Matcher
 from segjax.types import Dtype
@@ -21,8 +23,8 @@ class CascadeFlavour:
     """Conventions of one library's cascade; the fields are those of `BoxCascade` but for these.
 
     Attributes:
-      library: what the cascade has in common with the library's Mask R-CNN.
-      num_mask_heads: the first so many stages have one each.
+      library: conventions that the cascade shares with the library's Mask R-CNN.
+      num_mask_heads: number of stages, counted from the first, that have a mask head each.
     """
 
     library: Flavour
@@ -33,30 +35,15 @@ class CascadeFlavour:
     feature_gradient: float
     num_mask_heads: int
 
-    def box_cascade(
-        self, num_classes: int, depth: int, groups: int, group_width: int, dtype: Dtype
-    ) -> dict[str, Any]:
-        """The constructor arguments that every `BoxCascade` has."""
-        f = self.library
-        return {
-            **f.pyramid_rpn(depth, groups, group_width, dtype),
-            "box_pooler": f.box_pooler,
-            "box_heads": tuple(
-                f.box_head(num_classes, dtype).clone(class_agnostic=True) for _ in self.stages
-            ),
-            "stages": self.stages,
-            "detections": f.detections,
-            "box_smooth_l1_beta": f.box_smooth_l1_beta,
-            "averaged": self.averaged,
-            "passes_gt": self.passes_gt,
-            "passes_empty": self.passes_empty,
-            "feature_gradient": self.feature_gradient,
-        }
+    def box_heads(self, num_classes: int, dtype: Dtype) -> tuple[BoxHead, ...]:
+        """A box head for each stage, with one box for all classes."""
+        head = self.library.box_head(num_classes, dtype)
+        return tuple(head.clone(class_agnostic=True) for _ in self.stages)
 
-    def make_mask_heads(self, num_classes: int, dtype: Dtype, count: int) -> tuple[MaskHead, ...]:
-        """Mask heads with the library's norm."""
-        norm = self.library.head_norm
-        return tuple(MaskHead(num_classes, norm=norm, dtype=dtype) for _ in range(count))
+    def mask_branches(self, num_classes: int, dtype: Dtype) -> tuple[RoIMaskBranch, ...]:
+        """The mask branches of Cascade Mask R-CNN."""
+        branch = self.library.mask_branch(num_classes, dtype)
+        return tuple(branch.clone() for _ in range(self.num_mask_heads))
 
 
 def _iou(threshold: float) -> Matcher:
@@ -105,9 +92,9 @@ def _mmdet_stages(low_quality: Literal["none", "overwrite"]) -> tuple[Stage, ...
 _MMDET_LIBRARY = dataclasses.replace(
     MMDET,
     rpn=dataclasses.replace(
-        MMDET.rpn, post_nms_topk=(2000, 1000), allowed_border=0.0, smooth_l1_beta=1 / 9
+        MMDET.rpn, post_nms_topk=(2000, 1000), allowed_border=0.0, box_loss=SmoothL1(1 / 9)
     ),
-    box_smooth_l1_beta=1.0,
+    box_loss=SmoothL1(1.0),
 )
 
 MMDET_CASCADE = CascadeFlavour(
@@ -145,18 +132,18 @@ CASCADE_FLAVOURS = {"detectron2": DETECTRON2_CASCADE, "mmdet": MMDET_CASCADE}
 HTC_FLAVOURS = {"mmdet": MMDET_HTC}
 
 
-def cascade_flavour(
-    style: CascadeFlavour | str, flavours: Mapping[str, CascadeFlavour] = CASCADE_FLAVOURS
+def find_cascade_flavour(
+    name: CascadeFlavour | str, flavours: Mapping[str, CascadeFlavour] = CASCADE_FLAVOURS
 ) -> CascadeFlavour:
     """The flavour of that name, or the one given.
 
     Raises:
       ValueError: for a name that is not in `flavours`.
     """
-    if isinstance(style, CascadeFlavour):
-        return style
-    if style not in flavours:
+    if isinstance(name, CascadeFlavour):
+        return name
+    if name not in flavours:
         raise ValueError(
-            f"style is {style!r}; it must be a CascadeFlavour or one of {sorted(flavours)}"
+            f"flavour is {name!r}; it must be a CascadeFlavour or one of {sorted(flavours)}"
         )
-    return flavours[style]
+    return flavours[name]

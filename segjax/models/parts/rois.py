@@ -6,41 +6,23 @@ constructor shows its flavour and its code reads as pool, head, losses.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-from segjax.ops import losses as loss_ops
+from segjax.losses.boxes import SoftmaxCrossEntropy
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
-from segjax.ops.masks import mask_targets
 from segjax.ops.matching import Matcher
 from segjax.ops.nms import nms_topk
 from segjax.ops.roi_align import assign_levels, multilevel_roi_align
 from segjax.ops.sampling import sample_indices
-from segjax.types import Batch, Detections, LossTerm, Proposals, struct
+from segjax.protocols import BoxLoss
+from segjax.types import Batch, Detections, LossTerm, Proposals, RoISamples
 
-
-@struct
-class RoISamples:
-    """Regions drawn for training; all positives stand before the negatives.
-
-    Attributes:
-      boxes: the regions, without gradient.
-      valid: False for rows that only fill the fixed shape.
-      positive: True where the region shows an object.
-      classes: its class 0..K-1, or K for background.
-      gt_index: row of the ground truth it is matched to.
-      is_gt: True for rows that are ground-truth boxes themselves.
-    """
-
-    boxes: Float32[Array, "*B R 4"]
-    valid: Bool[Array, "*B R"]
-    positive: Bool[Array, "*B R"]
-    classes: Int32[Array, "*B R"]
-    gt_index: Int32[Array, "*B R"]
-    is_gt: Bool[Array, "*B R"]
+M = TypeVar("M")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +142,7 @@ class RoISampler:
             classes=jnp.where(positive, gt_classes[gt_index], num_classes),
             gt_index=jnp.where(positive, gt_index, 0),
             is_gt=chosen.valid & (chosen.index >= num_proposals),
+            max_positives=self.max_positives(count),
         )
 
 
@@ -169,7 +152,8 @@ def box_losses(
     samples: RoISamples,
     gt_boxes: Float32[Array, "B G 4"],
     coder: DeltaCoder,
-    smooth_l1_beta: float,
+    class_loss: SoftmaxCrossEntropy,
+    box_loss: BoxLoss,
 ) -> dict[str, LossTerm]:
     """Classification over all sampled regions, box regression over the positive ones.
 
@@ -180,65 +164,20 @@ def box_losses(
         x.reshape(-1) for x in (samples.classes, samples.valid, samples.positive)
     )
     matched = jnp.take_along_axis(gt_boxes, samples.gt_index[..., None], axis=1)
-    targets = coder.encode(matched, samples.boxes).reshape(-1, 4)
     if box_deltas.shape[1] > 1:
         own = jnp.minimum(classes, box_deltas.shape[1] - 1)[:, None, None]
         box_deltas = jnp.take_along_axis(box_deltas, own, axis=1)
-    classification = loss_ops.softmax_cross_entropy(class_logits, classes)
-    regression = loss_ops.smooth_l1(box_deltas[:, 0], targets, smooth_l1_beta).sum(-1)
     count = valid.sum().astype(jnp.float32)
+    regions, targets = samples.boxes.reshape(-1, 4), matched.reshape(-1, 4)
     return {
-        "loss_cls": LossTerm(jnp.where(valid, classification, 0.0).sum(), count),
-        "loss_box": LossTerm(jnp.where(positive, regression, 0.0).sum(), count),
+        "loss_cls": class_loss(class_logits, classes, valid, count),
+        "loss_box": box_loss(box_deltas[:, 0], regions, targets, coder, positive, count),
     }
 
 
 def class_probabilities(class_logits: Float32[Array, "*n K1"]) -> Float32[Array, "*n K"]:
     """Softmax over K classes and background, which is last and left out."""
     return jax.nn.softmax(class_logits)[..., :-1]
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskTargets:
-    """How the mask head is trained.
-
-    Attributes:
-      aligned: RoIAlign's half-pixel shift when ground truth is resampled.
-      threshold: targets are 1 where the resampled mask reaches it; None for
-        soft targets (torchvision).
-      max_rois: the head runs on the first so many positive slots of each image;
-        None for all that sampling can fill. What goes beyond is counted.
-    """
-
-    aligned: bool = True
-    threshold: float | None = 0.5
-    max_rois: int | None = None
-
-    def select(self, samples: RoISamples, slots: int) -> RoISamples:
-        """The rows of `samples` on which the mask head is trained: [B, slots or fewer]."""
-        slots = slots if self.max_rois is None else min(slots, self.max_rois)
-        return jax.tree.map(lambda x: x[:, :slots], samples)
-
-    def loss(
-        self, mask_logits: Float32[Array, "N M M"], samples: RoISamples, batch: Batch
-    ) -> LossTerm:
-        """Mean binary cross entropy over the cells of positive regions."""
-        index = samples.gt_index[..., None]
-        masks = jnp.take_along_axis(batch.gt_masks, index[..., None], axis=1)
-        frames = jnp.take_along_axis(batch.gt_mask_frames, index, axis=1)
-        size = mask_logits.shape[-1]
-        targets = mask_targets(
-            masks.reshape(-1, *masks.shape[2:]),
-            frames.reshape(-1, 4),
-            samples.boxes.reshape(-1, 4),
-            size,
-            aligned=self.aligned,
-            threshold=self.threshold,
-        )
-        positive = samples.positive.reshape(-1)
-        loss = loss_ops.sigmoid_cross_entropy(mask_logits, targets).sum((1, 2))
-        count = positive.sum().astype(jnp.float32) * size**2
-        return LossTerm(jnp.where(positive, loss, 0.0).sum(), count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,3 +243,24 @@ class DetectionFilter:
             classes=jnp.where(kept, classes[best], 0),
             valid=kept,
         )
+
+
+def with_max_detections(module: M, number: int) -> M:
+    """A model whose detection filters, wherever they stand, let this many through, if fewer now.
+
+    Args:
+      module: linen module.
+      number: detections of an image.
+    """
+    part: Any = module
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        value = vars(part)[field.name]
+        if isinstance(value, DetectionFilter) and value.max_detections < number:
+            candidates = max(value.num_candidates, number)
+            changes[field.name] = dataclasses.replace(
+                value, max_detections=number, num_candidates=candidates
+            )
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            changes[field.name] = with_max_detections(value, number)
+    return part.clone(**changes) if changes else part

@@ -1,4 +1,4 @@
-"""The loss of semantic branches."""
+"""Loss of semantic branches."""
 
 import dataclasses
 import math
@@ -10,9 +10,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from segjax.ops import losses as loss_ops
 from segjax.ops.resize import resize_bilinear
-from segjax.types import LossTerm
-
-IGNORE = 255
+from segjax.types import IGNORE, LossTerm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +21,15 @@ class SemanticLoss:
       weight: of the cross entropy; 0 or more, as all weights.
       full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
         n-th label (mmdet).
-      averaged_over: "labelled" divides by the (weighted) cells that count; "all" by all cells of
-        the images, each padded to its own multiple of 32, whatever the canvas: what mmdet does
-        for HTC, where unlabelled ground and padding weaken the loss.
+      averaged_over: "labelled" divides by the (weighted) cells that count. "all" divides by all
+        cells of the images, each padded to its own multiple of the model's `padding.divisor`,
+        whatever the canvas. mmdet does so for HTC, where unlabelled ground and padding weaken the
+        loss.
       class_weights: factor on each class's cells; None for equal ones.
       focal_gamma: of the focal loss (1708.02002): cells count (1 - p)^gamma times; 0 is plain.
-      hardest: only this part of each image's cells, those of the largest loss, counts, rounded
-        up (bootstrapped cross entropy, 1604.04339); 1 for all. It is a part of the cells with a
-        label and a class weight: padding and unlabelled ground take no place.
+      hardest: fraction of the labelled cells with the largest loss that is kept in each image,
+        rounded up (bootstrapped cross entropy, 1604.04339); 1 keeps all. Padding, unlabelled
+        ground and classes of weight 0 take no place.
       dice_weight: of a dice loss (1606.04797) beside the cross entropy, averaged over the
         classes in each image; 0 for none.
     """
@@ -63,6 +62,7 @@ class SemanticLoss:
         logits: Float32[Array, "B h w K"],
         labels: UInt8[Array, "B H W"] | None,
         image_sizes: Int32[Array, "B 2"],
+        size_divisor: int,
     ) -> dict[str, LossTerm]:
         """Loss terms "loss_semantic" and, with a dice loss, "loss_semantic_dice".
 
@@ -71,6 +71,7 @@ class SemanticLoss:
           labels: class of every pixel of the canvas, 255 where it counts for nothing; H and W
             are the same multiple of h and w.
           image_sizes: (height, width) inside the padding.
+          size_divisor: pixels to whose multiples each image would be padded alone.
 
         Raises:
           ValueError: if there are no labels, or sizes or weights do not fit.
@@ -81,7 +82,8 @@ class SemanticLoss:
         cells = None
         if self.averaged_over == "all":
             assert labels is not None  # as `_aligned` has made sure
-            cells = _cells_of_images(image_sizes, labels.shape[1] // logits.shape[1])
+            stride = labels.shape[1] // logits.shape[1]
+            cells = _cells_of_images(image_sizes, stride, size_divisor)
         terms = {"loss_semantic": self._cross_entropy(logits, targets, counted, cells)}
         if self.dice_weight:
             terms["loss_semantic_dice"] = _dice(logits, targets, counted).scaled(self.dice_weight)
@@ -102,7 +104,7 @@ class SemanticLoss:
         if (height, width) != (stride * logits.shape[1], stride * logits.shape[2]):
             raise ValueError(
                 f"semantic labels of {(height, width)} pixels are no multiple of the logits'"
-                f" {logits.shape[1:3]} cells: pad images and labels to the same multiple of 32"
+                f" {logits.shape[1:3]} cells: pad images and labels to the same canvas"
             )
         if self.full_resolution:
             return (
@@ -151,9 +153,11 @@ class SemanticLoss:
         return LossTerm(jnp.where(chosen, loss, 0.0).sum(), jnp.where(chosen, weights, 0.0).sum())
 
 
-def _cells_of_images(image_sizes: Int32[Array, "B 2"], stride: int) -> Float32[Array, ""]:
-    """Cells of all images, each padded to multiples of 32 pixels."""
-    padded = (image_sizes + 31) // 32 * 32
+def _cells_of_images(
+    image_sizes: Int32[Array, "B 2"], stride: int, divisor: int
+) -> Float32[Array, ""]:
+    """Cells of all images, each padded to multiples of `divisor` pixels."""
+    padded = (image_sizes + divisor - 1) // divisor * divisor
     return (padded // stride).prod(-1).sum().astype(jnp.float32)
 
 

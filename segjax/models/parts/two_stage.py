@@ -1,23 +1,22 @@
-"""What Faster R-CNN and Mask R-CNN share, from regions to boxes."""
-
-from collections.abc import Sequence
+"""The box branch that Faster R-CNN and Mask R-CNN share, from regions to boxes."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key
 
-from segjax.models.pyramid_rpn import PyramidRPN
-from segjax.models.rois import (
+from segjax.losses.boxes import SmoothL1, SoftmaxCrossEntropy
+from segjax.models.parts.pyramid_rpn import PyramidRPN
+from segjax.models.parts.rois import (
     DetectionFilter,
     RoIPooler,
     RoISampler,
-    RoISamples,
     box_losses,
     class_probabilities,
 )
 from segjax.nn.heads.box import BoxHead
 from segjax.ops.boxes import DeltaCoder
-from segjax.types import Batch, Detections, LossTerm
+from segjax.protocols import BoxLoss, ClassCounts, Counts, Features, Terms
+from segjax.types import Batch, Detections, RoISamples
 
 
 class TwoStage(PyramidRPN):
@@ -27,10 +26,11 @@ class TwoStage(PyramidRPN):
       box_pooler: RoIAlign for the box head.
       box_head: class logits and deltas of regions; its `num_classes` is the
         model's, 0 until the data decide.
-      box_coder: box deltas of the box head.
+      box_coder: scale of the box head's deltas.
       sampler: regions drawn for training.
-      detections: what becomes a final detection.
-      box_smooth_l1_beta: of the box head's loss; 0 is L1.
+      detections: rule by which regions become final detections.
+      class_loss: loss of the box head's classes.
+      box_loss: loss of its deltas.
     """
 
     box_pooler: RoIPooler
@@ -38,18 +38,22 @@ class TwoStage(PyramidRPN):
     box_coder: DeltaCoder
     sampler: RoISampler
     detections: DetectionFilter
-    box_smooth_l1_beta: float = 0.0
+    class_loss: SoftmaxCrossEntropy = SoftmaxCrossEntropy()
+    box_loss: BoxLoss = SmoothL1()
 
-    semantic_classes = None
+    @property
+    def classes(self) -> ClassCounts:
+        """Objects alone."""
+        return ClassCounts(things=self.num_classes)
 
     @property
     def num_classes(self) -> int:
-        """K, without background; 0 until `with_num_classes` was called."""
+        """K, without background; 0 until the data decide."""
         return self.box_head.num_classes
 
     def box_outputs(
         self,
-        features: Sequence[Float[Array, "B _ _ C"]],
+        features: Features,
         boxes: Float[Array, "B R 4"],
         valid: Bool[Array, "B R"] | None = None,
         train: bool = False,
@@ -61,9 +65,7 @@ class TwoStage(PyramidRPN):
         rows = None if valid is None else valid.reshape(-1)
         return self.box_head(self.box_pooler(features, boxes), train, rows)
 
-    def find_boxes(
-        self, features: Sequence[Float[Array, "B _ _ C"]], image_sizes: Int32[Array, "B 2"]
-    ) -> Detections:
+    def find_boxes(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
         """Final boxes [B, D], without masks, in pixels of the padded input."""
         proposals, _, _ = self.region_proposals(features, image_sizes)
         logits, deltas = self.box_outputs(features, proposals.boxes)
@@ -78,23 +80,40 @@ class TwoStage(PyramidRPN):
 
     def rpn_and_box_losses(
         self,
-        features: Sequence[Float[Array, "B _ _ C"]],
+        features: Features,
         batch: Batch,
         keys: Key[Array, " B"],
-    ) -> tuple[RoISamples, dict[str, LossTerm], dict[str, Float[Array, ""]]]:
+    ) -> tuple[RoISamples, Terms, Counts]:
         """Samples regions; their box losses, the RPN's losses, and counts."""
         rpn_keys, roi_keys = split_keys(keys)
         proposals, terms, counts = self.rpn_losses(features, batch, rpn_keys)
         samples = self.sampler(roi_keys, proposals, batch, self.num_classes)
         logits, deltas = self.box_outputs(features, samples.boxes, samples.valid, train=True)
         terms |= box_losses(
-            logits, deltas, samples, batch.gt_boxes, self.box_coder, self.box_smooth_l1_beta
+            logits,
+            deltas,
+            samples,
+            batch.gt_boxes,
+            self.box_coder,
+            self.class_loss,
+            self.box_loss,
         )
         counts["positive_rois"] = samples.positive.sum().astype(jnp.float32)
         return samples, terms, counts
+
+
+def check_no_pixels(pixels: int | None) -> None:
+    """Raises a ValueError if a model without semantic branch is given classes of pixels."""
+    if pixels is not None:
+        raise ValueError(f"{pixels} classes of pixels, for a model without a semantic branch")
 
 
 def split_keys(keys: Key[Array, " B"]) -> tuple[Key[Array, " B"], Key[Array, " B"]]:
     """Two independent keys from each image's key."""
     pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
     return pairs[:, 0], pairs[:, 1]
+
+
+def mask_keys(keys: Key[Array, " B"]) -> Key[Array, " B"]:
+    """Each image's key for the mask branch, independent of `split_keys`' two."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)

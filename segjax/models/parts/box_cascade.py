@@ -9,19 +9,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
-from segjax.models.pyramid_rpn import PyramidRPN
-from segjax.models.rois import (
+from segjax.losses.boxes import SmoothL1, SoftmaxCrossEntropy
+from segjax.models.parts.pyramid_rpn import PyramidRPN
+from segjax.models.parts.rois import (
     DetectionFilter,
     RoIPooler,
     RoISampler,
-    RoISamples,
     box_losses,
     class_probabilities,
 )
 from segjax.nn.heads.box import BoxHead
 from segjax.nn.heads.mask import MaskHead
 from segjax.ops.boxes import DeltaCoder, clip_boxes, nonempty
-from segjax.types import Batch, Detections, LossTerm, Proposals
+from segjax.protocols import BoxLoss, ClassCounts, MaskBranch, Terms
+from segjax.types import Batch, Detections, Proposals, RoISamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Stage:
       coder: scale of its box deltas.
       loss_weight: of its losses.
 
-    A threshold stands in the matcher twice, as `high` and `low`; where they differ, regions
-    between them are left out.
+    Set the matcher's `low` and `high` to the same threshold; regions between them would be
+    ignored.
     """
 
     sampler: RoISampler
@@ -53,7 +54,8 @@ class BoxCascade(PyramidRPN):
       box_heads: one for each stage, with one box for all classes or one for each.
       stages: what each stage is trained on, and how.
       detections: what becomes a final detection.
-      box_smooth_l1_beta: of the box heads' losses; 0 is L1.
+      class_loss: loss of the box heads' classes.
+      box_loss: loss of their deltas.
       averaged: what the final scores average over the stages: "logits" (mmdet)
         or "probabilities" (Detectron2).
       passes_gt: whether ground-truth boxes among a stage's regions, once refined,
@@ -68,13 +70,12 @@ class BoxCascade(PyramidRPN):
     box_heads: tuple[BoxHead, ...]
     stages: tuple[Stage, ...]
     detections: DetectionFilter
-    box_smooth_l1_beta: float = 0.0
+    class_loss: SoftmaxCrossEntropy = SoftmaxCrossEntropy()
+    box_loss: BoxLoss = SmoothL1()
     averaged: Literal["logits", "probabilities"] = "logits"
     passes_gt: bool = False
     passes_empty: bool = True
     feature_gradient: float = 1.0
-
-    semantic_classes = None
 
     def setup(self) -> None:
         """Checks that heads and stages fit together.
@@ -88,19 +89,28 @@ class BoxCascade(PyramidRPN):
             )
         self.check_classes(self.box_heads)
 
-    def check_classes(self, heads: Sequence[BoxHead] | Sequence[MaskHead]) -> None:
+    def check_classes(self, heads: Sequence[BoxHead | MaskBranch | MaskHead]) -> None:
         """Raises a ValueError if a head has another number of classes than the model."""
         found = [head.num_classes for head in heads]
         if set(found) - {self.num_classes}:
             raise ValueError(
                 f"the heads have {found} classes, the model {self.num_classes}: give all the same"
-                " number, by `with_num_classes`"
+                " number, by `with_classes`"
             )
 
     @property
     def num_classes(self) -> int:
-        """K, without background; 0 until `with_num_classes` was called."""
+        """K, without background; 0 until the data decide."""
         return self.box_heads[0].num_classes if self.box_heads else 0
+
+    @property
+    def classes(self) -> ClassCounts:
+        """Objects alone."""
+        return ClassCounts(things=self.num_classes)
+
+    def with_box_classes(self, num_classes: int) -> tuple[BoxHead, ...]:
+        """The box heads for another number of classes."""
+        return tuple(head.clone(num_classes=num_classes) for head in self.box_heads)
 
     def box_stage(
         self,
@@ -151,7 +161,7 @@ class BoxCascade(PyramidRPN):
         box_features: Float[Array, "N S S C"],
         samples: RoISamples,
         batch: Batch,
-    ) -> tuple[dict[str, LossTerm], Proposals]:
+    ) -> tuple[Terms, Proposals]:
         """The box losses of one stage, and the regions for the next."""
         images, regions = samples.classes.shape
         logits, deltas = self.box_stage(
@@ -163,7 +173,8 @@ class BoxCascade(PyramidRPN):
             samples,
             batch.gt_boxes,
             self.stages[stage].coder,
-            self.box_smooth_l1_beta,
+            self.class_loss,
+            self.box_loss,
         )
         boxes = self.refine(
             stage, samples.boxes, samples.classes, logits, deltas, batch.image_sizes
@@ -175,7 +186,7 @@ class BoxCascade(PyramidRPN):
             passed &= nonempty(boxes)
         return self.of_stage(stage, terms), Proposals(boxes, jnp.zeros_like(boxes[..., 0]), passed)
 
-    def of_stage(self, stage: int, terms: dict[str, LossTerm]) -> dict[str, LossTerm]:
+    def of_stage(self, stage: int, terms: Terms) -> Terms:
         """Loss terms with the stage's weight and its number, from 1, in their names."""
         weight = self.stages[stage].loss_weight
         return {f"{name}_stage{stage + 1}": term.scaled(weight) for name, term in terms.items()}

@@ -1,0 +1,1 @@
+"""Losses as frozen values that return sums and counts."""

@@ -1,0 +1,25 @@
+"""Compute dtypes of a module and of all modules inside it."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+import flax.linen as nn
+
+from segjax.types import Dtype
+
+M = TypeVar("M")
+
+
+def with_dtype(module: M, dtype: Dtype) -> M:
+    """Returns a linen module with the `dtype` of itself and of all modules inside replaced."""
+    part: Any = module
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.name == "dtype":
+            changes["dtype"] = dtype
+        elif isinstance(value, nn.Module) and field.name != "parent":
+            changes[field.name] = with_dtype(value, dtype)
+        elif isinstance(value, tuple) and any(isinstance(v, nn.Module) for v in value):
+            changes[field.name] = tuple(with_dtype(v, dtype) for v in value)
+    return part.clone(**changes)
