@@ -28,8 +28,8 @@ from segjax.train.parallel import BATCH_FIELDS
 from segjax.train.resolve import resolve, with_dtype
 from segjax.types import Batch
 from segjax.zoo.table import find
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))

@@ -16,7 +16,7 @@ from segjax.models import (
 )
 from segjax.train.checks import differing_fields
 from segjax.zoo.convert import RULES
-from tests.golden_models import CONFIGS, find, row
+from tests.support.golden_models import CONFIGS, find, row
 from tests.test_goldens import FILES
 
 # Library, config, model, blocks of the third stage, groups.

@@ -39,8 +39,8 @@ from segjax.train.step import image_keys, make_step, reduce_losses
 from segjax.types import Batch
 from segjax.zoo.convert import convert, path_of
 from segjax.zoo.reading import read_checkpoint
-from tests import golden_recipe as recipe
-from tests.golden_models import find, heads
+from tests.support import golden_recipe as recipe
+from tests.support.golden_models import find, heads
 
 pytestmark = pytest.mark.golden
 

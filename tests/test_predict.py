@@ -12,7 +12,7 @@ from segjax.models.rpn import RPN
 from segjax.ops.anchors import level_stride
 from segjax.predict import Predictor, predict
 from segjax.predict_files import predict_files, read_image
-from tests.eval import fakes
+from tests.support import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)
 

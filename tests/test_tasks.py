@@ -21,7 +21,7 @@ from segjax.train.checkpoint import load_run, save_run
 from segjax.train.checks import check_same_run
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, resolve
-from tests import tiny
+from tests.support import tiny
 
 HEAD = SemanticFPNHead(0, features=8, norm=tiny.NORM)
 CATEGORIES = (PanopticCategory(1, "disc", True), PanopticCategory(7, "sand", False))
@@ -44,7 +44,7 @@ def tiny_semantic():
 CONFIG = '''
 """A run of seconds."""
 from segjax.config import OptimConfig, TrainConfig
-from tests.eval.knowing import data_config
+from tests.support.knowing import data_config
 from tests.test_tasks import tiny_panoptic, tiny_semantic
 
 def get_config():

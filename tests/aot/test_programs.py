@@ -11,8 +11,8 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.models import htc_resnet_fpn, semantic_fpn_resnet
-from tests import tiny
-from tests.aot.small_runs import FAMILIES, small_run
+from tests.support import tiny
+from tests.support.small_runs import FAMILIES, small_run
 
 
 @pytest.mark.parametrize(

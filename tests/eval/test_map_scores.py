@@ -16,7 +16,7 @@ from segjax.eval.runner import Evaluator, evaluate
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models import PanopticMerge
 from segjax.predict import Predictor
-from tests.eval import fakes, knowing
+from tests.support import fakes, knowing
 
 
 @pytest.fixture(scope="module")

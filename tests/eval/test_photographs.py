@@ -13,7 +13,7 @@ from segjax.eval.maps import PanopticMap, SemanticMap
 from segjax.eval.mean_iou import MeanIou
 from segjax.eval.panoptic_quality import PanopticQuality
 from segjax.eval.result import Result
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 ROOT = SHARED / "coco_panoptic200"
 

@@ -12,7 +12,7 @@ from segjax.eval.detections import ImageDetections
 from segjax.eval.postprocess import predict_original
 from segjax.eval.runner import Evaluator, _DataClasses, evaluate
 from segjax.figure_ground.refine import MaskRefinement
-from tests.eval import fakes
+from tests.support import fakes
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """HTC's three ideas, each as what it changes in the computation (1901.07518, section 3)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import pytest
 from segjax.models import htc_resnet_fpn
 from segjax.models.rois import RoIPooler
 from segjax.models.semantic import SemanticLoss
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.run import Run, all_regions, loss_terms, shared
 
 BELOW = {"backbone", "fpn"}
 
@@ -23,22 +24,16 @@ def parts(paths):
 @pytest.fixture(scope="module")
 def whole():
     """All three ideas."""
-    return Run(tiny.htc())
+    return shared("htc")
 
 
 @pytest.fixture(scope="module")
 def plain(whole):
-    """None of them, of the same weights; all regions enter the losses, whatever the key."""
+    """None of them, of the same weights; refined ground truth is passed on."""
     model = tiny.htc(semantic=False).clone(interleaved=False, mask_information_flow=False)
     params = without(whole, "semantic_head", "mask_flow")
-    return Run(all_regions(model), {**whole.variables, "params": params})
-
-
-def all_regions(model):
-    return model.clone(
-        rpn=dataclasses.replace(model.rpn, num_samples=10**5),
-        stages=tiny.with_samples(model.stages, 10**5),
-    )
+    model = all_regions(model).clone(passes_gt=True)
+    return Run(model, {**whole.variables, "params": params}).compiled()
 
 
 def without(run, *prefixes):
@@ -63,12 +58,14 @@ def shifted(run, head):
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_masks_see_the_boxes_before_or_after_the_stage_s_own_refinement(plain, interleaved):
     # Refined ground truth is passed on: it is positive at every stage, untrained as all is.
-    model = plain.model.clone(interleaved=interleaved, passes_gt=True)
-    run = Run(model, plain.variables)
     batch, keys = tiny.batch(), tiny.keys()
-    before = run.terms(batch, keys)
+    terms = functools.partial(plain.terms, batch, keys)
+    if interleaved:
+        model = plain.model.clone(interleaved=True)
+        terms = jax.jit(lambda variables: loss_terms(model, variables, batch, keys))
+    before = terms(plain.variables)
     for stage in (1, 2, 3):
-        after = run.terms(batch, keys, shifted(plain, f"box_heads_{stage - 1}"))
+        after = terms(shifted(plain, f"box_heads_{stage - 1}"))
         changed = {name for name in after if after[name] != before[name]}
         first_mask = stage if interleaved else stage + 1
         assert changed == {
@@ -221,8 +218,9 @@ def test_a_batch_without_semantic_labels_names_the_ways(whole):
 
 
 def test_without_its_ideas_it_is_cascade_mask_rcnn(plain):
-    cascade = Run(all_regions(tiny.cascade_mask_rcnn(style="mmdet")), plain.variables)
-    ours, theirs = plain.jacobian[0], cascade.terms(tiny.batch(), tiny.keys())
+    cascade = shared("cascade_mask_rcnn_mmdet")
+    ours = plain.jacobian[0]
+    theirs = cascade.terms(tiny.batch(), tiny.keys(), plain.variables)
     assert set(ours) == set(theirs)
     for name, term in ours.items():
         np.testing.assert_allclose(term, theirs[name], rtol=1e-5)

@@ -23,8 +23,8 @@ from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
 from segjax.ops.masks import paste_masks
 from segjax.ops.panoptic import merge_panoptic
 from segjax.types import Detections
-from tests import tiny
-from tests.models.run import Run, assert_finite
+from tests.support import tiny
+from tests.support.run import Run, assert_finite, shared
 
 HEAD = SemanticFPNHead(tiny.CLASSES + 1, features=8, norm=tiny.NORM)
 
@@ -36,13 +36,19 @@ def panoptic(detector, head=HEAD):
 
 @pytest.fixture(scope="module")
 def run():
-    return Run(panoptic(tiny.mask_rcnn()))
+    return Run(panoptic(tiny.mask_rcnn())).compiled()
 
 
-def test_it_is_its_detector_with_a_semantic_branch(run):
+@pytest.fixture(scope="module")
+def alone():
+    """The detector of `run`."""
+    return shared("mask_rcnn")
+
+
+def test_it_is_its_detector_with_a_semantic_branch(run, alone):
     batch, keys = tiny.batch(), tiny.keys()
     variables = {k: v["detector"] for k, v in run.variables.items() if "detector" in v}
-    alone = Run(run.model.detector, variables)
+    assert run.model.detector == alone.model
     found = run.predict(run.variables, batch.images, batch.image_sizes)
     same = alone.predict(variables, batch.images, batch.image_sizes)
     assert found.semantic_logits.shape == (2, 16, 16, tiny.CLASSES + 1)
@@ -52,7 +58,7 @@ def test_it_is_its_detector_with_a_semantic_branch(run):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    ours, theirs = run.jacobian[0], alone.terms(batch, keys)
+    ours, theirs = run.jacobian[0], alone.terms(batch, keys, variables)
     assert set(ours) == {*theirs, "loss_semantic"}
     for name, term in theirs.items():
         np.testing.assert_allclose(ours[name], term, rtol=1e-5)
@@ -295,14 +301,11 @@ def test_semantic_fpn_learns_a_batch(head):
     )
     run, batch, keys = Run(model), tiny.batch(), tiny.keys()
 
-    @jax.jit
-    def step(params):
-        total, grads = jax.value_and_grad(lambda p: run._total(p, batch, keys)[0])(params)
-        return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), total
-
     params, losses = run.variables["params"], []
     for _ in range(30):
-        params, total = step(params)
+        run.variables = {**run.variables, "params": params}
+        total, _, _, grads = run.losses(batch, keys)
+        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
         losses.append(float(total))
     assert losses[-1] < 0.5 * losses[0]
     found = run.predict({**run.variables, "params": params}, batch.images, batch.image_sizes)

@@ -6,8 +6,8 @@ import pytest
 
 from segjax.models import semantic_fpn_resnet
 from segjax.nn.semantic_head import FCNHead, SemanticFPNHead
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.run import Run
 
 
 def test_the_head_is_chosen_by_name():

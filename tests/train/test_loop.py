@@ -15,15 +15,15 @@ from segjax.data.shapes import ShapesConfig
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
-from tests import tiny
-from tests.train.toy import SemanticToy, Toy
+from tests.support import tiny
+from tests.support.toy import SemanticToy, Toy
 
 RECORDS = ("config.json", "classes.json")
 
 
 @pytest.fixture(autouse=True)
 def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
 
 
 @pytest.fixture(scope="module")

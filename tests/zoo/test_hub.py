@@ -25,7 +25,7 @@ from segjax.zoo.convert import RULES, export
 from segjax.zoo.entry import Entry, Weights
 from segjax.zoo.export import export_file, table_of
 from segjax.zoo.fit import check_same_inputs
-from tests import tiny
+from tests.support import tiny
 
 NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
 

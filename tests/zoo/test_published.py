@@ -16,7 +16,7 @@ from segjax.config_json import to_json
 from segjax.train.checks import differing_fields
 from segjax.zoo.convert import RULES
 from segjax.zoo.table import ENTRIES
-from tests.golden_models import find, row
+from tests.support.golden_models import find, row
 from tests.test_golden_models import SET_FOR_THE_FILES
 
 with (Path(__file__).parent / "published.csv").open() as file:

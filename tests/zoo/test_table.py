@@ -28,7 +28,7 @@ from segjax.zoo import (
 )
 from segjax.zoo.convert import RULES
 from segjax.zoo.entry import Weights
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 ROOT = Path(__file__).parent.parent.parent
 ENTRIES = table.ENTRIES

@@ -18,7 +18,7 @@ from segjax.models import (
     htc_resnet_fpn,
     mask_rcnn_resnet_fpn,
 )
-from segjax.models.variables import init_variables
+from segjax.models.variables import variable_shapes
 from segjax.nn.norm import NormSpec
 from segjax.nn.resnet import resnet
 from segjax.nn.semantic_head import FusedSemanticHead
@@ -30,7 +30,7 @@ NORM = NormSpec("group", groups=4)
 
 
 def mask_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> MaskRCNN:
-    """ResNet-18 of width 8, FPN of width 16, few regions."""
+    """ResNet-18 of width 8 with few blocks, FPN of width 16, few regions: little to compile."""
     model = _shrink(mask_rcnn_resnet_fpn(num_classes, style=style, dtype=dtype), norm, dtype)
     return model.clone(
         box_head=_small_box_head(model.box_head),
@@ -81,7 +81,7 @@ def htc(semantic=True, dtype="float32", num_classes=CLASSES) -> HybridTaskCascad
 
 def _shrink(model, norm, dtype):
     return model.clone(
-        backbone=resnet(18, features=8, norm=norm, dtype=dtype),
+        backbone=resnet(18, features=8, norm=norm, dtype=dtype).clone(stage_sizes=(2, 1, 1, 1)),
         fpn=model.fpn.clone(features=16),
         rpn=dataclasses.replace(
             model.rpn,
@@ -160,8 +160,27 @@ def batch(images=2, objects=2, slots=4, size=SIZE, canvas=None, seed=0) -> Batch
 
 
 def init(model, seed=0):
-    """Variables of a model; the other generator's draws compile in a third of the time."""
-    return init_variables(model, jax.random.key(seed, impl="rbg"))
+    """Variables of a model as its layers would draw them, without a program that draws them."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        names = [entry.key for entry in path]
+        if names[-1] in ("scale", "var"):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if not names[-1].endswith("kernel"):  # biases, means
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jnp.asarray(random.normal(0, _deviation(names, leaf.shape), leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
+
+
+def _deviation(names, shape):
+    """Of a kernel's entries: predictors start small, all else keeps the size of what it reads."""
+    if names[-1] == "logits_kernel" or names[-2] == "box_deltas":
+        return 0.001
+    if "rpn_head" in names or names[-2] in ("class_logits", "logits"):
+        return 0.01
+    return np.sqrt(2 / np.prod(shape[:-1]))
 
 
 def keys(images=2, seed=0):

@@ -265,7 +265,7 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
         match = re.fullmatch(pattern, config)
         if candidate == library and match:
             return peer, _take_every_sample(make(classes, **_BACKBONES[match[1]]), meta)
-    raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
+    raise KeyError(f"no model for {library} {config}; add it to tests/support/golden_models.py")
 
 
 def row(meta: dict[str, Any]) -> Entry | None:

@@ -10,7 +10,7 @@ from segjax.models import (
 from segjax.models.flavours import DETECTRON2, MMDET
 from segjax.nn.resnet import ResNet, resnet
 from segjax.train.resolve import with_dtype
-from tests import tiny
+from tests.support import tiny
 
 MMDETS = ("cascade_mmdet", "htc")
 
