@@ -29,6 +29,7 @@ from segjax.train.resolve import resolve, with_dtype
 from segjax.types import Batch
 from segjax.zoo.table import find
 from tests.support import tiny
+from tests.support.rows import each_row
 from tests.support.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -105,7 +106,7 @@ def test_all_published_recipes_are_there():
     assert sorted(PUBLISHED) == RECIPES
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_says_what_it_must_meet(name):
     library, schedule = PUBLISHED[name][0].split()
     docstring = ast.get_docstring(ast.parse((FOLDER / name).read_text()))
@@ -118,7 +119,7 @@ def test_recipe_says_what_it_must_meet(name):
     assert f"{config.steps:,} steps of {config.data.batch_size} images" in text
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_is_the_published_schedule(name):
     config = load_config(FOLDER / name)
     steps, (first, second), warm = SCHEDULES[PUBLISHED[name][0]]
@@ -132,7 +133,7 @@ def test_recipe_is_the_published_schedule(name):
     assert config.model.has_masks == (not name.startswith(("faster", "semantic")))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_follows_its_library(name):
     config = load_config(FOLDER / name)
     data, optim = config.data, config.optim
@@ -158,7 +159,7 @@ def test_recipe_follows_its_library(name):
     assert (model.backbone, model.preprocess) == (backbone, library.preprocess)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_has_semantic_labels_if_its_model_learns_from_them(name):
     config = load_config(FOLDER / name)
     source, classes = ("stuffthingmaps", 183) if name in SEMANTIC else ("none", None)
@@ -198,7 +199,7 @@ def test_panoptic_shapes_train_on_pictures_without_objects(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, grads)))
 
 
-@pytest.mark.parametrize("name", SEMANTIC)
+@each_row(SEMANTIC)
 def test_other_semantic_labels_are_two_flags(name):
     flags = ["--data.semantic=panoptic", "--model.semantic-head.num-classes=0"]
     assert all(flag.split("=")[0] in (FOLDER / name).read_text() for flag in flags)
@@ -208,7 +209,7 @@ def test_other_semantic_labels_are_two_flags(name):
         resolve(load_config(FOLDER / name, flags[:1]), ["a class"] * 80, ["a class"] * 133)
 
 
-@pytest.mark.parametrize("name", OWN_DATA)
+@each_row(OWN_DATA)
 def test_flags_that_a_recipe_proposes_change_it(name):
     docstring = " ".join(ast.get_docstring(ast.parse((FOLDER / name).read_text())).split())
     flags = [flag for flag in re.findall(r"`(--[^`]+)`", docstring) if re.search("[ =]", flag)]
