@@ -29,7 +29,7 @@ def durations(path: str) -> dict[str, Any]:
     """Number of tests, wall and added-up seconds, by file and for the longest tests."""
     suite = next(ET.parse(path).iter("testsuite"))
     tests = {
-        f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": float(
+        f"{case.get('classname', '').replace('.', '/')}.py::{_name(case)}": float(
             case.get("time", 0)
         )
         for case in suite.iter("testcase")
@@ -49,6 +49,12 @@ def durations(path: str) -> dict[str, Any]:
             if seconds >= SHOWN
         },
     }
+
+
+def _name(case: ET.Element) -> str:
+    """A test's name, without the group of tests that shared its worker."""
+    name = case.get("name", "")
+    return name.rpartition("@")[0] if name.rfind("@") > name.rfind("]") else name
 
 
 if __name__ == "__main__":

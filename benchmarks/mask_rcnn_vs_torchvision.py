@@ -31,7 +31,7 @@ from segjax.train.state import init_state
 from segjax.train.step import make_step
 from segjax.types import Batch
 from segjax.zoo.convert import RULES, convert
-from tests import golden_recipe as recipe
+from tests.support import golden_recipe as recipe
 
 THREADS = 2
 HEIGHT, WIDTH, OBJECTS = 800, 1344, 20

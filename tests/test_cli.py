@@ -14,17 +14,17 @@ from segjax import cli, config_json
 from segjax.train import load_run
 from segjax.train.weights import pretrained_run
 from segjax.zoo import hub
-from tests import tiny
-from tests.data.map_samples import make_everything
-from tests.train.toy import Toy
+from tests.support import tiny
+from tests.support.map_samples import make_everything
+from tests.support.toy import Toy
 
 CONFIG = '''
 """A run of seconds."""
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
-from tests.tiny import mask_rcnn
-from tests.train.toy import Toy
+from tests.support.tiny import mask_rcnn
+from tests.support.toy import Toy
 
 def get_config():
     shapes = ShapesConfig(image_size=64, num_train=8, num_val=3, min_side=16, max_side=32)
@@ -45,7 +45,7 @@ MODELS = {"toy": "Toy(num_classes=0, frozen=())", "mask_rcnn": "mask_rcnn(num_cl
 @pytest.fixture(scope="module", autouse=True)
 def trust_the_toy():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+        patch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
         yield
 
 

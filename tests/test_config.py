@@ -14,7 +14,7 @@ from segjax.config_json import from_json, read_config, save_config, to_json
 from segjax.data.config import DataConfig
 from segjax.nn.norm import Norm, NormSpec
 from segjax.types import Dtype
-from tests.train.toy import Toy
+from tests.support.toy import Toy
 
 
 def swish(x):
@@ -99,7 +99,7 @@ def test_a_config_file_is_python(tmp_path):
     path = write(
         tmp_path,
         "from segjax.config import *\nfrom segjax.data.config import DataConfig\n"
-        "from tests.train.toy import Toy\n"
+        "from tests.support.toy import Toy\n"
         "def get_config():\n    return TrainConfig(model=Toy(), data=DataConfig(root='x'))\n",
     )
     config = load_config(path, ["--seed=3"])

@@ -21,15 +21,17 @@ from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rc
 from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
 from segjax.nn.backbones.resnet import resnet
+from segjax.nn.dtype import with_dtype
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
-from segjax.train.resolve import resolve, with_dtype
+from segjax.train.resolve import resolve
 from segjax.types import Batch
 from segjax.zoo.table import find
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.rows import each_row
+from tests.support.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
@@ -90,9 +92,9 @@ def test_config_builds(name):
     config = load_config(FOLDER / name)
     model = config.model
     if model.num_classes == 0:
-        model = model.with_num_classes(3)
-    if model.semantic_classes == 0:
-        model = model.with_semantic_classes(4)
+        model = model.with_classes(things=3)
+    if model.classes.pixels == 0:
+        model = model.with_classes(pixels=4)
     variables = jax.eval_shape(lambda key: init_variables(model, key), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) > 10_000
     frozen_mask(variables["params"], model.frozen_paths())
@@ -105,7 +107,7 @@ def test_all_published_recipes_are_there():
     assert sorted(PUBLISHED) == RECIPES
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_says_what_it_must_meet(name):
     library, schedule = PUBLISHED[name][0].split()
     docstring = ast.get_docstring(ast.parse((FOLDER / name).read_text()))
@@ -118,7 +120,7 @@ def test_recipe_says_what_it_must_meet(name):
     assert f"{config.steps:,} steps of {config.data.batch_size} images" in text
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_is_the_published_schedule(name):
     config = load_config(FOLDER / name)
     steps, (first, second), warm = SCHEDULES[PUBLISHED[name][0]]
@@ -128,11 +130,11 @@ def test_recipe_is_the_published_schedule(name):
     wanted = [*warming, 0.02, 0.02, 2e-3, 2e-3, 2e-4, 2e-4]
     assert [float(rate(step)) for step in at] == pytest.approx(wanted, rel=1e-5)
     assert (config.steps, config.data.batch_size) == (steps, 16)
-    assert config.model.has_masks == config.data.masks
-    assert config.model.has_masks == (not name.startswith(("faster", "semantic")))
+    assert ("masks" in config.model.tasks) == config.data.masks
+    assert ("masks" in config.model.tasks) == (not name.startswith(("faster", "semantic")))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_follows_its_library(name):
     config = load_config(FOLDER / name)
     data, optim = config.data, config.optim
@@ -158,13 +160,13 @@ def test_recipe_follows_its_library(name):
     assert (model.backbone, model.preprocess) == (backbone, library.preprocess)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@each_row(RECIPES)
 def test_recipe_has_semantic_labels_if_its_model_learns_from_them(name):
     config = load_config(FOLDER / name)
     source, classes = ("stuffthingmaps", 183) if name in SEMANTIC else ("none", None)
     if name in PANOPTIC:
         source, classes = "panoptic", 54
-    assert (config.data.semantic, config.model.semantic_classes) == (source, classes)
+    assert (config.data.semantic, config.model.classes.pixels) == (source, classes)
     assert config.data.merge_things == ("first" if name in PANOPTIC else "no")
     assert config.data.instances == (not name.startswith("semantic"))
     names = STUFF_NAMES if name in SEMANTIC else ["a class"] * (classes or 0)
@@ -198,17 +200,17 @@ def test_panoptic_shapes_train_on_pictures_without_objects(tmp_path):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, grads)))
 
 
-@pytest.mark.parametrize("name", SEMANTIC)
+@each_row(SEMANTIC)
 def test_other_semantic_labels_are_two_flags(name):
     flags = ["--data.semantic=panoptic", "--model.semantic-head.num-classes=0"]
     assert all(flag.split("=")[0] in (FOLDER / name).read_text() for flag in flags)
     config = resolve(load_config(FOLDER / name, flags), ["a class"] * 80, ["a class"] * 133)
-    assert config.model.semantic_classes == config.model.semantic_head.num_classes == 133
+    assert config.model.classes.pixels == config.model.semantic_head.num_classes == 133
     with pytest.raises(ValueError, match=r"model has 183 semantic .*panoptic have 133"):
         resolve(load_config(FOLDER / name, flags[:1]), ["a class"] * 80, ["a class"] * 133)
 
 
-@pytest.mark.parametrize("name", OWN_DATA)
+@each_row(OWN_DATA)
 def test_flags_that_a_recipe_proposes_change_it(name):
     docstring = " ".join(ast.get_docstring(ast.parse((FOLDER / name).read_text())).split())
     flags = [flag for flag in re.findall(r"`(--[^`]+)`", docstring) if re.search("[ =]", flag)]

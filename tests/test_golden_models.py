@@ -16,7 +16,7 @@ from segjax.models import (
 )
 from segjax.train.checks import differing_fields
 from segjax.zoo.convert import RULES
-from tests.golden_models import CONFIGS, find, row
+from tests.support.golden_models import CONFIGS, find, row
 from tests.test_goldens import FILES
 
 # Library, config, model, blocks of the third stage, groups.
@@ -70,8 +70,8 @@ def test_the_model_of_a_config(library, config, kind, blocks, groups):
     assert type(model) is kind
     detector = model.detector if kind is PanopticFPN else model
     assert (detector.backbone.stage_sizes[2], detector.backbone.groups) == (blocks, groups)
-    assert any("mask" in loss for loss in peer.losses) == model.has_masks
-    assert ("loss_semantic" in peer.losses.values()) == (model.semantic_classes is not None)
+    assert any("mask" in loss for loss in peer.losses) == ("masks" in model.tasks)
+    assert ("loss_semantic" in peer.losses.values()) == (model.classes.pixels is not None)
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=[known[1] for known in KNOWN])

@@ -29,9 +29,8 @@ import pytest
 import safetensors.numpy
 
 from segjax.config import OptimConfig
-from segjax.models import PanopticFPN
+from segjax.models import CascadeMaskRCNN, HybridTaskCascade, PanopticFPN
 from segjax.models.variables import variable_shapes
-from segjax.ops.masks import paste_masks
 from segjax.ops.resize import resize_bilinear
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
@@ -39,8 +38,8 @@ from segjax.train.step import image_keys, make_step, reduce_losses
 from segjax.types import Batch
 from segjax.zoo.convert import convert, path_of
 from segjax.zoo.reading import read_checkpoint
-from tests import golden_recipe as recipe
-from tests.golden_models import find, heads
+from tests.support import golden_recipe as recipe
+from tests.support.golden_models import find, heads
 
 pytestmark = pytest.mark.golden
 
@@ -177,7 +176,7 @@ class Golden:
             gt_is_crowd=jnp.zeros((1, count), bool),
             gt_masks=jnp.asarray(masks[None], jnp.uint8),
             gt_mask_frames=jnp.tile(jnp.array([0, 0, w, h], jnp.float32), (1, count, 1)),
-            gt_semantic=None if self.model.semantic_classes is None else self.semantic_labels(),
+            gt_semantic=None if self.model.classes.pixels is None else self.semantic_labels(),
         )
 
     @cached_property
@@ -211,7 +210,7 @@ class Golden:
 
     def draw(self, number, in_our_order):
         h, w = self.height, self.width
-        drawn = recipe.semantic(h, w, number or self.model.semantic_classes, self.seed)
+        drawn = recipe.semantic(h, w, number or self.model.classes.pixels, self.seed)
         labels = np.full(self.images.shape[:3], 255, np.uint8)
         labels[0, :h, :w] = in_our_order(drawn)
         return jnp.asarray(labels)
@@ -236,7 +235,7 @@ class Golden:
                 "proposals": proposals,
                 "roi_feature": model.box_pooler(features, rois[:, :8]),
                 "detections": detections,
-                "masks": self.masks(detections) if whole.has_masks else None,
+                "masks": self.masks(detections) if ("masks" in whole.tasks) else None,
                 "panoptic": whole.panoptic(images, image_sizes)
                 if isinstance(whole, PanopticFPN)
                 else None,
@@ -249,11 +248,8 @@ class Golden:
 
     def masks(self, detections):
         """Masks of the only image, of its size."""
-        padded = self.model.paste_padded
-        soft = paste_masks(
-            detections.mask_probs[0], detections.boxes[0], self.height, self.width, padded=padded
-        )
-        return soft > 0.5 if padded else soft >= 0.5
+        one = jax.tree.map(lambda leaf: leaf[0], detections.masks)
+        return one.paste(self.height, self.width)
 
     @property
     def steps(self):
@@ -566,11 +562,19 @@ def detector_of(model):
 
 
 def with_mask_slots(model, slots):
-    if not model.has_masks:
+    if "masks" not in model.tasks:
         return model
     if isinstance(model, PanopticFPN):
         return model.clone(detector=with_mask_slots(model.detector, slots))
-    return model.clone(mask_targets=dataclasses.replace(model.mask_targets, max_rois=slots))
+    if isinstance(model, HybridTaskCascade):
+        return model.clone(mask_head=_limited(model.mask_head, slots))
+    if isinstance(model, CascadeMaskRCNN):
+        return model.clone(mask_heads=tuple(_limited(head, slots) for head in model.mask_heads))
+    return model.clone(mask_head=_limited(model.mask_head, slots))
+
+
+def _limited(branch, slots):
+    return branch.clone(targets=dataclasses.replace(branch.targets, max_rois=slots))
 
 
 def flatten(tree):

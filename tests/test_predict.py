@@ -12,7 +12,7 @@ from segjax.models.parts.rpn import RPN
 from segjax.ops.anchors import level_stride
 from segjax.predict.files import predict_files, read_image
 from segjax.predict.predictor import Predictor, predict
-from tests.eval import fakes
+from tests.support import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)
 
@@ -66,7 +66,7 @@ def test_refined_masks_follow_the_contours_of_the_picture(predictor):
 
 
 def test_models_without_masks_have_none_to_refine(predictor):
-    model = fakes.OracleModel(has_masks=False)
+    model = fakes.OracleModel(masks=False)
     boxes_alone = dataclasses.replace(predictor, model=model, refine=MaskRefinement())
     with pytest.raises(ValueError, match="no masks to refine"):
         boxes_alone(fakes.image_of(0))

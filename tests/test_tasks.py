@@ -22,7 +22,7 @@ from segjax.train.checkpoint import load_run, save_run
 from segjax.train.checks import check_same_run
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, resolve
-from tests import tiny
+from tests.support import tiny
 
 HEAD = SemanticFPNHead(0, features=8, norm=tiny.NORM)
 CATEGORIES = (PanopticCategory(1, "disc", True), PanopticCategory(7, "sand", False))
@@ -45,7 +45,7 @@ def tiny_semantic():
 CONFIG = '''
 """A run of seconds."""
 from segjax.config import OptimConfig, TrainConfig
-from tests.eval.knowing import data_config
+from tests.support.knowing import data_config
 from tests.test_tasks import tiny_panoptic, tiny_semantic
 
 def get_config():
@@ -178,10 +178,10 @@ def test_models_and_data_that_do_not_fit_are_refused(model, data, words):
 
 def test_the_data_decide_all_classes():
     model = resolve(config_of(tiny_panoptic(), **PANOPTIC), ("disc", "box"), NAMES).model
-    assert (model.num_classes, model.semantic_classes) == (2, 3)
+    assert (model.classes.things, model.classes.pixels) == (2, 3)
     data = PANOPTIC | {"instances": False, "masks": False}
     model = resolve(config_of(tiny_semantic(), **data), (), NAMES).model
-    assert (model.num_classes, model.semantic_classes) == (None, 3)
+    assert (model.classes.things, model.classes.pixels) == (None, 3)
     last = PANOPTIC | {"merge_things": "last"}
     for things in (2, -1):
         resolve(config_of(tiny_panoptic(things=things), **last), ("disc",), NAMES)
@@ -211,7 +211,7 @@ def test_the_classes_of_a_run_are_kept(tmp_path):
 
 
 def test_semantic_weights_are_saved_as_a_run(tmp_path):
-    model = tiny_semantic().with_semantic_classes(2)
+    model = tiny_semantic().with_classes(pixels=2)
     shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     variables = jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
     config = config_of(model, semantic="folder", instances=False)

@@ -1,7 +1,8 @@
 """The form of a golden file, from a torch model of any library.
 
-`tests/golden_recipe.py` draws weights, image and ground truth; `tests/test_goldens.py` reads
-what is written here. Norm layers stay in eval mode, and samplers take every anchor and region.
+`tests/support/golden_recipe.py` draws weights, image and ground truth; `tests/test_goldens.py`
+reads what is written here. Norm layers stay in eval mode, and samplers take every anchor and
+region.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests import golden_recipe as recipe
+from tests.support import golden_recipe as recipe
 
 HEIGHT, WIDTH = 256, 320
 CLASSES, OBJECTS = 80, 5

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from segjax.aot.compile import compile_for
-from tests.aot.small_runs import FAMILIES, small_run
+from tests.support.small_runs import FAMILIES, small_run
 
 pytestmark = pytest.mark.aot
 

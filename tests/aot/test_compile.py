@@ -13,7 +13,7 @@ from segjax.aot.targets import parse_target
 from segjax.aot.text import lines
 from segjax.aot.worker import CUBLAS, Request, compile_lowered, needed_bytes
 from segjax.cli import main
-from tests.aot.small_runs import small_run
+from tests.support.small_runs import small_run
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_the_batch_that_fits_is_found_by_compiling(each, images, fits, monkeypat
 def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, capsys, tmp_path):
     path = tmp_path / "config.py"
     path.write_text(
-        "from tests.aot.small_runs import small_run\n"
+        "from tests.support.small_runs import small_run\n"
         "def get_config():\n    return small_run('mask_rcnn')\n"
     )
     monkeypatch.setattr(

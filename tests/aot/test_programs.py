@@ -11,8 +11,8 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.models import htc, resnet, semantic_fpn
-from tests import tiny
-from tests.aot.small_runs import FAMILIES, small_run
+from tests.support import tiny
+from tests.support.small_runs import FAMILIES, small_run
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_classes_that_the_data_would_decide_are_cocos():
         model=semantic_fpn(resnet(50), semantic_classes=0),
         data=DataConfig(semantic="panoptic", instances=False),
     )
-    assert programs.completed(config).model.semantic_classes == 133
+    assert programs.completed(config).model.classes.pixels == 133
     config = TrainConfig(
         model=htc(resnet(50), num_classes=7, semantic_classes=183),
         data=DataConfig(semantic="stuffthingmaps"),
     )
     model = programs.completed(config).model
-    assert (model.num_classes, model.semantic_classes) == (7, 183)
+    assert (model.classes.things, model.classes.pixels) == (7, 183)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,7 +9,7 @@ import pytest
 from segjax.data import coco, problems, rle
 from segjax.data.check import check
 from segjax.data.layout import find_splits
-from tests.data.samples import SHARED, annotation, content, encoded, picture, write_split
+from tests.support.samples import SHARED, annotation, content, encoded, picture, write_split
 
 
 def load(tmp_path, data, **options):

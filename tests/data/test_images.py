@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.images import ImageError, decode_image, read_size, verify_image
-from tests.data.samples import encoded, picture
+from tests.support.samples import encoded, picture
 
 RGB = picture(12, 17)
 

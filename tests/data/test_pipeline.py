@@ -12,7 +12,7 @@ import pytest
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
-from tests.data.samples import SHARED, annotation, content, encoded, make_folder
+from tests.support.samples import SHARED, annotation, content, encoded, make_folder
 
 FIELDS = {
     "images": ("uint8", (2, 32, 64, 3)),

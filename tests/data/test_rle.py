@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pycocotools import mask as mask_utils
 
 from segjax.data import rle
+from tests.support.examples import examples
 
 MASKS = hnp.arrays(
     bool,
@@ -23,7 +24,7 @@ def reference(mask):
 
 
 @given(MASKS)
-@settings(max_examples=300, deadline=None)
+@examples(15)
 def test_agrees_with_pycocotools(mask):
     encoded = rle.encode(mask)
     assert encoded == reference(mask)
@@ -34,7 +35,7 @@ def test_agrees_with_pycocotools(mask):
 
 
 @given(st.lists(st.integers(0, 90_000), min_size=1, max_size=60))
-@settings(max_examples=200, deadline=None)
+@examples(10)
 def test_long_runs_round_trip(counts):
     counts = np.array([*counts, 1])
     height, width = 1, int(counts.sum())
@@ -43,7 +44,7 @@ def test_long_runs_round_trip(counts):
 
 
 @given(MASKS, st.data())
-@settings(max_examples=200, deadline=None)
+@examples(10)
 def test_crop_is_the_pixel_under_each_cell(mask, data):
     height, width = mask.shape
     x0, y0 = data.draw(st.floats(-3, width)), data.draw(st.floats(-3, height))
@@ -64,7 +65,7 @@ def test_crop_of_whole_image_is_the_mask():
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
-@settings(max_examples=2000, deadline=None)
+@examples(100)
 def test_fuzz_any_text(text):
     check_hostile(text)
 

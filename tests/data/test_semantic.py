@@ -12,7 +12,7 @@ from segjax.data.layout import find_maps
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.tfds_builder import open_records
-from tests.data.map_samples import (
+from tests.support.map_samples import (
     PLAIN_NAMES,
     SIZES,
     colours,
@@ -25,7 +25,7 @@ from tests.data.map_samples import (
     stuff_labels,
     write,
 )
-from tests.data.samples import SHARED, encoded
+from tests.support.samples import SHARED, encoded
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from segjax.data import transforms
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
-from tests.data.samples import annotation, content, encoded, make_folder
+from tests.support.samples import annotation, content, encoded, make_folder
 
 PALETTE = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 

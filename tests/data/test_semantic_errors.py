@@ -14,7 +14,7 @@ from segjax.data.coco import CocoError
 from segjax.data.images import ImageError, decode_labels, decode_map, encode_labels
 from segjax.data.pipeline import open_dataset
 from segjax.data.sources import folder_maps
-from tests.data.map_samples import (
+from tests.support.map_samples import (
     CATEGORIES,
     SIZES,
     colours,
@@ -26,7 +26,7 @@ from tests.data.map_samples import (
     stuff_labels,
     write,
 )
-from tests.data.samples import content, encoded, make_folder, picture
+from tests.support.samples import content, encoded, make_folder, picture
 
 
 @pytest.fixture

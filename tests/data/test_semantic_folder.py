@@ -12,7 +12,7 @@ from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
 from segjax.data.sources import folder_sources
-from tests.data.map_samples import (
+from tests.support.map_samples import (
     PLAIN_NAMES,
     SIZES,
     instances,
@@ -21,7 +21,7 @@ from tests.data.map_samples import (
     plain_labels,
     write,
 )
-from tests.data.samples import encoded, picture
+from tests.support.samples import encoded, picture
 
 
 @pytest.fixture

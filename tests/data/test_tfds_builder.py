@@ -21,7 +21,7 @@ from segjax.data.images import decode_labels
 from segjax.data.pipeline import open_dataset
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.tfds_builder import SegjaxCoco, open_records, prepare
-from tests.data.samples import SHARED, annotation, content, encoded, make_folder, picture
+from tests.support.samples import SHARED, annotation, content, encoded, make_folder, picture
 
 
 def data():

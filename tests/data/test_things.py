@@ -9,7 +9,7 @@ from segjax.data.config import DataConfig
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.things import merge_things
-from tests.data.map_samples import make_everything
+from tests.support.map_samples import make_everything
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from segjax.data import rle, transforms
 from segjax.data.config import DataConfig
-from tests.data.samples import encoded
+from tests.support.samples import encoded
 
 CONFIG = DataConfig(resize="none", mask_frame="image", flip=True, max_instances=4)
 
@@ -46,7 +46,6 @@ def block(height, width, x0, y0, x1, y1):
 
 
 @given(st.integers(8, 40), st.integers(8, 40), st.booleans(), st.integers(10, 70), st.data())
-@settings(max_examples=100, deadline=None)
 def test_image_masks_and_boxes_stay_aligned(height, width, flip, short_side, data):
     x0, y0 = data.draw(st.integers(0, width - 3)), data.draw(st.integers(0, height - 3))
     x1, y1 = data.draw(st.integers(x0 + 2, width)), data.draw(st.integers(y0 + 2, height))

@@ -13,7 +13,7 @@ from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.data.shapes import CATEGORY_IDS, ShapesConfig
 from segjax.eval.panoptic_quality import PanopticQuality
-from tests.data.map_samples import (
+from tests.support.map_samples import (
     SIZES,
     make_everything,
     panoptic_content,
@@ -21,7 +21,7 @@ from tests.data.map_samples import (
     plain_labels,
     write,
 )
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 
 @pytest.fixture

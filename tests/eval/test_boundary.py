@@ -1,16 +1,17 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.data import rle
 from segjax.eval.boundary import band_width, boundary_iou, boundary_region, boundary_rle
-from tests.eval import oracle_boundary as oracle
+from tests.oracles import oracle_boundary as oracle
+from tests.support.examples import examples
 
 SEEDS = st.integers(0, 2**32 - 1)
 # Of images of some twenty pixels: bands of 1 to 5 pixels.
 RATIOS = st.sampled_from([0.02, 0.1, 0.2])
-property_test = settings(max_examples=60, deadline=None)
+property_test = examples()
 
 
 def random_mask(seed, shape=None):

@@ -5,13 +5,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.data import rle
 from segjax.eval.coco_ap import coco_scores
-from tests.data.samples import SHARED
-from tests.eval import oracle, oracle_boundary
+from tests.oracles import oracle_boundary
+from tests.oracles import oracle_coco_ap as oracle
+from tests.support.examples import examples
+from tests.support.samples import SHARED
 
 HEIGHT, WIDTH = 60, 80
 
@@ -123,7 +125,7 @@ def test_area_ranges_agree_with_the_oracle():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 10, 100), (2,)]))
-@settings(max_examples=12, deadline=None)
+@examples(0.6)
 def test_boundary_ap_agrees_with_the_oracle(seed, max_dets):
     content, detections = _random_set(seed, images=3)
     truths = content["annotations"]

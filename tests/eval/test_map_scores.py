@@ -13,10 +13,11 @@ from segjax.eval.runner import Evaluator, evaluate
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models import PanopticMerge
 from segjax.predict.predictor import Predictor
+from segjax.protocols import ClassCounts
 from segjax.results.classes import Classes
 from segjax.results.maps import PanopticMap, SemanticMap
 from segjax.results.result import Result
-from tests.eval import fakes, knowing
+from tests.support import fakes, knowing
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_what_is_not_scored_is_said(folder, opened):
 class LikeHTC(fakes.OracleModel):
     """Has a semantic branch that it does not show."""
 
-    semantic_classes: int = 3
+    classes: ClassCounts = ClassCounts(things=3, pixels=3)
 
 
 def test_semantic_branches_that_are_no_output_are_not_scored(opened):

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segjax.data import rle
 from segjax.results.mask import Mask
+from tests.support.examples import examples
 
 MASKS = hnp.arrays(
     bool,
@@ -57,7 +58,7 @@ def without_holes(mask):
 
 
 @given(MASKS)
-@settings(max_examples=200, deadline=None)
+@examples(10)
 def test_outlines_hold_exactly_the_mask(pixels):
     outlines = Mask.of(pixels).polygon()
     np.testing.assert_array_equal(filled(outlines, pixels.shape), pixels)
@@ -65,7 +66,7 @@ def test_outlines_hold_exactly_the_mask(pixels):
 
 
 @given(MASKS)
-@settings(max_examples=200, deadline=None)
+@examples(10)
 def test_coco_reads_outlines_as_the_mask_without_holes(pixels):
     outlines = Mask.of(pixels).polygon(holes=False)
     assert all(signed_area(outline) > 0 for outline in outlines)
@@ -77,7 +78,7 @@ def test_coco_reads_outlines_as_the_mask_without_holes(pixels):
 
 
 @given(MASKS)
-@settings(max_examples=200, deadline=None)
+@examples(10)
 def test_measures(pixels):
     mask = Mask.of(pixels)
     ys, xs = np.nonzero(pixels)

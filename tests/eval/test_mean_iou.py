@@ -2,17 +2,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.eval.boundary import boundary_iou
 from segjax.eval.mean_iou import MeanIou
-from tests.eval import oracle_boundary, panoptic_truth
-from tests.eval import oracle_panoptic as oracle
+from tests.oracles import oracle_boundary
+from tests.oracles import oracle_panoptic as oracle
+from tests.support import panoptic_truth
+from tests.support.examples import examples
 
 NAMES = ("road", "sky", "cat", "dog")
 SEEDS = st.integers(0, 2**32 - 1)
-property_test = settings(max_examples=60, deadline=None)
+property_test = examples()
 
 
 def random_pair(seed):

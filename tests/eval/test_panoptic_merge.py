@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.data import rle
 from segjax.results.detections import ImageDetections
 from segjax.results.panoptic_merge import Dropped, merge, merge_detections
+from tests.support.examples import examples
 
 GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 
@@ -55,7 +56,7 @@ def scenes(draw):
     st.sampled_from([0.0, 0.5, 1.0]),
     st.integers(0, 5),
 )
-@settings(max_examples=300, deadline=None)
+@examples(15)
 def test_agrees_with_loops(scene, score, overlap, area):
     masks, scores, classes, semantic = scene
     stuff = (3, 1)

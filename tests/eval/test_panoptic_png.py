@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -13,7 +13,7 @@ from segjax.data.images import decode_map
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.results.maps import PanopticMap, PanopticSegment
 from segjax.results.panoptic_png import HIGHEST_ID, annotation, decode_ids, encode_ids, encode_png
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 IDS = hnp.arrays(
     np.int32, st.tuples(st.integers(1, 4), st.integers(1, 4)), elements=st.integers(0, HIGHEST_ID)
@@ -22,7 +22,6 @@ COCO = SHARED / "coco_panoptic200"
 
 
 @given(IDS)
-@settings(max_examples=100, deadline=None)
 def test_ids_survive(ids):
     rgb = encode_ids(ids)
     for y, x in np.ndindex(ids.shape):

@@ -3,13 +3,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.eval.panoptic_quality import PanopticQuality
-from tests.eval import oracle_panoptic as oracle
-from tests.eval import panoptic_truth
+from tests.oracles import oracle_panoptic as oracle
+from tests.support import panoptic_truth
+from tests.support.examples import examples
 
 CATEGORIES = (
     PanopticCategory(3, "cat", True),
@@ -18,7 +19,7 @@ CATEGORIES = (
     PanopticCategory(91, "sky", False),
 )
 SEEDS = st.integers(0, 2**32 - 1)
-property_test = settings(max_examples=60, deadline=None)
+property_test = examples()
 
 
 def random_image(seed):

@@ -13,7 +13,7 @@ from segjax.eval.panoptic_quality import PanopticQuality
 from segjax.results.files import MapWriter
 from segjax.results.maps import PanopticMap, SemanticMap
 from segjax.results.result import Result
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 ROOT = SHARED / "coco_panoptic200"
 

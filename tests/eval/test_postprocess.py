@@ -11,34 +11,37 @@ from pycocotools import mask as mask_utils
 from segjax.data import rle
 from segjax.models import PanopticMerge
 from segjax.ops.masks import paste_masks
+from segjax.ops.soft_masks import BoxMasks
 from segjax.results import mask_encoding, postprocess
 from segjax.results.classes import Classes
 from segjax.types import Detections
+from tests.support.knowing import KnowingModel
 
 
-def _detections(seed=0, batch=2, count=20, side=14, masked=True):
+def _detections(seed=0, batch=2, count=20, side=14, masked=True, padded=False):
     """Random detections in the pixels of 150 x 130 images, some boxes reaching outside."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-20, 120, (batch, count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 90, (batch, count, 2))], axis=-1)
     smooth = rng.random((batch, count, 1, 1)) * 0.4 + rng.random((batch, count, side, side)) * 0.6
+    boxes, smooth = jnp.asarray(boxes, jnp.float32), jnp.asarray(smooth, jnp.float32)
     return Detections(
-        boxes=jnp.asarray(boxes, jnp.float32),
+        boxes=boxes,
         scores=jnp.asarray(np.sort(rng.random((batch, count)))[:, ::-1], jnp.float32),
         classes=jnp.asarray(rng.integers(0, 3, (batch, count)), jnp.int32),
         valid=jnp.asarray(np.arange(count)[None] < np.array([[count - 3], [4]])),
-        mask_probs=jnp.asarray(smooth, jnp.float32) if masked else None,
+        masks=BoxMasks(smooth, boxes, padded) if masked else None,
     )
 
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_run_lengths_equal_pycocotools_of_the_full_pasted_mask(padded):
-    detections = _detections()
+    detections = _detections(padded=padded)
     height, width = 150, 130
-    found = postprocess.collect(detections, [(height, width)] * 2, paste_padded=padded)
+    found = postprocess.collect(detections, [(height, width)] * 2)
     for row in range(2):
         soft = paste_masks(
-            detections.mask_probs[row], detections.boxes[row], height, width, padded=padded
+            detections.masks.probs[row], detections.boxes[row], height, width, padded=padded
         )
         binary = np.asarray(soft) > 0.5 if padded else np.asarray(soft) >= 0.5
         assert found[row].mask_rles is not None
@@ -55,10 +58,11 @@ def test_the_threshold_counts_equality_as_the_peer_does():
         scores=jnp.ones((1, 1)),
         classes=jnp.zeros((1, 1), jnp.int32),
         valid=jnp.ones((1, 1), bool),
-        mask_probs=jnp.full((1, 1, 4, 4), 0.5),
+        masks=BoxMasks(jnp.full((1, 1, 4, 4), 0.5), boxes),
     )
-    grid = postprocess.collect(one, [(8, 8)], paste_padded=False)[0]
-    torchvision = postprocess.collect(one, [(8, 8)], paste_padded=True)[0]
+    grid = postprocess.collect(one, [(8, 8)])[0]
+    padded = dataclasses.replace(one, masks=dataclasses.replace(one.masks, padded=True))
+    torchvision = postprocess.collect(padded, [(8, 8)])[0]
     assert grid.mask(0)[2:6, 2:6].all()
     assert not torchvision.mask(0).any()
 
@@ -67,15 +71,15 @@ def test_photos_of_many_sizes_share_programs():
     detections = _detections()
     mask_encoding._paste_bits.clear_cache()
     for size in ((120, 128), (100, 90), (128, 127), (97, 128)):
-        postprocess.collect(detections, [size], paste_padded=False)
+        postprocess.collect(detections, [size])
     assert mask_encoding._paste_bits._cache_size() == 2  # windows of 64 and 128 pixels
 
 
 def test_large_windows_are_pasted_in_smaller_chunks(monkeypatch):
     detections = _detections()
-    whole = postprocess.collect(detections, [(150, 130)], paste_padded=False)[0]
+    whole = postprocess.collect(detections, [(150, 130)])[0]
     monkeypatch.setattr(mask_encoding, "CHUNK_PIXELS", 3 * 64 * 64)
-    parts = postprocess.collect(detections, [(150, 130)], paste_padded=False)[0]
+    parts = postprocess.collect(detections, [(150, 130)])[0]
     assert parts.mask_rles == whole.mask_rles
 
 
@@ -109,7 +113,7 @@ def test_boxes_are_scaled_per_axis_clipped_and_empty_ones_dropped():
 
 
 def test_rows_without_a_size_and_invalid_rows_are_left_out():
-    found = postprocess.collect(_detections(), [(150, 130)], paste_padded=False)
+    found = postprocess.collect(_detections(), [(150, 130)])
     assert len(found) == 1
     assert len(found[0]) == 17
     assert (np.diff(found[0].scores) <= 0).all()
@@ -118,12 +122,10 @@ def test_rows_without_a_size_and_invalid_rows_are_left_out():
 def test_threshold_and_limit():
     detections = _detections(masked=False)
     scores = np.asarray(detections.scores[0])
-    found = postprocess.collect(
-        detections, [(150, 130)], paste_padded=False, score_threshold=float(scores[5])
-    )[0]
+    found = postprocess.collect(detections, [(150, 130)], score_threshold=float(scores[5]))[0]
     np.testing.assert_array_equal(found.scores, scores[:5])
     assert found.mask_rles is None
-    best = postprocess.collect(detections, [(150, 130)], paste_padded=False, max_detections=2)[0]
+    best = postprocess.collect(detections, [(150, 130)], max_detections=2)[0]
     np.testing.assert_array_equal(best.scores, scores[:2])
 
 
@@ -134,13 +136,13 @@ def test_empty_masks_and_no_detections():
         scores=detections.scores,
         classes=detections.classes,
         valid=detections.valid,
-        mask_probs=detections.mask_probs,
+        masks=dataclasses.replace(detections.masks, boxes=detections.boxes + 1000.0),
     )
-    found = postprocess.collect(outside, [(150, 130)], paste_padded=False)[0]
+    found = postprocess.collect(outside, [(150, 130)])[0]
     assert found.mask_rles is not None
     assert len(found.mask_rles) == 17
     assert all(rle.area(mask) == 0 for mask in found.mask_rles)
-    none = postprocess.collect(outside, [(150, 130)], paste_padded=False, score_threshold=2.0)[0]
+    none = postprocess.collect(outside, [(150, 130)], score_threshold=2.0)[0]
     assert (len(none), none.mask_rles) == (0, ())
 
 
@@ -166,7 +168,7 @@ def test_photos_share_canvases():
     assert len({postprocess.map_canvas(*size) for size in sizes}) < len(sizes) / 100
 
 
-MAPS = {"padded_size": (64, 64), "canvas": (128, 128), "paste_padded": False}
+MAPS = {"padded_size": (64, 64), "canvas": (128, 128)}
 
 
 def test_memory_of_maps_does_not_hold_all_masks_or_all_logits():
@@ -178,13 +180,14 @@ def test_memory_of_maps_does_not_hold_all_masks_or_all_logits():
             scores=jnp.zeros((1, count)),
             classes=jnp.zeros((1, count), jnp.int32),
             valid=jnp.zeros((1, count), bool),
-            mask_probs=jnp.zeros((1, count, 28, 28)),
+            masks=BoxMasks(jnp.zeros((1, count, 28, 28)), jnp.zeros((1, count, 4))),
             semantic_logits=jnp.zeros((1, 200, 272, classes)),
         )
     )
     size = shape((1, 2), jnp.int32)
-    given = {"padded_size": (800, 1088), "canvas": (side, side), "paste_padded": False}
-    lowered = postprocess.maps_original.lower(found, size, size, merge=PanopticMerge(), **given)
+    given = {"padded_size": (800, 1088), "canvas": (side, side)}
+    model = KnowingModel(3, classes, PanopticMerge())
+    lowered = postprocess.maps_original.lower(model, found, size, size, **given)
     temporary = lowered.compile().memory_analysis().temp_size_in_bytes
     assert temporary < 12 * 4 * side**2  # all masks are 100 times as much, all logits 54 times
 
@@ -197,21 +200,11 @@ def test_more_classes_than_labels_are_refused(number):
     )
     sizes = np.full((2, 2), 64, np.int32)
     if number == 255:
-        maps = postprocess.maps_original(found, sizes, sizes, merge=None, **MAPS)
+        maps = postprocess.maps_original(KnowingModel(3, number), found, sizes, sizes, **MAPS)
         assert (np.asarray(maps.semantic)[:, :64, :64] == 254).all()
         return
     with pytest.raises(ValueError, match=f"{number} classes, but labels are 8 bits and 255 marks"):
-        postprocess.maps_original(found, sizes, sizes, merge=None, **MAPS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Merging:
-    """What collecting asks a model."""
-
-    merge: PanopticMerge
-    num_classes: int = 3
-    semantic_classes: int = 4
-    paste_padded: bool = False
+        postprocess.maps_original(KnowingModel(3, number), found, sizes, sizes, **MAPS)
 
 
 def test_segments_know_their_instance():
@@ -225,10 +218,10 @@ def test_segments_know_their_instance():
         valid=jnp.ones((2, 12), bool),
         semantic_logits=jnp.asarray(logits),
     )
-    model = Merging(PanopticMerge(0.1, 0.9, 1))
+    model = KnowingModel(3, 4, PanopticMerge(0.1, 0.9, 1))
     sizes = [(120, 110), (128, 100)]
     maps = postprocess.maps_original(
-        given, np.full((2, 2), 64, np.int32), np.array(sizes, np.int32), merge=model.merge, **MAPS
+        model, given, np.full((2, 2), 64, np.int32), np.array(sizes, np.int32), **MAPS
     )
     classes = Classes().named(model)
     limit = float(np.sort(shuffled)[5])

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import segjax
@@ -126,7 +126,6 @@ def test_segments_are_called_as_their_objects():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 6), st.booleans())
-@settings(max_examples=100, deadline=None)
 def test_every_thing_of_a_merged_map_is_part_of_the_object_of_its_name(seed, count, scored):
     rng = np.random.default_rng(seed)
     masks = rng.random((count, *SIZE)) < 0.3
@@ -148,7 +147,6 @@ def test_every_thing_of_a_merged_map_is_part_of_the_object_of_its_name(seed, cou
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.25, 0.5, 0.75, 1.0]), st.integers(0, 2)), max_size=9))
-@settings(max_examples=100, deadline=None)
 def test_names_are_stable(drawn):
     masks = [block(0, 1, 0, 1)] * len(drawn)
     found = detections(masks, [s for s, _ in drawn], [k for _, k in drawn], ("a", "b"))
@@ -207,7 +205,6 @@ def test_ground_truth_to_semantic_lets_the_smaller_win():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
 def test_instances_to_semantic_pixel_by_pixel(seed, count):
     rng = np.random.default_rng(seed)
     masks = rng.random((count, *SIZE)) < 0.4
@@ -303,7 +300,6 @@ def partition(panoptic):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
 def test_panoptic_apart_and_together_again(seed):
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, 7, SIZE).astype(np.int32)

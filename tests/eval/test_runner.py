@@ -12,7 +12,7 @@ from segjax.figure_ground.refine import MaskRefinement
 from segjax.results.classes import Classes, data_categories
 from segjax.results.detections import ImageDetections
 from segjax.results.postprocess import predict_original
-from tests.eval import fakes
+from tests.support import fakes
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +29,16 @@ def folder(tmp_path_factory):
     return config, open_dataset(config), content
 
 
-@pytest.mark.parametrize("paste_padded", [False, True])
-def test_a_model_that_knows_the_truth_scores_one(folder, paste_padded):
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_model_that_knows_the_truth_scores_one(folder, padded):
     config, dataset, content = folder
-    model = fakes.OracleModel(paste_padded=paste_padded)
+    model = fakes.OracleModel(padded=padded)
     results = evaluate(model, fakes.oracle_variables(), dataset, "val", config)
     assert results.scores.num_images == len(fakes.SIZES)
     assert len(results.detections) == len(content["annotations"])
     assert results.scores.box.ap == pytest.approx(1.0)
     # Torchvision truncates pasted boxes to whole pixels, which costs these small objects some.
-    assert results.metrics()["segm/AP"] > (0.85 if paste_padded else 0.95)
+    assert results.metrics()["segm/AP"] > (0.85 if padded else 0.95)
     assert results.metrics()["segm/AP50"] == 1.0
     assert math.isnan(results.scores.box.per_class[90])
     assert "segm AP" in results.text()
@@ -53,7 +53,7 @@ def test_boundary_ap_is_passed_on(folder):
     metrics = results.metrics()
     assert 0.8 < metrics["boundary/AP"] <= metrics["segm/AP"]
     with pytest.raises(ValueError, match="the model gives neither"):
-        Evaluator(fakes.OracleModel(has_masks=False), dataset, config, boundary=True)
+        Evaluator(fakes.OracleModel(masks=False), dataset, config, boundary=True)
 
 
 def test_refined_masks_are_scored(folder):
@@ -68,7 +68,7 @@ def test_refined_masks_are_scored(folder):
     # The pictures are of one colour each: there is no contour to follow, and 40 cells are few.
     assert 0.5 < ours["boundary/AP"] < theirs["boundary/AP"]
     with pytest.raises(ValueError, match="no masks to refine"):
-        Evaluator(fakes.OracleModel(has_masks=False), dataset, config, refine=refine)
+        Evaluator(fakes.OracleModel(masks=False), dataset, config, refine=refine)
 
 
 def test_boxes_and_ids_are_those_of_the_annotations(folder):
@@ -152,7 +152,7 @@ def test_images_that_cannot_be_read_are_not_scored_but_counted(folder, tmp_path)
 def test_a_model_without_masks(folder):
     config, dataset, _ = folder
     config = dataclasses.replace(config, masks=False)
-    model = fakes.OracleModel(has_masks=False)
+    model = fakes.OracleModel(masks=False)
     results = evaluate(model, fakes.oracle_variables(), dataset, "val", config)
     assert results.scores.segm is None
     assert results.scores.box.ap == pytest.approx(1.0)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
@@ -14,7 +14,7 @@ from segjax.figure_ground.bottom_up_merge import MergeCost, choose, coarsen, mer
 from segjax.figure_ground.bottom_up_pixels import from_blocks, join_seeds, measure, to_blocks
 from segjax.figure_ground.hierarchy import level_slices
 from segjax.figure_ground.images import check_image
-from tests.figure_ground import plain_merge
+from tests.oracles import oracle_merge as plain_merge
 
 HEIGHT, WIDTH, CELL = 22, 27, 4
 CELLS = (6, 7)
@@ -106,7 +106,6 @@ def test_what_noise_drops_has_room_with_more_borders_for_each_segment():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
 def test_segments_join_as_in_the_sequential_rule(seed):
     rng = np.random.default_rng(seed)
     number, room = 12, 30

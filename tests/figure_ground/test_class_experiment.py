@@ -11,7 +11,7 @@ import pytest
 from benchmarks import class_crops, class_experiment
 from segjax.data.creatures import CreaturesConfig, generate
 from segjax.figure_ground.fragments import TopDownConfig
-from tests.figure_ground.trees import tree
+from tests.support.trees import tree
 
 
 def test_a_tiny_experiment():

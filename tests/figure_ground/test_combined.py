@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.figure_ground.combined import (
@@ -14,7 +14,7 @@ from segjax.figure_ground.combined import (
     sum_product,
     terms,
 )
-from tests.figure_ground.trees import costs_of_all_labellings, random_tree, tree
+from tests.support.trees import costs_of_all_labellings, random_tree, tree
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -31,7 +31,6 @@ def problem(seed, scale=3.0, whole=True):
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
 def test_min_sum_is_the_cheapest_of_all_labellings(seed):
     hierarchy, parent, gain, coupling = problem(seed)
     figure = np.asarray(min_sum(hierarchy, jnp.asarray(gain), jnp.asarray(coupling)))
@@ -42,7 +41,6 @@ def test_min_sum_is_the_cheapest_of_all_labellings(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
 def test_sum_product_gives_the_marginals_of_all_labellings(seed):
     hierarchy, parent, gain, coupling = problem(seed, 1.0, whole=False)
     odds = sum_product(hierarchy, jnp.asarray(gain), jnp.asarray(coupling))
@@ -53,7 +51,6 @@ def test_sum_product_gives_the_marginals_of_all_labellings(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
 def test_cold_probabilities_are_the_cheapest_labelling(seed):
     hierarchy, parent, gain, coupling = problem(seed, whole=False)
     _, costs = costs_of_all_labellings(parent, gain.astype(float), coupling.astype(float))
@@ -75,7 +72,6 @@ def test_maps_side_by_side_are_maps_one_by_one():
 
 
 @given(SEEDS)
-@settings(max_examples=20, deadline=None)
 def test_probabilities_are_those_of_the_cost_written_out(seed):
     # Two maps at once; the cost in float64 and all its labellings.
     rng = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -25,7 +25,7 @@ from segjax.figure_ground.fragments_match import (
     grey_levels,
     normalise_patches,
 )
-from tests.figure_ground import top_down_oracle as oracle
+from tests.oracles import oracle_top_down as oracle
 
 SIZES = np.array([3, 5, 4], np.int32)
 LEVELS = st.floats(0, 1, width=32)
@@ -51,7 +51,6 @@ def clearly_flat_or_not(image, size):
 
 
 class TestCorrelate:
-    @settings(max_examples=40, deadline=None)
     @given(hnp.arrays(np.float32, (9, 11), elements=LEVELS), st.integers(0, 2**20))
     def test_as_plain_loops(self, image, seed):
         rng = np.random.default_rng(seed)
@@ -72,7 +71,6 @@ class TestCorrelate:
             clear = clearly_flat_or_not(image, len(patch))
             np.testing.assert_allclose(scores[clear], expected[clear], atol=2e-3)
 
-    @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 2**20), st.floats(0.2, 3), st.floats(-0.5, 0.5))
     def test_gain_and_offset_change_nothing(self, seed, gain, offset):
         rng = np.random.default_rng(seed)
@@ -160,7 +158,6 @@ DETECTED = hnp.arrays(bool, (5, 14))
 
 
 class TestInformation:
-    @settings(max_examples=60, deadline=None)
     @given(DETECTED)
     def test_as_entropies(self, detected):
         bits = mutual_information(detected, CLASS)
@@ -174,7 +171,6 @@ class TestInformation:
         whole = oracle.entropy(list(CLASS))
         np.testing.assert_allclose(bits, [whole, whole, 0], atol=1e-12)
 
-    @settings(max_examples=60, deadline=None)
     @given(hnp.arrays(np.float32, (4, 14), elements=st.sampled_from([0.0, 0.25, 0.5, 0.7, 1.0])))
     def test_no_threshold_tells_more(self, scores):
         bits, thresholds = class_information(scores, CLASS)
@@ -185,7 +181,6 @@ class TestInformation:
             if bits[f] == 0:
                 assert not found.any()
 
-    @settings(max_examples=40, deadline=None)
     @given(DETECTED, st.integers(1, 6), st.sampled_from([0.0, 0.05]))
     def test_selects_as_plain_loops(self, detected, count, least_gain):
         ours = select_informative(detected, CLASS, count, least_gain)
@@ -221,7 +216,6 @@ class TestInformation:
 
 
 class TestLabels:
-    @settings(max_examples=60, deadline=None)
     @given(hnp.arrays(np.float64, 12, elements=st.sampled_from([0.0, 0.1, 0.3, 0.6, 1.0])))
     def test_otsu_leaves_the_least_variance(self, values):
         threshold = labels_lib.otsu_threshold(values)
@@ -232,7 +226,6 @@ class TestLabels:
 
         assert within(threshold) <= min(within(level) for level in values) + 1e-9
 
-    @settings(max_examples=40, deadline=None)
     @given(
         hnp.arrays(np.float64, (2, 3, 4), elements=st.floats(0, 1)),
         hnp.arrays(np.int64, (2, 2, 3, 4), elements=st.integers(0, 3)),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import figure_ground_metrics as metrics
@@ -16,7 +16,6 @@ def regions(rng, height, width, count):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
 def test_matches_are_those_counted_pixel_by_pixel(seed):
     rng = np.random.default_rng(seed)
     height, width = 60, 90 + int(rng.integers(0, 160))  # tolerances of 0.8 to 2 pixels
@@ -60,7 +59,6 @@ def test_one_scale_for_all_and_each_images_best():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
 def test_overlaps_are_those_of_the_best_segment(seed):
     rng = np.random.default_rng(seed)
     labels = [regions(rng, 20, 30, n) for n in (2, 5, 9)]

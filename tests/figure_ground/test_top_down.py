@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.data.creatures import CreaturesConfig, generate
@@ -14,7 +14,7 @@ from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_learn import learn_fragments
 from segjax.figure_ground.fragments_match import Peaks
 from segjax.figure_ground.top_down import cover, top_down
-from tests.figure_ground import top_down_oracle as oracle
+from tests.oracles import oracle_top_down as oracle
 
 SHAPE = (10, 12)
 TWO_PEAKS = TopDownConfig(sizes=(3, 4), peaks=2, prior=0.25, max_disagreement=0.3)
@@ -51,7 +51,6 @@ def random_case(seed):
 
 
 class TestCover:
-    @settings(max_examples=60, deadline=None)
     @given(st.integers(0, 2**20))
     def test_as_plain_loops(self, seed):
         fragments, scores, ys, xs = random_case(seed)
@@ -60,7 +59,6 @@ class TestCover:
         np.testing.assert_allclose(ours.probability, probability, atol=1e-5)
         np.testing.assert_allclose(ours.confidence, confidence, atol=1e-5)
 
-    @settings(max_examples=20, deadline=None)
     @given(st.integers(0, 2**20))
     def test_ranges_and_prior(self, seed):
         fragments, scores, ys, xs = random_case(seed)

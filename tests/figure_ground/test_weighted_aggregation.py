@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
@@ -27,8 +27,9 @@ from segjax.figure_ground.bottom_up_seeds import (
 )
 from segjax.figure_ground.hierarchy import level_slices
 from segjax.figure_ground.weighted_aggregation import weighted_aggregation
-from tests.figure_ground import plain_aggregation as plain
 from tests.figure_ground.test_bottom_up import HEIGHT, WIDTH, picture
+from tests.oracles import oracle_aggregation as plain
+from tests.support.examples import examples
 
 CONFIG = BottomUp(aggregation=Aggregation())
 SEEDS = st.integers(0, 2**32 - 1)
@@ -70,7 +71,6 @@ def weights_of(links, seed, valid, parts):
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
 def test_seeds_are_those_of_a_sweep_one_by_one(seed):
     links, used, rng = graph(seed)
     order = np.concatenate([rng.permutation(used), np.arange(used, NUMBER)])
@@ -85,7 +85,6 @@ def test_seeds_are_those_of_a_sweep_one_by_one(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=60, deadline=None)
 def test_weights_are_parts_of_the_coupling_to_seeds(seed):
     """Where seats were short too, so that some have no seed beside them, or none at all."""
     links, used, rng = graph(seed)
@@ -184,7 +183,7 @@ def check_level(segments, links, weights, made):
 
 
 @given(SEEDS)
-@settings(max_examples=10, deadline=None)
+@examples(0.5)
 def test_weights_tree_and_pixels_of_any_image(seed):
     noise = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     made = compiled(jnp.asarray(noise if seed % 2 else picture(seed)))

@@ -6,25 +6,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from segjax.models.flavours.libraries.cascades import CASCADE_FLAVOURS
 
 from segjax.models import cascade_mask_rcnn, resnet
-from segjax.models.flavours.cascades import CASCADE_FLAVOURS, cascade_flavour
 from segjax.models.parts.rois import RoISamples
 from segjax.types import LossTerm, Proposals
-from tests import tiny
-from tests.models.run import Run, assert_finite
+from tests.support import tiny
+from tests.support.run import Run, all_names, assert_finite, loss_terms, shared
 
 
 @pytest.fixture(scope="module", params=sorted(CASCADE_FLAVOURS))
 def flavoured(request):
     """Cascade Mask R-CNN in each library's conventions."""
-    return Run(tiny.cascade_mask_rcnn(style=request.param))
+    return shared(f"cascade_mask_rcnn_{request.param}")
 
 
 def test_losses_have_the_stages_names_and_weights(flavoured):
-    terms = flavoured.jacobian[0]
-    masks = range(1, 2) if flavoured.model.passes_gt else range(1, 4)
-    assert set(terms) == {
+    assert_finite(flavoured.jacobian)
+    masks = range(1, 1 + len(flavoured.model.mask_heads))
+    assert set(flavoured.jacobian[0]) == {
         "loss_rpn_cls",
         "loss_rpn_box",
         *(f"loss_{kind}_stage{t}" for kind in ("cls", "box") for t in (1, 2, 3)),
@@ -42,6 +42,8 @@ def test_losses_have_the_stages_names_and_weights(flavoured):
 
 
 def test_the_libraries_weights():
+    heads = {s: len(tiny.cascade_mask_rcnn(style=s).mask_heads) for s in CASCADE_FLAVOURS}
+    assert heads == {"detectron2": 1, "mmdet": 3}
     weights = {s: [st.loss_weight for st in f.stages] for s, f in CASCADE_FLAVOURS.items()}
     assert weights == {"detectron2": [1.0, 1.0, 1.0], "mmdet": [1.0, 0.5, 0.25]}
 
@@ -55,10 +57,12 @@ def test_each_loss_reaches_its_own_stage_and_what_lies_below(flavoured):
         else:
             kind = "mask_heads" if name.startswith("loss_mask") else "box_heads"
             assert parts == below | {f"{kind}_{int(name[-1]) - 1}"}
+    every = all_names(flavoured.variables["params"])
+    assert set().union(*flavoured.reach.values()) == every
 
 
 def test_box_heads_send_a_part_of_their_gradient_into_the_features():
-    assert cascade_flavour("detectron2").feature_gradient == pytest.approx(1 / 3)
+    assert find_cascade_flavour("detectron2").feature_gradient == pytest.approx(1 / 3)
     model = tiny.cascade_rcnn()
     variables = tiny.init(model)
     x = jax.random.normal(jax.random.key(0), (4, 3, 3, 16))
@@ -112,12 +116,12 @@ def test_what_goes_on_to_the_next_stage(style):
 
 def test_detectron2_draws_once_and_mmdet_at_every_stage():
     for style, appended in (("detectron2", "never"), ("mmdet", "after_matching")):
-        first, *later = cascade_flavour(style).stages
+        first, *later = find_cascade_flavour(style).stages
         assert first.sampler.append_gt != "never"
         assert {stage.sampler.append_gt for stage in later} == {appended}
         assert [stage.sampler.matcher.high for stage in (first, *later)] == [0.5, 0.6, 0.7]
     # Regions of a later Detectron2 stage all stay, even where all of them are positive.
-    stage = cascade_flavour("detectron2").stages[1]
+    stage = find_cascade_flavour("detectron2").stages[1]
     batch = tiny.batch(images=1, objects=1)
     regions = Proposals(
         boxes=jnp.tile(batch.gt_boxes[:, :1], (1, 512, 1)),
@@ -127,7 +131,7 @@ def test_detectron2_draws_once_and_mmdet_at_every_stage():
     samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
     assert samples.positive.all()
     # mmdet's share of positives holds, and the ground truth is among them.
-    stage = cascade_flavour("mmdet").stages[1]
+    stage = find_cascade_flavour("mmdet").stages[1]
     samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
     assert samples.boxes.shape[1] == 512 and samples.positive.sum() == 128
     assert samples.valid.sum() == 128  # no negatives there
@@ -166,7 +170,8 @@ def test_scores_are_averaged_over_the_stages(averaged):
     np.testing.assert_allclose(found, wanted[..., :-1], rtol=1e-5)
 
 
-def test_one_stage_is_mask_rcnn():
+@pytest.mark.parametrize("what", ["detections", "losses"])
+def test_one_stage_is_mask_rcnn(what):
     plain = tiny.mask_rcnn(style="mmdet")
     cascade = tiny.cascade_mask_rcnn(style="mmdet")
     one = cascade.clone(
@@ -174,7 +179,7 @@ def test_one_stage_is_mask_rcnn():
         box_heads=(plain.box_head.clone(),),
         stages=(dataclasses.replace(cascade.stages[0], sampler=plain.sampler),),
         mask_heads=(plain.mask_head.clone(),),
-        box_smooth_l1_beta=plain.box_smooth_l1_beta,
+        box_loss=plain.box_loss,
     )
     # All regions enter the losses: the two need not draw alike.
     plain = plain.clone(
@@ -182,28 +187,40 @@ def test_one_stage_is_mask_rcnn():
         sampler=dataclasses.replace(plain.sampler, num_samples=10**5),
     )
     one = one.clone(rpn=plain.rpn, stages=tiny.with_samples(one.stages, 10**5))
-    a = Run(plain)
-    params = dict(a.variables["params"])
+    variables = tiny.init(plain)
+    params = dict(variables["params"])
     params |= {"box_heads_0": params.pop("box_head"), "mask_heads_0": params.pop("mask_head")}
-    b = Run(one, {**a.variables, "params": params})
     batch = tiny.batch()
-    found, same = (r.predict(r.variables, batch.images, batch.image_sizes) for r in (a, b))
-    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
-    terms = b.terms(batch, tiny.keys())
-    for name, term in a.terms(batch, tiny.keys()).items():
-        np.testing.assert_allclose(terms.get(name, terms.get(f"{name}_stage1")), term, rtol=1e-5)
+
+    @jax.jit  # one program for both: what they have in common is compiled once
+    def both(*variables):
+        if what == "detections":
+            return [
+                model.apply(v, batch.images, batch.image_sizes)
+                for model, v in zip((plain, one), variables, strict=True)
+            ]
+        return [
+            loss_terms(model, v, batch, tiny.keys())
+            for model, v in zip((plain, one), variables, strict=True)
+        ]
+
+    wanted, found = both(variables, {**variables, "params": params})
+    if what == "detections":
+        for x, y in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+        return
+    for name, term in wanted.items():
+        np.testing.assert_allclose(found.get(name, found.get(f"{name}_stage1")), term, rtol=1e-5)
 
 
 def test_masks_are_the_mean_over_the_heads():
-    run = Run(tiny.cascade_mask_rcnn(style="mmdet"))
-    batch = tiny.batch()
+    run, batch = shared("cascade_mask_rcnn_mmdet"), tiny.batch()
 
     def compute(model):
         found = model.predict(batch.images, batch.image_sizes)
         features = model.features(batch.images, batch.image_sizes)
-        heads = [model.mask_outputs(t, features, found.boxes, found.classes) for t in range(3)]
-        return found.mask_probs, heads
+        heads = [head.logits(features, found.boxes, found.classes) for head in model.mask_heads]
+        return found.masks.probs, heads
 
     masks, heads = jax.jit(lambda v: run.model.apply(v, method=compute))(run.variables)
     wanted = np.mean([1 / (1 + np.exp(-np.asarray(h, np.float64))) for h in heads], 0)
@@ -241,23 +258,23 @@ def test_parts_that_do_not_fit_are_named():
     other = model.box_heads[1].clone(num_classes=7)
     with pytest.raises(ValueError, match=r"the heads have \[3, 7, 3\] classes, the model 3"):
         tiny.init(model.clone(box_heads=(model.box_heads[0], other, model.box_heads[2])))
-    other = model.mask_heads[1].clone(num_classes=7)
+    other = model.mask_heads[1].with_classes(7)
     with pytest.raises(ValueError, match=r"the heads have \[7\] classes, the model 3"):
         tiny.init(model.clone(mask_heads=(other,)))
-    with pytest.raises(ValueError, match="style is 'torchvision'; it must be a CascadeFlavour or"):
+    with pytest.raises(ValueError, match="flavour is 'torchvision'; it must be a Cascade"):
         cascade_mask_rcnn(resnet(50), num_classes=3, flavour="torchvision")
 
 
 def test_classes_can_be_left_to_the_data():
     model = tiny.cascade_mask_rcnn(num_classes=0)
-    grown = model.with_num_classes(7)
+    grown = model.with_classes(things=7)
     assert (model.num_classes, grown.num_classes) == (0, 7)
     assert {h.num_classes for h in (*grown.box_heads, *grown.mask_heads)} == {7}
-    assert tiny.cascade_rcnn(num_classes=0).with_num_classes(5).box_heads[2].num_classes == 5
+    assert tiny.cascade_rcnn(num_classes=0).with_classes(things=5).box_heads[2].num_classes == 5
 
 
 def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
-    first, *later = cascade_flavour("detectron2").stages
+    first, *later = find_cascade_flavour("detectron2").stages
     first = dataclasses.replace(first.sampler, num_samples=1024)
     batch = tiny.batch(images=1, objects=1)
     regions = Proposals(
@@ -276,18 +293,23 @@ def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
 
 def test_the_box_cascade_is_the_one_with_masks_without_them():
     # So what the peers' Cascade Mask R-CNN holds of boxes holds of Cascade R-CNN too.
-    masks = Run(tiny.cascade_mask_rcnn())
+    masks, boxes = shared("cascade_mask_rcnn_detectron2"), tiny.cascade_rcnn()
     params = {n: v for n, v in masks.variables["params"].items() if not n.startswith("mask")}
-    boxes = Run(tiny.cascade_rcnn(), {**masks.variables, "params": params})
     batch, keys = tiny.batch(), tiny.keys()
-    found = boxes.predict(boxes.variables, batch.images, batch.image_sizes)
+
+    @jax.jit
+    def compute(variables):
+        found = boxes.apply(variables, batch.images, batch.image_sizes)
+        return found, loss_terms(boxes, variables, batch, keys)
+
+    found, terms = compute({**masks.variables, "params": params})
     same = masks.predict(masks.variables, batch.images, batch.image_sizes)
-    same = dataclasses.replace(same, mask_probs=None)
+    same = dataclasses.replace(same, masks=None)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    terms = masks.terms(batch, keys)
-    for name, term in boxes.terms(batch, keys).items():
-        np.testing.assert_allclose(term, terms[name], rtol=1e-5)
+    wanted = masks.terms(batch, keys)
+    for name, term in terms.items():
+        np.testing.assert_allclose(term, wanted[name], rtol=1e-5)
 
 
 def test_all_of_htc_computes_in_bfloat16():

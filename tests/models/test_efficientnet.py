@@ -16,8 +16,8 @@ from segjax.models.variables import init_variables, matching, variable_shapes
 from segjax.nn.backbones.efficientnet import EfficientNetLite, efficientnet_lite
 from segjax.nn.norm import NormSpec
 from segjax.train.optim import frozen_mask
-from tests import tiny
-from tests.models.run import Run, assert_finite
+from tests.support import tiny
+from tests.support.run import Run, assert_finite
 
 LITE = EfficientNetLite(0.25, 0.3, norm=tiny.NORM)
 

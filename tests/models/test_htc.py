@@ -1,6 +1,7 @@
 """HTC's three ideas, each as what it changes in the computation (1901.07518, section 3)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import pytest
 from segjax.losses.semantic import SemanticLoss
 from segjax.models import htc, resnet
 from segjax.models.parts.rois import RoIPooler
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.run import Run, all_regions, loss_terms, shared
 
 BELOW = {"backbone", "fpn"}
 
@@ -23,22 +24,16 @@ def parts(paths):
 @pytest.fixture(scope="module")
 def whole():
     """All three ideas."""
-    return Run(tiny.htc())
+    return shared("htc")
 
 
 @pytest.fixture(scope="module")
 def plain(whole):
-    """None of them, of the same weights; all regions enter the losses, whatever the key."""
+    """None of them, of the same weights; refined ground truth is passed on."""
     model = tiny.htc(semantic=False).clone(interleaved=False, mask_information_flow=False)
     params = without(whole, "semantic_head", "mask_flow")
-    return Run(all_regions(model), {**whole.variables, "params": params})
-
-
-def all_regions(model):
-    return model.clone(
-        rpn=dataclasses.replace(model.rpn, num_samples=10**5),
-        stages=tiny.with_samples(model.stages, 10**5),
-    )
+    model = all_regions(model).clone(passes_gt=True)
+    return Run(model, {**whole.variables, "params": params}).compiled()
 
 
 def without(run, *prefixes):
@@ -63,12 +58,14 @@ def shifted(run, head):
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_masks_see_the_boxes_before_or_after_the_stage_s_own_refinement(plain, interleaved):
     # Refined ground truth is passed on: it is positive at every stage, untrained as all is.
-    model = plain.model.clone(interleaved=interleaved, passes_gt=True)
-    run = Run(model, plain.variables)
     batch, keys = tiny.batch(), tiny.keys()
-    before = run.terms(batch, keys)
+    terms = functools.partial(plain.terms, batch, keys)
+    if interleaved:
+        model = plain.model.clone(interleaved=True)
+        terms = jax.jit(lambda variables: loss_terms(model, variables, batch, keys))
+    before = terms(plain.variables)
     for stage in (1, 2, 3):
-        after = run.terms(batch, keys, shifted(plain, f"box_heads_{stage - 1}"))
+        after = terms(shifted(plain, f"box_heads_{stage - 1}"))
         changed = {name for name in after if after[name] != before[name]}
         first_mask = stage if interleaved else stage + 1
         assert changed == {
@@ -96,7 +93,7 @@ def test_interleaved_masks_are_trained_on_refined_boxes_and_ground_truth(whole):
     model = tiny.htc(semantic=False)
     model = model.clone(
         box_pooler=recording(model.box_pooler, "box"),
-        mask_pooler=recording(model.mask_pooler, "mask"),
+        mask_head=model.mask_head.clone(pooler=recording(model.mask_head.pooler, "mask")),
     )
     variables = {**whole.variables, "params": without(whole, "semantic_head")}
     batch = tiny.batch()
@@ -141,11 +138,12 @@ def test_each_mask_head_adds_the_features_of_the_one_before(whole):
     x = jnp.asarray(random.normal(size=(3, 4, 4, 16)), jnp.float32)
 
     def compute(model):
-        m1 = model.mask_heads[0].trunk(x)
-        m2 = model.mask_heads[1].trunk(x + jax.nn.relu(model.mask_flows[0](m1)))
-        m3 = model.mask_heads[2].trunk(x + jax.nn.relu(model.mask_flows[1](m2)))
-        by_hand = [head.logits(m) for head, m in zip(model.mask_heads, (m1, m2, m3), strict=True)]
-        return by_hand, model.mask_outputs(x, range(3)), model.mask_outputs(x, [1])
+        branch = model.mask_head
+        m1 = branch.mask_heads[0].trunk(x)
+        m2 = branch.mask_heads[1].trunk(x + jax.nn.relu(branch.mask_flows[0](m1)))
+        m3 = branch.mask_heads[2].trunk(x + jax.nn.relu(branch.mask_flows[1](m2)))
+        by_hand = [head.logits(m) for head, m in zip(branch.mask_heads, (m1, m2, m3), strict=True)]
+        return by_hand, branch.logits(x, range(3)), branch.logits(x, [1])
 
     wanted, found, second = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
     for a, b in zip(wanted, found, strict=True):
@@ -179,14 +177,15 @@ def test_the_semantic_feature_is_pooled_from_the_same_regions_and_added(whole):
 
     def compute(model):
         features = model.features(batch.images, batch.image_sizes)
-        _, semantic = model.semantic(features, batch.image_sizes)
+        _, fused = model.semantic(features, batch.image_sizes)
+        plain = fused._replace(semantic=None)
         return {
-            "semantic": semantic,
-            "box": model.box_features(features, semantic, rois),
-            "box_plain": model.box_features(features, None, rois),
-            "mask": model.mask_features(features, semantic, rois),
-            "mask_plain": model.mask_features(features, None, rois),
-            "pooled": model.semantic_pooler([semantic], rois),
+            "semantic": fused.semantic,
+            "box": model.box_features(fused, rois),
+            "box_plain": model.box_features(plain, rois),
+            "mask": model.mask_head.pool(fused, rois),
+            "mask_plain": model.mask_head.pool(plain, rois),
+            "pooled": model.mask_head.semantic_pooler([fused.semantic], rois),
         }
 
     got = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
@@ -207,7 +206,7 @@ def test_the_semantic_loss_is_a_fifth_of_the_mean_over_all_cells(whole):
 
     logits = jax.jit(lambda v: whole.model.apply(v, method=compute))(whole.variables)
     loss = SemanticLoss(weight=0.2, averaged_over="all")
-    wanted = loss(logits, batch.gt_semantic, batch.image_sizes)["loss_semantic"].mean()
+    wanted = loss(logits, batch.gt_semantic, batch.image_sizes, 32)["loss_semantic"].mean()
     np.testing.assert_allclose(whole.jacobian[0]["loss_semantic"], wanted, rtol=1e-5)
 
 
@@ -221,8 +220,9 @@ def test_a_batch_without_semantic_labels_names_the_ways(whole):
 
 
 def test_without_its_ideas_it_is_cascade_mask_rcnn(plain):
-    cascade = Run(all_regions(tiny.cascade_mask_rcnn(style="mmdet")), plain.variables)
-    ours, theirs = plain.jacobian[0], cascade.terms(tiny.batch(), tiny.keys())
+    cascade = shared("cascade_mask_rcnn_mmdet")
+    ours = plain.jacobian[0]
+    theirs = cascade.terms(tiny.batch(), tiny.keys(), plain.variables)
     assert set(ours) == set(theirs)
     for name, term in ours.items():
         np.testing.assert_allclose(term, theirs[name], rtol=1e-5)
@@ -232,39 +232,42 @@ def test_predicted_masks_are_the_mean_of_the_stages_or_the_last():
     random = np.random.default_rng(0)
     logits = [random.normal(size=(2, 4, 4)).astype(np.float32) for _ in range(3)]
     probs = [1 / (1 + np.exp(-x.astype(np.float64))) for x in logits]
-    for mask_stages, wanted in (("mean", np.mean(probs, 0)), ("last", probs[-1])):
-        model = tiny.htc(semantic=False).clone(mask_stages=mask_stages)
-        found = model.apply({}, [jnp.asarray(x) for x in logits], method="mask_probabilities")
+    for averaged, wanted in (("mean", np.mean(probs, 0)), ("last", probs[-1])):
+        branch = tiny.htc(semantic=False).mask_head.clone(averaged=averaged)
+        found = branch.apply({}, [jnp.asarray(x) for x in logits], method="probabilities")
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    assert htc(resnet(50)).mask_stages == "mean"
+    assert htc(resnet(50)).mask_head.averaged == "mean"
 
 
 def test_both_predictions_have_the_same_parameters(whole):
-    last = jax.eval_shape(lambda: tiny.init(whole.model.clone(mask_stages="last")))
+    last = jax.eval_shape(
+        lambda: tiny.init(whole.model.clone(mask_head=whole.model.mask_head.clone(averaged="last")))
+    )
     assert jax.tree.structure(last) == jax.tree.structure(whole.variables)
 
 
 def test_classes_can_be_left_to_the_data():
     model = htc(resnet(50))
-    assert (model.num_classes, model.semantic_classes) == (0, 0)
-    model = model.with_num_classes(4).with_semantic_classes(5)
-    assert (model.num_classes, model.semantic_classes) == (4, 5)
+    assert (model.classes.things, model.classes.pixels) == (0, 0)
+    model = model.with_classes(things=4).with_classes(pixels=5)
+    assert (model.classes.things, model.classes.pixels) == (4, 5)
     bare = htc(resnet(50), semantic=False)
-    assert bare.semantic_classes is None
+    assert bare.classes.pixels is None
     with pytest.raises(ValueError, match="no semantic branch"):
-        bare.with_semantic_classes(5)
+        bare.with_classes(pixels=5)
 
 
 def test_parts_that_do_not_fit_are_named():
     model = tiny.htc()
     with pytest.raises(ValueError, match="2 mask_heads for 3 stages"):
-        tiny.init(model.clone(mask_heads=model.mask_heads[:2]))
+        masks = model.mask_head.clone(mask_heads=model.mask_head.mask_heads[:2])
+        tiny.init(model.clone(mask_head=masks))
     with pytest.raises(ValueError, match="semantic head gives 8 channels"):
         tiny.init(model.clone(semantic_head=model.semantic_head.clone(features=8)))
     with pytest.raises(ValueError, match=r"reads strides \(8,\), the semantic feature is at"):
         tiny.init(model.clone(semantic_head=model.semantic_head.clone(fusion_level=0)))
-    with pytest.raises(ValueError, match="style is 'detectron2'; it must be a CascadeFlavour or"):
+    with pytest.raises(ValueError, match="flavour is 'detectron2'; it must be a CascadeFlavour or"):
         htc(resnet(50), num_classes=3, flavour="detectron2")
-    with pytest.raises(ValueError, match="10 cells a side, which are no multiple of 3"):
-        pooler = dataclasses.replace(model.semantic_pooler, output_size=10)
-        tiny.init(model.clone(semantic_pooler=pooler))
+    with pytest.raises(ValueError, match="10 cells a side, not a multiple of 3"):
+        pooler = dataclasses.replace(model.mask_head.semantic_pooler, output_size=10)
+        tiny.init(model.clone(mask_head=model.mask_head.clone(semantic_pooler=pooler)))

@@ -21,11 +21,12 @@ from segjax.models.panoptic_fpn import panoptic_map
 from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
 from segjax.ops.masks import paste_masks
 from segjax.ops.panoptic import merge_panoptic
+from segjax.ops.soft_masks import BoxMasks
 from segjax.results import postprocess
 from segjax.results.classes import Classes
 from segjax.types import Detections
-from tests import tiny
-from tests.models.run import Run, assert_finite
+from tests.support import tiny
+from tests.support.run import Run, assert_finite, shared
 
 HEAD = SemanticFPNHead(tiny.CLASSES + 1, features=8, norm=tiny.NORM)
 
@@ -37,13 +38,19 @@ def panoptic(detector, head=HEAD):
 
 @pytest.fixture(scope="module")
 def run():
-    return Run(panoptic(tiny.mask_rcnn()))
+    return Run(panoptic(tiny.mask_rcnn())).compiled()
 
 
-def test_it_is_its_detector_with_a_semantic_branch(run):
+@pytest.fixture(scope="module")
+def alone():
+    """The detector of `run`."""
+    return shared("mask_rcnn")
+
+
+def test_it_is_its_detector_with_a_semantic_branch(run, alone):
     batch, keys = tiny.batch(), tiny.keys()
     variables = {k: v["detector"] for k, v in run.variables.items() if "detector" in v}
-    alone = Run(run.model.detector, variables)
+    assert run.model.detector == alone.model
     found = run.predict(run.variables, batch.images, batch.image_sizes)
     same = alone.predict(variables, batch.images, batch.image_sizes)
     assert found.semantic_logits.shape == (2, 16, 16, tiny.CLASSES + 1)
@@ -53,7 +60,7 @@ def test_it_is_its_detector_with_a_semantic_branch(run):
         strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    ours, theirs = run.jacobian[0], alone.terms(batch, keys)
+    ours, theirs = run.jacobian[0], alone.terms(batch, keys, variables)
     assert set(ours) == {*theirs, "loss_semantic"}
     for name, term in theirs.items():
         np.testing.assert_allclose(ours[name], term, rtol=1e-5)
@@ -84,19 +91,19 @@ def test_every_pixel_of_the_image_has_a_segment_and_none_of_the_padding(run):
 
 @pytest.mark.parametrize("detector", [tiny.cascade_mask_rcnn(), tiny.htc(), tiny.htc(False)])
 def test_any_detector_with_masks_carries_the_branch(detector):
-    model = panoptic(detector).with_num_classes(7).with_semantic_classes(9)
-    assert (model.num_classes, model.semantic_classes) == (7, 9)
-    assert model.detector.semantic_classes in (None, 9)
+    model = panoptic(detector).with_classes(things=7).with_classes(pixels=9)
+    assert (model.classes.things, model.classes.pixels) == (7, 9)
+    assert model.detector.classes.pixels in (None, 9)
     variables = jax.eval_shape(lambda: tiny.init(model))
     terms, _ = jax.eval_shape(
         lambda v: model.apply(v, tiny.batch(), tiny.keys(), method="losses"), variables
     )
     assert "loss_semantic" in terms
-    assert ("loss_semantic_htc" in terms) == (detector.semantic_classes is not None)
+    assert ("loss_semantic_htc" in terms) == (detector.classes.pixels is not None)
     found = jax.eval_shape(
         lambda v, b: model.apply(v, b.images, b.image_sizes), variables, tiny.batch()
     )
-    assert found.semantic_logits.shape[-1] == 9 and found.mask_probs is not None
+    assert found.semantic_logits.shape[-1] == 9 and found.masks is not None
 
 
 def merged_things(batch, things):
@@ -121,7 +128,7 @@ def test_every_detector_learns_and_merges_in_both_flavours(style, detector):
     whole = panoptic_fpn(resnet(50), flavour=style)
     things = whole.merge.things % 2
     merge = dataclasses.replace(whole.merge, stuff_area=1, score_threshold=0.0)
-    model = whole.clone(detector=detector, semantic_head=HEAD, merge=merge).with_semantic_classes(2)
+    model = whole.clone(detector=detector, semantic_head=HEAD, merge=merge).with_classes(pixels=2)
     run, batch, keys = Run(model), merged_things(tiny.batch(canvas=96), things), tiny.keys()
     params, before = run.variables["params"], run.terms(batch, keys)
     for _ in range(5):
@@ -150,7 +157,7 @@ def test_every_detector_learns_and_merges_in_both_flavours(style, detector):
 SIZE = (61, 67)
 
 
-def made_up(seed, num_classes=7, labels=9, count=12):
+def made_up(seed, num_classes=7, labels=9, count=12, padded=False):
     """Detections of two images, overlapping, some outside, of low score or of no use."""
     random = np.random.default_rng(seed)
     corner = random.uniform(-15, 60, (2, count, 2))
@@ -160,12 +167,13 @@ def made_up(seed, num_classes=7, labels=9, count=12):
     smooth = random.random((2, count, 1, 1)) * 0.4 + random.random((2, count, 14, 14)) * 0.6
     smooth[:, 1:3] = np.maximum(smooth[:, 1:3], 0.6)
     scores = np.sort(random.choice([0.2, 0.5, 0.55, 0.7, 0.9], (2, count)))[:, ::-1]
+    boxes = jnp.asarray(boxes, jnp.float32)
     return Detections(
-        boxes=jnp.asarray(boxes, jnp.float32),
+        boxes=boxes,
         scores=jnp.asarray(scores, jnp.float32),
         classes=jnp.asarray(random.integers(0, num_classes, (2, count)), jnp.int32),
         valid=jnp.asarray((random.random((2, count)) < 0.8) | (np.arange(count) < 3)[None]),
-        mask_probs=jnp.asarray(smooth, jnp.float32),
+        masks=BoxMasks(jnp.asarray(smooth, jnp.float32), boxes, padded),
         semantic_logits=jnp.asarray(random.normal(size=(2, 16, 16, labels)), jnp.float32),
     )
 
@@ -175,7 +183,7 @@ def test_pasting_one_at_a_time_is_pasting_all(padded):
     merge = PanopticMerge(stuff_area=30)
 
     def all_at_once(found, semantic):
-        soft = paste_masks(found.mask_probs, found.boxes, *semantic.shape, padded=padded)
+        soft = paste_masks(found.masks.probs, found.boxes, *semantic.shape, padded=padded)
         return merge_panoptic(
             (soft > 0.5 if padded else soft >= 0.5) & (semantic >= 0)[None],
             found.scores,
@@ -189,13 +197,13 @@ def test_pasting_one_at_a_time_is_pasting_all(padded):
 
     @jax.jit
     def both(found, semantic):
-        return panoptic_map(found, semantic, merge, padded), all_at_once(found, semantic)
+        return panoptic_map(found, semantic, merge), all_at_once(found, semantic)
 
     segments = 0
     for seed in range(6):
         semantic = np.random.default_rng(seed).integers(0, 9, (8, 8)).repeat(8, 0).repeat(9, 1)
         semantic[SIZE[0] :] = semantic[:, SIZE[1] :] = -1
-        found = jax.tree.map(lambda x: x[0], made_up(seed))
+        found = jax.tree.map(lambda x: x[0], made_up(seed, padded=padded))
         ours, whole = both(found, semantic.astype(np.int32))
         jax.tree.map(np.testing.assert_array_equal, ours, whole)
         segments += int((ours.segment_ids[:12] > 0).sum())
@@ -212,18 +220,17 @@ DETECTORS = {
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_the_device_merges_as_the_host_does(name):
-    model = panoptic(DETECTORS[name]).with_num_classes(7).with_semantic_classes(9)
+    model = panoptic(DETECTORS[name]).with_classes(things=7).with_classes(pixels=9)
     how = PanopticMerge(score_threshold=0.5, stuff_area=200, things=0)
     model = model.clone(merge=how)
-    found, dropped = made_up(3), []
+    found, dropped = made_up(3, padded=name.endswith("torchvision")), []
     maps = postprocess.maps_original(
+        model,
         found,
         np.full((2, 2), 60, np.int32),
         np.array([SIZE] * 2, np.int32),
         padded_size=(64, 64),
         canvas=postprocess.map_canvas(*SIZE),
-        merge=model.merge,
-        paste_padded=model.paste_padded,
     )
     classes = Classes().named(model)
     for result in postprocess.collect_results(model, found, maps, [SIZE] * 2, classes):
@@ -248,7 +255,7 @@ def test_detectors_without_masks_are_refused(monkeypatch):
     for detector in (tiny.faster_rcnn(), tiny.cascade_rcnn()):
         with pytest.raises(ValueError, match=f"{type(detector).__name__}.*{wanted}"):
             panoptic(detector)
-    assert all(panoptic(detector).has_masks for detector in DETECTORS.values())
+    assert all(("masks" in panoptic(detector).tasks) for detector in DETECTORS.values())
 
 
 def test_frozen_stages_are_the_detectors():
@@ -269,7 +276,7 @@ def test_the_two_flavours():
     assert theirs.semantic_loss == SemanticLoss(0.5, averaged_over="all")
     assert theirs.detector.detections.class_agnostic_nms
     assert not ours.detector.detections.class_agnostic_nms
-    with pytest.raises(ValueError, match="style is 'torchvision'; a Panoptic FPN is"):
+    with pytest.raises(ValueError, match="flavour is 'torchvision'; a Panoptic FPN is"):
         panoptic_fpn(resnet(50), flavour="torchvision")
 
 
@@ -299,14 +306,11 @@ def test_semantic_fpn_learns_a_batch(head):
     )
     run, batch, keys = Run(model), tiny.batch(), tiny.keys()
 
-    @jax.jit
-    def step(params):
-        total, grads = jax.value_and_grad(lambda p: run._total(p, batch, keys)[0])(params)
-        return jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), total
-
     params, losses = run.variables["params"], []
     for _ in range(30):
-        params, total = step(params)
+        run.variables = {**run.variables, "params": params}
+        total, _, _, grads = run.losses(batch, keys)
+        params = jax.tree.map(lambda p, g: p - 0.3 * g, params, grads)
         losses.append(float(total))
     assert losses[-1] < 0.5 * losses[0]
     found = run.predict({**run.variables, "params": params}, batch.images, batch.image_sizes)
@@ -318,9 +322,9 @@ def test_semantic_fpn_learns_a_batch(head):
 
 def test_semantic_fpn_leaves_its_classes_to_the_data():
     model = semantic_fpn(resnet(50))
-    assert model.num_classes is None and model.semantic_classes == 0
-    assert model.with_semantic_classes(54).semantic_head.num_classes == 54
-    assert not model.has_masks
+    assert model.classes.things is None and model.classes.pixels == 0
+    assert model.with_classes(pixels=54).semantic_head.num_classes == 54
+    assert "masks" not in model.tasks
 
 
 def test_a_level_that_does_not_double_is_named():

@@ -6,8 +6,8 @@ import pytest
 
 from segjax.models import resnet, semantic_fpn
 from segjax.nn.heads.semantic import FCNHead, SemanticFPNHead
-from tests import tiny
-from tests.models.run import Run
+from tests.support import tiny
+from tests.support.run import Run
 
 
 def test_the_head_is_chosen_by_name():
@@ -17,7 +17,7 @@ def test_the_head_is_chosen_by_name():
     )
     model = semantic_fpn(resnet(50), semantic_classes=7, head="fcn", dtype="bfloat16")
     assert model.semantic_head == FCNHead(7, dtype="bfloat16")
-    assert model.with_semantic_classes(9).semantic_head.num_classes == 9
+    assert model.with_classes(pixels=9).semantic_head.num_classes == 9
     with pytest.raises(ValueError, match=r"head is 'unet': wanted one of .'fcn', 'fpn'."):
         semantic_fpn(resnet(50), semantic_classes=7, head="unet")
 

@@ -7,7 +7,7 @@ import pytest
 
 from segjax.nn.heads.semantic import FCNHead, FusedSemanticHead
 from segjax.nn.norm import NormSpec
-from tests.ops.resize_oracle import oracle as resize
+from tests.oracles.oracle_resize import oracle as resize
 
 BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5
 # P2..P6 of a canvas of 32 x 64 pixels.

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops.anchors import base_anchors, level_anchors, level_stride
@@ -39,7 +39,6 @@ def test_halves_round_to_even():
     np.testing.assert_array_equal(boxes[:, 0], [0, -2, -2])
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.floats(1, 1000), min_size=1, max_size=3),
     st.lists(st.floats(0.1, 10), min_size=1, max_size=4),
@@ -56,7 +55,6 @@ GRIDS = [((5, 7), (16, 16)), ((7, 5), (61, 64)), ((1, 1), (4, 4)), ((1, 9), (128
 jit_level_anchors = jax.jit(level_anchors, static_argnums=(1, 2))
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.sampled_from(GRIDS), st.floats(1, 1000), st.booleans())
 def test_grid_equals_three_loops(grid, size, rounded):
     base = base_anchors([size], RATIOS, rounded=rounded)

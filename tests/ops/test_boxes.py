@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
@@ -17,7 +17,7 @@ from segjax.ops.boxes import (
     pairwise_ioa,
     pairwise_iou,
 )
-from tests.ops.drawing import (
+from tests.support.drawing import (
     EDGE_BOXES,
     area,
     clustered_boxes,
@@ -25,9 +25,10 @@ from tests.ops.drawing import (
     intersection,
     overlaps,
 )
+from tests.support.examples import examples
 
 SEEDS = st.integers(0, 2**32 - 1)
-property_test = settings(max_examples=100, deadline=None)
+property_test = examples()
 
 jit_iou, jit_ioa = jax.jit(pairwise_iou), jax.jit(pairwise_ioa)
 

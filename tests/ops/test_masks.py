@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops.masks import mask_targets, pack_mask_bits, paste_masks
-from tests.ops import roi_oracle
-from tests.ops.drawing import EDGE_BOXES
+from tests.oracles import oracle_roi_align as roi_oracle
+from tests.support.drawing import EDGE_BOXES
+from tests.support.examples import examples
 
 SEEDS = st.integers(0, 2**32 - 1)
-property_test = settings(max_examples=50, deadline=None)
+property_test = examples()
 COUNT, HEIGHT, WIDTH, SIZE, CELLS = 12, 20, 30, 5, 6
 F = np.float32
 

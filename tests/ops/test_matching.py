@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops.matching import Matcher, Matches
-from tests.ops.drawing import EDGE_BOXES, integer_boxes, overlaps
+from tests.support.drawing import EDGE_BOXES, integer_boxes, overlaps
 
 SEEDS = st.integers(0, 2**32 - 1)
 NUM_BOXES, NUM_GT = 30, 10  # not a multiple of the block: the last one is partly padding
@@ -93,7 +93,6 @@ def check(got: Matches, want: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
-@settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_matches_equal_the_peers_loops(matcher, seed):
     drawn = draw(seed)
@@ -102,7 +101,6 @@ def test_matches_equal_the_peers_loops(matcher, seed):
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
-@settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_padding_never_matters(matcher, seed):
     boxes, valid, gt, gt_valid = draw(seed)

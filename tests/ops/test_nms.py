@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops import nms as nms_module
 from segjax.ops.nms import nms, nms_topk
-from tests.ops.drawing import (
+from tests.support.drawing import (
     EDGE_BOXES,
     area,
     clustered_boxes,
@@ -68,7 +68,6 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return boxes, scores, valid, groups
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS)
 def test_keep_set_is_exact_at_every_threshold(at_all_thresholds, seed):
     boxes, scores, valid, groups = draw(seed)
@@ -83,7 +82,6 @@ def test_keep_set_is_exact_at_every_threshold(at_all_thresholds, seed):
         np.testing.assert_array_equal(keep, want)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS)
 def test_keep_set_of_jittered_boxes(at_all_thresholds, seed):
     rng = np.random.default_rng(seed)
@@ -100,7 +98,6 @@ def test_keep_set_of_jittered_boxes(at_all_thresholds, seed):
         np.testing.assert_array_equal(keep, want)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS)
 def test_padding_never_matters(at_all_thresholds, seed):
     boxes, scores, valid, groups = draw(seed)
@@ -197,7 +194,6 @@ jit_topk = jax.jit(nms_topk, static_argnums=4)
 
 
 @pytest.mark.parametrize("k", [5, 60])
-@settings(max_examples=50, deadline=None)
 @given(seed=SEEDS)
 def test_topk_lists_survivors_best_first(k, seed):
     boxes, scores, valid, groups = draw(seed)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops import panoptic
@@ -51,7 +51,6 @@ def draw(seed):
     )
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     st.integers(0, 10**6),
     st.sampled_from([None, 0, -1]),

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops.resize import interpolation_matrix, resize_bilinear, resize_corners_within
-from tests.ops.resize_oracle import oracle
+from tests.oracles.oracle_resize import oracle
 
 SIDES = st.integers(1, 12)
 # Up, down, both at once, by fractions, from and to single pixels, and not at all.
@@ -47,7 +47,6 @@ def test_values_are_the_oracles(old, new, align_corners):
     np.testing.assert_allclose(got, oracle(x, new, align_corners), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
 @given(old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), align_corners=st.booleans())
 def test_values_are_the_oracles_for_any_sizes(old, new, align_corners):
     # The map is one matrix for each axis: seeing them in float64 spares a compilation.

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from segjax.ops import roi_align_adaptive as adaptive
 from segjax.ops import roi_align_fixed as fixed
 from segjax.ops.roi_align import RoIAlign, _place_regions, assign_levels
-from tests.ops import roi_oracle
-from tests.ops.drawing import EDGE_BOXES
+from tests.oracles import oracle_roi_align as roi_oracle
+from tests.support.drawing import EDGE_BOXES
 
 SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = [(9, 12), (4, 6)]
@@ -58,7 +58,6 @@ def oracle(features, rois, level, grad, ratio, aligned):
     ("ratio", "aligned"), [(0, False), (0, True), (1, True), (2, False), (2, True), (3, False)]
 )
 def test_values_and_gradients_are_the_oracles(ratio, aligned):
-    @settings(max_examples=40, deadline=None)
     @given(SEEDS)
     def check(seed):
         drawn = draw(seed)

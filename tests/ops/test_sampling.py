@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segjax.ops.sampling import sample_indices, sample_labels
@@ -29,7 +29,6 @@ def oracle_counts(labels: np.ndarray, num: int, fraction: float) -> tuple[int, i
 
 
 @pytest.mark.parametrize(("num", "fraction"), SIZES)
-@settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_masks_have_the_exact_counts(num, fraction, seed):
     labels = draw(seed)
@@ -40,7 +39,6 @@ def test_masks_have_the_exact_counts(num, fraction, seed):
 
 
 @pytest.mark.parametrize(("num", "fraction"), SIZES)
-@settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_indices_are_positives_then_negatives_then_padding(num, fraction, seed):
     labels = draw(seed)
@@ -56,7 +54,6 @@ def test_indices_are_positives_then_negatives_then_padding(num, fraction, seed):
         assert (np.diff(index[label == kind]) > 0).all()
 
 
-@settings(max_examples=50, deadline=None)
 @given(SEEDS)
 def test_both_forms_draw_the_same(seed):
     labels, key = jnp.asarray(draw(seed)), jax.random.key(seed)
@@ -66,7 +63,6 @@ def test_both_forms_draw_the_same(seed):
     np.testing.assert_array_equal(np.flatnonzero(negative), got.index[got.label == 0])
 
 
-@settings(max_examples=50, deadline=None)
 @given(SEEDS, SEEDS)
 def test_what_fits_is_taken_whatever_the_key(seed, other):
     labels = draw(seed)

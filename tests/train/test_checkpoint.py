@@ -14,7 +14,7 @@ from segjax.train.checkpoint import Checkpoints, load_run, save_run
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
 from segjax.train.state import TrainState, init_state
-from tests.train.toy import SemanticToy, Toy
+from tests.support.toy import SemanticToy, Toy
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_readers_make_no_folder(tmp_path):
 
 @pytest.fixture
 def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
 
 
 CONFIG = TrainConfig(model=Toy(), data=DataConfig(root="here"))

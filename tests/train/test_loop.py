@@ -15,15 +15,15 @@ from segjax.data.shapes import ShapesConfig
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
-from tests import tiny
-from tests.train.toy import SemanticToy, Toy
+from tests.support import tiny
+from tests.support.toy import SemanticToy, Toy
 
 RECORDS = ("config.json", "classes.json")
 
 
 @pytest.fixture(autouse=True)
 def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_the_data_decide_the_semantic_classes(config, tmp_path, capsys):
         config, workdir=str(tmp_path), steps=3, checkpoint_every=2, num_pictures=0, log_every=1
     )
     trained = train(config)
-    assert trained.model.semantic_classes == 5
+    assert trained.model.classes.pixels == 5
     assert trained.variables["params"]["frequency"].shape == (5,)
     text = capsys.readouterr().out
     assert "semantic labels: 'instances' (things only), 5 classes" in text

@@ -9,7 +9,7 @@ import pytest
 
 from segjax.train.metrics import Progress, Window, Writer, metrics_line
 from segjax.train.prefetch import Prefetch
-from tests import tiny
+from tests.support import tiny
 
 METRICS = {
     "loss": 1.5,

@@ -15,7 +15,7 @@ from segjax.train.optim import (
     path_name,
     weight_decays,
 )
-from tests import tiny
+from tests.support import tiny
 
 PARAMS = {
     "stem": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},

@@ -13,8 +13,8 @@ from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.state import init_state
 from segjax.train.step import image_keys, make_step
 from segjax.types import Batch
-from tests import tiny
-from tests.train.toy import SemanticToy, Toy, random_batch, random_labels
+from tests.support import tiny
+from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 
 BATCH_FIELDS = dataclasses.fields(Batch)
 OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)

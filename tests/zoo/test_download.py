@@ -12,7 +12,7 @@ import pytest
 
 from segjax.zoo import download, transfer
 from segjax.zoo.download import DownloadError, cached_path, fetch
-from tests.zoo import web
+from tests.support import web
 
 CONTENT = np.random.default_rng(0).bytes(12_345)
 SHA = hashlib.sha256(CONTENT).hexdigest()

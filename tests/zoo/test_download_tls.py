@@ -9,7 +9,7 @@ import pytest
 
 from segjax.zoo import transfer
 from segjax.zoo.download import DownloadError, fetch
-from tests.zoo import web
+from tests.support import web
 
 CONTENT = np.random.default_rng(0).bytes(12_345)
 SHA = hashlib.sha256(CONTENT).hexdigest()

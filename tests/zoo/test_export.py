@@ -20,7 +20,7 @@ from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
 from segjax.zoo.convert import RULES, Rule, convert, export, unread, with_unread
 from segjax.zoo.convert.rules import conv_rules, norm_rules, under
-from tests.golden_models import find
+from tests.support.golden_models import find
 
 FOLDER = Path(__file__).parents[1] / "goldens"
 FILES = sorted(FOLDER.glob("*.npz"))

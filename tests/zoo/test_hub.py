@@ -25,7 +25,7 @@ from segjax.zoo.convert import RULES, export
 from segjax.zoo.entry import Entry, Weights
 from segjax.zoo.export import export_file, table_of
 from segjax.zoo.fit import check_same_inputs
-from tests import tiny
+from tests.support import tiny
 
 NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
 
@@ -123,7 +123,7 @@ def test_load_the_folder_of_a_run(tmp_path, frozen, variables):
 
 
 def test_variables_of_another_model_are_not_saved(tmp_path, frozen, variables):
-    other = frozen.with_num_classes(7)
+    other = frozen.with_classes(things=7)
     with pytest.raises(ValueError, match=r"not this model's: params/box_head/box_deltas"):
         segjax.save(tmp_path / "mine", other, variables)
     assert not (tmp_path / "mine").exists()
@@ -250,7 +250,7 @@ def test_other_classes_keep_all_but_the_layers_of_classes(row, variables, caplog
 
 
 def test_weights_of_other_inputs_are_refused(row, frozen):
-    weights, where = start_weights(row[0].name, frozen.with_num_classes(2))
+    weights, where = start_weights(row[0].name, frozen.with_classes(things=2))
     assert where == row[0].name and "params" in weights
     other = frozen.clone(preprocess=dataclasses.replace(frozen.preprocess, bgr=False))
     with pytest.raises(ValueError, match=r"preprocess\.bgr is False, wanted True"):

@@ -9,7 +9,7 @@ from segjax.models import panoptic_fpn, resnet
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.ops.panoptic import merge_panoptic
 from segjax.zoo.convert import RULES, convert, export
-from tests.ops.resize_oracle import oracle as resized
+from tests.oracles.oracle_resize import oracle as resized
 
 THINGS, STUFF = 3, 4
 CHANNELS, FEATURES, GROUPS = 6, 64, 32

@@ -10,13 +10,12 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from segjax.config_json import to_json
 from segjax.train.checks import differing_fields
 from segjax.zoo.convert import RULES
 from segjax.zoo.table import ENTRIES
-from tests.golden_models import find, row
+from tests.support.golden_models import find, row
+from tests.support.rows import each_row
 from tests.test_golden_models import SET_FOR_THE_FILES
 
 with (Path(__file__).parent / "published.csv").open() as file:
@@ -78,7 +77,7 @@ def test_what_was_asked_for_is_there():
     assert asked <= set(ENTRIES), sorted(asked - set(ENTRIES))
 
 
-@pytest.mark.parametrize("line", HELD, ids=[line["config"] for line in HELD])
+@each_row(HELD, label=lambda line: line["config"])
 def test_figures_and_sizes_are_the_librarys(line):
     entry = ROWS[line["url"]]
     published = {METRICS[key]: float(line[key]) for key in METRICS if line[key]}
@@ -121,7 +120,7 @@ def _meta(line):
 DETECTORS = [line for line in HELD if ROWS[line["url"]].kind == "detector"]
 
 
-@pytest.mark.parametrize("line", DETECTORS, ids=[line["config"] for line in DETECTORS])
+@each_row(DETECTORS, label=lambda line: line["config"])
 def test_a_golden_file_of_a_rows_config_is_compared_with_the_rows_model(line):
     (peer, model), found = find(_meta(line)), row(_meta(line))
     assert found is ROWS[line["url"]]

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from segjax.zoo.reading import UnsafeFileError, read_checkpoint
-from tests.zoo import forge, good_files
-from tests.zoo.forge import group, mapping, number, op, storage, tensor, text
+from tests.support import forge, good_files
+from tests.support.forge import group, mapping, number, op, storage, tensor, text
 
 W = np.array([1.5, -2.0], np.float32)
 

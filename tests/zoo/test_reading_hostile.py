@@ -10,7 +10,7 @@ import pytest
 
 from segjax.zoo.reading import read_checkpoint
 from segjax.zoo.reading.machine import _BY_NAME
-from tests.zoo import forge, good_files, hostile
+from tests.support import forge, good_files, hostile
 
 CASES = hostile.cases()
 NAMES = [case[0] for case in CASES]
@@ -20,7 +20,7 @@ def probed(folder, contents):
     """What reading each file came to, in a process that has nothing else to do."""
     for index, data in enumerate(contents):
         (folder / f"{index:04}.pth").write_bytes(data)
-    command = [sys.executable, "-m", "tests.zoo.hostile_probe", str(folder)]
+    command = [sys.executable, "-m", "tests.support.hostile_probe", str(folder)]
     root = Path(__file__).parents[2]
     found = subprocess.run(
         command, cwd=root, capture_output=True, text=True, timeout=300, check=False

@@ -28,7 +28,8 @@ from segjax.zoo import (
 )
 from segjax.zoo.convert import RULES
 from segjax.zoo.entry import Weights
-from tests.data.samples import SHARED
+from tests.support.rows import each_row
+from tests.support.samples import SHARED
 
 ROOT = Path(__file__).parent.parent.parent
 ENTRIES = table.ENTRIES
@@ -85,7 +86,7 @@ def test_no_name_is_given_twice_and_all_are_well_formed():
     assert len(set(urls)) == len(urls)
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@each_row(ENTRIES)
 def test_file_is_its_librarys(name):
     entry = ENTRIES[name]
     url = urlparse(entry.weights.url)
@@ -114,7 +115,7 @@ def test_hash_is_taken_from_the_end_of_the_name_alone():
             Weights.sha256_in_name(f"https://x.org/{name}")
 
 
-@pytest.mark.parametrize("name", [name for name in ENTRIES if "efficientnet" not in name])
+@each_row([name for name in ENTRIES if "efficientnet" not in name])
 def test_model_has_the_backbone_that_the_name_says(name):
     backbone = backbone_of(name)
     found = re.search(r"(res(?:net|next)(\d+))(?:_(\d+)x(\d+)d)?", name)
@@ -124,7 +125,7 @@ def test_model_has_the_backbone_that_the_name_says(name):
     assert backbone.block == ("basic" if int(depth) < 50 else "bottleneck")
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@each_row(DETECTORS)
 def test_model_has_the_rows_classes(name):
     entry, model = ENTRIES[name], model_of(name)
     module = type(model).__name__.lower()
@@ -133,7 +134,7 @@ def test_model_has_the_rows_classes(name):
     )
     expected = 90 if library_of(name) == "tv" else 80
     assert model.num_classes == len(entry.class_names) == len(entry.category_ids) == expected
-    assert (model.semantic_classes or 0) == len(entry.semantic_names)
+    assert (model.classes.pixels or 0) == len(entry.semantic_names)
     assert bool(entry.panoptic_categories) == name.startswith("panoptic")
     if entry.panoptic_categories:
         assert entry.semantic_names[model.merge.things] == THINGS
@@ -144,14 +145,14 @@ def test_model_has_the_rows_classes(name):
     assert entry.preprocess is None
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@each_row(DETECTORS)
 def test_figures_are_of_what_the_model_does(name):
     figures = ENTRIES[name].published
     if name.startswith("panoptic"):
         assert set(figures) <= {"box/AP", "segm/AP", "panoptic/PQ"}
         assert "panoptic/PQ" in figures
     else:
-        masks = {"segm/AP"} if model_of(name).has_masks else set()
+        masks = {"segm/AP"} if ("masks" in model_of(name).tasks) else set()
         assert set(figures) == {"box/AP"} | masks
         # Masks are harder than boxes in all of them.
         assert figures.get("segm/AP", 34) < figures["box/AP"]
@@ -181,7 +182,7 @@ def test_backbones_have_strides_and_norms_of_their_classifiers():
         assert lite or model.stride_in_1x1 == name.endswith("d2_msra")
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@each_row(DETECTORS)
 def test_images_are_resized_and_normalised_as_the_library_does(name):
     data, preprocess = ENTRIES[name].data, detector_of(name).preprocess
     library = library_of(name)
@@ -203,7 +204,7 @@ def test_images_are_resized_and_normalised_as_the_library_does(name):
         assert not preprocess.bgr
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@each_row(DETECTORS)
 def test_norms_and_strides_are_the_librarys(name):
     backbone = backbone_of(name)
     # Stem and first stage: "3 trainable layers", "FREEZE_AT: 2", "frozen_stages=1".

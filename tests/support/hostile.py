@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.zoo.forge import (
+from tests.support.forge import (
     array,
     call,
     entry,

@@ -15,7 +15,7 @@ from segjax.models import (
     MaskRCNN,
     resnet,
 )
-from segjax.models.variables import init_variables
+from segjax.models.variables import variable_shapes
 from segjax.nn.heads.semantic import FusedSemanticHead
 from segjax.nn.norm import NormSpec
 from segjax.types import Batch
@@ -26,8 +26,9 @@ NORM = NormSpec("group", groups=4)
 
 
 def backbone(norm=NORM):
-    """ResNet-18 of width 8, nothing frozen."""
-    return resnet(18, features=8, norm=norm, stride_in_1x1=False, frozen_stages=0)
+    """ResNet-18 of width 8 with few blocks, nothing frozen: little to compile."""
+    small = resnet(18, features=8, norm=norm, stride_in_1x1=False, frozen_stages=0)
+    return small.clone(stage_sizes=(2, 1, 1, 1))
 
 
 def mask_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> MaskRCNN:
@@ -170,8 +171,27 @@ def batch(images=2, objects=2, slots=4, size=SIZE, canvas=None, seed=0) -> Batch
 
 
 def init(model, seed=0):
-    """Variables of a model; the other generator's draws compile in a third of the time."""
-    return init_variables(model, jax.random.key(seed, impl="rbg"))
+    """Variables of a model as its layers would draw them, without a program that draws them."""
+    random = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        names = [entry.key for entry in path]
+        if names[-1] in ("scale", "var"):
+            return jnp.ones(leaf.shape, leaf.dtype)
+        if not names[-1].endswith("kernel"):  # biases, means
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return jnp.asarray(random.normal(0, _deviation(names, leaf.shape), leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, variable_shapes(model))
+
+
+def _deviation(names, shape):
+    """Of a kernel's entries: predictors start small, all else keeps the size of what it reads."""
+    if names[-1] == "logits_kernel" or names[-2] == "box_deltas":
+        return 0.001
+    if "rpn_head" in names or names[-2] in ("class_logits", "logits"):
+        return 0.01
+    return np.sqrt(2 / np.prod(shape[:-1]))
 
 
 def keys(images=2, seed=0):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.data import rle
-from segjax.models.parts.rpn import RPN
+from segjax.ops.soft_masks import BoxMasks
+from segjax.protocols import ClassCounts, Padding, Task
 from segjax.types import Detections
 
 CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 17, "name": "box"}, {"id": 90, "name": "none"}]
@@ -19,27 +20,55 @@ SIDE = 112
 SLOTS = 4
 
 
+class FakeModel:
+    """Members of `segjax.protocols.Model` that nothing here asks for."""
+
+    preprocess = None
+    backbone = None
+    padding = Padding()
+
+    def init(self, rngs, *args, **kwargs):
+        raise NotImplementedError
+
+    def with_classes(self, things=None, pixels=None):
+        raise NotImplementedError
+
+    def frozen_paths(self):
+        raise NotImplementedError
+
+    def losses(self, batch, keys):
+        raise NotImplementedError
+
+    def predict(self, images, image_sizes):
+        raise NotImplementedError
+
+
 @dataclasses.dataclass(frozen=True)
-class OracleModel:
+class OracleModel(FakeModel):
     """Knows every image by its colour and returns the boxes and masks that `variables` hold."""
 
-    num_classes: int = 3
-    has_masks: bool = True
-    paste_padded: bool = False
-    size_divisor: int = 32
-    rpn: RPN | None = None
+    masks: bool = True
+    padded: bool = False
+    classes: ClassCounts = ClassCounts(things=3)
+    padding: Padding = Padding()  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    @property
+    def tasks(self) -> frozenset[Task]:
+        return frozenset({"boxes", "masks"} if self.masks else {"boxes"})
 
     def apply(self, variables: Any, images: Any, image_sizes: Any, *, method: str) -> Detections:
         assert method == "predict"
         image = images[:, 0, 0, 0].astype(jnp.int32) // 10
         size = image_sizes[:, ::-1].astype(jnp.float32)
         known = image < len(SIZES)
+        boxes = variables["boxes"][image] * jnp.tile(size, (1, 2))[:, None, :]
+        masks = BoxMasks(variables["masks"][image], boxes, self.padded)
         return Detections(
-            boxes=variables["boxes"][image] * jnp.tile(size, (1, 2))[:, None, :],
+            boxes=boxes,
             scores=variables["scores"][image],
             classes=variables["classes"][image],
             valid=variables["valid"][image] & known[:, None],
-            mask_probs=variables["masks"][image] if self.has_masks else None,
+            masks=masks if self.masks else None,
         )
 
 

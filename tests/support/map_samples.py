@@ -9,7 +9,7 @@ from segjax.data import rle
 from segjax.data.coco import load_coco
 from segjax.data.semantic import open_labels
 from segjax.data.sources import folder_maps
-from tests.data.samples import annotation, content, encoded, make_folder
+from tests.support.samples import annotation, content, encoded, make_folder
 
 SIZES = {1: (20, 30), 2: (30, 20)}
 CATEGORIES = [

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from segjax.data.segments import PanopticCategory, Segment
-from tests.data.samples import SHARED
+from tests.support.samples import SHARED
 
 ROOT = SHARED / "coco_panoptic200"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from segjax.models.flavours.libraries.cascades import MMDET_CASCADE_CAFFE
 
 from segjax.models import (
     FasterRCNN,
@@ -20,7 +21,6 @@ from segjax.models import (
     mask_rcnn,
     panoptic_fpn,
 )
-from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.ops.panoptic import PanopticSegments
@@ -143,36 +143,37 @@ _D2_32X8D = DETECTRON2_X101_32X8D
 
 # The depths and widths in configs' names.
 _BACKBONES = {
-    "50": {"depth": 50},
-    "101": {"depth": 101},
-    "X_101_32x8d": {"depth": 101, "groups": 32, "group_width": 8},
-    "x101-32x4d": {"depth": 101, "groups": 32, "group_width": 4},
-    "x101-64x4d": {"depth": 101, "groups": 64, "group_width": 4},
-    "x101_64x4d": {"depth": 101, "groups": 64, "group_width": 4},  # one file's name
+    "50": resnet(50),
+    "101": resnet(101),
+    "X_101_32x8d": resnet(101, groups=32, group_width=8),
+    "x101-32x4d": resnet(101, groups=32, group_width=4),
+    "x101-64x4d": resnet(101, groups=64, group_width=4),
+    "x101_64x4d": resnet(101, groups=64, group_width=4),  # one file's name
 }
 
 
-def _in_style(factory: Callable[..., Any], style: Any) -> Callable[..., Any]:
-    return lambda classes, **backbone: factory(classes, style=style, **backbone)
+def _in_style(factory: Callable[..., Any], flavour: Any) -> Callable[..., Any]:
+    return lambda backbone, classes: factory(backbone, num_classes=classes, flavour=flavour)
 
 
 def _htc(semantic: bool) -> Callable[..., Any]:
-    def make(classes: int, **backbone: Any) -> HybridTaskCascade:
-        model = htc(classes, semantic=semantic, semantic_classes=183, **backbone)
-        return model.clone(mask_stages="last")  # mmdet 3's way, which the files hold
+    def make(backbone: Any, classes: int) -> HybridTaskCascade:
+        model = htc(backbone, num_classes=classes, semantic=semantic, semantic_classes=183)
+        # mmdet 3's way, which the files hold.
+        return model.clone(mask_head=model.mask_head.clone(averaged="last"))
 
     return make
 
 
-def _detectron2_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
-    model = panoptic_fpn(classes, 54, style="detectron2", **backbone)
+def _detectron2_panoptic(backbone: Any, classes: int) -> PanopticFPN:
+    model = panoptic_fpn(backbone, num_classes=classes, semantic_classes=54)
     # As the file was made: its random weights score low and fill small areas.
     merge = dataclasses.replace(model.merge, score_threshold=0.15, stuff_area=256)
     return model.clone(merge=merge)
 
 
-def _mmdet_panoptic(classes: int, **backbone: Any) -> PanopticFPN:
-    model = panoptic_fpn(classes, 54, style="mmdet", **backbone)
+def _mmdet_panoptic(backbone: Any, classes: int) -> PanopticFPN:
+    model = panoptic_fpn(backbone, num_classes=classes, semantic_classes=54, flavour="mmdet")
     # What the file calls detections is what mmdet's `score_thr` leaves.
     filtered = dataclasses.replace(model.detector.detections, score_threshold=0.6)
     return model.clone(detector=model.detector.clone(detections=filtered))
@@ -264,8 +265,8 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
     for candidate, pattern, peer, make in CONFIGS:
         match = re.fullmatch(pattern, config)
         if candidate == library and match:
-            return peer, _take_every_sample(make(classes, **_BACKBONES[match[1]]), meta)
-    raise KeyError(f"no model for {library} {config}; add it to tests/golden_models.py")
+            return peer, _take_every_sample(make(_BACKBONES[match[1]], classes), meta)
+    raise KeyError(f"no model for {library} {config}; add it to tests/support/golden_models.py")
 
 
 def row(meta: dict[str, Any]) -> Entry | None:
@@ -324,18 +325,17 @@ def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) ->
         return heads(model.detector, features, image_sizes, rois) | {"semantic_logits": semantic}
     if isinstance(model, MaskRCNN | FasterRCNN):
         logits, deltas = model.box_outputs(features, rois)
-        masks = [model.mask_outputs(features, rois[:, :8])] if model.has_masks else []
+        masks = [model.mask_head.logits(features, rois[:, :8])] if "masks" in model.tasks else []
         return {"class_logits": [logits], "box_deltas": [deltas], "mask_logits": masks}
     if isinstance(model, HybridTaskCascade):
-        semantic_logits, semantic = model.semantic(features, image_sizes)
-        box_features = model.box_features(features, semantic, rois)
-        mask_features = model.mask_features(features, semantic, rois[:, :8])
-        masks = model.mask_outputs(mask_features, range(3))
-        extra = {"semantic_logits": semantic_logits, "semantic_feature": semantic}
+        semantic_logits, fused = model.semantic(features, image_sizes)
+        box_features = model.box_features(fused, rois)
+        masks = model.mask_head.logits(model.mask_head.pool(fused, rois[:, :8]), range(3))
+        extra = {"semantic_logits": semantic_logits, "semantic_feature": fused.semantic}
     else:
         box_features = model.box_pooler(features, rois)
-        stages = range(len(model.mask_heads)) if model.has_masks else ()
-        masks = [model.mask_outputs(t, features, rois[:, :8]) for t in stages]
+        heads_of_masks = model.mask_heads if "masks" in model.tasks else ()
+        masks = [head.logits(features, rois[:, :8]) for head in heads_of_masks]
         extra = {}
     shape = (1, rois.shape[1])
     boxes = [model.box_stage(t, box_features, shape) for t in range(len(model.stages))]

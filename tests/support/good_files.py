@@ -8,7 +8,7 @@ from collections import OrderedDict
 import ml_dtypes
 import numpy as np
 
-from tests.zoo import forge
+from tests.support import forge
 
 PICKLES = tuple(f"pickle {protocol}" for protocol in range(6))
 FORMS = (*PICKLES, "torch zip", "torch legacy", "torch tar", "safetensors")

@@ -11,7 +11,11 @@ from segjax.data.images import decode_image
 from segjax.data.shapes import ShapesConfig
 from segjax.data.tfds_builder import open_records
 from segjax.models import PanopticMerge
+from segjax.models.panoptic_fpn import panoptic_map
+from segjax.ops.soft_masks import BoxMasks
+from segjax.protocols import ClassCounts, Task
 from segjax.types import Detections
+from tests.support.fakes import FakeModel
 
 SIDE, SLOTS = 64, 4
 SHAPES = ShapesConfig(
@@ -44,32 +48,42 @@ def data_config(folder, **changes) -> DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class KnowingModel:
+class KnowingModel(FakeModel):
     """Knows every image by the sum of its pixels; `variables` hold the answers."""
 
     num_classes: int | None
     semantic_classes: int
     merge: PanopticMerge | None = None
 
-    paste_padded = False
-    size_divisor = 32
+    @property
+    def tasks(self) -> frozenset[Task]:
+        found = {"boxes", "masks"} if self.num_classes is not None else set()
+        return frozenset({*found, "semantic"} | ({"panoptic"} if self.merge else set()))
 
     @property
-    def has_masks(self) -> bool:
-        return self.num_classes is not None
+    def classes(self) -> ClassCounts:
+        things = self.merge.things if self.merge else None
+        return ClassCounts(self.num_classes, self.semantic_classes, things)
+
+    def with_score_threshold(self, threshold):
+        raise NotImplementedError
+
+    def to_panoptic(self, found, semantic):
+        return panoptic_map(found, semantic, self.merge) if self.merge else None
 
     def apply(self, variables: Any, images: Any, image_sizes: Any, *, method: str) -> Detections:
         assert method == "predict"
         sums = images.astype(jnp.int32).sum((1, 2, 3))
         image = jnp.abs(sums[:, None] - variables["sums"][None]).argmin(1)
-        slots = SLOTS if self.has_masks else 0
+        slots = 0 if self.num_classes is None else SLOTS
         whole = jnp.array([0, 0, SIDE, SIDE], jnp.float32)
+        boxes = jnp.broadcast_to(whole, (len(images), slots, 4))
         return Detections(
-            boxes=jnp.broadcast_to(whole, (len(images), slots, 4)),
+            boxes=boxes,
             scores=variables["scores"][image][:, :slots],
             classes=variables["classes"][image][:, :slots],
             valid=variables["scores"][image][:, :slots] > 0,
-            mask_probs=variables["masks"][image] if self.has_masks else None,
+            masks=BoxMasks(variables["masks"][image], boxes) if slots else None,
             semantic_logits=variables["logits"][image],
         )
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from tests.eval import oracle
+from tests.oracles import oracle_coco_ap as oracle
 
 
 def band(mask, ratio=0.02):

@@ -10,8 +10,8 @@ from segjax.models import (
 )
 from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.nn.backbones.resnet import ResNet, resnet
-from segjax.train.resolve import with_dtype
-from tests import tiny
+from segjax.nn.dtype import with_dtype
+from tests.support import tiny
 
 MMDETS = ("cascade_mmdet", "htc")
 
@@ -39,7 +39,7 @@ def small_run(family, dtype="bfloat16"):
     """The config of a family's small model, of 128 x 192 pixels."""
     flavour = MMDET if family in MMDETS else DETECTRON2
     model = with_dtype(_with_bottlenecks(MODELS[family](), flavour), dtype)
-    pixels = model.semantic_classes is not None
+    pixels = model.classes.pixels is not None
     panoptic = family == "panoptic_fpn"
     return TrainConfig(
         model=model,
@@ -51,7 +51,7 @@ def small_run(family, dtype="bfloat16"):
             max_instances=8,
             mask_size=28,
             instances=family != "semantic_fpn",
-            masks=model.has_masks,
+            masks=("masks" in model.tasks),
             semantic="panoptic" if pixels else "none",
             merge_things="first" if panoptic else "no",
         ),

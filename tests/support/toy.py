@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segjax.nn.norm import Norm, NormSpec
+from segjax.protocols import ClassCounts, Padding
 from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
@@ -23,10 +24,14 @@ class Toy(nn.Module):
     norm_axis: str | None = None
     frozen: tuple[str, ...] = ("stem",)
 
-    size_divisor = 32
-    has_masks = False
-    semantic_classes = None
-    paste_padded = False
+    preprocess = None
+    backbone = None
+    padding = Padding()
+    tasks = frozenset({"boxes"})
+
+    @property
+    def classes(self) -> ClassCounts:
+        return ClassCounts(things=self.num_classes)
 
     def setup(self) -> None:
         self.stem = nn.Conv(self.features, (3, 3), (2, 2), dtype=self.dtype)
@@ -34,8 +39,9 @@ class Toy(nn.Module):
         self.norm = Norm(NormSpec("batch", axis_name=self.norm_axis))
         self.head = nn.Dense(self.num_classes, dtype=self.dtype)
 
-    def with_num_classes(self, num_classes: int) -> "Toy":
-        return self.clone(num_classes=num_classes)
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "Toy":
+        assert pixels is None
+        return self if things is None else self.clone(num_classes=things)
 
     def frozen_paths(self) -> tuple[str, ...]:
         return self.frozen
@@ -73,15 +79,20 @@ class Toy(nn.Module):
 class SemanticToy(Toy):
     """A toy that also learns how frequent each semantic class is."""
 
-    semantic_classes: int | None = 0  # pyright: ignore[reportIncompatibleVariableOverride]
+    semantic_classes: int = 0
+
+    @property
+    def classes(self) -> ClassCounts:
+        return ClassCounts(things=self.num_classes, pixels=self.semantic_classes)
 
     def setup(self) -> None:
         super().setup()
-        shape = (self.semantic_classes or 0,)
+        shape = (self.semantic_classes,)
         self.frequency = self.param("frequency", nn.initializers.zeros, shape)
 
-    def with_semantic_classes(self, semantic_classes: int) -> "SemanticToy":
-        return self.clone(semantic_classes=semantic_classes)
+    def with_classes(self, things: int | None = None, pixels: int | None = None) -> "SemanticToy":
+        model = self if things is None else self.clone(num_classes=things)
+        return model if pixels is None else model.clone(semantic_classes=pixels)
 
     def losses(self, batch: Batch, keys: jax.Array) -> tuple[dict[str, LossTerm], dict[str, Any]]:
         terms, counts = super().losses(batch, keys)

@@ -1,4 +1,6 @@
-"""Reads every file of a folder and tells what happened: `python -m tests.zoo.hostile_probe DIR`.
+"""Reads every file of a folder and tells what happened.
+
+    python -m tests.support.hostile_probe FOLDER
 
 A process of its own: audit hooks stay for good, memory is that of reading alone, and functions
 run at their own speed, without the type checks of the tests.
