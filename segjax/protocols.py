@@ -7,7 +7,7 @@ members. A linen module brings `init`, `apply` and `clone`.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Array, Float, Int32, Key, UInt8
 
@@ -15,6 +15,7 @@ from segjax.ops.panoptic import PanopticSegments
 from segjax.ops.preprocess import Preprocess
 from segjax.types import Batch, Detections, LossTerm, RoISamples
 
+_S = TypeVar("_S")
 Task = Literal["boxes", "masks", "semantic", "panoptic"]
 Terms = dict[str, LossTerm]
 Counts = dict[str, Float[Array, ""]]
@@ -154,7 +155,7 @@ class SemanticHead(Protocol):
         """K, without background."""
         ...
 
-    def clone(self, **changes: Any) -> Self:
+    def clone(self: _S, **changes: Any) -> _S:
         """The same head with other fields, as linen modules have it."""
         ...
 
@@ -202,7 +203,7 @@ class MaskBranch(Protocol):
         """K, without background."""
         ...
 
-    def with_classes(self, num_classes: int) -> Self:
+    def with_classes(self: _S, num_classes: int) -> _S:
         """The same branch for another number of classes."""
         ...
 
@@ -273,7 +274,7 @@ class Model(Protocol):
         """Calls a method with variables, as linen modules do."""
         ...
 
-    def with_classes(self, things: int | None = None, pixels: int | None = None) -> Self:
+    def with_classes(self: _S, things: int | None = None, pixels: int | None = None) -> _S:
         """The same model for other numbers of classes; None leaves a number as it is.
 
         Raises:
@@ -324,7 +325,7 @@ class PyramidDetector(Model, Protocol):
 class PanopticModel(Model, Protocol):
     """Model with "panoptic" in its tasks."""
 
-    def with_score_threshold(self, threshold: float) -> Self:
+    def with_score_threshold(self: _S, threshold: float) -> _S:
         """The same model, merging instances of this score or more."""
         ...
 

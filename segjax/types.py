@@ -8,13 +8,14 @@ a fixed shape; `valid` says which rows are real.
 """
 
 import dataclasses
-from typing import Any, Literal, Protocol, Self, TypeVar, dataclass_transform, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 _T = TypeVar("_T")
+_S = TypeVar("_S")
 
 
 def static_field(**field: Any) -> Any:
@@ -139,8 +140,8 @@ class Masks(Protocol):
     """
 
     def to_original(
-        self, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
-    ) -> Self:
+        self: _S, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
+    ) -> _S:
         """Masks of a batch, from pixels of the padded input to those of the original images."""
         ...
 
