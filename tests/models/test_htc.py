@@ -30,7 +30,9 @@ def whole():
 @pytest.fixture(scope="module")
 def plain(whole):
     """None of them, of the same weights; refined ground truth is passed on."""
-    model = tiny.htc(semantic=False).clone(interleaved=False, mask_information_flow=False)
+    model = tiny.htc(semantic=False)
+    masks = model.mask_head.clone(information_flow=False)
+    model = model.clone(interleaved=False, mask_head=masks)
     params = without(whole, "semantic_head", "mask_flow")
     model = all_regions(model).clone(passes_gt=True)
     return Run(model, {**whole.variables, "params": params}).compiled()
@@ -138,6 +140,7 @@ def test_each_mask_head_adds_the_features_of_the_one_before(whole):
     x = jnp.asarray(random.normal(size=(3, 4, 4, 16)), jnp.float32)
 
     def compute(model):
+        model.check_strides()  # any method sets the model up
         branch = model.mask_head
         m1 = branch.mask_heads[0].trunk(x)
         m2 = branch.mask_heads[1].trunk(x + jax.nn.relu(branch.mask_flows[0](m1)))
