@@ -41,7 +41,10 @@ def on_one():
     return run(Toy(), "jit", 1)
 
 
-@pytest.mark.parametrize(("mode", "number"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [("shard_map", 8), ("pmap", 8), pytest.param("shard_map", 2, marks=pytest.mark.slow)],
+)
 def test_any_split_gives_the_numbers_of_one_device(on_one, mode, number):
     state, history, shapes = run(Toy(), mode, number)
     expected_state, expected_history, _ = on_one
@@ -145,7 +148,14 @@ def test_running_statistics_are_averaged_over_devices():
     np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("mode", "number"), [("shard_map", 4), ("pmap", 4), ("shard_map", 1)])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        ("shard_map", 4),
+        pytest.param("pmap", 4, marks=pytest.mark.slow),
+        pytest.param("shard_map", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_synchronised_statistics_do_not_depend_on_the_split(mode, number):
     model = Toy(running_norm=True, norm_axis="data")
     one, expected_history, _ = run(model, "jit", 1, steps=5)
