@@ -98,9 +98,15 @@ def test_frozen_stages_get_no_gradient():
         assert moved == (name not in frozen), name
 
 
-def test_faster_rcnn_is_mask_rcnn_without_masks():
+@pytest.fixture(scope="module")
+def masks():
+    """What Faster R-CNN is compared with."""
+    return shared("mask_rcnn")
+
+
+def test_faster_rcnn_is_mask_rcnn_without_masks(masks):
     # So what holds of Mask R-CNN's boxes holds of Faster R-CNN too.
-    masks, boxes = shared("mask_rcnn"), tiny.faster_rcnn()
+    boxes = tiny.faster_rcnn()
     params = {n: v for n, v in masks.variables["params"].items() if n != "mask_head"}
     batch, keys = tiny.batch(), tiny.keys()
 
