@@ -98,11 +98,13 @@ def forget_compiled_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(autouse=True)
-def compile_quickly(request):
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which compile too
+def pytest_runtest_setup(item):
     """Small programs run a few times: compiling them is what takes long, so it optimises little.
 
-    Tests of the other tiers run for long, and see the programs that users get.
+    Tests of the other tiers run for long, and see the programs that users get. So do those marked
+    optimised: sums in another order have larger rounding errors than their tolerances, which were
+    measured on such programs.
     """
-    quick = not any(request.node.get_closest_marker(tier) for tier in TIERS)
+    quick = not any(item.get_closest_marker(name) for name in (*TIERS, "optimised"))
     jax.config.update("jax_disable_most_optimizations", quick)
