@@ -42,13 +42,18 @@ SHARING_MODELS = (
     "models/test_two_stage.py",
 )
 # Their fixtures compile something else for every parameter.
-BY_PARAMETER = ("test_goldens.py", "test_colabs.py", "ops/test_nms.py", "aot/test_accelerators.py")
-# Minutes each: begun last, they would leave the other worker idle. In the order of their length;
+BY_PARAMETER = ("test_goldens.py", "ops/test_nms.py", "aot/test_accelerators.py")
+# The longest: begun last, they would leave the other worker idle. In the order of their length;
 # all other modules follow in that of their folders.
 LONG = (
     "test_goldens.py",
-    "test_colabs.py",
     *SHARING_MODELS,
+    "zoo/test_export.py",
+    "zoo/test_hub.py",
+    "test_configs.py",
+    "figure_ground/test_weighted_aggregation.py",
+    "figure_ground/test_bottom_up.py",
+    "ops/test_roi_align.py",
 )
 
 
