@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parent.parent / "colabs"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
+@pytest.mark.slow  # trains; .ci/run asks for it by name
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as its readers have

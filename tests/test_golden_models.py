@@ -83,7 +83,7 @@ def test_the_zoo_has_weights_of_a_config(known):
 
 @pytest.mark.parametrize(("library", "config"), OTHERS)
 def test_configs_of_other_models_have_none(library, config):
-    with pytest.raises(KeyError, match="add it to tests/golden_models"):
+    with pytest.raises(KeyError, match="add it to tests/support/golden_models"):
         find(meta(library, config))
 
 

@@ -119,7 +119,8 @@ def test_without_valid_all_rows_count_and_masks_add_their_own_log_odds():
 def test_no_detections_and_masks_of_one_cell(detections, cells):
     hierarchy = group(jnp.asarray(scene()[0]))
     masks = jnp.full((detections, cells, cells), 0.9)
-    made = np.asarray(refine_in_hierarchy(hierarchy, masks, BOXES[:detections], side=8))
+    refine = jax.jit(functools.partial(refine_in_hierarchy, side=8))
+    made = np.asarray(refine(hierarchy, masks, BOXES[:detections]))
     assert made.shape == (detections, 8, 8)
     assert (made > 0.5).all()
 

@@ -291,25 +291,36 @@ def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
     assert again.boxes.shape[1] == 1024 and (again.valid.sum() == drawn.valid.sum())
 
 
-def test_the_box_cascade_is_the_one_with_masks_without_them():
+@pytest.fixture(scope="module")
+def masks():
+    """What the cascade of boxes is compared with."""
+    return shared("cascade_mask_rcnn_detectron2")
+
+
+@pytest.mark.parametrize("what", ["detections", "losses"])
+def test_the_box_cascade_is_the_one_with_masks_without_them(masks, what):
     # So what the peers' Cascade Mask R-CNN holds of boxes holds of Cascade R-CNN too.
-    masks, boxes = shared("cascade_mask_rcnn_detectron2"), tiny.cascade_rcnn()
+    boxes, batch, keys = tiny.cascade_rcnn(), tiny.batch(), tiny.keys()
     params = {n: v for n, v in masks.variables["params"].items() if not n.startswith("mask")}
-    batch, keys = tiny.batch(), tiny.keys()
+    variables = {**masks.variables, "params": params}
+    if what == "losses":
+        wanted = masks.terms(batch, keys)
+        terms = jax.jit(lambda v: loss_terms(boxes, v, batch, keys))(variables)
+        for name, term in terms.items():
+            np.testing.assert_allclose(term, wanted[name], rtol=1e-5)
+        return
 
     @jax.jit
-    def compute(variables):
-        found = boxes.apply(variables, batch.images, batch.image_sizes)
-        return found, loss_terms(boxes, variables, batch, keys)
+    def both(*variables):
+        return [
+            model.apply(v, batch.images, batch.image_sizes)
+            for model, v in zip((boxes, masks.model), variables, strict=True)
+        ]
 
-    found, terms = compute({**masks.variables, "params": params})
-    same = masks.predict(masks.variables, batch.images, batch.image_sizes)
+    found, same = both(variables, masks.variables)
     same = dataclasses.replace(same, masks=None)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(same), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    wanted = masks.terms(batch, keys)
-    for name, term in terms.items():
-        np.testing.assert_allclose(term, wanted[name], rtol=1e-5)
 
 
 def test_all_of_htc_computes_in_bfloat16():

@@ -222,8 +222,13 @@ def test_a_batch_without_semantic_labels_names_the_ways(whole):
 # ---- All together ---------------------------------------------------------------------------
 
 
-def test_without_its_ideas_it_is_cascade_mask_rcnn(plain):
-    cascade = shared("cascade_mask_rcnn_mmdet")
+@pytest.fixture(scope="module")
+def cascade():
+    """Cascade Mask R-CNN in the library that has HTC."""
+    return shared("cascade_mask_rcnn_mmdet")
+
+
+def test_without_its_ideas_it_is_cascade_mask_rcnn(plain, cascade):
     ours = plain.jacobian[0]
     theirs = cascade.terms(tiny.batch(), tiny.keys(), plain.variables)
     assert set(ours) == set(theirs)

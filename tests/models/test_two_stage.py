@@ -35,24 +35,30 @@ def test_every_flavour_trains(style):
         assert all(jax.tree.leaves(moved["backbone"]))
 
 
-def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
-    def run_of(dtype):
+@pytest.fixture(scope="module")
+def precisions():
+    """In bfloat16 and in float32: the variables, the pyramid's levels, the loss terms."""
+    batch, keys = tiny.batch(), tiny.keys()
+
+    def compute(dtype):
         model = tiny.mask_rcnn(dtype=dtype)
         # Every anchor enters the loss: no sample hangs on the last bits of a score.
-        return Run(model.clone(rpn=dataclasses.replace(model.rpn, num_samples=10**5)))
+        model = model.clone(rpn=dataclasses.replace(model.rpn, num_samples=10**5))
 
-    half, full = run_of("bfloat16"), run_of("float32")
-    assert {leaf.dtype for leaf in jax.tree.leaves(half.variables)} == {jnp.dtype("float32")}
-    batch, keys = tiny.batch(), tiny.keys()
-    (levels, terms), (exact, wanted) = (
-        jax.jit(
-            lambda v, *a, r=r: (
-                r.model.apply(v, *a, method="features"),
-                loss_terms(r.model, v, batch, keys),
-            )
-        )(r.variables, batch.images, batch.image_sizes)
-        for r in (half, full)
-    )
+        @jax.jit
+        def both(variables):
+            levels = model.apply(variables, batch.images, batch.image_sizes, method="features")
+            return levels, loss_terms(model, variables, batch, keys)
+
+        variables = tiny.init(model)
+        return variables, *both(variables)
+
+    return compute("bfloat16"), compute("float32")
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32_parameters(precisions):
+    (variables, levels, terms), (_, exact, wanted) = precisions
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert {level.dtype for level in levels} == {jnp.dtype("bfloat16")}
     for level, wanted_level in zip(levels, exact, strict=True):
         error = np.asarray(level, np.float32) - np.asarray(wanted_level)
@@ -98,9 +104,15 @@ def test_frozen_stages_get_no_gradient():
         assert moved == (name not in frozen), name
 
 
-def test_faster_rcnn_is_mask_rcnn_without_masks():
+@pytest.fixture(scope="module")
+def masks():
+    """What Faster R-CNN is compared with."""
+    return shared("mask_rcnn")
+
+
+def test_faster_rcnn_is_mask_rcnn_without_masks(masks):
     # So what holds of Mask R-CNN's boxes holds of Faster R-CNN too.
-    masks, boxes = shared("mask_rcnn"), tiny.faster_rcnn()
+    boxes = tiny.faster_rcnn()
     params = {n: v for n, v in masks.variables["params"].items() if n != "mask_head"}
     batch, keys = tiny.batch(), tiny.keys()
 

@@ -1,10 +1,10 @@
 """Fails a test that takes too long to be run with every change.
 
-SEGJAX_TEST_BUDGET is how many seconds a test without a marker may take (20 unless it is set: about
-a second for each of the suite's twelve minutes, doubled). What counts is the lesser of the clock
-and of the processors' time, with that of the processes that it waited for: on a machine that is
-busy with other work the clock runs on, and a program that is compiled by several threads takes
-their sum. A test that merely waits is not caught. Fixtures do not count, as tests share them.
+SEGJAX_TEST_BUDGET is how many seconds a test without a marker may take, 20 unless it is set. What
+counts is the lesser of the clock and of the processors' time, with that of the processes that it
+waited for: on a machine that is busy with other work the clock runs on, and a program that several
+threads compile takes their sum. A test that merely waits is not caught. Fixtures do not count, as
+tests share them.
 """
 
 import os
@@ -14,12 +14,8 @@ import time
 import pytest
 
 TIERS = ("slow", "nightly", "golden", "aot")
+BUDGET = float(os.environ.get("SEGJAX_TEST_BUDGET", "20"))  # read once: tests set variables
 TAKEN = pytest.StashKey[float]()
-
-
-def budget() -> float:
-    """Seconds that a test may take."""
-    return float(os.environ.get("SEGJAX_TEST_BUDGET", "20"))
 
 
 def _times() -> tuple[float, float]:
@@ -43,10 +39,10 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if call.when == "call" and report.passed and not any(map(item.get_closest_marker, TIERS)):
         taken = item.stash.get(TAKEN, 0.0)
-        if taken > budget():
+        if taken > BUDGET:
             report.outcome = "failed"
             report.longrepr = (
-                f"{item.nodeid} took {taken:.1f} s, more than the {budget():g} s of a test without "
+                f"{item.nodeid} took {taken:.1f} s, more than the {BUDGET:g} s of a test without "
                 "a marker: make it smaller, or mark it slow (SEGJAX_TEST_BUDGET, CONTRIBUTING.md)"
             )
     return report

@@ -28,11 +28,14 @@ def tree(level_sizes, parent, size=None, saliency=None, leaf=None):
     )
 
 
-def random_tree(rng, max_nodes=11):
-    """Level sizes and parents of a forest of at most `max_nodes` segments."""
-    sizes = [int(rng.integers(1, 6))]
-    while len(sizes) < 4 and sum(sizes) + sizes[-1] <= max_nodes:
-        sizes.append(int(rng.integers(1, sizes[-1] + 1)))
+# Few, as every other is compiled for again: of one level and of four, of one segment and of as
+# many as can be tried.
+LEVEL_SIZES = ((5, 3, 2, 1), (5, 5, 1), (4, 1), (3, 3, 3), (1,), (5,))
+
+
+def random_tree(rng):
+    """Level sizes and parents of a forest of at most eleven segments."""
+    sizes = list(LEVEL_SIZES[rng.integers(len(LEVEL_SIZES))])
     starts = np.cumsum([0, *sizes])
     parent = [
         rng.integers(starts[i + 1], starts[i + 1] + sizes[i + 1], size)

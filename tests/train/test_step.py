@@ -16,6 +16,10 @@ from segjax.types import Batch
 from tests.support import tiny
 from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 
+# Without optimisations the toy's ten steps differ by 2.6e-6 of a parameter array between one device
+# and two, with them by 4.2e-7: the tolerances are those of the programs that users run.
+pytestmark = pytest.mark.optimised
+
 BATCH_FIELDS = dataclasses.fields(Batch)
 OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
 
@@ -41,7 +45,10 @@ def on_one():
     return run(Toy(), "jit", 1)
 
 
-@pytest.mark.parametrize(("mode", "number"), [("shard_map", 8), ("pmap", 8), ("shard_map", 2)])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [("shard_map", 8), ("pmap", 8), pytest.param("shard_map", 2, marks=pytest.mark.slow)],
+)
 def test_any_split_gives_the_numbers_of_one_device(on_one, mode, number):
     state, history, shapes = run(Toy(), mode, number)
     expected_state, expected_history, _ = on_one
@@ -145,7 +152,14 @@ def test_running_statistics_are_averaged_over_devices():
     np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(("mode", "number"), [("shard_map", 4), ("pmap", 4), ("shard_map", 1)])
+@pytest.mark.parametrize(
+    ("mode", "number"),
+    [
+        ("shard_map", 4),
+        pytest.param("pmap", 4, marks=pytest.mark.slow),
+        pytest.param("shard_map", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_synchronised_statistics_do_not_depend_on_the_split(mode, number):
     model = Toy(running_norm=True, norm_axis="data")
     one, expected_history, _ = run(model, "jit", 1, steps=5)

@@ -61,7 +61,7 @@ def test_files_that_repeat_themselves_cost_no_more_than_they_hold(tmp_path):
 
 def test_the_probe_sees_what_python_does(tmp_path):
     """The hook is no ornament: with Python's own unpickler it reports the call."""
-    script = "import os, pickle, sys; from tests.zoo import hostile_probe as p\n"
+    script = "import os, pickle, sys; from tests.support import hostile_probe as p\n"
     script += "p.read_checkpoint = lambda path: pickle.loads(path.read_bytes())\n"
     script += "sys.addaudithook(p.watch); print(p.probe(p.Path(sys.argv[1]))['events'])"
     path = tmp_path / "x.pkl"
