@@ -20,6 +20,7 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import MaskRCNN, mask_rcnn_efficientnet_lite_fpn
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 
 def light_mask_rcnn() -> MaskRCNN:
@@ -60,11 +61,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=1e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=600,

@@ -25,6 +25,7 @@ from segjax.models import PanopticFPN, PanopticMerge, mask_rcnn_efficientnet_lit
 from segjax.models.semantic import SemanticLoss
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 
 def light_panoptic_fpn() -> PanopticFPN:
@@ -74,11 +75,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=1e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=600,

@@ -16,6 +16,7 @@ from segjax.data.shapes import ShapesConfig
 from segjax.models import MaskRCNN, mask_rcnn_resnet_fpn
 from segjax.nn.backbones.resnet import resnet
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 STEPS = 600
 
@@ -58,11 +59,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=2e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=STEPS,

@@ -22,7 +22,7 @@ from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
-from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import CompiledStep, Devices, choose_devices, compile_step
 from segjax.train.pictures import write_pictures
 from segjax.train.prefetch import Prefetch
@@ -110,7 +110,7 @@ def train(config: TrainConfig) -> TrainResults:
         key = jax.random.key(config.seed)
         variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes)
         frozen = model.frozen_paths()
-        optimizer = make_optimizer(config.optim, config.steps, frozen)
+        optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
         schedule = learning_rate(config.optim, config.steps)
         state = devices.replicate(init_state(variables, optimizer))
         del variables  # donated with the first step

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Key, PRNGKeyArray
 
-from segjax.train.optim import Schedule, frozen_mask, global_norm
+from segjax.train.optim import Schedule, frozen_mask
 from segjax.train.state import TrainState
 from segjax.types import Batch, LossTerm
 
@@ -71,7 +71,7 @@ def make_step(
         grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         with jax.named_scope("gradients"):
             grads = _psum(grads, axis_name)
-        grad_norm = global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

@@ -12,6 +12,7 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
+from segjax.optim import Cosine, Warmup
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
@@ -42,7 +43,7 @@ def config(tmp_path_factory):
         overflow="drop_smallest",
         masks=False,
     )
-    optim = OptimConfig(learning_rate=0.05, warmup_steps=2, schedule="cosine")
+    optim = OptimConfig(learning_rate=0.05, schedule=Cosine(), warmup=Warmup(2))
     return TrainConfig(
         model=Toy(num_classes=0, frozen=()),
         data=data,

@@ -7,6 +7,7 @@ import pytest
 
 from segjax.config import OptimConfig
 from segjax.models.variables import init_variables
+from segjax.optim import Constant, Warmup
 from segjax.train.metrics import FiniteCheck
 from segjax.train.optim import learning_rate, make_optimizer, path_name
 from segjax.train.parallel import choose_devices, compile_step
@@ -17,7 +18,7 @@ from tests import tiny
 from tests.train.toy import SemanticToy, Toy, random_batch, random_labels
 
 BATCH_FIELDS = dataclasses.fields(Batch)
-OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
+OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup=Warmup(3), clip_norm=5.0)
 
 
 def run(model, mode, number, steps=10, batches=random_batch, optim=OPTIM):
@@ -188,7 +189,7 @@ def white_at(step):
 
 @pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_a_step_that_is_not_finite_changes_nothing(mode):
-    optim = dataclasses.replace(OPTIM, schedule="constant", warmup_steps=0)
+    optim = dataclasses.replace(OPTIM, schedule=Constant(), warmup=Warmup())
     good, _, _ = run(Toy(blow_up=True), mode, 0, steps=2, optim=optim)
     bad, history, _ = run(Toy(blow_up=True), mode, 0, 3, white_at(2), optim)
     assert [bool(m["finite"]) for m in history] == [True, True, False]
@@ -230,7 +231,7 @@ def different_batches(step):
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])
 def test_mask_rcnn_has_the_numbers_of_one_device(mode):
     model = tiny.mask_rcnn()
-    optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
+    optim = OptimConfig(learning_rate=0.01, warmup=Warmup(5))
     one, expected_history, _ = run(model, "jit", 1, 10, different_batches, optim)
     many, history, _ = run(model, mode, 8, 10, different_batches, optim)
     for metrics, expected in zip(history, expected_history, strict=True):
@@ -250,7 +251,7 @@ def test_mask_rcnn_has_the_numbers_of_one_device(mode):
 @pytest.mark.slow
 def test_htc_has_the_numbers_of_one_device():
     model = tiny.htc()
-    optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
+    optim = OptimConfig(learning_rate=0.01, warmup=Warmup(5))
     one, expected_history, _ = run(model, "jit", 1, 3, different_batches, optim)
     many, history, _ = run(model, "shard_map", 8, 3, different_batches, optim)
     for metrics, expected in zip(history, expected_history, strict=True):
