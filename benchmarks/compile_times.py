@@ -38,7 +38,8 @@ def compile_seconds(path: Path) -> float:
     frozen = config.model.frozen_paths()
     optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(config.model))
     schedule = learning_rate(config.optim, config.steps)
-    step = functools.partial(make_step(config.model, optimizer, schedule, frozen), axis_name=None)
+    step = make_step(config.model, optimizer, schedule, frozen, config.accumulate)
+    step = functools.partial(step, axis_name=None)
     state = jax.eval_shape(
         lambda key: init_state(init_variables(config.model, key), optimizer), jax.random.key(0)
     )

@@ -65,6 +65,8 @@ class TrainConfig:
       data: what to read and how to batch it.
       optim: optimizer and schedule.
       steps: optimizer steps in all.
+      accumulate: number of equal parts in which each device takes its images of a step, one
+        after the other, for the memory of one part; see `segjax.train.step.make_step`.
       seed: of parameters, sampling and data order.
       workdir: folder of checkpoints, metrics and pictures.
       log_every: steps between lines of metrics.
@@ -93,6 +95,7 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     steps: int = 90_000
+    accumulate: int = 1
     seed: int = 0
     workdir: str = ""
     log_every: int = 20
@@ -112,7 +115,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuses numbers that no run can have."""
-        for name in ("steps", "log_every", "keep_last"):
+        for name in ("steps", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("eval_every", "checkpoint_every", "num_pictures", "num_devices"):

@@ -276,7 +276,7 @@ class Golden:
         """The first step's loss terms, without its gradients."""
 
         def losses(variables, batch):
-            keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images), None)
+            keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images))
             (terms, counts), _ = model.apply(
                 variables, batch, keys, method="losses", mutable=["batch_stats"]
             )

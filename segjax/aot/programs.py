@@ -88,7 +88,9 @@ def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.st
     model: Any = config.model
     frozen = model.frozen_paths()
     optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
-    step = make_step(model, optimizer, learning_rate(config.optim, config.steps), frozen)
+    schedule = learning_rate(config.optim, config.steps)
+    step = make_step(model, optimizer, schedule, frozen, config.accumulate)
+    devices.check_batch_size(shapes.per_device * len(devices.devices), config.accumulate)
     state = jax.eval_shape(lambda key: init_state(init_variables(model, key), optimizer), _key())
     rows = shapes.per_device * len(devices.devices)
     data = config.data

@@ -89,7 +89,7 @@ def train(config: TrainConfig) -> TrainResults:
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     devices = choose_devices(config.parallel, config.num_devices)
-    devices.check_batch_size(config.data.batch_size)
+    devices.check_batch_size(config.data.batch_size, config.accumulate)
     say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {devices.devices[0].device_kind}")
 
     # ---------------------------------------------------------------- Data
@@ -118,7 +118,7 @@ def train(config: TrainConfig) -> TrainResults:
         say(f"{_count(state.params):,} parameters, {number} classes")
 
         shapes: list[tuple[int, ...]] = []
-        step = make_step(model, optimizer, schedule, frozen)
+        step = make_step(model, optimizer, schedule, frozen, config.accumulate)
         compiled = compile_step(step, devices, lambda batch: _announce(batch, shapes))
 
         place = DataPlace()
@@ -149,7 +149,7 @@ def train(config: TrainConfig) -> TrainResults:
     if results is None:
         results = run.evaluate(state)
     say(results.text())
-    variables = jax.device_put(state.variables, devices.devices[0])
+    variables = jax.device_put(state.for_eval(), devices.devices[0])
     if config.num_pictures:
         folder, threshold = workdir / "pictures", config.score_threshold
         write_pictures(evaluator, variables, folder, config.num_pictures, threshold)
@@ -243,7 +243,7 @@ class _Loop:
     def evaluate(self, state: TrainState) -> EvalResults:
         """Scores the state on the validation split."""
         # One device predicts; its copy of the parameters is already there.
-        results = self.evaluator(jax.device_put(state.variables, self.devices.devices[0]))
+        results = self.evaluator(jax.device_put(state.for_eval(), self.devices.devices[0]))
         scores = ", ".join(
             f"{name} {value:.3f}"
             for name, value in results.metrics().items()

@@ -13,7 +13,7 @@ from segjax.models.variables import init_variables, start_from
 from segjax.train.checkpoint import Checkpoints, load_run, save_run
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
-from segjax.train.state import TrainState, init_state
+from segjax.train.state import init_state
 from tests.train.toy import SemanticToy, Toy
 
 
@@ -25,7 +25,7 @@ def state():
 
 def at(state, step):
     params = jax.tree.map(lambda p: p + step, state.params)
-    return TrainState(jnp.int32(step), params, state.batch_stats, state.opt_state)
+    return dataclasses.replace(state, step=jnp.int32(step), params=params)
 
 
 def test_keeps_the_best_and_the_newest(tmp_path, state):
@@ -51,6 +51,50 @@ def test_restores_every_bit_and_the_place_in_the_data(tmp_path, state, data_stat
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 3))
     jax.tree.map(np.testing.assert_array_equal, variables, at(state, 3).variables)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+def test_collections_and_averages_of_a_state_are_kept(tmp_path, state):
+    counters = {"images": jnp.int32(12), "kept": jnp.array([True, False])}
+    collections = {**state.collections, "counters": counters}
+    ema = jax.tree.map(lambda p: p / 2, state.params)
+    full = dataclasses.replace(at(state, 3), collections=collections, ema=ema)
+    template = jax.tree.map(jnp.zeros_like, full)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(full, None)
+        restored, _ = checkpoints.restore(template)
+        variables = checkpoints.restore_variables(template.variables)
+        words = r"3 holds collections, ema, opt_state, params; this run keeps coll.*, opt_state, pa"
+        with pytest.raises(ValueError, match=words):
+            checkpoints.restore(dataclasses.replace(template, ema=None))
+    assert {path.name for path in (tmp_path / "checkpoints/3").iterdir() if path.is_dir()} >= {
+        "params",
+        "collections",
+        "opt_state",
+        "ema",
+    }
+    jax.tree.map(np.testing.assert_array_equal, restored, full)
+    jax.tree.map(np.testing.assert_array_equal, variables, full.for_eval())
+    np.testing.assert_array_equal(variables["params"]["head"]["bias"], ema["head"]["bias"])
+
+
+@pytest.mark.parametrize("collections", [{}, {"batch_stats": {}}])
+def test_a_state_without_collections_is_kept(tmp_path, state, collections):
+    bare = dataclasses.replace(at(state, 2), collections=collections)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(bare, None)
+        restored, _ = checkpoints.restore(bare)
+        variables = checkpoints.restore_variables(bare.variables)
+    assert restored.collections == collections
+    assert variables.keys() == {"params"} | collections.keys()
+
+
+def test_checkpoints_of_another_version_are_refused(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), None)
+        checkpoints.wait()
+        (tmp_path / "checkpoints/1/params").rename(tmp_path / "checkpoints/1/variables")
+        with pytest.raises(ValueError, match="variables, but no params: another version of segjax"):
+            checkpoints.restore(state)
 
 
 def test_missing_checkpoints_are_named(tmp_path, state):
