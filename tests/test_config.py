@@ -218,6 +218,48 @@ def test_reading_a_config_runs_no_code_of_its_author(record):
         from_json(record)
 
 
+def written(value):
+    return json.loads(json.dumps(to_json(value)))
+
+
+def test_a_model_of_ones_own_comes_back_by_trust():
+    model = Outer(inner=Inner(act=swish))
+    assert from_json(written(model), trust=(__name__,)) == model
+    assert from_json(written(model), trust=("elsewhere", "tests")).inner.act is swish
+    for wrong in ((), ("test",), ("tests.test_conf",), ("tests.train",)):
+        with pytest.raises(ValueError, match=rf"{__name__}:\w+, which .* pass trust=\('tests',\)"):
+            from_json(written(model), trust=wrong)
+    with pytest.raises(ValueError, match=r"trust is the text 'tests': give .*\('tests',\)"):
+        from_json(written(model), trust="tests")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"class": "tests.test_config:swish", "fields": {}},
+        {"class": "tests.test_config:Path", "fields": {}},
+        {"function": "tests.test_config:Path"},
+        {"function": "tests.test_config:json.loads"},
+        {"function": "tests.test_config:dataclasses"},
+        {"function": "tests.test_config:Inner"},
+        {"class": "tests.test_config:Inner", "fields": {"width": "wide"}},
+        {"class": "tests.test_config:Inner", "fields": {"act": {"function": "os:system"}}},
+        {"function": "testsuite:run"},
+        {"function": "os:system"},
+    ],
+)
+def test_trust_is_for_what_a_package_defines(record):
+    with pytest.raises(ValueError, match="a config"):
+        from_json(record, trust=("tests",))
+
+
+def test_a_given_model_takes_the_place_of_the_configs(tmp_path):
+    save_config(tmp_path / "config.json", CONFIG, {})
+    assert read_config(tmp_path / "config.json", ("tests",)) == CONFIG
+    found = read_config(tmp_path / "config.json", model=Toy())
+    assert found == dataclasses.replace(CONFIG, model=Toy())
+
+
 @pytest.mark.parametrize("ready", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_every_ready_config_comes_back(ready):
     config = load_config(ready)

@@ -267,7 +267,13 @@ class Run:
         return Predictor.of(self.model, self.variables, self.classes, self.config.data)
 
 
-def load_run(folder: str | Path, step: int | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    step: int | None = None,
+    *,
+    trust: Sequence[str] = (),
+    model: nn.Module | None = None,
+) -> Run:
     """Loads a trained model from its run's folder.
 
     Reads JSON and arrays only: no code from the folder is executed.
@@ -275,16 +281,23 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     Args:
       folder: as `segjax train --workdir` wrote it.
       step: of the checkpoint; None: the best one, or the newest where none was evaluated.
+      trust: names of further packages, such as ("my_package",), whose classes and functions the
+        config may name, for models with parts of one's own. These packages are imported.
+      model: takes the place of the config's model, which is not rebuilt then; its number of
+        classes can be 0, to follow the run. Its dtypes stay as they are.
 
     Raises:
       FileNotFoundError: if the folder holds no config or no such checkpoint.
-      ValueError: if the config is not of this version.
+      ValueError: if the config is not of this version, names something of a package that is
+        not trusted, or the weights are not the model's.
     """
     folder = Path(folder)
-    config = read_config(folder / CONFIG_FILE)
+    config = read_config(folder / CONFIG_FILE, trust, model)
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
     classes = read_classes(folder)
+    if model is not None:
+        config = dataclasses.replace(config, model=with_classes(config, classes))
     shapes = variable_shapes(config.model)
     with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class TrainResults:
         return self.classes.names
 
 
-def train(config: TrainConfig) -> TrainResults:
+def train(config: TrainConfig, *, trust: Sequence[str] = ()) -> TrainResults:
     """Trains, evaluates and checkpoints as `config` says; resumes a run that was stopped.
 
     A run whose folder holds checkpoints goes on from the newest one, with the same numbers
@@ -74,6 +74,8 @@ def train(config: TrainConfig) -> TrainResults:
 
     Args:
       config: of the run; `workdir` must be set.
+      trust: names of further packages whose classes the config of the folder `init_from` may
+        name; they are imported. The run's own config and model need none.
 
     Returns:
       The trained model and its scores.
@@ -108,7 +110,7 @@ def train(config: TrainConfig) -> TrainResults:
         # ------------------------------------------------------------ Model, optimizer, step
         model: Any = config.model
         key = jax.random.key(config.seed)
-        variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes)
+        variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes, trust)
         frozen = model.frozen_paths()
         optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
         schedule = learning_rate(config.optim, config.steps)
@@ -266,7 +268,10 @@ class _Loop:
 
 
 def initial_variables(
-    config: TrainConfig, key: PRNGKeyArray, resumes: bool = False
+    config: TrainConfig,
+    key: PRNGKeyArray,
+    resumes: bool = False,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Draws the model's variables, then takes over those of `init_from`.
 
@@ -274,6 +279,7 @@ def initial_variables(
       config: with the model resolved.
       key: random key.
       resumes: whether a checkpoint replaces all of them, so that random ones will do.
+      trust: as for `train`.
 
     Raises:
       ValueError: if random ones would be trained on that the model freezes.
@@ -283,7 +289,7 @@ def initial_variables(
         variables = init_variables(model, key)
         drawn = [] if resumes else variable_names(variables)
     else:
-        weights, where = start_weights(config.init_from, model)
+        weights, where = start_weights(config.init_from, model, trust)
         variables, drawn = start_from(weights, model, key)
         say(f"weights from {where}")
         say(f"at random: {', '.join(drawn) or 'none'}")

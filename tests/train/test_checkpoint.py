@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import jax
@@ -6,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import config_json
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models.variables import init_variables, start_from
@@ -131,11 +131,7 @@ def test_readers_make_no_folder(tmp_path):
     assert files(tmp_path) == []
 
 
-@pytest.fixture
-def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
-
-
+TOY = ("tests.train.toy",)
 CONFIG = TrainConfig(model=Toy(), data=DataConfig(root="here"))
 
 
@@ -145,10 +141,10 @@ def converted(model):
     return jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
 
 
-def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_toy, state):
+def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, state):
     variables = converted(Toy())
     save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
-    run = load_run(tmp_path)
+    run = load_run(tmp_path, trust=TOY)
     assert (run.model, run.class_names, run.category_ids, run.step) == (
         Toy(),
         ("a", "b", "c"),
@@ -157,7 +153,7 @@ def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_
     )
     jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
     config = dataclasses.replace(CONFIG, model=Toy(num_classes=5), init_from=str(tmp_path))
-    started = initial_variables(config, jax.random.key(3))
+    started = initial_variables(config, jax.random.key(3), trust=TOY)
     fresh = init_variables(Toy(num_classes=5), jax.random.key(3))
     for path, leaf in jax.tree_util.tree_leaves_with_path(started):
         if "head" not in jax.tree_util.keystr(path):
@@ -167,7 +163,25 @@ def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_
         checkpoints.restore(state)
 
 
-def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
+def test_a_run_of_ones_own_model_is_loaded_by_trust_or_with_the_model(tmp_path):
+    variables = converted(Toy())
+    save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
+    words = r"names tests\.train\.toy:Toy, which is not of .*pass trust=\('tests',\), or --trust"
+    with pytest.raises(ValueError, match=words):
+        load_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["config"]["fields"]["model"] = {"class": "nowhere:Gone", "fields": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = load_run(tmp_path, model=Toy(num_classes=0))
+    assert (run.model, run.config.model) == (Toy(), Toy())
+    jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
+    with pytest.raises(ValueError, match=r"does not exist here"):
+        load_run(tmp_path, trust=("nowhere",))
+    with pytest.raises(ValueError, match="5 classes, but there are 3 names"):
+        load_run(tmp_path, model=Toy(num_classes=5))
+
+
+def test_a_run_is_saved_only_whole_and_once(tmp_path):
     variables, names = converted(Toy()), ("a", "b", "c")
     other = dataclasses.replace(CONFIG, model=Toy(features=4))
     with pytest.raises(ValueError, match=r"batch_stats/norm/mean is \(8,\), wanted \(4,\)"):
@@ -180,14 +194,14 @@ def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
         save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
 
 
-def test_a_run_is_saved_with_its_semantic_classes(tmp_path, trust_the_toy):
+def test_a_run_is_saved_with_its_semantic_classes(tmp_path):
     model = SemanticToy(semantic_classes=7)
     variables, names = converted(model), ("a", "b", "c")
     open_config = dataclasses.replace(CONFIG, model=SemanticToy())
     with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(183\)"):
         save_run(tmp_path, open_config, variables, names, (1, 2, 3))
     save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, names, (1, 2, 3))
-    assert load_run(tmp_path).model == model
+    assert load_run(tmp_path, trust=TOY).model == model
 
 
 def test_another_model_is_refused(tmp_path, state):

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import config_json
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
@@ -22,9 +21,7 @@ from tests.train.toy import SemanticToy, Toy
 RECORDS = ("config.json", "classes.json")
 
 
-@pytest.fixture(autouse=True)
-def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.train.toy"))
+TOY = ("tests.train.toy",)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +143,7 @@ def test_a_finished_run_is_only_evaluated(straight, config, capsys):
 
 
 def test_the_model_is_rebuilt_from_its_folder(straight):
-    run = load_run(straight.workdir, step=8)
+    run = load_run(straight.workdir, step=8, trust=TOY)
     assert run.model == straight.model
     assert (run.class_names, run.category_ids, run.step) == (
         straight.class_names,
@@ -165,11 +162,13 @@ def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
         steps=1,
         num_pictures=0,
     )
-    started = train(config)
+    with pytest.raises(ValueError, match=r"pass trust=\('tests',\), or --trust tests"):
+        train(config)
+    started = train(config, trust=TOY)
     text = capsys.readouterr().out
     assert f"weights from {straight.workdir}" in text
     assert "at random: none" in text
-    source = load_run(straight.workdir)
+    source = load_run(straight.workdir, trust=TOY)
     jax.tree.map(
         np.testing.assert_array_equal,
         started.variables["params"]["stem"],
@@ -266,7 +265,7 @@ def test_the_data_decide_the_semantic_classes(config, tmp_path, capsys):
     assert losses[3] < losses[1]
     # Most pixels belong to no object.
     assert trained.variables["params"]["frequency"].argmax() == 4
-    assert load_run(tmp_path).model == trained.model
+    assert load_run(tmp_path, trust=TOY).model == trained.model
     assert train(dataclasses.replace(config, steps=4)).compilations == 1
 
 
