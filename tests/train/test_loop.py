@@ -316,6 +316,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
         ({"workdir": ""}, "workdir is not set"),
         ({"model": Toy(num_classes=3)}, r"the model has 3 classes, the data has 4 \(disc, box"),
         ({"parallel": "shard_map", "num_devices": 3}, "4 images cannot be split over 3 devices"),
+        ({"accumulate": 3}, "4 images a device cannot be split into 3 micro-batches: choose ano"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(config, tmp_path, changes, words):
