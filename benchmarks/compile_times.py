@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from benchmarks import machine
 from segjax.config import load_config
 from segjax.models.variables import init_variables
-from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.state import init_state
 from segjax.train.step import make_step
 from segjax.types import Batch
@@ -36,9 +36,10 @@ def compile_seconds(path: Path) -> float:
     """Seconds to trace and compile the step of a config."""
     config = load_config(path)
     frozen = config.model.frozen_paths()
-    optimizer = make_optimizer(config.optim, config.steps, frozen)
+    optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(config.model))
     schedule = learning_rate(config.optim, config.steps)
-    step = functools.partial(make_step(config.model, optimizer, schedule, frozen), axis_name=None)
+    step = make_step(config.model, optimizer, schedule, frozen, config.accumulate)
+    step = functools.partial(step, axis_name=None)
     state = jax.eval_shape(
         lambda key: init_state(init_variables(config.model, key), optimizer), jax.random.key(0)
     )

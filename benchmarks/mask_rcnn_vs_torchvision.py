@@ -26,6 +26,7 @@ from benchmarks import machine
 from segjax.config import OptimConfig
 from segjax.models import MaskRCNN, mask_rcnn, resnet
 from segjax.ops.masks import paste_masks
+from segjax.optim import Constant
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
 from segjax.train.step import make_step
@@ -181,7 +182,7 @@ class Ours:
         self.variables = jax.tree.map(jnp.asarray, converted)
         self.batch = self._batch()
         self._predict = jax.jit(self._predict_and_paste)
-        sgd = OptimConfig(learning_rate=1e-6, weight_decay=1e-4, schedule="constant")
+        sgd = OptimConfig(learning_rate=1e-6, weight_decay=1e-4, schedule=Constant())
         frozen = self.model.frozen_paths()
         optimizer = make_optimizer(sgd, 100, frozen)
         step = make_step(self.model, optimizer, learning_rate(sgd, 100), frozen)

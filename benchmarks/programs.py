@@ -28,6 +28,7 @@ from segjax.aot.targets import parse_target
 from segjax.aot.worker import Request
 from segjax.config import TrainConfig, load_config
 from segjax.nn.dtype import with_dtype
+from segjax.optim import Steps
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 TARGETS = ("h100", "v5e", "a100", "l4", "h100:8", "v6e", "v5p")
@@ -88,7 +89,9 @@ def groups() -> dict[str, list[str]]:
     found: dict[Any, list[str]] = {}
     for path in sorted(CONFIGS.glob("*.py")):
         config = config_of(path.stem)
-        optim = dataclasses.replace(config.optim, learning_rate=1.0, milestones=(1,), gamma=0.1)
+        optim = dataclasses.replace(config.optim, learning_rate=1.0)
+        if isinstance(optim.schedule, Steps):  # where it falls does not change the program
+            optim = dataclasses.replace(optim, schedule=Steps((1,)))
         shapes = _per_device(config, "train", 1), config.data.semantic, config.data.masks
         sizes = max(config.data.short_side), config.data.size, config.data.shapes
         key = repr((config.model, optim, shapes, sizes))

@@ -18,6 +18,7 @@ fetched by the first run. This recipe has not been run in full here yet.
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import cascade_mask_rcnn, resnet
+from segjax.optim import SGD, Steps, Warmup
 
 
 def get_config() -> TrainConfig:
@@ -35,15 +36,11 @@ def get_config() -> TrainConfig:
             num_workers=8,
         ),
         optim=OptimConfig(
-            name="sgd",
+            optimizer=SGD(momentum=0.9),
             learning_rate=0.02,
-            momentum=0.9,
+            schedule=Steps(milestones=(117_280, 139_270)),
+            warmup=Warmup(steps=500, start=0.001, form="mmdet"),
             weight_decay=1e-4,
-            warmup_steps=500,
-            warmup_start=0.001,
-            warmup_form="mmdet",
-            schedule="step",
-            milestones=(117_280, 139_270),
         ),
         steps=146_600,
         log_every=100,

@@ -15,6 +15,7 @@ in full here yet.
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import faster_rcnn, resnet
+from segjax.optim import SGD, Steps, Warmup
 
 
 def get_config() -> TrainConfig:
@@ -34,15 +35,12 @@ def get_config() -> TrainConfig:
             masks=False,
         ),
         optim=OptimConfig(
-            name="sgd",
+            optimizer=SGD(momentum=0.9),
             learning_rate=0.02,
-            momentum=0.9,
+            schedule=Steps(milestones=(210_000, 250_000)),
+            warmup=Warmup(steps=1000, start=0.001),
             weight_decay=1e-4,
             norm_decay=0.0,
-            warmup_steps=1000,
-            warmup_start=0.001,
-            schedule="step",
-            milestones=(210_000, 250_000),
         ),
         steps=270_000,
         log_every=100,

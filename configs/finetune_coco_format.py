@@ -21,6 +21,7 @@ from segjax.nn.backbones.resnet import resnet
 from segjax.nn.heads.mask import MaskHead
 from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 
 def medium_mask_rcnn() -> MaskRCNN:
@@ -61,11 +62,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=1e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=600,

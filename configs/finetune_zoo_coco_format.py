@@ -20,6 +20,7 @@ and 2,700.
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import mask_rcnn, resnet
+from segjax.optim import SGD, Steps, Warmup
 
 
 def get_config() -> TrainConfig:
@@ -36,15 +37,12 @@ def get_config() -> TrainConfig:
             overflow="drop_smallest",
         ),
         optim=OptimConfig(
-            name="sgd",
+            optimizer=SGD(momentum=0.9),
             learning_rate=0.01,
-            momentum=0.9,
+            schedule=Steps(milestones=(2_000, 2_700)),
+            warmup=Warmup(steps=200, start=0.001),
             weight_decay=1e-4,
             norm_decay=0.0,
-            warmup_steps=200,
-            warmup_start=0.001,
-            schedule="step",
-            milestones=(2_000, 2_700),
         ),
         steps=3_000,
         eval_every=1_000,

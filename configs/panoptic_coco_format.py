@@ -28,6 +28,7 @@ from segjax.nn.heads.mask import MaskHead
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 
 def light_panoptic_fpn() -> PanopticFPN:
@@ -79,11 +80,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=1e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=600,

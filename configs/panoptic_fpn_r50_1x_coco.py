@@ -16,6 +16,7 @@ in full here yet.
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models import panoptic_fpn, resnet
+from segjax.optim import SGD, Steps, Warmup
 
 
 def get_config() -> TrainConfig:
@@ -37,15 +38,12 @@ def get_config() -> TrainConfig:
             num_workers=8,
         ),
         optim=OptimConfig(
-            name="sgd",
+            optimizer=SGD(momentum=0.9),
             learning_rate=0.02,
-            momentum=0.9,
+            schedule=Steps(milestones=(60_000, 80_000)),
+            warmup=Warmup(steps=1000, start=0.001),
             weight_decay=1e-4,
             norm_decay=0.0,
-            warmup_steps=1000,
-            warmup_start=0.001,
-            schedule="step",
-            milestones=(60_000, 80_000),
         ),
         steps=90_000,
         log_every=100,

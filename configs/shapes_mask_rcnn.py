@@ -19,6 +19,7 @@ from segjax.nn.backbones.resnet import resnet
 from segjax.nn.heads.mask import MaskHead
 from segjax.nn.necks.fpn import FPN
 from segjax.nn.norm import NormSpec
+from segjax.optim import AdamW, Cosine, Warmup
 
 STEPS = 600
 
@@ -63,11 +64,11 @@ def get_config() -> TrainConfig:
             mask_size=56,
         ),
         optim=OptimConfig(
-            name="adamw",
+            optimizer=AdamW(),
             learning_rate=2e-3,
+            schedule=Cosine(),
+            warmup=Warmup(steps=50),
             weight_decay=1e-3,
-            warmup_steps=50,
-            schedule="cosine",
             clip_norm=10.0,
         ),
         steps=STEPS,

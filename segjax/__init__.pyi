@@ -1,6 +1,7 @@
 """Public names and where they live; `__init__.py` imports each on first use."""
 
 from . import figure_ground as figure_ground
+from . import optim as optim
 from .aot.compile import CompileReport as CompileReport
 from .aot.compile import compile_for as compile_for
 from .config import OptimConfig as OptimConfig

@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
     train.add_argument("--workdir", metavar="FOLDER", help="default: runs/NAME_OF_CONFIG")
+    _add_trust(train, "of the model in the folder of --init-from")
     train.add_argument("-h", "--help", action="store_true", help="this, or a config's fields")
     train.set_defaults(command=_train, parser=train)
 
@@ -181,6 +182,7 @@ def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     which.add_argument(
         "--model", metavar="NAME", help="a name of `segjax models`, or a folder of `segjax convert`"
     )
+    _add_trust(parser, "of the model")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
     parser.add_argument(
         "--refine-masks",
@@ -190,15 +192,20 @@ def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_trust(parser: argparse.ArgumentParser, what: str) -> None:
+    text = f"import this package, which has classes {what}; can be given several times"
+    parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help=text)
+
+
 def _weights(known: argparse.Namespace) -> Any:
     """The trained model that a command is for."""
     from segjax.train.weights import pretrained, pretrained_run
 
     if known.checkpoint is not None:
-        return pretrained_run(known.checkpoint, known.step)
+        return pretrained_run(known.checkpoint, known.step, trust=known.trust)
     if known.step is not None:
         raise ValueError("--step chooses a checkpoint of --checkpoint; --model has one alone")
-    return pretrained(known.model)
+    return pretrained(known.model, trust=known.trust)
 
 
 def _refinement(known: argparse.Namespace) -> Any:
@@ -217,7 +224,8 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
 
     workdir = known.workdir or f"runs/{Path(known.config).stem}"
     help_flag = ["--help"] if known.help else []
-    train(load_config(known.config, [f"--workdir={workdir}", *flags, *help_flag]))
+    config = load_config(known.config, [f"--workdir={workdir}", *flags, *help_flag])
+    train(config, trust=known.trust)
     return 0
 
 

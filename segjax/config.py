@@ -15,6 +15,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from segjax.data.config import DataConfig
+from segjax.optim import SGD, LayerDecay, Optimizer, Rule, Schedule, Steps, Warmup
 from segjax.protocols import Model, as_model
 from segjax.types import Dtype
 
@@ -23,40 +24,36 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer and its schedule.
+    """The optimizer, its schedule, and what holds for single parameters.
 
     Attributes:
-      name: "sgd" as in torch (decay joins the gradient before momentum), or "adamw".
-      learning_rate: at full height, after warm-up and before any decay.
-      momentum: of SGD.
-      betas: of AdamW.
-      weight_decay: of kernels, and of everything that has no value of its own below.
-      norm_decay: of the scales and biases of normalisation layers; None: `weight_decay`.
-      bias_decay: of all other biases; None: `weight_decay`.
-      warmup_steps: length of the linear warm-up; 0: none.
-      warmup_start: factor of the learning rate at step 0.
-      warmup_form: "detectron2" (also torchvision, mmdet 2) reaches full height at step
-        `warmup_steps`; "mmdet" (mmdet 3: mmengine's LinearLR) one step earlier.
-      schedule: "step", "cosine" (to zero at the last step) or "constant".
-      milestones: steps at which "step" multiplies the learning rate by `gamma`.
-      gamma: factor at each milestone.
+      optimizer: `SGD` or `AdamW`.
+      learning_rate: height after warm-up and before any decay.
+      schedule: `Steps`, `Cosine` (to zero at the last step) or `Constant`.
+      warmup: linear rise at the start, which multiplies the schedule.
+      weight_decay: decay of kernels, and of everything without a value of its own below.
+      norm_decay: decay of the scales and biases of normalisation layers; None: `weight_decay`.
+      bias_decay: decay of all other biases; None: `weight_decay`.
+      rules: `ParamRule`s, of which the first that matches a parameter's path holds for it and
+        wins over the decays above; and at most one `LayerDecay`, whose factors multiply the
+        learning rates of the rest.
       clip_norm: largest global gradient norm; larger gradients are scaled down. None: off.
     """
 
-    name: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = SGD()
     learning_rate: float = 0.02
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Schedule = Steps()
+    warmup: Warmup = Warmup()
     weight_decay: float = 1e-4
     norm_decay: float | None = None
     bias_decay: float | None = None
-    warmup_steps: int = 0
-    warmup_start: float = 0.001
-    warmup_form: Literal["detectron2", "mmdet"] = "detectron2"
-    schedule: Literal["step", "cosine", "constant"] = "step"
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
+    rules: tuple[Rule, ...] = ()
     clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses rules that contradict each other."""
+        if sum(isinstance(rule, LayerDecay) for rule in self.rules) > 1:
+            raise ValueError(f"rules has several LayerDecays, {self.rules}: leave one of them")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +66,8 @@ class TrainConfig:
       data: what to read and how to batch it.
       optim: optimizer and schedule.
       steps: optimizer steps in all.
+      accumulate: number of equal parts in which each device takes its images of a step, one
+        after the other, for the memory of one part; see `segjax.train.step.make_step`.
       seed: of parameters, sampling and data order.
       workdir: folder of checkpoints, metrics and pictures.
       log_every: steps between lines of metrics.
@@ -97,6 +96,7 @@ class TrainConfig:
     data: DataConfig
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     steps: int = 90_000
+    accumulate: int = 1
     seed: int = 0
     workdir: str = ""
     log_every: int = 20
@@ -117,7 +117,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuses what is no model, and numbers that no run can have."""
         as_model(self.model)
-        for name in ("steps", "log_every", "keep_last"):
+        for name in ("steps", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("eval_every", "checkpoint_every", "num_pictures", "num_devices"):

@@ -4,7 +4,8 @@ A dataclass (linen modules are dataclasses) becomes `{"class": "module:Name", "f
 {...}}`, a function `{"function": "module:name"}`, a dtype `{"dtype": "bfloat16"}`. On
 reading, only classes and functions that the packages in `TRUSTED` define are looked up, and
 of those only dataclasses are called, with fields of the declared types: a config that came
-with somebody's checkpoint runs no code of theirs.
+with somebody's checkpoint runs no code of theirs. Whoever reads it can trust further packages,
+for models of their own.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import importlib
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Of these a config may name classes alone: their functions read, write or execute files.
-SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes")
+SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes", "segjax.optim")
 # Packages whose classes and functions a config may name: parts of models and layers.
 TRUSTED = (
     *SETTINGS,
@@ -64,32 +65,48 @@ def to_json(value: Any) -> Any:
     return _leaf_to_json(value)
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: Any, trust: Sequence[str] = ()) -> Any:
     """Rebuilds what `to_json` wrote; lists come back as tuples.
 
+    Args:
+      value: JSON's own types.
+      trust: further packages or modules, such as ("my_package",), whose classes and functions
+        the config may name. They are imported, so their code runs.
+
     Raises:
-      ValueError: if a class or function is not segjax's, Flax's or JAX's, or does not exist, or
-        a field has another type than the class declares.
+      ValueError: if a class or function is not segjax's, Flax's or JAX's or of a trusted package,
+        or does not exist, or a field has another type than the class declares.
     """
+    return _build(value, (*TRUSTED, *check_trust(trust)))
+
+
+def check_trust(trust: Sequence[str]) -> tuple[str, ...]:
+    """Returns names of packages; refuses a text alone, whose letters would each be a name."""
+    if isinstance(trust, str):
+        raise ValueError(f"trust is the text {trust!r}: give names of packages, ({trust!r},)")
+    return tuple(trust)
+
+
+def _build(value: Any, packages: tuple[str, ...]) -> Any:
     if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
+        return tuple(_build(item, packages) for item in value)
     if not isinstance(value, dict):
         return value
     for kind, build in _BUILDERS.items():
         if kind in value:
-            return build(value)
+            return build(value, packages)
     raise ValueError(f"a config holds an object with the keys {sorted(value)}")
 
 
-def _build_dataclass(record: dict[str, Any]) -> Any:
+def _build_dataclass(record: dict[str, Any], packages: tuple[str, ...]) -> Any:
     name = record["class"]
-    cls: Any = _look_up(name)
+    cls: Any = _look_up(name, packages)
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise ValueError(f"{name} in a config is not a dataclass")
     known = {f.name for f in dataclasses.fields(cls) if f.init} - {"parent"}
     if strange := sorted(record["fields"].keys() - known):
         raise ValueError(f"{name} in a config has no field {', '.join(strange)}")
-    fields = {field: from_json(item) for field, item in record["fields"].items()}
+    fields = {field: _build(item, packages) for field, item in record["fields"].items()}
     hints = typing.get_type_hints(cls)
     for field, value in fields.items():
         if not _fits(value, hints[field]):
@@ -125,8 +142,8 @@ def _is_a(value: Any, cls: Any) -> bool:
     return isinstance(value, int | float if cls is float else cls)
 
 
-def _build_function(record: dict[str, Any]) -> Any:
-    found = _look_up(record["function"])
+def _build_function(record: dict[str, Any], packages: tuple[str, ...]) -> Any:
+    found = _look_up(record["function"], packages)
     if isinstance(found, type) or not callable(found):
         raise ValueError(f"{record['function']} in a config is not a function")
     if _within(found.__module__, SETTINGS):
@@ -134,26 +151,31 @@ def _build_function(record: dict[str, Any]) -> Any:
     return found
 
 
-def _build_partial(record: dict[str, Any]) -> Any:
+def _build_partial(record: dict[str, Any], packages: tuple[str, ...]) -> Any:
     if "function" not in record["partial"]:
         raise ValueError(f"a config holds a partial application of {record['partial']}")
-    function = _build_function(record["partial"])
-    return functools.partial(function, *from_json(record["args"]), **from_json(record["keywords"]))
+    function = _build_function(record["partial"], packages)
+    args, keywords = (_build(record[part], packages) for part in ("args", "keywords"))
+    return functools.partial(function, *args, **keywords)
 
 
-def _build_dtype(record: dict[str, Any]) -> Any:
+def _build_dtype(record: dict[str, Any], _: tuple[str, ...]) -> Any:
     try:
         return getattr(jnp, jnp.dtype(record["dtype"]).name)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"a config names the dtype {record['dtype']}: {error}") from error
 
 
-_BUILDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+def _build_dict(record: dict[str, Any], packages: tuple[str, ...]) -> Any:
+    return {key: _build(item, packages) for key, item in record["dict"].items()}
+
+
+_BUILDERS: dict[str, Callable[[dict[str, Any], tuple[str, ...]], Any]] = {
     "class": _build_dataclass,
     "partial": _build_partial,
     "function": _build_function,
     "dtype": _build_dtype,
-    "dict": lambda record: {key: from_json(item) for key, item in record["dict"].items()},
+    "dict": _build_dict,
 }
 
 
@@ -163,8 +185,13 @@ def save_config(path: Path, config: Any, versions: dict[str, str]) -> None:
     path.write_text(text + "\n")
 
 
-def read_config(path: Path) -> Any:
+def read_config(path: Path, trust: Sequence[str] = (), model: Any = None) -> Any:
     """Reads what `save_config` wrote.
+
+    Args:
+      path: of the JSON file.
+      trust: further packages whose classes the config may name, as for `from_json`.
+      model: takes the place of the config's model, of which nothing is looked up or built.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -175,7 +202,10 @@ def read_config(path: Path) -> Any:
             f"no {path.name} in {path.parent}: a run's folder holds it beside checkpoints/"
         )
     try:
-        return from_json(json.loads(path.read_text())["config"])
+        record = json.loads(path.read_text())["config"]
+        if model is not None:
+            record["fields"]["model"] = model  # built already: it stays as it is
+        return from_json(record, trust)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} does not hold a config of this version: {error}") from error
 
@@ -206,28 +236,35 @@ def _name_of(named: Any) -> str:
     return f"{named.__module__}:{named.__qualname__}"
 
 
-def _look_up(reference: str) -> Any:
+def _look_up(reference: str, packages: tuple[str, ...]) -> Any:
     """The class or function called `module:Name`, of a trusted package that defines it.
 
     One level deep only: whatever a module has imported (`os`, `runpy`) is not its own, and
     neither is what can be reached through that.
     """
     module, _, name = reference.partition(":")
-    refusal = (
-        f"a config names {reference}, which is not of segjax, flax.linen or jax.nn;"
-        " for a module of your own, build the model in Python and restore its variables"
-    )
-    if not _within(module, TRUSTED) or not name.isidentifier():
-        raise ValueError(refusal)
+    if not _within(module, packages) or not name.isidentifier():
+        raise ValueError(_refusal(reference, module))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"a config names {reference}, which does not exist here") from error
     # A re-export (jax.nn:relu is of jax._src.nn) is fine where its home is trusted too.
     home = getattr(found, "__module__", None)
-    if not _within(home, TRUSTED) or getattr(found, "__qualname__", None) != name:
-        raise ValueError(refusal)
+    if not _within(home, packages) or getattr(found, "__qualname__", None) != name:
+        raise ValueError(_refusal(reference, home))
     return found
+
+
+def _refusal(reference: str, module: Any) -> str:
+    text = f"a config names {reference}, which is not of segjax's models, flax.linen or jax.nn"
+    package = str(module).partition(".")[0]
+    if not package.isidentifier() or package in ("segjax", "flax", "jax"):
+        return text
+    return (
+        f"{text}: if you trust the code of {package} to run, pass trust=({package!r},), or"
+        f" --trust {package} on the command line; or build the model yourself and pass it as model="
+    )
 
 
 def _within(module: Any, packages: tuple[str, ...]) -> bool:

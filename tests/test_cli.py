@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import segjax
-from segjax import cli, config_json
+from segjax import cli
 from segjax.train import load_run
 from segjax.train.weights import pretrained_run
 from segjax.zoo import hub
@@ -42,15 +42,12 @@ def get_config():
 MODELS = {"toy": "Toy(num_classes=0, frozen=())", "mask_rcnn": "mask_rcnn(num_classes=0)"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def trust_the_toy():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
-        yield
+TOY = ("tests.support.toy",)
+TRUST = ("--trust", *TOY)
 
 
 @pytest.fixture(scope="module", params=["toy", pytest.param("mask_rcnn", marks=pytest.mark.slow)])
-def trained(request, tmp_path_factory, trust_the_toy):
+def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     config, run = folder / "tiny.py", folder / "run"
     config.write_text(CONFIG.replace("MODEL", MODELS[request.param]))
@@ -72,14 +69,22 @@ def test_train(trained):
 def test_evaluate(trained, tmp_path, capsys):
     results = tmp_path / "results.json"
     flags = ["--data.eval-batch-size=2", "--max-detections", "1", "10", "50"]
-    arguments = ["evaluate", "--checkpoint", str(trained), "--results", str(results), *flags]
+    arguments = [
+        "evaluate",
+        *TRUST,
+        "--checkpoint",
+        str(trained),
+        "--results",
+        str(results),
+        *flags,
+    ]
     assert cli.main(arguments) == 0
     text = capsys.readouterr().out
     assert "step 3, val split" in text
     assert "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets= 50 ]" in text
     assert "triangle" in text
     assert isinstance(json.loads(results.read_text()), list)
-    masks = any("mask" in key for key in load_run(trained).variables["params"])
+    masks = any("mask" in key for key in load_run(trained, trust=TOY).variables["params"])
     assert cli.main([*arguments, "--boundary"]) == (0 if masks else 1)
     said = capsys.readouterr()
     assert ("boundary AP" in said.out) if masks else ("boundary=True scores masks and" in said.err)
@@ -88,21 +93,37 @@ def test_evaluate(trained, tmp_path, capsys):
     assert ("segm AP" in said.out) if masks else ("no masks to refine" in said.err)
 
 
+def test_a_model_of_ones_own_wants_trust(trained, tmp_path, capsys):
+    if "tests.support.toy" not in (trained / "config.json").read_text():
+        return  # a model of the library's own
+    refusal = "names tests.support.toy:Toy, which is not of segjax's models"
+    flags = [f"--data.cache-dir={tmp_path}/cache", f"--data.root={tmp_path}/shapes", "--steps=1"]
+    flags += ["--num-pictures=0", f"--init-from={trained}"]
+    start = ["train", "--config", str(trained.parent / "tiny.py"), f"--workdir={tmp_path}/run"]
+    for arguments in (["evaluate", "--checkpoint", str(trained)], [*start, *flags]):
+        assert cli.main(arguments) == 1
+        said = capsys.readouterr().err
+        assert refusal in said
+        assert "or --trust tests on the command line" in said
+    assert cli.main([*start, "--trust", "unheard_of", *TRUST, *flags]) == 0
+    assert f"weights from {trained}, step 3" in capsys.readouterr().out
+
+
 def test_a_saved_model_is_evaluated_and_predicts_as_its_run(trained, tmp_path, capsys):
-    folder = hub.write_folder(tmp_path / "mine", pretrained_run(trained))
-    assert cli.main(["evaluate", "--checkpoint", str(trained)]) == 0
+    folder = hub.write_folder(tmp_path / "mine", pretrained_run(trained, trust=TOY))
+    assert cli.main(["evaluate", *TRUST, "--checkpoint", str(trained)]) == 0
     of_run = capsys.readouterr().out.splitlines()
     data, cache = str(trained.parent / "shapes"), f"--data.cache-dir={tmp_path}"
-    assert cli.main(["evaluate", "--model", str(folder), "--data", data, cache]) == 0
+    assert cli.main(["evaluate", *TRUST, "--model", str(folder), "--data", data, cache]) == 0
     of_folder = capsys.readouterr().out.splitlines()
     assert [line for line in of_run if " = " in line] == [
         line for line in of_folder if " = " in line
     ]
     picture = str(next((trained.parent / "shapes/val").iterdir()))
     out = tmp_path / "out"
-    assert cli.main(["predict", "--model", str(folder), picture, "--out", str(out)]) == 0
+    assert cli.main(["predict", *TRUST, "--model", str(folder), picture, "--out", str(out)]) == 0
     assert (out / "detections.json").exists()
-    assert cli.main(["evaluate", "--model", str(folder), "--step", "3"]) == 1
+    assert cli.main(["evaluate", *TRUST, "--model", str(folder), "--step", "3"]) == 1
     assert "--step chooses a checkpoint of --checkpoint" in capsys.readouterr().err
 
 
@@ -118,7 +139,7 @@ def test_a_split_that_is_missing_is_named(trained, tmp_path, capsys):
     config, workdir = str(trained.parent / "tiny.py"), str(tmp_path / "run")
     assert cli.main(["train", "--config", config, "--workdir", workdir, *flags]) == 1
     assert f'{tmp_path}/shapes has no split "val", only' in capsys.readouterr().err
-    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 1
+    assert cli.main(["evaluate", *TRUST, "--checkpoint", str(trained), *flags]) == 1
     assert f'{tmp_path}/shapes has no split "val", only' in capsys.readouterr().err
 
 
@@ -128,7 +149,7 @@ def test_what_reading_the_data_found_is_printed(trained, tmp_path, capsys):
     first.write_bytes(b"not a picture")
     flags = [f"--data.root={tmp_path}/shapes", f"--data.cache-dir={tmp_path}/cache"]
     flags += ["--data.name=folder", "--data.on-bad-image=skip"]
-    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 0
+    assert cli.main(["evaluate", *TRUST, "--checkpoint", str(trained), *flags]) == 0
     text = capsys.readouterr().out
     assert "val: ERROR bad_image: 1; first:" in text
     assert first.name in text
@@ -145,7 +166,15 @@ def test_more_detections_are_asked_of_the_model_too():
 def test_predict(trained, tmp_path, capsys):
     images = sorted((trained.parent / "shapes" / "val").iterdir())[:2]
     out = tmp_path / "out"
-    arguments = ["predict", "--checkpoint", str(trained), "--out", str(out), *map(str, images)]
+    arguments = [
+        "predict",
+        *TRUST,
+        "--checkpoint",
+        str(trained),
+        "--out",
+        str(out),
+        *map(str, images),
+    ]
     assert cli.main([*arguments[:5], "--score-threshold", "0.1", *arguments[5:]]) == 0
     assert "2 pictures" in capsys.readouterr().out
     assert len(list(out.glob("*_instances.png"))) == 2
@@ -153,7 +182,7 @@ def test_predict(trained, tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"nothing")
     assert cli.main([*arguments, str(tmp_path / "broken.png")]) == 1
     assert "broken.png" in capsys.readouterr().out
-    masks = any("mask" in key for key in load_run(trained).variables["params"])
+    masks = any("mask" in key for key in load_run(trained, trust=TOY).variables["params"])
     assert cli.main([*arguments, "--refine-masks"]) == (0 if masks else 1)
     assert masks or "no masks to refine" in capsys.readouterr().err
 
@@ -212,7 +241,7 @@ def test_data_of_other_classes_are_refused(trained, tmp_path, capsys):
         for image in source.iterdir():
             (folder / split / image.name).write_bytes(image.read_bytes())
     flags = ["--data.name=folder", f"--data.root={folder}", f"--data.cache-dir={tmp_path}"]
-    assert cli.main(["evaluate", "--checkpoint", str(trained), *flags]) == 1
+    assert cli.main(["evaluate", *TRUST, "--checkpoint", str(trained), *flags]) == 1
     assert "the data also have discs" in capsys.readouterr().err
 
 

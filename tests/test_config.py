@@ -13,6 +13,7 @@ from segjax.config import OptimConfig, TrainConfig, find_config, load_config, ov
 from segjax.config_json import from_json, read_config, save_config, to_json
 from segjax.data.config import DataConfig
 from segjax.nn.norm import Norm, NormSpec
+from segjax.optim import AdamW, LayerDecay, ParamRule, Steps
 from segjax.types import Dtype
 from tests.support.toy import Toy
 
@@ -44,9 +45,12 @@ CONFIG = TrainConfig(model=Outer(), data=DataConfig(root="here"), steps=100)
         (["--data.root=elsewhere"], "data.root", "elsewhere"),
         (["--optim.learning-rate", "0.5"], "optim.learning_rate", 0.5),
         (["--optim.learning_rate=0.5"], "optim.learning_rate", 0.5),
-        (["--optim.milestones", "3", "4"], "optim.milestones", (3, 4)),
+        (["--optim.schedule.milestones", "3", "4"], "optim.schedule.milestones", (3, 4)),
         (["--optim.clip-norm=10"], "optim.clip_norm", 10.0),
-        (["--optim.schedule=cosine"], "optim.schedule", "cosine"),
+        (["--optim.schedule.gamma=0.5"], "optim.schedule.gamma", 0.5),
+        (["--optim.optimizer.momentum", "0.5"], "optim.optimizer.momentum", 0.5),
+        (["--optim.warmup.steps=5"], "optim.warmup.steps", 5),
+        (["--optim.warmup.form=mmdet"], "optim.warmup.form", "mmdet"),
         (["--model.num-classes", "3"], "model.num_classes", 3),
         (["--model.inner.width", "9"], "model.inner.width", 9),
         (["--model.dtype=bfloat16"], "model.dtype", "bfloat16"),
@@ -70,7 +74,7 @@ def test_every_field_has_a_flag(flags, path, value):
 
 @pytest.mark.parametrize(
     "flags",
-    [["--stepz=3"], ["--steps=many"], ["--optim.schedule=poly"], ["--model.dtype=int8"], ["3"]],
+    [["--stepz=3"], ["--steps=many"], ["--optim.warmup.form=poly"], ["--model.dtype=int8"], ["3"]],
 )
 def test_unknown_and_ill_typed_flags_are_errors(flags, capsys):
     with pytest.raises(SystemExit) as error:
@@ -129,7 +133,12 @@ def test_json_round_trip(tmp_path):
     config = TrainConfig(
         model=Norm(NormSpec(kind="group", epsilon=1e-3), dtype="bfloat16"),
         data=DataConfig(root="here", short_side=(640, 800)),
-        optim=OptimConfig(milestones=(3, 4), clip_norm=1e-3),
+        optim=OptimConfig(
+            optimizer=AdamW(eps=1e-6),
+            schedule=Steps((3, 4)),
+            rules=(ParamRule("norm", decay=0.0), LayerDecay(0.8)),
+            clip_norm=1e-3,
+        ),
     )
     save_config(tmp_path / "config.json", config, {"jax": "1"})
     assert read_config(tmp_path / "config.json") == config
@@ -192,8 +201,9 @@ def partial_of(record, *args):
         partial_of({"class": "segjax.config:OptimConfig", "fields": {}}, 1),
         partial_of({"partial": {"function": "os:system"}}, "true"),
         {"class": "segjax.config:OptimConfig", "fields": {"learning_rate": "fast"}},
-        {"class": "segjax.config:OptimConfig", "fields": {"milestones": [1, None]}},
-        {"class": "segjax.config:OptimConfig", "fields": {"name": "adagrad"}},
+        {"class": "segjax.optim:Steps", "fields": {"milestones": [1, None]}},
+        {"class": "segjax.optim:Warmup", "fields": {"form": "poly"}},
+        {"class": "segjax.config:OptimConfig", "fields": {"optimizer": "adagrad"}},
         {"class": "segjax.config:OptimConfig", "fields": {"speed": 1}},
         {"class": "segjax.config:TrainConfig", "fields": {"model": 1, "data": None}},
         {"class": "segjax.data.config:DataConfig", "fields": {"batch_size": True}},
@@ -206,6 +216,48 @@ def partial_of(record, *args):
 def test_reading_a_config_runs_no_code_of_its_author(record):
     with pytest.raises(ValueError, match="a config"):
         from_json(record)
+
+
+def written(value):
+    return json.loads(json.dumps(to_json(value)))
+
+
+def test_a_model_of_ones_own_comes_back_by_trust():
+    model = Outer(inner=Inner(act=swish))
+    assert from_json(written(model), trust=(__name__,)) == model
+    assert from_json(written(model), trust=("elsewhere", "tests")).inner.act is swish
+    for wrong in ((), ("test",), ("tests.test_conf",), ("tests.train",)):
+        with pytest.raises(ValueError, match=rf"{__name__}:\w+, which .* pass trust=\('tests',\)"):
+            from_json(written(model), trust=wrong)
+    with pytest.raises(ValueError, match=r"trust is the text 'tests': give .*\('tests',\)"):
+        from_json(written(model), trust="tests")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"class": "tests.test_config:swish", "fields": {}},
+        {"class": "tests.test_config:Path", "fields": {}},
+        {"function": "tests.test_config:Path"},
+        {"function": "tests.test_config:json.loads"},
+        {"function": "tests.test_config:dataclasses"},
+        {"function": "tests.test_config:Inner"},
+        {"class": "tests.test_config:Inner", "fields": {"width": "wide"}},
+        {"class": "tests.test_config:Inner", "fields": {"act": {"function": "os:system"}}},
+        {"function": "testsuite:run"},
+        {"function": "os:system"},
+    ],
+)
+def test_trust_is_for_what_a_package_defines(record):
+    with pytest.raises(ValueError, match="a config"):
+        from_json(record, trust=("tests",))
+
+
+def test_a_given_model_takes_the_place_of_the_configs(tmp_path):
+    save_config(tmp_path / "config.json", CONFIG, {})
+    assert read_config(tmp_path / "config.json", ("tests",)) == CONFIG
+    found = read_config(tmp_path / "config.json", model=Toy())
+    assert found == dataclasses.replace(CONFIG, model=Toy())
 
 
 @pytest.mark.parametrize("ready", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)

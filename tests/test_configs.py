@@ -24,6 +24,7 @@ from segjax.nn.backbones.resnet import resnet
 from segjax.nn.dtype import with_dtype
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
+from segjax.optim import SGD
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
 from segjax.train.resolve import resolve
@@ -145,7 +146,7 @@ def test_recipe_follows_its_library(name):
     assert (data.long_side, data.flip, data.resize) == (1333, True, "shortest_edge")
     # Detectron2's Base-Panoptic-FPN.yaml: FILTER_EMPTY_ANNOTATIONS: False.
     assert data.filter_empty == (not name.startswith("panoptic"))
-    assert (optim.name, optim.momentum, optim.weight_decay) == ("sgd", 0.9, 1e-4)
+    assert (optim.optimizer, optim.weight_decay) == (SGD(momentum=0.9), 1e-4)
     library = DETECTRON2 if detectron2 else MMDET
     depth, groups, width = re.search(r"_[rx](\d+)_(?:(\d+)x(\d+)d_)?", name).groups()
     backbone = resnet(

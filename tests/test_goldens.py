@@ -32,6 +32,7 @@ from segjax.config import OptimConfig
 from segjax.models import CascadeMaskRCNN, HybridTaskCascade, PanopticFPN
 from segjax.models.variables import variable_shapes
 from segjax.ops.resize import resize_bilinear
+from segjax.optim import SGD, Constant
 from segjax.train.optim import learning_rate, make_optimizer
 from segjax.train.state import init_state
 from segjax.train.step import image_keys, make_step, reduce_losses
@@ -271,7 +272,7 @@ class Golden:
         """The first step's loss terms, without its gradients."""
 
         def losses(variables, batch):
-            keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images), None)
+            keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images))
             (terms, counts), _ = model.apply(
                 variables, batch, keys, method="losses", mutable=["batch_stats"]
             )
@@ -286,10 +287,10 @@ class Golden:
         Of fewer steps where the next one has more regions than the mask head has slots.
         """
         sgd = OptimConfig(
+            optimizer=SGD(momentum=self.meta["sgd"]["momentum"]),
             learning_rate=self.meta["sgd"]["lr"],
-            momentum=self.meta["sgd"]["momentum"],
+            schedule=Constant(),
             weight_decay=self.meta["sgd"]["weight_decay"],
-            schedule="constant",
         )
         optimizer = make_optimizer(sgd, self.steps, model.frozen_paths())
         schedule = learning_rate(sgd, self.steps)

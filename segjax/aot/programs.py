@@ -15,7 +15,7 @@ from segjax.figure_ground.bottom_up import bottom_up
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.variables import init_variables
 from segjax.results.postprocess import map_canvas, maps_original, predict_original
-from segjax.train.optim import learning_rate, make_optimizer
+from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import AXIS, BATCH_FIELDS, Devices, compile_step
 from segjax.train.resolve import resolve
 from segjax.train.state import init_state
@@ -87,8 +87,10 @@ def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.st
     """
     model = config.model
     frozen = model.frozen_paths()
-    optimizer = make_optimizer(config.optim, config.steps, frozen)
-    step = make_step(model, optimizer, learning_rate(config.optim, config.steps), frozen)
+    optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
+    schedule = learning_rate(config.optim, config.steps)
+    step = make_step(model, optimizer, schedule, frozen, config.accumulate)
+    devices.check_batch_size(shapes.per_device * len(devices.devices), config.accumulate)
     state = jax.eval_shape(lambda key: init_state(init_variables(model, key), optimizer), _key())
     rows = shapes.per_device * len(devices.devices)
     data = config.data

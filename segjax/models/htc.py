@@ -11,7 +11,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt8
 from segjax.losses.masks import MaskCrossEntropy
 from segjax.losses.semantic import SemanticLoss
 from segjax.models.cascade_rcnn import add_counts
-from segjax.models.flavours.cascades import HTC_FLAVOURS, CascadeFlavour, find_cascade_flavour
+from segjax.models.flavours.cascades import (
+    HTC_FLAVOURS,
+    CascadeFlavour,
+    find_cascade_flavour,
+)
 from segjax.models.parts.box_cascade import BoxCascade, fold_keys
 from segjax.models.parts.masks import (
     MaskTargets,

@@ -5,7 +5,7 @@ A run's folder:
     config.json        the resolved config and the versions it ran on
     classes.json       names of classes and COCO's ids of them, in the model's order
     metrics.jsonl      one record a line
-    checkpoints/STEP/  variables, optimizer and data state (orbax)
+    checkpoints/STEP/  the fields of `TrainState` by name, and the data's state (orbax)
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -35,6 +36,8 @@ from segjax.train.resolve import best_metric, with_classes
 from segjax.train.state import TrainState
 
 CONFIG_FILE = "config.json"
+# A checkpoint's folder is named by the step.
+FIELDS = {field.name for field in dataclasses.fields(TrainState)} - {"step"}
 
 
 class Checkpoints:
@@ -117,21 +120,18 @@ class Checkpoints:
         """
         step = int(state.step)
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(state.variables),
-                optimizer=ocp.args.StandardSave({"step": state.step, "state": state.opt_state}),
-                data=ocp.args.JsonSave({"state": data_state}),
-            ),
+            args=ocp.args.Composite(**items, data=ocp.args.JsonSave({"state": data_state})),
             metrics=finite if self._keep_best else None,
         )
 
-    def save_variables(self, variables: Any) -> None:
-        """Saves parameters and statistics alone, as step 0: a start for other runs."""
-        variables = jax.tree.map(jnp.asarray, dict(variables))
-        args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
-        self._manager.save(0, args=args)
+    def save_variables(self, variables: Mapping[str, Any]) -> None:
+        """Saves parameters and other collections alone, as step 0: a start for other runs."""
+        items = _variable_items(jax.tree.map(jnp.asarray, dict(variables)))
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(0, args=ocp.args.Composite(**args))
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
         """Restores a whole state.
@@ -145,32 +145,33 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if the shapes are others, or the checkpoint holds weights alone.
+          ValueError: if the shapes or the kinds of what is kept are others, or the checkpoint
+            holds weights alone.
         """
         step = self.find(step)
-        self.wait()
-        if not (self._path / str(step) / "optimizer").exists():
+        saved = self._saved_items(step)
+        if "opt_state" not in saved:
             raise ValueError(
                 f"{self._path} holds weights alone, no training to go on with: give another"
                 f" --workdir, and --init-from={self._path.parent} to start from these weights"
             )
-        optimizer = {"step": state.step, "state": state.opt_state}
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(_abstract(state.variables)),
-                optimizer=ocp.args.StandardRestore(_abstract(optimizer)),
-                data=ocp.args.JsonRestore(),
-            ),
-        )
-        variables, optimizer = restored["variables"], restored["optimizer"]
-        new = TrainState(
-            optimizer["step"], variables["params"], variables["batch_stats"], optimizer["state"]
-        )
-        return new, restored["data"]["state"]
+        wanted = _items(state)
+        if saved != wanted.keys():
+            raise ValueError(
+                f"{self._path / str(step)} holds {', '.join(sorted(saved))}; this run keeps"
+                f" {', '.join(sorted(wanted))}: go on with the config it was started with"
+            )
+        items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in wanted.items()}
+        args = ocp.args.Composite(**items, data=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        fields = {name: restored[name] for name in wanted}
+        number = jax.device_put(np.int32(step), _abstract(state.step).sharding)
+        return dataclasses.replace(state, step=number, **fields), restored["data"]["state"]
 
-    def restore_variables(self, variables: Any, step: int | None = None) -> dict[str, Any]:
-        """Restores parameters and statistics alone.
+    def restore_variables(
+        self, variables: Mapping[str, Any], step: int | None = None
+    ) -> dict[str, Any]:
+        """Restores the variables to evaluate with: averaged parameters if the run kept any.
 
         Args:
           variables: arrays or their shapes, of the model that was trained.
@@ -180,11 +181,26 @@ class Checkpoints:
           FileNotFoundError: if there is no such checkpoint.
           ValueError: if the shapes are others.
         """
-        restored = self._manager.restore(
-            self.find(step),
-            args=ocp.args.Composite(variables=ocp.args.StandardRestore(_abstract(variables))),
-        )
-        return restored["variables"]
+        step = self.find(step)
+        params = "ema" if "ema" in self._saved_items(step) else "params"
+        wanted = _variable_items(variables)
+        wanted[params] = wanted.pop("params")
+        items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in wanted.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
+        return {"params": restored[params], **(restored.get("collections") or collections)}
+
+    def _saved_items(self, step: int) -> set[str]:
+        """The names of the state's fields that a checkpoint holds."""
+        self.wait()  # it may be one that is still being written
+        found = {path.name for path in (self._path / str(step)).iterdir() if path.is_dir()}
+        if "params" not in found:
+            raise ValueError(
+                f"{self._path / str(step)} holds {', '.join(sorted(found)) or 'nothing'}, but no"
+                " params: another version of segjax wrote it, and this one cannot read it; train"
+                " again, or export its weights with that version"
+            )
+        return found & FIELDS
 
     def find(self, step: int | None = None) -> int:
         """The given step, or the newest if None.
@@ -251,7 +267,13 @@ class Run:
         return Predictor.of(self.model, self.variables, self.classes, self.config.data)
 
 
-def load_run(folder: str | Path, step: int | None = None) -> Run:
+def load_run(
+    folder: str | Path,
+    step: int | None = None,
+    *,
+    trust: Sequence[str] = (),
+    model: Model | None = None,
+) -> Run:
     """Loads a trained model from its run's folder.
 
     Reads JSON and arrays only: no code from the folder is executed.
@@ -259,22 +281,28 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     Args:
       folder: as `segjax train --workdir` wrote it.
       step: of the checkpoint; None: the best one, or the newest where none was evaluated.
+      trust: names of further packages, such as ("my_package",), whose classes and functions the
+        config may name, for models with parts of one's own. These packages are imported.
+      model: takes the place of the config's model, which is not rebuilt then; its number of
+        classes can be 0, to follow the run. Its dtypes stay as they are.
 
     Raises:
       FileNotFoundError: if the folder holds no config or no such checkpoint.
-      ValueError: if the config is not of this version.
+      ValueError: if the config is not of this version, names something of a package that is
+        not trusted, or the weights are not the model's.
     """
     folder = Path(folder)
-    config = read_config(folder / CONFIG_FILE)
+    config = read_config(folder / CONFIG_FILE, trust, model)
     if not isinstance(config, TrainConfig):
         raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
     classes = read_classes(folder)
-    model = config.model
-    shapes = variable_shapes(model)
+    if model is not None:
+        config = dataclasses.replace(config, model=with_classes(config, classes))
+    shapes = variable_shapes(config.model)
     with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
         step = checkpoints.find(checkpoints.best_step if step is None else step)
         variables = checkpoints.restore_variables(shapes, step)
-    return Run(config, model, variables, classes, step)
+    return Run(config, config.model, variables, classes, step)
 
 
 def save_run(
@@ -344,6 +372,19 @@ def _errors_only(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """The fields of a state that hold arrays: orbax saves no empty trees."""
+    fields = {name: getattr(state, name) for name in FIELDS}
+    return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
+
+
+def _variable_items(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's variables as the fields of a state."""
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    fields = {"params": variables["params"], "collections": collections}
+    return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
 
 
 def _abstract(tree: Any) -> Any:

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jaxtyping import PRNGKeyArray
@@ -22,8 +23,8 @@ from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
-from segjax.train.optim import learning_rate, make_optimizer
-from segjax.train.parallel import CompiledStep, Devices, choose_devices, compile_step
+from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
+from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.pictures import write_pictures
 from segjax.train.prefetch import Prefetch
 from segjax.train.resolve import (
@@ -36,6 +37,8 @@ from segjax.train.step import make_step
 from segjax.train.weights import start_weights
 from segjax.types import Batch
 
+Closes = TypeVar("Closes", Writer, Progress, Prefetch)
+
 # Each purpose draws from its own stream of the run's seed.
 INIT_STREAM, STEP_STREAM = 0, 1
 
@@ -46,7 +49,8 @@ class TrainResults:
 
     Attributes:
       model: the module, its number of classes filled in.
-      variables: {"params", "batch_stats"} after the last step, on the first device.
+      variables: {"params"} and the model's other collections after the last step, on the
+        first device; averaged parameters if the run kept any.
       metrics: of the last evaluation, such as "segm/AP"; empty if there was none.
       classes: their names, in the model's order.
       workdir: folder with config, checkpoints, metrics and pictures.
@@ -66,7 +70,9 @@ class TrainResults:
         return self.classes.names
 
 
-def train(config: TrainConfig) -> TrainResults:
+def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
+    config: TrainConfig, *, trust: Sequence[str] = ()
+) -> TrainResults:
     """Trains, evaluates and checkpoints as `config` says; resumes a run that was stopped.
 
     A run whose folder holds checkpoints goes on from the newest one, with the same numbers
@@ -74,6 +80,8 @@ def train(config: TrainConfig) -> TrainResults:
 
     Args:
       config: of the run; `workdir` must be set.
+      trust: names of further packages whose classes the config of the folder `init_from` may
+        name; they are imported. The run's own config and model need none.
 
     Returns:
       The trained model and its scores.
@@ -89,7 +97,7 @@ def train(config: TrainConfig) -> TrainResults:
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     devices = choose_devices(config.parallel, config.num_devices)
-    devices.check_batch_size(config.data.batch_size)
+    devices.check_batch_size(config.data.batch_size, config.accumulate)
     say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {devices.devices[0].device_kind}")
 
     # ---------------------------------------------------------------- Data
@@ -99,8 +107,12 @@ def train(config: TrainConfig) -> TrainResults:
     training_data = semantic_wanted(config)
     classes = Classes.of(config.model, dataset).checked()
 
-    # ---------------------------------------------------------------- Checkpoint to go on from
-    with Checkpoints(workdir, best_metric(config), config.keep_last) as checkpoints:
+    # What is opened is closed in the other order, also if a step fails.
+    with contextlib.ExitStack() as closing:
+        # ------------------------------------------------------------ Checkpoint to go on from
+        checkpoints = closing.enter_context(
+            Checkpoints(workdir, best_metric(config), config.keep_last)
+        )
         resumes = checkpoints.latest_step is not None
         if resumes:
             check_same_run(workdir, config, classes)
@@ -108,9 +120,10 @@ def train(config: TrainConfig) -> TrainResults:
         # ------------------------------------------------------------ Model, optimizer, step
         model = config.model
         key = jax.random.key(config.seed)
-        variables = initial_variables(config, jax.random.fold_in(key, INIT_STREAM), resumes)
+        init_key = jax.random.fold_in(key, INIT_STREAM)
+        variables = initial_variables(config, init_key, resumes, trust)
         frozen = model.frozen_paths()
-        optimizer = make_optimizer(config.optim, config.steps, frozen)
+        optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
         schedule = learning_rate(config.optim, config.steps)
         state = devices.replicate(init_state(variables, optimizer))
         del variables  # donated with the first step
@@ -118,8 +131,8 @@ def train(config: TrainConfig) -> TrainResults:
         say(f"{_count(state.params):,} parameters, {number} classes")
 
         shapes: list[tuple[int, ...]] = []
-        step = make_step(model, optimizer, schedule, frozen)
-        compiled = compile_step(step, devices, lambda batch: _announce(batch, shapes))
+        one_device = make_step(model, optimizer, schedule, frozen, config.accumulate)
+        take_step = compile_step(one_device, devices, lambda batch: _announce(batch, shapes))
 
         place = DataPlace()
         if resumes:
@@ -138,18 +151,47 @@ def train(config: TrainConfig) -> TrainResults:
             max_dets=config.max_detections,
             progress=sys.stderr.isatty(),
         )
-        run = _Loop(config, devices, compiled, checkpoints, evaluator, dict(place.dropped))
+        # One device predicts; its copy of the parameters is already there.
+        evaluate = functools.partial(_evaluate, evaluator, devices.devices[0])
+        first, results, dropped = int(state.step), None, dict(place.dropped)
         step_key = devices.replicate(jax.random.fold_in(key, STEP_STREAM))
         iterator = pipeline.train_iterator(
             dataset, training_data, seed=config.seed + config.data.seed, start_state=place.iterator
         )
-        state, results = run(state, step_key, iterator)
+        closing.callback(iterator.close)  # also if nothing gets to draw from it
+        writer = _closed_by(closing, Writer(workdir, config.tensorboard))
+        progress = _closed_by(closing, Progress(config.steps, first))
+        batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
+        finite, window = FiniteCheck(), Window()
+
+        for step in range(first + 1, config.steps + 1):
+            batch, host, data_state = next(batches)
+            state, metrics = take_step(state, batch, step_key)
+            if config.check_finite:
+                finite.add(step, metrics, host["image_ids"])
+            window.add(metrics, len(host["image_ids"]))
+            dropped = {cause: total + int(host[cause].sum()) for cause, total in dropped.items()}
+            progress.advance()
+
+            if step in (1, config.steps) or step % config.log_every == 0:
+                means = window.read() | dropped
+                writer.write(step, means)
+                progress.report(step, means)
+
+            evaluates = step == config.steps or _is_due(step, config.eval_every)
+            if evaluates or _is_due(step, config.checkpoint_every):
+                finite.flush()  # nothing of a bad step is saved
+                started = time.perf_counter()
+                place = DataPlace(data_state, dropped)
+                scores = evaluate if evaluates else None
+                results = _score_and_save(checkpoints, state, place, scores, writer)
+                window.exclude(time.perf_counter() - started)
 
     # ---------------------------------------------------------------- Scores and pictures
-    if results is None:
-        results = run.evaluate(state)
+    if results is None:  # a run that had all its steps
+        results = evaluate(state)
     say(results.text())
-    variables = jax.device_put(state.variables, devices.devices[0])
+    variables = jax.device_put(state.for_eval(), devices.devices[0])
     if config.num_pictures:
         folder, threshold = workdir / "pictures", config.score_threshold
         write_pictures(evaluator, variables, folder, config.num_pictures, threshold)
@@ -172,101 +214,51 @@ class DataPlace:
     )
 
 
-class _Loop:
-    """The steps of a run, with what happens between them."""
+def _evaluate(evaluator: Evaluator, device: Any, state: TrainState) -> EvalResults:
+    """Scores a state on the validation split."""
+    results = evaluator(jax.device_put(state.for_eval(), device))
+    scores = ", ".join(
+        f"{name} {value:.3f}"
+        for name, value in results.metrics().items()
+        if name.endswith(("/AP", "/AP50", "/mIoU", "/PQ"))
+    )
+    say(f"step {int(state.step)}: {scores} ({results.seconds:.0f} s)")
+    return results
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        devices: Devices,
-        step: CompiledStep,
-        checkpoints: Checkpoints,
-        evaluator: Evaluator,
-        dropped: dict[str, int],
-    ):
-        self.config, self.devices, self.step = config, devices, step
-        self.checkpoints, self.evaluator = checkpoints, evaluator
-        self.dropped = dropped
 
-    def __call__(
-        self, state: TrainState, key: PRNGKeyArray, iterator: Any
-    ) -> tuple[TrainState, EvalResults | None]:
-        """Takes the steps that are left; returns the last state and evaluation."""
-        config, first = self.config, int(state.step)
-        finite, window, results = FiniteCheck(), Window(), None
-        with contextlib.ExitStack() as closing:
-            closing.callback(iterator.close)  # also if nothing gets to draw from it
-            writer = closing.enter_context(
-                contextlib.closing(Writer(Path(config.workdir), config.tensorboard))
-            )
-            progress = closing.enter_context(contextlib.closing(Progress(config.steps, first)))
-            batches = closing.enter_context(
-                contextlib.closing(Prefetch(iterator, self.devices.put_batch))
-            )
-            for step in range(first + 1, config.steps + 1):
-                batch, host, data_state = next(batches)
-                state, metrics = self.step(state, batch, key)
-                if config.check_finite:
-                    finite.add(step, metrics, host["image_ids"])
-                window.add(metrics, len(host["image_ids"]))
-                self._count_dropped(host)
-                progress.advance()
+def _score_and_save(
+    checkpoints: Checkpoints,
+    state: TrainState,
+    place: DataPlace,
+    evaluate: Callable[[TrainState], EvalResults] | None,
+    writer: Writer,
+) -> EvalResults | None:
+    """Scores a state if `evaluate` is given, and saves it, whatever becomes of the scores."""
+    results = None
+    try:
+        if evaluate is not None:
+            results = evaluate(state)
+            writer.write(int(state.step), results.metrics())
+    finally:
+        # A checkpoint takes its scores when it is saved, so it cannot be saved before.
+        checkpoints.save(state, dataclasses.asdict(place), results and results.metrics())
+    return results
 
-                if step % config.log_every == 0 or step in (1, config.steps):
-                    means = window.read() | self.dropped
-                    writer.write(step, means)
-                    progress.report(step, means)
 
-                results = None
-                if self._evaluates(step) or self._saves(step):
-                    finite.flush()
-                    started = time.perf_counter()
-                    results = self._evaluate_and_save(state, data_state, writer)
-                    window.exclude(time.perf_counter() - started)
-        return state, results
+def _is_due(step: int, every: int) -> bool:
+    """Tells whether something that happens every so many steps, or never at 0, does now."""
+    return every > 0 and step % every == 0
 
-    def _evaluate_and_save(
-        self, state: TrainState, data_state: Any, writer: Writer
-    ) -> EvalResults | None:
-        """Scores the state where it is time to, and saves it, whatever becomes of the scores."""
-        results = None
-        try:
-            if self._evaluates(int(state.step)):
-                results = self.evaluate(state)
-                writer.write(int(state.step), results.metrics())
-        finally:
-            # A checkpoint takes its scores when it is saved, so it cannot be saved before.
-            place = dataclasses.asdict(DataPlace(data_state, self.dropped))
-            self.checkpoints.save(state, place, results and results.metrics())
-        return results
 
-    def evaluate(self, state: TrainState) -> EvalResults:
-        """Scores the state on the validation split."""
-        # One device predicts; its copy of the parameters is already there.
-        results = self.evaluator(jax.device_put(state.variables, self.devices.devices[0]))
-        scores = ", ".join(
-            f"{name} {value:.3f}"
-            for name, value in results.metrics().items()
-            if name.endswith(("/AP", "/AP50", "/mIoU", "/PQ"))
-        )
-        say(f"step {int(state.step)}: {scores} ({results.seconds:.0f} s)")
-        return results
-
-    def _evaluates(self, step: int) -> bool:
-        every = self.config.eval_every
-        return step == self.config.steps or bool(every and step % every == 0)
-
-    def _saves(self, step: int) -> bool:
-        every = self.config.checkpoint_every
-        return bool(every and step % every == 0)
-
-    def _count_dropped(self, host: Any) -> None:
-        for name in self.dropped:
-            self.dropped[name] += int(host[name].sum())
+def _closed_by(closing: contextlib.ExitStack, thing: Closes) -> Closes:
+    return closing.enter_context(contextlib.closing(thing))
 
 
 def initial_variables(
-    config: TrainConfig, key: PRNGKeyArray, resumes: bool = False
+    config: TrainConfig,
+    key: PRNGKeyArray,
+    resumes: bool = False,
+    trust: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Draws the model's variables, then takes over those of `init_from`.
 
@@ -274,6 +266,7 @@ def initial_variables(
       config: with the model resolved.
       key: random key.
       resumes: whether a checkpoint replaces all of them, so that random ones will do.
+      trust: as for `train`.
 
     Raises:
       ValueError: if random ones would be trained on that the model freezes.
@@ -283,7 +276,7 @@ def initial_variables(
         variables = init_variables(model, key)
         drawn = [] if resumes else variable_names(variables)
     else:
-        weights, where = start_weights(config.init_from, model)
+        weights, where = start_weights(config.init_from, model, trust)
         variables, drawn = start_from(weights, model, key)
         say(f"weights from {where}")
         say(f"at random: {', '.join(drawn) or 'none'}")

@@ -1,5 +1,7 @@
-"""Optimizers, schedules, weight decay by kind of parameter, and parameters that stay frozen."""
+"""The optimizer of a config: optax's, with rules for parameters, some of which stay frozen."""
 
+import difflib
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -9,119 +11,211 @@ import optax
 from jaxtyping import Array, Float, Int32
 
 from segjax.config import OptimConfig
+from segjax.optim import LayerDecay, ParamRule, Rule
 
 # From a step, int32 [], to a learning rate, float32 [].
 Schedule = Callable[[Any], Array]
+# From a parameter's "/"-joined path to its layer; None for parameters outside the backbone.
+LayerOf = Callable[[str], int | None]
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Schedule:
     """Makes the learning rate as a function of the step.
 
-    Warm-up multiplies the schedule, as in Detectron2's WarmupMultiStepLR and
-    WarmupCosineLR and in mmdet's two schedulers; milestones and the cosine count from
-    step 0, warm-up included.
-
     Args:
       config: heights, forms and milestones.
-      steps: length of the run; where the cosine reaches zero.
+      steps: length of the run, where the cosine reaches zero.
 
     Returns:
       step int32[] -> learning rate float32[].
     """
-    factor = {"step": _step_factor, "cosine": _cosine_factor, "constant": _constant_factor}
-    after = factor[config.schedule]
 
     def schedule(step: Int32[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.int32)
-        return config.learning_rate * _warmup_factor(config, step) * after(config, steps, step)
+        after = config.schedule.factor(step, steps)
+        return config.learning_rate * config.warmup.factor(step) * after
 
     return schedule
 
 
-def _warmup_factor(config: OptimConfig, step: Int32[Array, ""]) -> Float[Array, ""]:
-    # mmengine's LinearLR counts total_iters = end - begin - 1.
-    length = config.warmup_steps - (1 if config.warmup_form == "mmdet" else 0)
-    part = jnp.clip(step / length, 0.0, 1.0) if length > 0 else jnp.float32(1.0)
-    return jnp.asarray(config.warmup_start * (1 - part) + part, jnp.float32)
-
-
-def _step_factor(config: OptimConfig, _: int, step: Int32[Array, ""]) -> Float[Array, ""]:
-    passed = sum((step >= milestone).astype(jnp.int32) for milestone in config.milestones)
-    return jnp.power(jnp.float32(config.gamma), passed)
-
-
-def _cosine_factor(_: OptimConfig, steps: int, step: Int32[Array, ""]) -> Float[Array, ""]:
-    return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))
-
-
-def _constant_factor(_: OptimConfig, __: int, ___: Int32[Array, ""]) -> Float[Array, ""]:
-    return jnp.float32(1.0)
-
-
 def make_optimizer(
-    config: OptimConfig, steps: int, frozen_paths: Sequence[str] = ()
+    config: OptimConfig,
+    steps: int,
+    frozen_paths: Sequence[str] = (),
+    layer_of: LayerOf | None = None,
+    num_layers: int = 0,
 ) -> optax.GradientTransformation:
     """Makes the optimizer; parameters under `frozen_paths` get no update, decay or memory.
 
-    "sgd" is torch's: decay joins the gradient, momentum is added up without dampening,
-    and the learning rate multiplies the sum (so that a change of it acts at once).
+    Its `init` raises a `ValueError` for a rule that holds for no parameter.
 
     Args:
       config: of the optimizer.
       steps: length of the run, for the schedule.
       frozen_paths: "/"-joined prefixes of parameter paths, such as "backbone/stem".
+      layer_of: from the whole "/"-joined path of a parameter to its layer, 0 for the stem, or
+        None for heads; for `LayerDecay`. `backbone_layers` returns both of a model.
+      num_layers: number of layers, the stem not counted.
 
     Returns:
       An optax transformation over the whole parameter tree.
+
+    Raises:
+      ValueError: if `config` has a `LayerDecay`, but there is no `layer_of`.
     """
-    trained = _trained_optimizer(config, steps)
-    if not frozen_paths:
-        return trained
-    transforms: dict[Hashable, optax.GradientTransformation] = {
-        "trained": trained,
-        "frozen": optax.set_to_zero(),
-    }
-
-    def labels(params: Any) -> Any:
-        return jax.tree.map(
-            lambda f: "frozen" if f else "trained", frozen_mask(params, frozen_paths)
+    if layer_of is None and any(isinstance(rule, LayerDecay) for rule in config.rules):
+        raise ValueError(
+            "LayerDecay needs the layer of every parameter, but the model's backbone has no"
+            " layer_of(path) and num_layers: give it both, or leave the rule out of optim.rules"
         )
+    optimizer = _trained_optimizer(config, steps, layer_of, num_layers)
+    if frozen_paths:
+        transforms: dict[Hashable, optax.GradientTransformation] = {
+            "trained": optimizer,
+            "frozen": optax.set_to_zero(),
+        }
+        optimizer = optax.partition(transforms, functools.partial(_labels, frozen_paths))
+    return _with_checked_rules(optimizer, config.rules)
 
-    return optax.partition(transforms, labels)
 
-
-def _trained_optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+def _trained_optimizer(
+    config: OptimConfig, steps: int, layer_of: LayerOf | None, num_layers: int
+) -> optax.GradientTransformation:
     clip = (
         optax.identity()
         if config.clip_norm is None
         else optax.clip_by_global_norm(config.clip_norm)
     )
-    rate = optax.scale_by_learning_rate(learning_rate(config, steps))
-    decay = _add_decay(config)
-    if config.name == "adamw":
-        b1, b2 = config.betas
-        return optax.chain(clip, optax.scale_by_adam(b1=b1, b2=b2), decay, rate)
-    return optax.chain(clip, decay, optax.trace(decay=config.momentum), rate)
 
-
-def _add_decay(config: OptimConfig) -> optax.GradientTransformation:
-    """Adds `decay * parameter` to each update, with the decay of its kind."""
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def decayed(updates: Any, params: Any) -> Any:
         decays = weight_decays(config, params)
-        return jax.tree.map(lambda u, p, d: u + d * p, updates, params, decays), state
+        return jax.tree.map(lambda u, p, d: u + d * p, updates, params, decays)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    def rated(updates: Any, params: Any) -> Any:
+        factors = rate_factors(config, params, layer_of, num_layers)
+        return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors)
+
+    return optax.chain(
+        clip,
+        config.optimizer.make(optax.stateless(decayed)),
+        optax.stateless(rated),
+        optax.scale_by_learning_rate(learning_rate(config, steps)),
+    )
+
+
+def _labels(frozen_paths: Sequence[str], params: Any) -> Any:
+    mask = frozen_mask(params, frozen_paths)
+    return jax.tree.map(lambda frozen: "frozen" if frozen else "trained", mask)
+
+
+def _with_checked_rules(
+    optimizer: optax.GradientTransformation, rules: Sequence[Rule]
+) -> optax.GradientTransformation:
+    """Checks the rules on the whole tree: inside, the optimizer sees what is trained alone."""
+
+    def init(params: Any) -> Any:
+        check_rules(rules, _names(params))
+        return optimizer.init(params)
+
+    return optimizer._replace(init=init)
+
+
+def check_rules(rules: Sequence[Rule], names: Sequence[str]) -> None:
+    """Checks that every `ParamRule` holds for some parameter.
+
+    Args:
+      rules: of a config.
+      names: "/"-joined paths of all parameters, frozen ones included.
+
+    Raises:
+      ValueError: if one matches none, or only those for which an earlier rule holds; it names
+        the parameters whose paths look most like the pattern.
+    """
+    held = {_rule_of(name, rules) for name in names}
+    for rule in rules:
+        if isinstance(rule, LayerDecay) or rule in held:
+            continue
+        if any(rule.matches(name) for name in names):
+            raise ValueError(
+                f"the rule {rule.pattern!r} holds for no parameter: for all that it matches, an"
+                " earlier rule does; put it in front, or leave it out"
+            )
+        raise ValueError(
+            f"the rule {rule.pattern!r} matches no parameter; the nearest are"
+            f" {', '.join(_nearest(rule.pattern, names))}"
+        )
+
+
+def _nearest(pattern: str, names: Sequence[str], number: int = 3) -> list[str]:
+    def likeness(name: str) -> float:
+        parts = (name, *name.split("/"))
+        return max(difflib.SequenceMatcher(None, pattern, part).ratio() for part in parts)
+
+    return sorted(names, key=likeness, reverse=True)[:number]
+
+
+def _rule_of(name: str, rules: Sequence[Rule]) -> ParamRule | None:
+    """The first rule that matches a parameter's path."""
+    return next((r for r in rules if isinstance(r, ParamRule) and r.matches(name)), None)
+
+
+def rate_factors(
+    config: OptimConfig, params: Any, layer_of: LayerOf | None = None, num_layers: int = 0
+) -> Any:
+    """The factor of the learning rate of every parameter, by its rule and its layer.
+
+    Args:
+      config: with the rules.
+      params: linen parameters; nested dicts.
+      layer_of: as for `make_optimizer`.
+      num_layers: as for `make_optimizer`.
+
+    Returns:
+      A tree of floats like `params`.
+    """
+    layered = next((rule for rule in config.rules if isinstance(rule, LayerDecay)), None)
+
+    def factor(path: Any, _: Any) -> float:
+        name = path_name(path)
+        rule = _rule_of(name, config.rules)
+        own = 1.0 if rule is None else rule.lr
+        layer = None if layered is None or layer_of is None else layer_of(name)
+        return own if layered is None or layer is None else own * layered.factor(layer, num_layers)
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def backbone_layers(model: Any) -> tuple[LayerOf | None, int]:
+    """The layers of a model's backbone, as `make_optimizer` takes them.
+
+    Args:
+      model: with a `backbone`, or a `detector` that has one. A backbone with layers has
+        `layer_of(path) -> int`, for paths of its own parameters, and `num_layers`.
+
+    Returns:
+      The layer of a parameter by its whole path in the model, None outside the backbone; and
+      the number of layers. (None, 0) for a model without layers.
+    """
+    detector = getattr(model, "detector", None)
+    backbone: Any = getattr(model if detector is None else detector, "backbone", None)
+    if not hasattr(backbone, "layer_of"):
+        return None, 0
+    prefix = "backbone/" if detector is None else "detector/backbone/"
+
+    def layer_of(path: str) -> int | None:
+        return backbone.layer_of(path.removeprefix(prefix)) if path.startswith(prefix) else None
+
+    return layer_of, int(backbone.num_layers)
 
 
 def weight_decays(config: OptimConfig, params: Any) -> Any:
-    """The weight decay of every parameter, by its kind.
+    """The weight decay of every parameter, by its rule or else its kind.
 
     Normalisation layers are known by their `scale`, which no other layer has: their `bias` is
     theirs too. Biases are named `bias`, or `..._bias` where a layer has several parameters.
 
     Args:
-      config: decays of kernels, norms and biases.
+      config: rules, and decays of kernels, norms and biases.
       params: linen parameters; nested dicts.
 
     Returns:
@@ -131,7 +225,9 @@ def weight_decays(config: OptimConfig, params: Any) -> Any:
     norms = {path_name(path[:-1]) for path, _ in leaves if path_name(path[-1:]) == "scale"}
 
     def decay(path: Any, _: Any) -> float:
-        kind = None
+        rule, kind = _rule_of(path_name(path), config.rules), None
+        if rule is not None and rule.decay is not None:
+            return rule.decay
         if path_name(path[:-1]) in norms:
             kind = config.norm_decay
         elif path_name(path[-1:]) == "bias" or path_name(path[-1:]).endswith("_bias"):
@@ -154,7 +250,7 @@ def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
     Raises:
       ValueError: if no prefix matches any parameter.
     """
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = _names(params)
     # A single one may match nothing: frozen norms have no parameters.
     if frozen_paths and not any(under_any(name, frozen_paths) for name in names):
         raise ValueError(
@@ -166,10 +262,8 @@ def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
     )
 
 
-def global_norm(tree: Any) -> Float[Array, ""]:
-    """The Euclidean norm of all arrays of a tree together, in float32."""
-    squares = [jnp.square(leaf.astype(jnp.float32)).sum() for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, jnp.float32(0)))
+def _names(params: Any) -> list[str]:
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
 def path_name(path: Any) -> str:

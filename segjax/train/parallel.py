@@ -65,12 +65,17 @@ class Devices:
         put = functools.partial(jax.make_array_from_process_local_data, sharding)
         return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS if name in arrays})
 
-    def check_batch_size(self, images: int) -> None:
-        """Refuses a batch that the devices cannot share equally."""
+    def check_batch_size(self, images: int, accumulate: int = 1) -> None:
+        """Refuses a batch that the devices, or the parts of a step, cannot share equally."""
         if images % len(self.devices):
             raise ValueError(
                 f"a batch of {images} images cannot be split over {len(self.devices)} devices:"
                 " choose a multiple with --data.batch-size, or fewer devices with --num-devices"
+            )
+        if images // len(self.devices) % accumulate:
+            raise ValueError(
+                f"{images // len(self.devices)} images a device cannot be split into {accumulate}"
+                " micro-batches: choose another --accumulate or --data.batch-size"
             )
 
 

@@ -14,29 +14,42 @@ class TrainState:
     """The state of training; donated to each step.
 
     Attributes:
-      step: how many steps have been taken.
+      step: number of steps taken.
       params: float32 parameters; nested dicts.
-      batch_stats: running or frozen statistics of normalisation; nested dicts.
-      opt_state: the optimizer's.
+      collections: linen's other collections by name, such as {"batch_stats": ...}; empty for a
+        model without any.
+      opt_state: state of the optimizer.
+      ema: moving average of the parameters, a tree like them; None if none is kept. No step
+        changes it.
     """
 
     step: Int32[Array, ""]
     params: Any
-    batch_stats: Any
+    collections: dict[str, Any]
     opt_state: Any
+    ema: Any = None
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        """The variables that are trained, as `model.apply` takes them."""
+        return {"params": self.params, **self.collections}
+
+    def for_eval(self) -> dict[str, Any]:
+        """The variables to evaluate and predict with: averaged parameters if there are any."""
+        return {**self.variables, "params": self.params if self.ema is None else self.ema}
 
 
 def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """Makes the state at step 0 from a model's variables."""
+    """Makes the state at step 0 from a model's variables.
+
+    Args:
+      variables: {"params"} and any other collections, by name.
+      optimizer: over the whole parameter tree.
+    """
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats=variables["batch_stats"],
+        collections={name: tree for name, tree in variables.items() if name != "params"},
         opt_state=optimizer.init(params),
     )

@@ -1,5 +1,6 @@
 """One training step, written for one device of any number."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,15 +8,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Key, PRNGKeyArray
+from jaxtyping import Array, Bool, Int32, Key, PRNGKeyArray
 
 from segjax.protocols import Model
-from segjax.train.optim import Schedule, frozen_mask, global_norm
+from segjax.train.optim import Schedule, frozen_mask
 from segjax.train.state import TrainState
 from segjax.types import Batch, LossTerm
 
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, Batch, PRNGKeyArray, str | None], tuple[TrainState, Metrics]]
+
+# Gradients, the collections afterwards, losses and counts.
+Pass = tuple[Any, dict[str, Any], Metrics, Metrics]
+
+# Linen's random streams that a model may draw from in training, by `self.make_rng(name)`.
+RNG_STREAMS = ("dropout", "drop_path")
+# Images count from 0 and streams from here, so that no two of them share a key.
+_FIRST_STREAM = 1 << 31
 
 
 def make_step(
@@ -23,6 +32,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
     frozen_paths: Sequence[str] = (),
+    accumulate: int = 1,
 ) -> Step:
     """Makes the step of one device: losses, gradients, update.
 
@@ -34,6 +44,15 @@ def make_step(
     axis_name="data")`); plain "batch" normalises each device's images by themselves, as
     torch's does, and its running statistics are averaged over the devices.
 
+    It does not hold for linen's streams `RNG_STREAMS` either: a stream has one key for all
+    images of a call, so that dropout and drop-path depend on how many images a device and
+    a micro-batch have. They are the same for the same split.
+
+    With `accumulate` > 1 each device's images are taken in so many equal parts, one after
+    the other, for the memory of one part. The gradient is the mean of the parts', as in the
+    usual loop of torch. Each part divides by its own counts: where these differ, as the
+    number of sampled regions can, the loss is not exactly that of the undivided batch.
+
     A step whose loss or gradient is not finite changes nothing but the counter.
 
     Args:
@@ -41,6 +60,7 @@ def make_step(
       optimizer: over the whole parameter tree.
       schedule: the learning rate, for the metrics.
       frozen_paths: prefixes of parameters whose gradient is not even computed.
+      accumulate: number of micro-batches of a step.
 
     Returns:
       step(state, batch, key, axis_name) -> (state, metrics). `key` is the run's, the same
@@ -52,59 +72,136 @@ def make_step(
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray, axis_name: str | None
     ) -> tuple[TrainState, Metrics]:
-        frozen = frozen_mask(state.params, frozen_paths)
-        keys = image_keys(jax.random.fold_in(key, state.step), len(batch.images), axis_name)
-
-        def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Any]]:
-            params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
-            (terms, counts), updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch,
-                keys,
-                method="losses",
-                mutable=["batch_stats"],
+        key = jax.random.fold_in(key, state.step)
+        backward = functools.partial(_backward, model, frozen_paths, axis_name, state.params, key)
+        first = first_place(len(batch.images), axis_name)
+        if accumulate == 1:
+            grads, collections, losses, counts = backward(state.collections, batch, first)
+        else:
+            grads, collections, losses, counts = _accumulated(
+                backward, accumulate, state.params, state.collections, batch, first
             )
-            loss, metrics = reduce_losses(terms, axis_name)
-            counts = {name: _psum(count, axis_name) for name, count in counts.items()}
-            return loss, (metrics | counts, updated.get("batch_stats", {}))
-
-        grads, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
         with jax.named_scope("gradients"):
             grads = _psum(grads, axis_name)
-        grad_norm = global_norm(grads)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-        updated = TrainState(
+        updated = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
-            batch_stats=_mean_changed(state.batch_stats, batch_stats, axis_name),
+            collections=collections,
             opt_state=opt_state,
         )
-        metrics |= {
-            "grad_norm": grad_norm,
-            "learning_rate": schedule(state.step),
-            "finite": finite,
-        }
-        return _select(finite, updated, state), metrics
+        of_step = {"grad_norm": grad_norm, "learning_rate": schedule(state.step), "finite": finite}
+        return _select(finite, updated, state), losses | counts | of_step
 
     return step
 
 
-def image_keys(key: PRNGKeyArray, images: int, axis_name: str | None) -> Key[Array, "B"]:
-    """One key for each image of this device, by its place in the global batch.
+def _backward(
+    model: Model,
+    frozen_paths: Sequence[str],
+    axis_name: str | None,
+    params: Any,
+    key: PRNGKeyArray,
+    collections: dict[str, Any],
+    batch: Batch,
+    first: Int32[Array, ""] | int,
+) -> Pass:
+    """Takes the images of one pass forward and back; the gradients are this device's part."""
+    frozen = frozen_mask(params, frozen_paths)
+    keys, rngs = image_keys(key, len(batch.images), first), stream_keys(key, first)
+
+    def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Metrics, dict[str, Any]]]:
+        params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
+        (terms, counts), updated = model.apply(
+            {"params": params, **collections},
+            batch,
+            keys,
+            method="losses",
+            mutable=list(collections),
+            rngs=rngs,
+        )
+        loss, losses = reduce_losses(terms, axis_name)
+        counts = {name: _psum(count, axis_name) for name, count in counts.items()}
+        after = {name: updated.get(name, before) for name, before in collections.items()}
+        return loss, (losses, counts, after)
+
+    grads, (losses, counts, after) = jax.grad(loss_fn, has_aux=True)(params)
+    return grads, _mean_changed(collections, after, axis_name), losses, counts
+
+
+def _accumulated(
+    backward: Callable[[dict[str, Any], Batch, Array], Pass],
+    number: int,
+    params: Any,
+    collections: dict[str, Any],
+    batch: Batch,
+    first: Int32[Array, ""] | int,
+) -> Pass:
+    """Takes a device's images in equal parts: means of gradients and losses, sums of counts."""
+    images = len(batch.images) // number
+    parts = jax.tree.map(lambda x: x.reshape(number, images, *x.shape[1:]), batch)
+
+    def add(carry: tuple[Any, Any], part: tuple[Batch, Array]) -> tuple[Any, tuple[Any, Any]]:
+        total, before = carry
+        grads, after, losses, counts = backward(before, *part)
+        return (jax.tree.map(jnp.add, total, grads), after), (losses, counts)
+
+    start = (jax.tree.map(jnp.zeros_like, params), collections)
+    (total, after), (losses, counts) = jax.lax.scan(
+        add, start, (parts, first + images * jnp.arange(number))
+    )
+    grads = jax.tree.map(lambda g: g / number, total)
+    means = {name: values.mean() for name, values in losses.items()}
+    return grads, after, means, {name: values.sum() for name, values in counts.items()}
+
+
+def first_place(images: int, axis_name: str | None) -> Int32[Array, ""] | int:
+    """The place in the global batch of this device's first image.
+
+    Args:
+      images: number of images on each device.
+      axis_name: of the devices, each of which holds a run of consecutive images; None for one.
+    """
+    return 0 if axis_name is None else jax.lax.axis_index(axis_name) * images
+
+
+def image_keys(
+    key: PRNGKeyArray, images: int, first: Int32[Array, ""] | int = 0
+) -> Key[Array, "B"]:
+    """One key for each image, by its place in the global batch.
 
     Args:
       key: of the step; the same on every device.
-      images: images on this device.
-      axis_name: of the devices, each of which holds a run of consecutive images.
+      images: number of images.
+      first: place of the first of them.
 
     Returns:
       Keys [images].
     """
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * images
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(images))
+
+
+def stream_keys(key: PRNGKeyArray, first: Int32[Array, ""] | int) -> dict[str, PRNGKeyArray]:
+    """A key for each of linen's streams.
+
+    Args:
+      key: of the step; the same on every device.
+      first: place in the global batch of the first image that draws from them, so that devices
+        and micro-batches draw differently.
+
+    Returns:
+      Keys by the names in `RNG_STREAMS`.
+    """
+    streams = {name: _FIRST_STREAM + index for index, name in enumerate(RNG_STREAMS)}
+    return {
+        name: jax.random.fold_in(jax.random.fold_in(key, place), first)
+        for name, place in streams.items()
+    }
 
 
 def reduce_losses(terms: dict[str, LossTerm], axis_name: str | None) -> tuple[Array, Metrics]:
@@ -139,16 +236,21 @@ def _psum(tree: Any, axis_name: str | None) -> Any:
 
 
 def _mean_changed(before: Any, after: Any, axis_name: str | None) -> Any:
-    """Averages running statistics over the devices, but not frozen ones.
+    """Averages running statistics over the devices, but neither frozen ones nor whole numbers.
 
     Those come back as the very arrays that went in: to send them round would cost time,
     and their mean over three devices would differ from them in the last bit.
     """
     if axis_name is None:
         return after
-    return jax.tree.map(lambda b, a: a if a is b else jax.lax.pmean(a, axis_name), before, after)
+
+    def mean(old: Array, new: Array) -> Array:
+        same = new is old or not jnp.issubdtype(new.dtype, jnp.inexact)
+        return new if same else jax.lax.pmean(new, axis_name)
+
+    return jax.tree.map(mean, before, after)
 
 
 def _select(finite: Bool[Array, ""], updated: TrainState, state: TrainState) -> TrainState:
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-    return TrainState(updated.step, chosen.params, chosen.batch_stats, chosen.opt_state)
+    return dataclasses.replace(chosen, step=updated.step)

@@ -1,6 +1,7 @@
 """Weights by name or folder: of the zoo, of a folder that was saved, of a run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,50 @@ from segjax.zoo import hub
 from segjax.zoo.fit import check_same_inputs
 
 
-def pretrained(name_or_path: str | os.PathLike[str]) -> hub.Pretrained:
+def pretrained(
+    name_or_path: str | os.PathLike[str],
+    *,
+    trust: Sequence[str] = (),
+    model: Any = None,
+) -> hub.Pretrained:
     """A model with its weights, names of classes and way of resizing.
 
     Args:
       name_or_path: a name of the zoo (`segjax.list_models()`), whose file is fetched once and
         kept; a folder that `segjax.save` or `segjax convert` wrote; or the folder of a run, of
         which the best checkpoint is taken. A folder wins over a name.
+      trust: names of further packages, such as ("my_package",), whose classes and functions the
+        config in a folder may name. These packages are imported.
+      model: takes the place of the model in a folder's config, which is not rebuilt then.
 
     Raises:
-      ValueError: for an unknown name, saying which come near; or for weights that do not fit.
+      ValueError: for an unknown name, saying which come near; for weights that do not fit; or
+        for a config that names something of a package that is not trusted.
       FileNotFoundError: if the folder holds no model.
       ConnectionError: if the file cannot be fetched; it says which file to put where.
     """
     path = Path(name_or_path)
     if (path / CONFIG_FILE).is_file() and (path / CLASSES_FILE).is_file():
-        return pretrained_run(path)
-    return hub.pretrained(name_or_path)
+        return pretrained_run(path, trust=trust, model=model)
+    return hub.pretrained(name_or_path, trust=trust, model=model)
 
 
-def pretrained_run(folder: str | os.PathLike[str], step: int | None = None) -> hub.Pretrained:
+def pretrained_run(
+    folder: str | os.PathLike[str],
+    step: int | None = None,
+    *,
+    trust: Sequence[str] = (),
+    model: Any = None,
+) -> hub.Pretrained:
     """What a run has trained, as `pretrained` gives it.
 
     Args:
       folder: of the run.
       step: of the checkpoint; None takes the best.
+      trust: as for `pretrained`.
+      model: as for `pretrained`.
     """
-    run = load_run(Path(folder), step)
+    run = load_run(Path(folder), step, trust=trust, model=model)
     origin = {
         "run": str(folder),
         "step": run.step,
@@ -52,6 +70,8 @@ def load(
     num_classes: int | None = None,
     semantic_classes: int | None = None,
     seed: int = 0,
+    trust: Sequence[str] = (),
+    model: Any = None,
 ) -> tuple[Any, dict[str, Any]]:
     """A model and its weights.
 
@@ -61,6 +81,8 @@ def load(
         whose shapes depend on it are drawn at random and named in the log "segjax".
       semantic_classes: of pixels, likewise.
       seed: of what is drawn at random.
+      trust: as for `pretrained`.
+      model: as for `pretrained`.
 
     Returns:
       The linen module, and its variables: `model.apply(variables, images, image_sizes)`.
@@ -68,21 +90,26 @@ def load(
     Raises:
       ValueError, FileNotFoundError, ConnectionError: as `pretrained`.
     """
-    found = pretrained(name_or_path).adapted(num_classes, semantic_classes, seed=seed)
+    found = pretrained(name_or_path, trust=trust, model=model).adapted(
+        num_classes, semantic_classes, seed=seed
+    )
     return found.model, found.variables
 
 
-def start_weights(name_or_path: str, model: Model) -> tuple[dict[str, Any], str]:
+def start_weights(
+    name_or_path: str, model: Model, trust: Sequence[str] = ()
+) -> tuple[dict[str, Any], str]:
     """The weights that a run starts from, and where they are from.
 
     Args:
       name_or_path: as for `pretrained`.
       model: that will be trained.
+      trust: as for `pretrained`.
 
     Raises:
       ValueError: also if the weights expect other inputs than the model gives them.
     """
-    found = pretrained(name_or_path)
+    found = pretrained(name_or_path, trust=trust)
     check_same_inputs(found, model)
     step = f", step {found.origin['step']}" if "step" in found.origin else ""
     return found.variables, f"{name_or_path}{step}"

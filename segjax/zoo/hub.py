@@ -124,25 +124,38 @@ class Pretrained:
         )
 
 
-def pretrained(name_or_path: str | os.PathLike[str], progress: bool = True) -> Pretrained:
+def pretrained(
+    name_or_path: str | os.PathLike[str],
+    progress: bool = True,
+    *,
+    trust: Sequence[str] = (),
+    model: Any = None,
+) -> Pretrained:
     """A model of the zoo by its name, or of a folder that `save` wrote.
 
     Args:
       name_or_path: a folder wins over a name.
       progress: show how far the file has come.
+      trust: as for `read_folder`.
+      model: as for `read_folder`; a name of the zoo has a model of its own.
 
     Raises:
       ValueError, FileNotFoundError, ConnectionError: as `segjax.pretrained`.
     """
     path = Path(name_or_path)
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, trust=trust, model=model)
     if path.is_file():
         raise ValueError(
             f"{path} is a file, which does not say whose model it holds: `segjax convert {path}"
             " --as NAME --out DIR` (names: `segjax models`) makes a folder that can be loaded"
         )
     entry = table.find(str(name_or_path))
+    if model is not None:
+        raise ValueError(
+            f"{entry.name} is a name of the zoo, whose model is known: leave out model=, and"
+            " take over weights for another model with init_from in its config"
+        )
     file = _weights_file(entry.weights, progress)
     return dataclasses.replace(read_as(file, entry), origin=_origin(entry))
 
@@ -283,12 +296,19 @@ def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
     )
 
 
-def read_folder(folder: Path) -> Pretrained:
+def read_folder(folder: Path, *, trust: Sequence[str] = (), model: Any = None) -> Pretrained:
     """Reads what `write_folder` wrote.
+
+    Args:
+      folder: with the three files.
+      trust: names of further packages whose classes and functions the config may name; they are
+        imported.
+      model: takes the place of the config's model, which is not rebuilt then.
 
     Raises:
       FileNotFoundError: if a file is missing.
-      ValueError: if a file is damaged or of another version, or the arrays are not the model's.
+      ValueError: if a file is damaged or of another version, names something of a package that
+        is not trusted, or the arrays are not the model's.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -296,7 +316,9 @@ def read_folder(folder: Path) -> Pretrained:
     record = _read_record(folder / CONFIG_FILE)
     arrays = dict(read_checkpoint(folder / WEIGHTS_FILE).tensors)
     try:
-        found = _described(record)
+        if model is not None:
+            record["model"] = model  # built already: it stays as it is
+        found = _described(record, trust)
         shapes = bounded_shapes(found.model, record["model"], len(arrays))
     except Exception as error:  # whatever a model says to fields that make no sense
         raise ValueError(
@@ -313,9 +335,10 @@ def read_folder(folder: Path) -> Pretrained:
     return dataclasses.replace(found, variables=variables, unread=left)
 
 
-def _described(record: Mapping[str, Any]) -> Pretrained:
+def _described(record: Mapping[str, Any], trust: Sequence[str]) -> Pretrained:
     """What a config says, without weights."""
-    model, data, preprocess = (from_json(record[key]) for key in ("model", "data", "preprocess"))
+    parts = ("model", "data", "preprocess")
+    model, data, preprocess = (from_json(record[part], trust) for part in parts)
     for key, value, kind in (
         ("model", model, nn.Module),
         ("data", data, DataConfig),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from segjax.models.flavours.libraries.cascades import CASCADE_FLAVOURS
+from segjax.models.flavours.cascades import CASCADE_FLAVOURS
 
 from segjax.models import cascade_mask_rcnn, resnet
 from segjax.models.parts.rois import RoISamples

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from segjax.models.flavours.libraries.cascades import MMDET_CASCADE_CAFFE
+from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 
 from segjax.models import (
     FasterRCNN,

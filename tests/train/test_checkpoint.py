@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 
 import jax
@@ -6,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax import config_json
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models.variables import init_variables, start_from
 from segjax.train.checkpoint import Checkpoints, load_run, save_run
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
-from segjax.train.state import TrainState, init_state
+from segjax.train.state import init_state
 from tests.support.toy import SemanticToy, Toy
 
 
@@ -25,7 +25,7 @@ def state():
 
 def at(state, step):
     params = jax.tree.map(lambda p: p + step, state.params)
-    return TrainState(jnp.int32(step), params, state.batch_stats, state.opt_state)
+    return dataclasses.replace(state, step=jnp.int32(step), params=params)
 
 
 def test_keeps_the_best_and_the_newest(tmp_path, state):
@@ -51,6 +51,50 @@ def test_restores_every_bit_and_the_place_in_the_data(tmp_path, state, data_stat
     jax.tree.map(np.testing.assert_array_equal, restored, at(state, 3))
     jax.tree.map(np.testing.assert_array_equal, variables, at(state, 3).variables)
     assert jax.tree.structure(restored) == jax.tree.structure(state)
+
+
+def test_collections_and_averages_of_a_state_are_kept(tmp_path, state):
+    counters = {"images": jnp.int32(12), "kept": jnp.array([True, False])}
+    collections = {**state.collections, "counters": counters}
+    ema = jax.tree.map(lambda p: p / 2, state.params)
+    full = dataclasses.replace(at(state, 3), collections=collections, ema=ema)
+    template = jax.tree.map(jnp.zeros_like, full)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(full, None)
+        restored, _ = checkpoints.restore(template)
+        variables = checkpoints.restore_variables(template.variables)
+        words = r"3 holds collections, ema, opt_state, params; this run keeps coll.*, opt_state, pa"
+        with pytest.raises(ValueError, match=words):
+            checkpoints.restore(dataclasses.replace(template, ema=None))
+    assert {path.name for path in (tmp_path / "checkpoints/3").iterdir() if path.is_dir()} >= {
+        "params",
+        "collections",
+        "opt_state",
+        "ema",
+    }
+    jax.tree.map(np.testing.assert_array_equal, restored, full)
+    jax.tree.map(np.testing.assert_array_equal, variables, full.for_eval())
+    np.testing.assert_array_equal(variables["params"]["head"]["bias"], ema["head"]["bias"])
+
+
+@pytest.mark.parametrize("collections", [{}, {"batch_stats": {}}])
+def test_a_state_without_collections_is_kept(tmp_path, state, collections):
+    bare = dataclasses.replace(at(state, 2), collections=collections)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(bare, None)
+        restored, _ = checkpoints.restore(bare)
+        variables = checkpoints.restore_variables(bare.variables)
+    assert restored.collections == collections
+    assert variables.keys() == {"params"} | collections.keys()
+
+
+def test_checkpoints_of_another_version_are_refused(tmp_path, state):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at(state, 1), None)
+        checkpoints.wait()
+        (tmp_path / "checkpoints/1/params").rename(tmp_path / "checkpoints/1/variables")
+        with pytest.raises(ValueError, match="variables, but no params: another version of segjax"):
+            checkpoints.restore(state)
 
 
 def test_missing_checkpoints_are_named(tmp_path, state):
@@ -87,11 +131,7 @@ def test_readers_make_no_folder(tmp_path):
     assert files(tmp_path) == []
 
 
-@pytest.fixture
-def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
-
-
+TOY = ("tests.support.toy",)
 CONFIG = TrainConfig(model=Toy(), data=DataConfig(root="here"))
 
 
@@ -101,10 +141,10 @@ def converted(model):
     return jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
 
 
-def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_toy, state):
+def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, state):
     variables = converted(Toy())
     save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
-    run = load_run(tmp_path)
+    run = load_run(tmp_path, trust=TOY)
     assert (run.model, run.class_names, run.category_ids, run.step) == (
         Toy(),
         ("a", "b", "c"),
@@ -113,7 +153,7 @@ def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_
     )
     jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
     config = dataclasses.replace(CONFIG, model=Toy(num_classes=5), init_from=str(tmp_path))
-    started = initial_variables(config, jax.random.key(3))
+    started = initial_variables(config, jax.random.key(3), trust=TOY)
     fresh = init_variables(Toy(num_classes=5), jax.random.key(3))
     for path, leaf in jax.tree_util.tree_leaves_with_path(started):
         if "head" not in jax.tree_util.keystr(path):
@@ -123,7 +163,25 @@ def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, trust_the_
         checkpoints.restore(state)
 
 
-def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
+def test_a_run_of_ones_own_model_is_loaded_by_trust_or_with_the_model(tmp_path):
+    variables = converted(Toy())
+    save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
+    words = r"names tests\.support\.toy:Toy, which is not of .*pass trust=\('tests',\), or --trust"
+    with pytest.raises(ValueError, match=words):
+        load_run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["config"]["fields"]["model"] = {"class": "nowhere:Gone", "fields": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run = load_run(tmp_path, model=Toy(num_classes=0))
+    assert (run.model, run.config.model) == (Toy(), Toy())
+    jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
+    with pytest.raises(ValueError, match=r"does not exist here"):
+        load_run(tmp_path, trust=("nowhere",))
+    with pytest.raises(ValueError, match="5 classes, but there are 3 names"):
+        load_run(tmp_path, model=Toy(num_classes=5))
+
+
+def test_a_run_is_saved_only_whole_and_once(tmp_path):
     variables, names = converted(Toy()), ("a", "b", "c")
     other = dataclasses.replace(CONFIG, model=Toy(features=4))
     with pytest.raises(ValueError, match=r"batch_stats/norm/mean is \(8,\), wanted \(4,\)"):
@@ -136,14 +194,14 @@ def test_a_run_is_saved_only_whole_and_once(tmp_path, trust_the_toy):
         save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
 
 
-def test_a_run_is_saved_with_its_semantic_classes(tmp_path, trust_the_toy):
+def test_a_run_is_saved_with_its_semantic_classes(tmp_path):
     model = SemanticToy(semantic_classes=7)
     variables, names = converted(model), ("a", "b", "c")
     open_config = dataclasses.replace(CONFIG, model=SemanticToy())
     with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(183\)"):
         save_run(tmp_path, open_config, variables, names, (1, 2, 3))
     save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, names, (1, 2, 3))
-    assert load_run(tmp_path).model == model
+    assert load_run(tmp_path, trust=TOY).model == model
 
 
 def test_another_model_is_refused(tmp_path, state):

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from segjax import config_json
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
+from segjax.optim import Cosine, Warmup
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
 from segjax.train.loop import train
@@ -21,9 +21,7 @@ from tests.support.toy import SemanticToy, Toy
 RECORDS = ("config.json", "classes.json")
 
 
-@pytest.fixture(autouse=True)
-def trust_the_toy(monkeypatch):
-    monkeypatch.setattr(config_json, "TRUSTED", (*config_json.TRUSTED, "tests.support.toy"))
+TOY = ("tests.support.toy",)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def config(tmp_path_factory):
         overflow="drop_smallest",
         masks=False,
     )
-    optim = OptimConfig(learning_rate=0.05, warmup_steps=2, schedule="cosine")
+    optim = OptimConfig(learning_rate=0.05, schedule=Cosine(), warmup=Warmup(2))
     return TrainConfig(
         model=Toy(num_classes=0, frozen=()),
         data=data,
@@ -145,7 +143,7 @@ def test_a_finished_run_is_only_evaluated(straight, config, capsys):
 
 
 def test_the_model_is_rebuilt_from_its_folder(straight):
-    run = load_run(straight.workdir, step=8)
+    run = load_run(straight.workdir, step=8, trust=TOY)
     assert run.model == straight.model
     assert (run.class_names, run.category_ids, run.step) == (
         straight.class_names,
@@ -164,11 +162,13 @@ def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
         steps=1,
         num_pictures=0,
     )
-    started = train(config)
+    with pytest.raises(ValueError, match=r"pass trust=\('tests',\), or --trust tests"):
+        train(config)
+    started = train(config, trust=TOY)
     text = capsys.readouterr().out
     assert f"weights from {straight.workdir}" in text
     assert "at random: none" in text
-    source = load_run(straight.workdir)
+    source = load_run(straight.workdir, trust=TOY)
     jax.tree.map(
         np.testing.assert_array_equal,
         started.variables["params"]["stem"],
@@ -265,7 +265,7 @@ def test_the_data_decide_the_semantic_classes(config, tmp_path, capsys):
     assert losses[3] < losses[1]
     # Most pixels belong to no object.
     assert trained.variables["params"]["frequency"].argmax() == 4
-    assert load_run(tmp_path).model == trained.model
+    assert load_run(tmp_path, trust=TOY).model == trained.model
     assert train(dataclasses.replace(config, steps=4)).compilations == 1
 
 
@@ -316,6 +316,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
         ({"workdir": ""}, "workdir is not set"),
         ({"model": Toy(num_classes=3)}, r"the model has 3 classes, the data has 4 \(disc, box"),
         ({"parallel": "shard_map", "num_devices": 3}, "4 images cannot be split over 3 devices"),
+        ({"accumulate": 3}, "4 images a device cannot be split into 3 micro-batches: choose ano"),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(config, tmp_path, changes, words):

@@ -1,4 +1,7 @@
+import dataclasses
+import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +10,14 @@ import optax
 import pytest
 
 from segjax.config import OptimConfig
+from segjax.optim import SGD, AdamW, Constant, Cosine, LayerDecay, ParamRule, Steps, Warmup
 from segjax.train.optim import (
+    backbone_layers,
     frozen_mask,
-    global_norm,
     learning_rate,
     make_optimizer,
     path_name,
+    rate_factors,
     weight_decays,
 )
 from tests.support import tiny
@@ -30,7 +35,7 @@ def rates(config, steps, at):
 
 def test_step_schedule_with_detectron2_warmup():
     config = OptimConfig(
-        learning_rate=0.02, warmup_steps=1000, warmup_start=0.001, milestones=(60_000, 80_000)
+        learning_rate=0.02, schedule=Steps((60_000, 80_000)), warmup=Warmup(1000, 0.001)
     )
     at = (0, 500, 1000, 59_999, 60_000, 79_999, 80_000)
     half = 0.02 * (0.001 * 0.5 + 0.5)
@@ -39,21 +44,19 @@ def test_step_schedule_with_detectron2_warmup():
 
 
 def test_mmdet_warmup_is_full_one_step_earlier():
-    config = OptimConfig(
-        learning_rate=0.02, warmup_steps=500, warmup_start=0.001, warmup_form="mmdet"
-    )
+    config = OptimConfig(learning_rate=0.02, warmup=Warmup(500, 0.001, "mmdet"))
     expected = [0.02 * (0.001 + 0.999 * t / 499) for t in (0, 1, 250, 499)] + [0.02]
     np.testing.assert_allclose(rates(config, 1000, (0, 1, 250, 499, 500)), expected, rtol=1e-6)
 
 
 def test_cosine_ends_at_zero():
-    config = OptimConfig(learning_rate=1.0, schedule="cosine")
+    config = OptimConfig(learning_rate=1.0, schedule=Cosine())
     expected = [0.5 * (1 + math.cos(math.pi * t / 200)) for t in (0, 50, 100, 200)]
     np.testing.assert_allclose(rates(config, 200, (0, 50, 100, 200)), expected, atol=1e-6)
 
 
 def test_constant():
-    assert rates(OptimConfig(learning_rate=0.5, schedule="constant"), 10, (0, 9)) == [0.5, 0.5]
+    assert rates(OptimConfig(learning_rate=0.5, schedule=Constant()), 10, (0, 9)) == [0.5, 0.5]
 
 
 def random_like(params, seed):
@@ -69,7 +72,7 @@ def torch_sgd(params, steps, config):
         rate = rates(config, 100, (step,))[0]
         grads = random_like(params, step)
         buffers = jax.tree.map(
-            lambda b, g, p: config.momentum * b + np.asarray(g) + config.weight_decay * p,
+            lambda b, g, p: config.optimizer.momentum * b + np.asarray(g) + config.weight_decay * p,
             buffers,
             grads,
             params,
@@ -88,7 +91,7 @@ def train(optimizer, params, steps):
 
 def test_sgd_is_torchs():
     config = OptimConfig(
-        learning_rate=0.1, weight_decay=0.01, milestones=(3,), warmup_steps=2, warmup_start=0.1
+        learning_rate=0.1, schedule=Steps((3,)), warmup=Warmup(2, 0.1), weight_decay=0.01
     )
     ours = train(make_optimizer(config, 100), PARAMS, 6)
     jax.tree.map(
@@ -100,7 +103,7 @@ def test_sgd_is_torchs():
 
 def test_adamw_is_optaxs():
     config = OptimConfig(
-        name="adamw", learning_rate=0.01, weight_decay=0.1, betas=(0.9, 0.99), schedule="constant"
+        optimizer=AdamW(b2=0.99), learning_rate=0.01, schedule=Constant(), weight_decay=0.1
     )
     expected = train(optax.adamw(0.01, 0.9, 0.99, weight_decay=0.1), PARAMS, 4)
     ours = train(make_optimizer(config, 100), PARAMS, 4)
@@ -132,8 +135,109 @@ def test_decay_knows_the_detectors_norms_and_biases():
     assert {decay for _, decay in leaves} == {0.1, 0.2, 0.3}
 
 
+def test_the_first_rule_that_matches_wins_over_the_kinds_decay():
+    rules = (
+        ParamRule("^head/bias$", lr=3.0),
+        ParamRule("head", decay=0.0),
+        ParamRule("scale", 0.7),
+    )
+    config = OptimConfig(weight_decay=0.3, norm_decay=0.2, bias_decay=0.1, rules=rules)
+    assert weight_decays(config, PARAMS) == {
+        "stem": {"kernel": 0.3, "bias": 0.1},
+        "norm": {"scale": 0.7, "bias": 0.2},
+        "head": {"kernel": 0.0, "bias": 0.1},
+    }
+    factors = rate_factors(config, PARAMS)
+    assert factors["head"] == {"kernel": 1.0, "bias": 3.0}
+    assert {factor for name in ("stem", "norm") for factor in factors[name].values()} == {1.0}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_rules_rate_is_that_of_a_run_with_this_learning_rate(name):
+    optimizer = {"sgd": SGD(), "adamw": AdamW()}[name]
+    config = OptimConfig(optimizer, 0.1, Constant(), weight_decay=0.01)
+    slow = train(make_optimizer(dataclasses.replace(config, learning_rate=0.025), 9), PARAMS, 4)
+    plain = train(make_optimizer(config, 9), PARAMS, 4)
+    ruled = dataclasses.replace(config, rules=(ParamRule("^head/", lr=0.25),))
+    mixed = train(make_optimizer(ruled, 9), PARAMS, 4)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(close, mixed["head"], slow["head"])
+    for part in ("stem", "norm"):
+        jax.tree.map(np.testing.assert_array_equal, mixed[part], plain[part])
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((ParamRule("haed"),), r"'haed' matches no parameter; the nearest are head/bias, head/k"),
+        (
+            (ParamRule("head"), ParamRule("head/bias")),
+            "'head/bias' holds for no parameter: for all that it matches, an earlier rule does",
+        ),
+    ],
+)
+def test_a_rule_for_nothing_is_refused(rules, words):
+    optimizer = make_optimizer(OptimConfig(rules=rules), 10, ("stem",))
+    with pytest.raises(ValueError, match=words):
+        optimizer.init(PARAMS)
+
+
+def test_a_rule_may_be_for_frozen_parameters_alone():
+    config = OptimConfig(rules=(ParamRule("stem", decay=0.0),))
+    optimizer = make_optimizer(config, 10, ("stem",))
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert not updates["stem"]["kernel"].any()
+    assert updates["head"]["kernel"].all()
+
+
+def test_a_pattern_is_a_regular_expression():
+    with pytest.raises(ValueError, match=r"'\*norm' of a rule is not a regular expression"):
+        ParamRule("*norm")
+
+
+class Layered:
+    """A backbone of two layers above its stem."""
+
+    num_layers = 2
+
+    def layer_of(self, path):
+        return {"stem": 0, "layer1": 1, "layer2": 2}[path.split("/")[0]]
+
+
+LAYERED = {name: {"kernel": jnp.ones(2)} for name in ("stem", "layer1", "layer2")}
+
+
+@pytest.mark.parametrize("inside", ["", "detector/"])
+def test_layer_decay_multiplies_with_rules_and_leaves_heads(inside):
+    model = types.SimpleNamespace(backbone=Layered(), detector=None)
+    params = {"backbone": LAYERED, "head": {"kernel": jnp.ones(2)}}
+    if inside:
+        model = types.SimpleNamespace(detector=model)
+        params = {"detector": params}
+    rules = (ParamRule("layer2", lr=10.0), LayerDecay(0.5))
+    factors = rate_factors(OptimConfig(rules=rules), params, *backbone_layers(model))
+    found = {path_name(path): factor for path, factor in jax.tree.leaves_with_path(factors)}
+    assert found == {
+        f"{inside}backbone/stem/kernel": 0.125,
+        f"{inside}backbone/layer1/kernel": 0.25,
+        f"{inside}backbone/layer2/kernel": 5.0,
+        f"{inside}head/kernel": 1.0,
+    }
+
+
+def test_layer_decay_needs_layers():
+    config = OptimConfig(rules=(LayerDecay(),))
+    model = types.SimpleNamespace(backbone=object())
+    with pytest.raises(ValueError, match="the model's backbone has no layer_of"):
+        make_optimizer(config, 10, (), *backbone_layers(model))
+    with pytest.raises(ValueError, match=r"of layer 3; the backbone has 0 to 2"):
+        rate_factors(config, PARAMS, lambda path: 3, 2)
+    with pytest.raises(ValueError, match="several LayerDecays"):
+        OptimConfig(rules=(LayerDecay(0.5), LayerDecay(0.6)))
+
+
 def test_frozen_parameters_see_neither_update_nor_decay_nor_clipping():
-    config = OptimConfig(learning_rate=1.0, weight_decay=0.5, clip_norm=1.0, momentum=0.0)
+    config = OptimConfig(SGD(momentum=0.0), 1.0, weight_decay=0.5, clip_norm=1.0)
     optimizer = make_optimizer(config, 10, ("stem",))
     grads = jax.tree.map(jnp.zeros_like, PARAMS)
     grads["stem"]["kernel"] += 1e6  # would swallow the others' gradient if it counted
@@ -144,14 +248,14 @@ def test_frozen_parameters_see_neither_update_nor_decay_nor_clipping():
 
 
 def test_clipping_scales_to_the_norm():
-    config = OptimConfig(learning_rate=1.0, weight_decay=0.0, momentum=0.0, clip_norm=2.0)
+    config = OptimConfig(SGD(momentum=0.0), 1.0, weight_decay=0.0, clip_norm=2.0)
     optimizer = make_optimizer(config, 10)
     grads = random_like(PARAMS, 0)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(global_norm(updates), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(updates), 2.0, rtol=1e-5)
     small = jax.tree.map(lambda g: g * 1e-3, grads)
     updates, _ = optimizer.update(small, optimizer.init(PARAMS), PARAMS)
-    np.testing.assert_allclose(global_norm(updates), global_norm(small), rtol=1e-5)
+    np.testing.assert_allclose(optax.tree.norm(updates), optax.tree.norm(small), rtol=1e-5)
 
 
 def test_frozen_paths_match_whole_names():

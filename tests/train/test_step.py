@@ -1,18 +1,21 @@
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from segjax.config import OptimConfig
 from segjax.models.variables import init_variables
+from segjax.optim import Constant, Warmup
 from segjax.train.metrics import FiniteCheck
 from segjax.train.optim import learning_rate, make_optimizer, path_name
 from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.state import init_state
-from segjax.train.step import image_keys, make_step
-from segjax.types import Batch
+from segjax.train.step import RNG_STREAMS, image_keys, make_step, stream_keys
+from segjax.types import Batch, LossTerm
 from tests.support import tiny
 from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 
@@ -21,15 +24,16 @@ from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 pytestmark = pytest.mark.optimised
 
 BATCH_FIELDS = dataclasses.fields(Batch)
-OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup_steps=3, clip_norm=5.0)
+OPTIM = OptimConfig(learning_rate=0.1, weight_decay=1e-3, warmup=Warmup(3), clip_norm=5.0)
 
 
-def run(model, mode, number, steps=10, batches=random_batch, optim=OPTIM):
+def run(model, mode, number, steps=10, batches=random_batch, optim=OPTIM, accumulate=1):
     """Trains a toy; returns the state and the metrics of every step."""
     devices = choose_devices(mode, number)
     optimizer = make_optimizer(optim, steps, model.frozen_paths())
     shapes = []
-    step = make_step(model, optimizer, learning_rate(optim, steps), model.frozen_paths())
+    schedule = learning_rate(optim, steps)
+    step = make_step(model, optimizer, schedule, model.frozen_paths(), accumulate)
     compiled = compile_step(step, devices, lambda batch: shapes.append(batch.images.shape))
     state = init_state(init_variables(model, jax.random.key(0)), optimizer)
     state, key = devices.replicate((state, jax.random.key(7)))
@@ -136,8 +140,8 @@ def test_frozen_parameters_stay_and_take_no_optimizer_memory(on_one):
 
 def test_frozen_statistics_come_back_bit_for_bit(on_one):
     state, _, _ = run(Toy(), "shard_map", 3, steps=1, batches=lambda i: random_batch(i, images=6))
-    assert set(np.unique(state.batch_stats["norm"]["mean"])) == {0}
-    assert set(np.unique(state.batch_stats["norm"]["var"])) == {1}
+    assert set(np.unique(state.collections["batch_stats"]["norm"]["mean"])) == {0}
+    assert set(np.unique(state.collections["batch_stats"]["norm"]["var"])) == {1}
 
 
 def test_running_statistics_are_averaged_over_devices():
@@ -147,9 +151,11 @@ def test_running_statistics_are_averaged_over_devices():
     for part in (slice(0, 4), slice(4, 8)):
         batch = {name: array[part] for name, array in random_batch(0).items()}
         half, _, _ = run(model, "jit", 1, steps=1, batches=lambda _, batch=batch: batch)
-        halves.append(half.batch_stats["norm"]["mean"])
+        halves.append(half.collections["batch_stats"]["norm"]["mean"])
     mean = (halves[0] + halves[1]) / 2
-    np.testing.assert_allclose(state.batch_stats["norm"]["mean"], mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        state.collections["batch_stats"]["norm"]["mean"], mean, rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,11 @@ def test_synchronised_statistics_do_not_depend_on_the_split(mode, number):
     np.testing.assert_allclose(losses, [m["loss"] for m in expected_history], rtol=2e-6)
     # Absolute, as a bias in front of a normalisation has a gradient of rounding errors alone.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-    jax.tree.map(close, (many.params, many.batch_stats), (one.params, one.batch_stats))
+    jax.tree.map(
+        close,
+        (many.params, many.collections["batch_stats"]),
+        (one.params, one.collections["batch_stats"]),
+    )
 
 
 def test_on_one_device_synchronised_statistics_are_plain_ones():
@@ -202,14 +212,14 @@ def white_at(step):
 
 @pytest.mark.parametrize("mode", ["jit", "shard_map"])
 def test_a_step_that_is_not_finite_changes_nothing(mode):
-    optim = dataclasses.replace(OPTIM, schedule="constant", warmup_steps=0)
+    optim = dataclasses.replace(OPTIM, schedule=Constant(), warmup=Warmup())
     good, _, _ = run(Toy(blow_up=True), mode, 0, steps=2, optim=optim)
     bad, history, _ = run(Toy(blow_up=True), mode, 0, 3, white_at(2), optim)
     assert [bool(m["finite"]) for m in history] == [True, True, False]
     assert bad.step == 3
     for new, old in zip(
-        jax.tree.leaves((bad.params, bad.batch_stats)),
-        jax.tree.leaves((good.params, good.batch_stats)),
+        jax.tree.leaves(bad.variables),
+        jax.tree.leaves(good.variables),
         strict=True,
     ):
         np.testing.assert_array_equal(new, old)
@@ -229,10 +239,126 @@ def test_the_stop_names_step_terms_and_images():
 
 
 def test_keys_follow_the_place_in_the_global_batch():
-    keys = image_keys(jax.random.key(3), 4, None)
-    longer = image_keys(jax.random.key(3), 6, None)
+    keys = image_keys(jax.random.key(3), 4)
+    longer = image_keys(jax.random.key(3), 6)
     np.testing.assert_array_equal(jax.random.key_data(keys), jax.random.key_data(longer)[:4])
     assert len(np.unique(jax.random.key_data(longer), axis=0)) == 6
+
+
+class DroppingToy(Toy):
+    """A toy that draws from linen's streams."""
+
+    def setup(self):
+        super().setup()
+        self.dropout = nn.Dropout(0.5)
+        self.drop_path = nn.Dropout(0.5, rng_collection="drop_path", broadcast_dims=(1,))
+
+    def __call__(self, images, image_sizes, train=False):
+        logits = self.dropout(super().__call__(images, image_sizes), deterministic=not train)
+        return self.drop_path(logits, deterministic=not train)
+
+
+@pytest.mark.parametrize(("mode", "number"), [("jit", 1), ("shard_map", 2), ("pmap", 2)])
+def test_dropout_draws_by_key_and_step(mode, number):
+    still = dataclasses.replace(OPTIM, learning_rate=0.0)
+    drops = functools.partial(run, DroppingToy(noise=0.0), mode, number, 2, lambda _: batch)
+    batch = random_batch(0)
+    _, first, shapes = drops(optim=still)
+    _, again, _ = drops(optim=still)
+    losses = [metrics["loss/size"] for metrics in first]
+    assert losses == [metrics["loss/size"] for metrics in again]
+    assert losses[0] != losses[1], "the same draws at two steps"
+    assert len(shapes) == 1
+
+
+def test_streams_differ_by_name_device_and_micro_batch():
+    key = jax.random.key(3)
+    keys = [stream_keys(key, place)[name] for place in (0, 1, 4) for name in RNG_STREAMS]
+    drawn = np.stack([jax.random.key_data(k) for k in [*keys, *image_keys(key, 8)]])
+    assert len(np.unique(drawn, axis=0)) == 14
+
+
+def all_valid(seed):
+    """Batches whose loss terms have the same counts in every part."""
+    return random_batch(seed) | {"gt_valid": np.ones((8, 3), bool)}
+
+
+@pytest.mark.parametrize(("mode", "number"), [("jit", 1), ("shard_map", 2), ("pmap", 2)])
+def test_accumulated_steps_are_those_of_the_whole_batch(mode, number):
+    whole, expected_history, _ = run(Toy(), "jit", 1, 5, all_valid)
+    parts, history, shapes = run(Toy(), mode, number, 5, all_valid, accumulate=4)
+    for metrics, expected in zip(history, expected_history, strict=True):
+        for name in expected:
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, err_msg=name)
+    for leaf, expected in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6 * max(scale, 1e-30))
+    assert len(shapes) == 1
+    assert set(np.unique(parts.collections["batch_stats"]["norm"]["var"])) == {1}
+
+
+def test_running_statistics_follow_the_micro_batches():
+    model = Toy(running_norm=True)
+    still = dataclasses.replace(OPTIM, learning_rate=0.0)
+    halves = [{n: a[part] for n, a in random_batch(0).items()} for part in (slice(4), slice(4, 8))]
+    one_by_one, _, _ = run(model, "jit", 1, 2, lambda step: halves[step], still)
+    together, _, _ = run(model, "jit", 1, 1, random_batch, still, accumulate=2)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(close, together.collections, one_by_one.collections)
+
+
+def test_a_batch_is_split_into_equal_micro_batches():
+    with pytest.raises(ValueError, match="4 images a device cannot be split into 3 micro-batches"):
+        choose_devices("shard_map", 2).check_batch_size(8, 3)
+
+
+class CountingToy(Toy):
+    """A toy with a collection of its own, one that holds whole numbers."""
+
+    def setup(self):
+        super().setup()
+        self.seen = self.variable("counters", "images", jnp.zeros, (), jnp.int32)
+
+    def losses(self, batch, keys):
+        self.seen.value += jax.lax.psum(len(batch.images), "data")
+        return super().losses(batch, keys)
+
+
+@pytest.mark.parametrize(("number", "accumulate"), [(1, 1), (3, 2)])
+def test_collections_of_any_name_are_carried(number, accumulate):
+    model = CountingToy()
+    devices = choose_devices("shard_map", number)
+    optimizer = make_optimizer(OPTIM, 2)
+    step = make_step(model, optimizer, learning_rate(OPTIM, 2), (), accumulate)
+    batch = devices.put_batch(random_batch(0, images=6))
+    variables = model.init(jax.random.key(0), batch.images, batch.image_sizes)
+    state = devices.replicate(init_state(variables, optimizer))
+    assert state.collections.keys() == {"batch_stats", "counters"}
+    key = devices.replicate(jax.random.key(7))
+    compiled = compile_step(step, devices, lambda _: None)
+    for _ in range(2):
+        state, _ = compiled(state, batch, key)
+    assert state.collections["counters"]["images"] == 12
+    assert state.collections["counters"]["images"].dtype == np.int32
+
+
+class Plain(nn.Module):
+    """A model without any collection but its parameters."""
+
+    @nn.compact
+    def losses(self, batch, keys):
+        logits = nn.Dense(3)(batch.images.mean((1, 2)))
+        return {"size": LossTerm((logits**2).sum(), jnp.float32(len(logits)))}, {}
+
+
+def test_a_model_may_have_parameters_alone():
+    batch, model = choose_devices("jit").put_batch(random_batch(0)), Plain()
+    variables = model.init(jax.random.key(0), batch, None, method="losses")
+    optimizer = make_optimizer(OPTIM, 2)
+    step = make_step(model, optimizer, learning_rate(OPTIM, 2))
+    state, metrics = step(init_state(variables, optimizer), batch, jax.random.key(7), None)
+    assert state.collections == {}
+    assert metrics["finite"]
 
 
 def different_batches(step):
@@ -244,7 +370,7 @@ def different_batches(step):
 @pytest.mark.parametrize("mode", ["shard_map", "pmap"])
 def test_mask_rcnn_has_the_numbers_of_one_device(mode):
     model = tiny.mask_rcnn()
-    optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
+    optim = OptimConfig(learning_rate=0.01, warmup=Warmup(5))
     one, expected_history, _ = run(model, "jit", 1, 10, different_batches, optim)
     many, history, _ = run(model, mode, 8, 10, different_batches, optim)
     for metrics, expected in zip(history, expected_history, strict=True):
@@ -264,7 +390,7 @@ def test_mask_rcnn_has_the_numbers_of_one_device(mode):
 @pytest.mark.slow
 def test_htc_has_the_numbers_of_one_device():
     model = tiny.htc()
-    optim = OptimConfig(learning_rate=0.01, warmup_steps=5)
+    optim = OptimConfig(learning_rate=0.01, warmup=Warmup(5))
     one, expected_history, _ = run(model, "jit", 1, 3, different_batches, optim)
     many, history, _ = run(model, "shard_map", 8, 3, different_batches, optim)
     for metrics, expected in zip(history, expected_history, strict=True):

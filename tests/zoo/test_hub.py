@@ -16,7 +16,12 @@ import segjax
 from segjax import cli
 from segjax.config import TrainConfig, load_config
 from segjax.data.config import DataConfig
-from segjax.models.variables import flatten_variables, matching, variable_shapes
+from segjax.models.variables import (
+    flatten_variables,
+    init_variables,
+    matching,
+    variable_shapes,
+)
 from segjax.nn.norm import NormSpec
 from segjax.train.checkpoint import save_run
 from segjax.train.weights import start_weights
@@ -26,6 +31,7 @@ from segjax.zoo.entry import Entry, Weights
 from segjax.zoo.export import export_file, table_of
 from segjax.zoo.fit import check_same_inputs
 from tests.support import tiny
+from tests.support.toy import Toy
 
 NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
 
@@ -127,6 +133,27 @@ def test_variables_of_another_model_are_not_saved(tmp_path, frozen, variables):
     with pytest.raises(ValueError, match=r"not this model's: params/box_head/box_deltas"):
         segjax.save(tmp_path / "mine", other, variables)
     assert not (tmp_path / "mine").exists()
+
+
+def test_a_model_of_ones_own_is_read_by_trust_or_with_the_model(tmp_path):
+    variables = init_variables(Toy(), jax.random.key(0))
+    folder = segjax.save(tmp_path / "mine", Toy(), variables, class_names=("a", "b", "c"))
+    with pytest.raises(
+        ValueError, match=r"names tests\.support\.toy:Toy, .* pass trust=\('tests',\)"
+    ):
+        segjax.load(folder)
+    for given in ({"trust": ("tests",)}, {"model": Toy()}):
+        model, found = segjax.load(folder, **given)
+        assert model == Toy()
+        jax.tree.map(np.testing.assert_array_equal, found, variables)
+        assert segjax.pretrained(folder, **given).classes.names == ("a", "b", "c")
+    with pytest.raises(
+        ValueError, match=r"the arrays are not the model's: .*\(8,\), wanted \(4,\)"
+    ):
+        segjax.pretrained(folder, model=Toy(features=4))
+    name = segjax.list_models()[0]
+    with pytest.raises(ValueError, match=f"{name} is a name of the zoo, whose model is known"):
+        segjax.pretrained(name, model=Toy())
 
 
 @pytest.mark.parametrize(
