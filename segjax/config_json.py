@@ -28,6 +28,7 @@ SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes", "segjax
 # Packages whose classes and functions a config may name: parts of models and layers.
 TRUSTED = (
     *SETTINGS,
+    "segjax.losses",
     "segjax.models",
     "segjax.nn",
     "segjax.ops",

@@ -11,6 +11,7 @@ import pytest
 
 import segjax
 from segjax import cli
+from segjax.models.parts.rois import with_max_detections
 from segjax.train import load_run
 from segjax.train.weights import pretrained_run
 from segjax.zoo import hub
@@ -157,10 +158,10 @@ def test_what_reading_the_data_found_is_printed(trained, tmp_path, capsys):
 
 def test_more_detections_are_asked_of_the_model_too():
     model = tiny.mask_rcnn()
-    raised = cli._with_detections(model, 300).detections
+    raised = with_max_detections(model, 300).detections
     assert (raised.max_detections, raised.num_candidates) == (300, 300)
-    assert cli._with_detections(model, 5) is model
-    assert cli._with_detections(Toy(), 300) == Toy()
+    assert with_max_detections(model, 5) is model
+    assert with_max_detections(Toy(), 300) == Toy()
 
 
 def test_predict(trained, tmp_path, capsys):
@@ -331,5 +332,5 @@ def test_public_names():
     assert callable(segjax.predict)
     assert callable(segjax.train)
     assert "train" in dir(segjax)
-    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+    with pytest.raises(AttributeError, match="No segjax attribute trian"):
         _ = segjax.trian

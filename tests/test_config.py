@@ -15,6 +15,7 @@ from segjax.data.config import DataConfig
 from segjax.nn.norm import Norm, NormSpec
 from segjax.optim import AdamW, LayerDecay, ParamRule, Steps
 from segjax.types import Dtype
+from tests.support.fakes import FakeModel
 from tests.support.toy import Toy
 
 
@@ -27,7 +28,7 @@ class Inner(nn.Module):
     act: Callable[..., Any] = swish
 
 
-class Outer(nn.Module):
+class Outer(nn.Module, FakeModel):
     inner: Inner = dataclasses.field(default_factory=Inner)
     dtype: Dtype = "float32"
     stages: tuple[int, ...] = (3, 4, 6, 3)
@@ -103,7 +104,8 @@ def test_a_config_file_is_python(tmp_path):
     path = write(
         tmp_path,
         "from segjax.config import *\nfrom segjax.data.config import DataConfig\n"
-        "from tests.support.toy import Toy\n"
+        "from tests.support.fakes import FakeModel
+from tests.support.toy import Toy\n"
         "def get_config():\n    return TrainConfig(model=Toy(), data=DataConfig(root='x'))\n",
     )
     config = load_config(path, ["--seed=3"])

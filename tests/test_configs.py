@@ -92,7 +92,7 @@ SEMANTIC = [n for n in RECIPES if n.startswith("htc") and "without_semantic" not
 def test_config_builds(name):
     config = load_config(FOLDER / name)
     model = config.model
-    if model.num_classes == 0:
+    if model.classes.things == 0:
         model = model.with_classes(things=3)
     if model.classes.pixels == 0:
         model = model.with_classes(pixels=4)
@@ -237,11 +237,11 @@ def test_light_recipe_is_what_it_says():
 
 def test_compute_dtype_reaches_every_part():
     model = with_dtype(load_config(FOLDER / "shapes_mask_rcnn.py").model, "bfloat16")
-    parts = [model.backbone, model.fpn, model.rpn_head, model.box_head, model.mask_head]
+    parts = [model.backbone, model.fpn, model.rpn_head, model.box_head, model.mask_head.head]
     assert {part.dtype for part in parts} == {"bfloat16"}
 
 
 def test_compute_dtype_reaches_every_head_of_a_cascade():
     model = with_dtype(load_config(FOLDER / "htc_r50_fpn_1x_coco.py").model, "bfloat16")
-    heads = [*model.box_heads, *model.mask_heads, model.semantic_head]
+    heads = [*model.box_heads, *model.mask_head.mask_heads, model.semantic_head]
     assert [head.dtype for head in heads] == ["bfloat16"] * 7

@@ -34,7 +34,7 @@ def _init(model: Model | Backbone, key: PRNGKeyArray) -> dict[str, Any]:
         side = 2 * model.size_divisor
         inputs = (jnp.zeros((1, side, side, 3)),)
     variables = dict(model.init(key, *inputs))
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    return {"batch_stats": {}} | variables
 
 
 def variable_shapes(model: Model | Backbone) -> dict[str, Any]:

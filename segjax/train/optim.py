@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int32
 
 from segjax.config import OptimConfig
 from segjax.optim import LayerDecay, ParamRule, Rule
+from segjax.protocols import Model, layer_of
 
 # From a step, int32 [], to a learning rate, float32 [].
 Schedule = Callable[[Any], Array]
@@ -185,27 +186,19 @@ def rate_factors(
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
-def backbone_layers(model: Any) -> tuple[LayerOf | None, int]:
+def backbone_layers(model: Model) -> tuple[LayerOf | None, int]:
     """The layers of a model's backbone, as `make_optimizer` takes them.
 
     Args:
-      model: with a `backbone`, or a `detector` that has one. A backbone with layers has
-        `layer_of(path) -> int`, for paths of its own parameters, and `num_layers`.
+      model: with a backbone or without.
 
     Returns:
       The layer of a parameter by its whole path in the model, None outside the backbone; and
-      the number of layers. (None, 0) for a model without layers.
+      the number of layers. (None, 0) for a model without a backbone.
     """
-    detector = getattr(model, "detector", None)
-    backbone: Any = getattr(model if detector is None else detector, "backbone", None)
-    if not hasattr(backbone, "layer_of"):
+    if model.backbone is None:
         return None, 0
-    prefix = "backbone/" if detector is None else "detector/backbone/"
-
-    def layer_of(path: str) -> int | None:
-        return backbone.layer_of(path.removeprefix(prefix)) if path.startswith(prefix) else None
-
-    return layer_of, int(backbone.num_layers)
+    return functools.partial(layer_of, model), model.backbone.num_layers
 
 
 def weight_decays(config: OptimConfig, params: Any) -> Any:

@@ -20,8 +20,8 @@ from segjax.models import (
     panoptic_fpn,
     resnet,
 )
-from segjax.models.flavours.libraries import MMDET_CAFFE
 from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
+from segjax.models.flavours.libraries import MMDET_CAFFE
 from segjax.zoo.coco_classes import COCO_IDS, COCO_NAMES, PANOPTIC_CATEGORIES, THINGS_LAST_NAMES
 from segjax.zoo.entry import Entry, Weights
 

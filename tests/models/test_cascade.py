@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from segjax.models.flavours.cascades import CASCADE_FLAVOURS
 
 from segjax.models import cascade_mask_rcnn, resnet
+from segjax.models.flavours.cascades import CASCADE_FLAVOURS, find_cascade_flavour
 from segjax.models.parts.rois import RoISamples
 from segjax.types import LossTerm, Proposals
 from tests.support import tiny
@@ -93,6 +93,7 @@ def handed_on(model, is_gt, boxes):
         classes=jnp.full((1, count), tiny.CLASSES, jnp.int32),
         gt_index=jnp.zeros((1, count), jnp.int32),
         is_gt=jnp.asarray([is_gt]),
+        max_positives=count,
     )
     variables = tiny.init(model)
 
@@ -330,10 +331,10 @@ def test_all_of_htc_computes_in_bfloat16():
 
     def parts(model):
         features = model.features(batch.images, batch.image_sizes)
-        _, semantic = model.semantic(features, batch.image_sizes)
-        boxes = model.box_features(features, semantic, batch.gt_boxes)
-        masks = model.mask_features(features, semantic, batch.gt_boxes)
-        return features, semantic, boxes, masks
+        _, fused = model.semantic(features, batch.image_sizes)
+        boxes = model.box_features(fused, batch.gt_boxes)
+        masks = model.mask_head.pool(fused, batch.gt_boxes)
+        return features, fused.semantic, boxes, masks
 
     shapes = jax.eval_shape(lambda v: model.apply(v, method=parts), variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}

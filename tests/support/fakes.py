@@ -26,6 +26,8 @@ class FakeModel:
     preprocess = None
     backbone = None
     padding = Padding()
+    tasks = frozenset({"boxes"})
+    classes = ClassCounts(things=0)
 
     def init(self, rngs, *args, **kwargs):
         raise NotImplementedError

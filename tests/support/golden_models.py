@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 
 from segjax.models import (
     FasterRCNN,
@@ -21,6 +20,7 @@ from segjax.models import (
     mask_rcnn,
     panoptic_fpn,
 )
+from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2
 from segjax.nn.norm import NormSpec
 from segjax.ops.panoptic import PanopticSegments

@@ -17,6 +17,7 @@ from segjax.train.state import init_state
 from segjax.train.step import RNG_STREAMS, image_keys, make_step, stream_keys
 from segjax.types import Batch, LossTerm
 from tests.support import tiny
+from tests.support.fakes import FakeModel
 from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 
 # Without optimisations the toy's ten steps differ by 2.6e-6 of a parameter array between one device
@@ -342,7 +343,7 @@ def test_collections_of_any_name_are_carried(number, accumulate):
     assert state.collections["counters"]["images"].dtype == np.int32
 
 
-class Plain(nn.Module):
+class Plain(nn.Module, FakeModel):
     """A model without any collection but its parameters."""
 
     @nn.compact

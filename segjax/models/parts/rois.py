@@ -255,7 +255,7 @@ def with_max_detections(module: M, number: int) -> M:
     part: Any = module
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(part):
-        value = vars(part)[field.name]
+        value = vars(part).get(field.name)
         if isinstance(value, DetectionFilter) and value.max_detections < number:
             candidates = max(value.num_candidates, number)
             changes[field.name] = dataclasses.replace(

@@ -112,7 +112,11 @@ class EfficientNetLite(nn.Module):
 
     strides = (4, 8, 16, 32)
     size_divisor = 32
-    preprocess = LITE_PREPROCESS
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Normalisation that the released weights were trained with."""
+        return LITE_PREPROCESS
 
     @property
     def channels(self) -> tuple[int, ...]:
