@@ -175,15 +175,16 @@ class LayerDecay:
         """The factor of the learning rate of a layer.
 
         Args:
-          layer: 0 for the stem, 1 to `num_layers` for the layers above it.
-          num_layers: number of the backbone's layers, the stem not counted.
+          layer: 0 for the stem, then one more for each layer above it.
+          num_layers: number of the backbone's layers, the stem among them.
 
         Raises:
           ValueError: if there is no such layer.
         """
-        if not 0 <= layer <= num_layers:
-            raise ValueError(f"a parameter is of layer {layer}; the backbone has 0 to {num_layers}")
-        return self.decay ** (num_layers + 1 - layer)
+        last = num_layers - 1
+        if not 0 <= layer <= last:
+            raise ValueError(f"a parameter is of layer {layer}; the backbone has 0 to {last}")
+        return self.decay ** (num_layers - layer)
 
 
 Optimizer = SGD | AdamW

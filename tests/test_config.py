@@ -12,7 +12,8 @@ import pytest
 from segjax.config import OptimConfig, TrainConfig, find_config, load_config, override
 from segjax.config_json import from_json, read_config, save_config, to_json
 from segjax.data.config import DataConfig
-from segjax.nn.norm import Norm, NormSpec
+from segjax.models import mask_rcnn, resnet
+from segjax.nn.norm import NormSpec
 from segjax.optim import AdamW, LayerDecay, ParamRule, Steps
 from segjax.types import Dtype
 from tests.support.fakes import FakeModel
@@ -104,8 +105,7 @@ def test_a_config_file_is_python(tmp_path):
     path = write(
         tmp_path,
         "from segjax.config import *\nfrom segjax.data.config import DataConfig\n"
-        "from tests.support.fakes import FakeModel
-from tests.support.toy import Toy\n"
+        "from tests.support.toy import Toy\n"
         "def get_config():\n    return TrainConfig(model=Toy(), data=DataConfig(root='x'))\n",
     )
     config = load_config(path, ["--seed=3"])
@@ -133,7 +133,7 @@ def test_impossible_numbers_are_refused():
 
 def test_json_round_trip(tmp_path):
     config = TrainConfig(
-        model=Norm(NormSpec(kind="group", epsilon=1e-3), dtype="bfloat16"),
+        model=mask_rcnn(resnet(18, norm=NormSpec(kind="group", epsilon=1e-3)), dtype="bfloat16"),
         data=DataConfig(root="here", short_side=(640, 800)),
         optim=OptimConfig(
             optimizer=AdamW(eps=1e-6),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -206,7 +205,7 @@ def panoptic_fpn(
     *,
     num_classes: int = 0,
     semantic_classes: int = 0,
-    flavour: Literal["detectron2", "mmdet"] = "detectron2",
+    flavour: str = "detectron2",
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> PanopticFPN:

@@ -56,7 +56,7 @@ def make_optimizer(
       frozen_paths: "/"-joined prefixes of parameter paths, such as "backbone/stem".
       layer_of: from the whole "/"-joined path of a parameter to its layer, 0 for the stem, or
         None for heads; for `LayerDecay`. `backbone_layers` returns both of a model.
-      num_layers: number of layers, the stem not counted.
+      num_layers: number of layers, the stem among them.
 
     Returns:
       An optax transformation over the whole parameter tree.

@@ -104,9 +104,12 @@ def test_windows_give_the_run_lengths_of_the_whole_mask(seed):
 
 def test_boxes_are_scaled_per_axis_clipped_and_empty_ones_dropped():
     boxes = jnp.asarray([[[10, 20, 30, 40], [-5, -5, 500, 500], [50, 10, 60, 20]]], jnp.float32)
-    boxes, valid = postprocess.rescale_boxes(
-        boxes, jnp.asarray([[80, 50]], jnp.int32), jnp.asarray([[40, 100]], jnp.int32)
+    none = jnp.zeros((1, 3))
+    found = Detections(boxes, none, none.astype(jnp.int32), jnp.ones((1, 3), bool))
+    found = postprocess.to_original(
+        found, jnp.asarray([[80, 50]], jnp.int32), jnp.asarray([[40, 100]], jnp.int32)
     )
+    boxes, valid = found.boxes, found.valid
     np.testing.assert_allclose(boxes[0, 0], [20, 10, 60, 20])
     np.testing.assert_allclose(boxes[0, 1], [0, 0, 100, 40])
     assert valid.tolist() == [[True, True, False]]

@@ -11,9 +11,8 @@ from segjax.config import TrainConfig, override
 from segjax.config_json import from_json, to_json
 from segjax.data.config import DataConfig
 from segjax.models import panoptic_fpn, resnet, semantic_fpn
-from segjax.models.flavours.libraries import LITE_PREPROCESS
 from segjax.models.variables import init_variables, matching, variable_shapes
-from segjax.nn.backbones.efficientnet import EfficientNetLite, efficientnet_lite
+from segjax.nn.backbones.efficientnet import LITE_PREPROCESS, EfficientNetLite, efficientnet_lite
 from segjax.nn.norm import NormSpec
 from segjax.train.optim import frozen_mask
 from tests.support import tiny
@@ -80,7 +79,8 @@ def test_flags_reach_the_backbone():
     config = TrainConfig(segjax.mask_rcnn(segjax.efficientnet_lite(0), num_classes=5), DataConfig())
     flags = ["--model.backbone.frozen-stages=0", "--model.backbone.norm.kind=batch"]
     changed = override(config, flags).model.backbone
-    assert changed == efficientnet_lite(0, norm=NormSpec("batch", epsilon=1e-3, momentum=0.99))
+    norm = NormSpec("batch", epsilon=1e-3, momentum=0.99)
+    assert changed == efficientnet_lite(0, norm=norm, frozen_stages=0)
 
 
 @pytest.mark.parametrize("kinds", [("frozen", "batch"), ("batch_eval", "frozen")])

@@ -16,7 +16,7 @@ IMAGES = jnp.array([[20, 30], [32, 40]], jnp.int32)  # 32 x 32 and 32 x 64 with 
 
 def semantic_loss(logits, labels, averaged_over="labelled"):
     """The cross entropy alone."""
-    return SemanticLoss(averaged_over=averaged_over)(logits, labels, IMAGES)["loss_semantic"]
+    return SemanticLoss(averaged_over=averaged_over)(logits, labels, IMAGES, 32)["loss_semantic"]
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +130,19 @@ def cells(logits, labels):
 def test_class_weights_weigh_sum_and_count(logits):
     labels = draw_labels(1)
     weights = (0.5, 2.0, 1.0, 0.0, 3.0, 1.5)
-    term = SemanticLoss(weight=2.0, class_weights=weights)(logits, jnp.asarray(labels), IMAGES)[
+    term = SemanticLoss(weight=2.0, class_weights=weights)(logits, jnp.asarray(labels), IMAGES, 32)[
         "loss_semantic"
     ]
     loss, known, own = cells(logits, labels)
     w = np.array(weights)[own] * known
     np.testing.assert_allclose(term.mean(), 2 * (loss * w).sum() / w.sum(), rtol=1e-5)
     with pytest.raises(ValueError, match="2 class_weights for 6 classes"):
-        SemanticLoss(class_weights=(1.0, 2.0))(logits, jnp.asarray(labels), IMAGES)
+        SemanticLoss(class_weights=(1.0, 2.0))(logits, jnp.asarray(labels), IMAGES, 32)
 
 
 def test_focal_loss_weakens_what_is_sure(logits):
     labels = draw_labels(1)
-    term = SemanticLoss(focal_gamma=2.0)(logits, jnp.asarray(labels), IMAGES)["loss_semantic"]
+    term = SemanticLoss(focal_gamma=2.0)(logits, jnp.asarray(labels), IMAGES, 32)["loss_semantic"]
     loss, known, _ = cells(logits, labels)
     wanted = (loss * (1 - np.exp(-loss)) ** 2)[known].mean()
     np.testing.assert_allclose(term.mean(), wanted, rtol=1e-4)
@@ -152,7 +152,7 @@ def test_bootstrapped_cross_entropy_takes_the_hardest_of_each_image(logits):
     labels = draw_labels(1, ignored=0.6)
     labels[1] = IGNORE
     labels[1, 1, 1:] = 2  # 3 cells
-    term = SemanticLoss(hardest=0.5)(logits, jnp.asarray(labels), IMAGES)["loss_semantic"]
+    term = SemanticLoss(hardest=0.5)(logits, jnp.asarray(labels), IMAGES, 32)["loss_semantic"]
     loss, known, _ = cells(logits, labels)
     hardest = [np.sort(x[k])[::-1][: -(-k.sum() // 2)] for x, k in zip(loss, known, strict=True)]
     assert [len(x) for x in hardest] == [2, 2]
@@ -167,7 +167,7 @@ def test_bootstrapped_cross_entropy_takes_the_hardest_of_each_image(logits):
 def test_cells_of_a_class_without_weight_are_none_of_the_hardest(logits):
     labels = draw_labels(1, ignored=0.0)
     weights = (0.0, 2.0, 1.0, 0.0, 3.0, 0.0)
-    term = SemanticLoss(hardest=0.5, class_weights=weights)(logits, jnp.asarray(labels), IMAGES)
+    term = SemanticLoss(hardest=0.5, class_weights=weights)(logits, jnp.asarray(labels), IMAGES, 32)
     loss, _, own = cells(logits, labels)
     w = np.array(weights)[own]
     total = count = 0.0
@@ -181,7 +181,7 @@ def test_cells_of_a_class_without_weight_are_none_of_the_hardest(logits):
 def test_bootstrapping_hides_no_logits_that_are_not_numbers(logits):
     labels = jnp.asarray(draw_labels(1, ignored=0.0))
     broken = logits.at[0, 1, 1].set(jnp.nan)
-    assert np.isnan(SemanticLoss(hardest=0.1)(broken, labels, IMAGES)["loss_semantic"].mean())
+    assert np.isnan(SemanticLoss(hardest=0.1)(broken, labels, IMAGES, 32)["loss_semantic"].mean())
 
 
 OPTIONS = {
@@ -209,8 +209,8 @@ def test_a_larger_canvas_changes_no_loss(loss, logits):
     mode = "edge" if loss.full_resolution else "reflect"
     wide = jnp.pad(logits, ((0, 0), (0, 5), (0, 4), (0, 0)), mode=mode)
     padded = np.pad(labels, ((0, 0), (0, 20), (0, 16)), constant_values=IGNORE)
-    found = loss(wide, jnp.asarray(padded), IMAGES)
-    wanted = loss(logits, jnp.asarray(labels), IMAGES)
+    found = loss(wide, jnp.asarray(padded), IMAGES, 32)
+    wanted = loss(logits, jnp.asarray(labels), IMAGES, 32)
     assert found.keys() == wanted.keys()
     for name, term in wanted.items():
         np.testing.assert_allclose(found[name].count, term.count, rtol=1e-6)
@@ -228,7 +228,7 @@ def test_focal_loss_is_finite_at_certainty(gamma):
     values, pulled = [], []
     for loss in (SemanticLoss(focal_gamma=gamma), SemanticLoss(focal_gamma=gamma, hardest=0.5)):
         value, grad = jax.value_and_grad(
-            lambda x, loss=loss: loss(x, labels, sizes)["loss_semantic"].sum
+            lambda x, loss=loss: loss(x, labels, sizes, 32)["loss_semantic"].sum
         )(certain)
         values.append(float(value))
         pulled.append(np.asarray(grad))
@@ -262,7 +262,9 @@ def test_options_that_cannot_train_are_refused(options, message):
 
 def test_dice_loss_is_averaged_over_the_classes_in_each_image(logits):
     labels = draw_labels(1)
-    term = SemanticLoss(dice_weight=3.0)(logits, jnp.asarray(labels), IMAGES)["loss_semantic_dice"]
+    term = SemanticLoss(dice_weight=3.0)(logits, jnp.asarray(labels), IMAGES, 32)[
+        "loss_semantic_dice"
+    ]
     probs = np.exp(np.asarray(logits, np.float64))
     probs /= probs.sum(-1, keepdims=True)
     dice = []
@@ -276,7 +278,9 @@ def test_dice_loss_is_averaged_over_the_classes_in_each_image(logits):
 
 def test_full_resolution_compares_every_pixel(logits):
     labels = draw_labels(4)
-    term = SemanticLoss(full_resolution=True)(logits, jnp.asarray(labels), IMAGES)["loss_semantic"]
+    term = SemanticLoss(full_resolution=True)(logits, jnp.asarray(labels), IMAGES, 32)[
+        "loss_semantic"
+    ]
     wide = resize_bilinear(logits, labels.shape[1:], align_corners=False)
     loss, known, _ = cells(wide, labels)
     assert float(term.count) == known.sum()

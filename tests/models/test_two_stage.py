@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.models.flavours.libraries import FLAVOURS, flavour
+from segjax.models.flavours.libraries import FLAVOURS, find_flavour
 from segjax.nn.norm import NormSpec
 from tests.support import tiny
 from tests.support.run import Run, assert_finite, loss_terms, shared
@@ -134,4 +134,4 @@ def test_faster_rcnn_is_mask_rcnn_without_masks(masks):
 
 def test_an_unknown_style_is_named():
     with pytest.raises(ValueError, match="flavour is 'caffe'; it must be a Flavour or one of"):
-        flavour("caffe")
+        find_flavour("caffe")

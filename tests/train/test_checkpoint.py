@@ -198,7 +198,7 @@ def test_a_run_is_saved_with_its_semantic_classes(tmp_path):
     model = SemanticToy(semantic_classes=7)
     variables, names = converted(model), ("a", "b", "c")
     open_config = dataclasses.replace(CONFIG, model=SemanticToy())
-    with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(183\)"):
+    with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(pixels=183\)"):
         save_run(tmp_path, open_config, variables, names, (1, 2, 3))
     save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, names, (1, 2, 3))
     assert load_run(tmp_path, trust=TOY).model == model

@@ -1,7 +1,6 @@
 import dataclasses
 import functools
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +20,8 @@ from segjax.train.optim import (
     weight_decays,
 )
 from tests.support import tiny
+from tests.support.fakes import FakeModel
+from tests.support.toy import Toy
 
 PARAMS = {
     "stem": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
@@ -196,12 +197,26 @@ def test_a_pattern_is_a_regular_expression():
 
 
 class Layered:
+    strides, channels, size_divisor, preprocess = (4, 8), (2, 2), 8, None
+
+    def init(self, rngs, *args, **kwargs):
+        raise NotImplementedError
+
+    apply = __call__ = frozen_paths = init
+
     """A backbone of two layers above its stem."""
 
-    num_layers = 2
+    num_layers = 3
 
     def layer_of(self, path):
         return {"stem": 0, "layer1": 1, "layer2": 2}[path.split("/")[0]]
+
+
+class WithBackbone(FakeModel):
+    backbone = Layered()
+
+    def apply(self, variables, *args, **kwargs):
+        raise NotImplementedError
 
 
 LAYERED = {name: {"kernel": jnp.ones(2)} for name in ("stem", "layer1", "layer2")}
@@ -209,10 +224,9 @@ LAYERED = {name: {"kernel": jnp.ones(2)} for name in ("stem", "layer1", "layer2"
 
 @pytest.mark.parametrize("inside", ["", "detector/"])
 def test_layer_decay_multiplies_with_rules_and_leaves_heads(inside):
-    model = types.SimpleNamespace(backbone=Layered(), detector=None)
+    model = WithBackbone()
     params = {"backbone": LAYERED, "head": {"kernel": jnp.ones(2)}}
     if inside:
-        model = types.SimpleNamespace(detector=model)
         params = {"detector": params}
     rules = (ParamRule("layer2", lr=10.0), LayerDecay(0.5))
     factors = rate_factors(OptimConfig(rules=rules), params, *backbone_layers(model))
@@ -227,11 +241,10 @@ def test_layer_decay_multiplies_with_rules_and_leaves_heads(inside):
 
 def test_layer_decay_needs_layers():
     config = OptimConfig(rules=(LayerDecay(),))
-    model = types.SimpleNamespace(backbone=object())
     with pytest.raises(ValueError, match="the model's backbone has no layer_of"):
-        make_optimizer(config, 10, (), *backbone_layers(model))
+        make_optimizer(config, 10, (), *backbone_layers(Toy()))
     with pytest.raises(ValueError, match=r"of layer 3; the backbone has 0 to 2"):
-        rate_factors(config, PARAMS, lambda path: 3, 2)
+        rate_factors(config, PARAMS, lambda path: 3, 3)
     with pytest.raises(ValueError, match="several LayerDecays"):
         OptimConfig(rules=(LayerDecay(0.5), LayerDecay(0.6)))
 

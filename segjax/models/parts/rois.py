@@ -262,5 +262,6 @@ def with_max_detections(module: M, number: int) -> M:
                 value, max_detections=number, num_candidates=candidates
             )
         elif isinstance(value, nn.Module) and field.name != "parent":
-            changes[field.name] = with_max_detections(value, number)
+            inner = with_max_detections(value, number)
+            changes |= {} if inner is value else {field.name: inner}
     return part.clone(**changes) if changes else part
