@@ -14,7 +14,14 @@ from segjax.data.prepared import PreparedSplit
 from segjax.data.segments import PanopticCategory
 from segjax.data.tfds_builder import prepare
 from segjax.data.things import merge_things
-from segjax.data.truth import PanopticTruth, Truth, panoptic_of, semantic_of
+from segjax.data.truth import (
+    InstanceTruth,
+    PanopticTruth,
+    Truth,
+    objects_of,
+    panoptic_of,
+    semantic_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +63,27 @@ class Dataset:
             raise KeyError(f'no split "{name}": the dataset has {sorted(self.splits)}')
         return self.splits[name]
 
-    def annotations(self, split: str) -> str:
-        """Returns the path of a split's `instances_*.json`, for pycocotools.
+    def instances(self, split: str) -> InstanceTruth:
+        """Returns the objects of a split as annotated, to be read image by image.
+
+        Args:
+          split: "val", or "train".
+
+        Returns:
+          The objects by image id, in the order of the records, and the categories.
 
         Raises:
-          ValueError: if there is none.
+          KeyError: if there is no such split.
+          ValueError: if the split has images and labels alone.
         """
-        path = self.split(split).annotations
-        if not path:
+        found = self.split(split)
+        if not found.annotated:
             raise ValueError(
-                f'the split "{split}" has images and labels, but no instances_{split}.json: '
-                "instances cannot be evaluated"
+                f'the split "{split}" has images and labels, but no annotated objects '
+                f"(instances_{split}.json in a COCO folder): instances cannot be evaluated"
             )
-        return path
+        names = dict(zip(self.category_ids, self.class_names, strict=True))
+        return InstanceTruth(Truth(found, objects_of), names)
 
     def panoptic(self, split: str) -> Truth[PanopticTruth]:
         """Returns the panoptic annotation of a split, to be read image by image.

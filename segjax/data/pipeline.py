@@ -140,7 +140,7 @@ def train_iterator(
     """
     split = dataset.split("train")
     if not len(split.index):
-        raise ValueError(f"{split.annotations or split.folder} has no image to train on")
+        raise ValueError(f'the split "{split.name}" has no image to train on')
     _check_labels(dataset, config)
     _check_caps(split, config)
     positions = _trained_on(split, config)
@@ -173,8 +173,8 @@ def eval_iterator(
 ) -> BatchIterator:
     """Makes an iterator that gives each image of a split once, without augmentation.
 
-    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation reads the
-    annotation file itself.
+    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation scores
+    against `Dataset.instances`, which has them all.
 
     Args:
       dataset: from `open_dataset`.
@@ -346,7 +346,7 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
     counts = split.index[:, INDEX_COLUMNS.index(column)]
     if config.masks and not counts.any() and split.index[:, INDEX_COLUMNS.index("objects")].any():
         raise ValueError(
-            f"no object of {split.annotations} has a segmentation: train a model without mask "
+            f'no object of the split "{split.name}" has a segmentation: train a model without mask '
             "head, with masks=False"
         )
     positions = np.arange(len(counts), dtype=np.int64)

@@ -179,8 +179,9 @@ class InstanceLabels:
         """Returns the labels of an image."""
         labels = np.full((image.height, image.width), len(self._labels), np.uint8)
         masks = []
+        without = ("", rle_lib.empty_counts(image.height, image.width))
         for annotation in image.annotations:
-            if annotation.counts:
+            if annotation.counts not in without:
                 rle: rle_lib.Rle = {
                     "size": [image.height, image.width],
                     "counts": annotation.counts,

@@ -19,7 +19,7 @@ STUFFTHINGMAPS_URL = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
     "stuffthingmaps_trainval2017.zip"
 )
-# Archives that lie inside other archives are unpacked here, to be read once.
+# Annotations, and archives that lie inside other archives, are unpacked here to be read once.
 UNPACKED = "unpacked"
 
 
@@ -99,7 +99,7 @@ def archive_sources(
     Args:
       downloads: fetches and keeps the archives.
       base_url: where COCO's `zips/` and `annotations/` are.
-      folder: for the annotation files, and in `UNPACKED` for what must be unpacked.
+      folder: where files that must be unpacked are put; it can be deleted after reading.
       semantic: which label maps to fetch.
       semantic_root: folder that holds them already.
 
@@ -118,12 +118,12 @@ def archive_sources(
     paths = downloads.download(urls)
     sources: dict[str, SplitSource] = {}
     for split in ("train", "val"):
-        target = folder / "annotations" / f"instances_{split}.json"
+        target = folder / f"instances_{split}.json"
         _unpack(paths["annotations"], f"annotations/instances_{split}2017.json", target)
         if semantic_root:
             maps = folder_maps(semantic, "", semantic_root, split)
         else:
-            maps = _archived_maps(paths, folder / UNPACKED, semantic, split)
+            maps = _archived_maps(paths, folder, semantic, split)
         sources[split] = SplitSource(target, ZipStore(paths[split], f"{split}2017"), maps)
     return sources
 

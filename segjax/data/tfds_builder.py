@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from segjax.data import rle as rle_lib
 from segjax.data.coco import (
     Category,
     CocoDataset,
@@ -34,7 +35,7 @@ from segjax.data.coco import (
     merge_categories,
 )
 from segjax.data.config import DataConfig, Semantic
-from segjax.data.hashing import add_file, cache_key, labels_alone
+from segjax.data.hashing import cache_key, labels_alone
 from segjax.data.images import IGNORE, ImageError, encode_labels, verify_image
 from segjax.data.panoptic import PanopticLabels
 from segjax.data.prepared import META, Prepared, PreparedSplit, load_prepared, save_index
@@ -42,7 +43,7 @@ from segjax.data.semantic import Labels, LabelSource, open_labels
 from segjax.data.sources import UNPACKED, SplitSource, archive_sources, folder_sources
 from segjax.data.store import ImageStore, StoreError
 
-VERSION = "1.2.0"
+VERSION = "1.3.0"
 
 
 @dataclasses.dataclass(eq=False)
@@ -88,7 +89,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     def __init__(self, *, base_url: str = DataConfig.base_url, **kwargs: Any) -> None:
         self.base_url = base_url
         self.index: dict[str, list[tuple[int, ...]]] = {}
-        self.annotations: dict[str, str] = {}
+        self.annotated: dict[str, bool] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, int] = {}
         self.image_hashes: dict[str, str] = {}
@@ -132,6 +133,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         sources = self._sources(dl_manager)
         datasets = {name: source.load() for name, source in sources.items()}
+        self.annotated = {name: bool(dataset.categories) for name, dataset in datasets.items()}
         self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
         config = self._config
         if config.semantic != "none":
@@ -157,26 +159,16 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     def _sources(self, dl_manager: Any) -> dict[str, SplitSource]:
         config = self._config
         if config.root:
-            sources = folder_sources(
+            return folder_sources(
                 config.root,
                 config.semantic,
                 config.semantic_root,
                 need_annotations=not config.labels_alone,
             )
-            self.annotations = {
-                name: str(found.annotations or "") for name, found in sources.items()
-            }
-            return sources
-        folder = Path(self.data_dir)  # is renamed when all is built
-        sources = archive_sources(
+        folder = Path(self.data_dir) / UNPACKED  # is renamed when all is built
+        return archive_sources(
             dl_manager, self.base_url, folder, config.semantic, config.semantic_root
         )
-        self.annotations = {
-            name: str(found.annotations.relative_to(folder))
-            for name, found in sources.items()
-            if found.annotations is not None
-        }
-        return sources
 
     def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, split: str, dataset: CocoDataset, store: ImageStore, reader: LabelSource | None
@@ -191,8 +183,10 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             digest.update(f"{image.file_name}\0{len(data)}\n".encode() + data)
             objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
             crowds = sum(a.is_crowd for a in image.annotations)
-            masked = sum(a.counts != "" for a in objects)
+            without = ("", rle_lib.empty_counts(image.height, image.width))
+            masked = sum(a.counts not in without for a in objects)
             rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
+            digest.update(repr(image.annotations).encode())
             example = _example(image, data, labels)
             if reader is not None:
                 pixels = reader.read(image)
@@ -292,10 +286,10 @@ def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
     meta = {
         "folder": str(folder.relative_to(home)),
         "categories": [[c.id, c.name] for c in builder.categories],
-        "annotations": builder.annotations,
+        "annotated": builder.annotated,
         "problems": builder.problems,
         "skipped": builder.skipped,
-        "fingerprint": _fingerprint(builder, folder),
+        "fingerprint": _fingerprint(builder),
         "labels": _labels_facts(builder.labels),
     }
     partial = home / f"{META}.new"
@@ -311,13 +305,12 @@ def _labels_facts(labels: Labels) -> dict[str, Any]:
     }
 
 
-def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
-    """Hashes what was built: a run may go on with any copy of it."""
+def _fingerprint(builder: SegjaxCoco) -> str:
+    """Hashes what was built: a run may continue with any copy of it."""
     digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
-    for name, path in sorted(builder.annotations.items()):
-        digest.update(f"{name} {builder.image_hashes[name]}".encode())
-        if path:
-            add_file(digest, folder / path)
+    digest.update(repr([(c.id, c.name) for c in builder.categories]).encode())
+    for name, annotated in sorted(builder.annotated.items()):
+        digest.update(f"{name} {annotated} {builder.image_hashes[name]}".encode())
     if builder.labels.sources:
         digest.update(json.dumps(builder.labels.all_names()).encode())
     if builder.labels.categories:

@@ -173,14 +173,18 @@ def read_objects(record: dict[str, Any]) -> Objects:
     fields = record["objects"]
     count = len(fields["label"])
     xywh = np.asarray(fields["bbox"], np.float64).reshape(count, 4)
-    size = np.array([record["image/width"], record["image/height"]] * 2, np.float64)
+    height, width = int(record["image/height"]), int(record["image/width"])
+    size = np.array([width, height] * 2, np.float64)
+    empty = rle_lib.empty_counts(height, width)
+    masks = [text.decode("ascii") for text in fields["segmentation"]]
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     return Objects(
         boxes=np.clip(corners, 0, size[None]),
         classes=np.asarray(fields["label"], np.int64),
         is_crowd=np.asarray(fields["is_crowd"], bool),
         areas=np.asarray(fields["area"], np.float64),
-        masks=tuple(text.decode("ascii") for text in fields["segmentation"]),
+        # A mask without a pixel teaches nothing: the object counts as one without a mask.
+        masks=tuple("" if mask == empty else mask for mask in masks),
     )
 
 

@@ -76,10 +76,8 @@ def test_images_and_labels_are_enough(alone):
             np.testing.assert_array_equal(image, picture(20, 30, seeds[number]))
     with eval_iterator(dataset, "val", alone) as batches:
         assert next(batches)["image_ids"].tolist() == [1, -1, -1]
-    with pytest.raises(
-        ValueError, match=r'"val" has images and labels, but no instances_val\.json'
-    ):
-        dataset.annotations("val")
+    with pytest.raises(ValueError, match='"val" has images and labels, but no annotated objects'):
+        dataset.instances("val")
 
 
 def test_objects_without_annotation_file_are_refused(alone):
