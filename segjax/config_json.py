@@ -23,7 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 
 # Of these a config may name classes alone: their functions read, write or execute files.
-SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes")
+SETTINGS = (
+    "segjax.config",
+    "segjax.data.config",
+    "segjax.data.shapes",
+    "segjax.data.transforms",
+)
 # Packages whose classes and functions a config may name: parts of models and layers.
 TRUSTED = (
     *SETTINGS,

@@ -3,7 +3,17 @@
 import dataclasses
 from typing import Literal
 
+from segjax.data.protocols import Mix, Transform
 from segjax.data.shapes import ShapesConfig
+from segjax.data.transforms import (
+    Fit,
+    Flip,
+    Interpolation,
+    NoResize,
+    Rounding,
+    ShortSide,
+    Stretch,
+)
 
 Semantic = Literal["none", "stuffthingmaps", "panoptic", "folder", "instances"]
 MergeThings = Literal["no", "first", "last"]
@@ -71,6 +81,10 @@ class DataConfig:
       num_workers: worker processes; 0 loads in threads, which is faster on few cores.
       prefetch: batches prepared ahead, for each worker.
       seed: of shuffling and augmentation.
+      transforms: what happens to an image, in order, in place of what `resize`, `short_side`,
+        `eval_short_side`, `long_side`, `size`, `size_rounding`, `interpolation` and `flip` say:
+        values of `segjax.data.transforms`, or others that follow `segjax.data.protocols`. Only
+        Python can set it; None makes them of those fields, see `steps`.
     """
 
     root: str = ""
@@ -91,8 +105,8 @@ class DataConfig:
     eval_short_side: int | None = None
     long_side: int = 1333
     size: tuple[int, int] | None = None
-    size_rounding: Literal["nearest", "floor"] = "nearest"
-    interpolation: Literal["cv2", "pil"] = "cv2"
+    size_rounding: Rounding = "nearest"
+    interpolation: Interpolation = "cv2"
     flip: bool = True
     buckets: tuple[tuple[int, int], ...] | None = None
     size_divisor: int = 32
@@ -106,6 +120,32 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     seed: int = 0
+    transforms: tuple[Transform | Mix, ...] | None = None
+
+    def steps(self) -> tuple[Transform | Mix, ...]:
+        """Returns `transforms`, or those that the short fields stand for: resizing, then flipping.
+
+        Without a generator, as in evaluation and prediction, the same steps only resize.
+        """
+        if self.transforms is not None:
+            return self.transforms
+        return (self._resizing(), *((Flip(),) if self.flip else ()))
+
+    def _resizing(self) -> Transform:
+        if self.resize == "none":
+            return NoResize()
+        if self.resize == "shortest_edge":
+            return ShortSide(
+                self.short_side,
+                self.long_side,
+                self.eval_short_side,
+                self.size_rounding,
+                self.interpolation,
+            )
+        assert self.size is not None
+        if self.resize == "stretch":
+            return Stretch(self.size, self.interpolation)
+        return Fit(self.size, self.size_rounding, self.interpolation)
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "max_instances", "mask_size", "prefetch"):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from segjax.data import shapes
-from segjax.data.buckets import Canvas, derive_canvases
+from segjax.data.canvas import Canvas, derive_canvases
 from segjax.data.config import DataConfig, MergeThings, Semantic
 from segjax.data.prepared import PreparedSplit
 from segjax.data.segments import PanopticCategory

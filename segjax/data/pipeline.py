@@ -7,20 +7,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from segjax.data.buckets import (
-    Canvas,
-    EvalPlan,
-    PlannedBatch,
-    TrainPlan,
-    assign_canvases,
-    group_by_canvas,
-)
+from segjax.data.canvas import Canvas, assign_canvases
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
 from segjax.data.images import IGNORE
+from segjax.data.plan import EvalPlan, PlannedBatch, TrainPlan, group_by_canvas
 from segjax.data.prepared import INDEX_COLUMNS, PreparedSplit
+from segjax.data.rows import Record, Row, make_row
 from segjax.data.tfds_builder import open_records
-from segjax.data.transforms import Example, make_example
 
 __all__ = [
     "BatchIterator",
@@ -148,7 +142,7 @@ def train_iterator(
     groups = _groups(split, positions, canvases, config)
     plan = TrainPlan(groups, config.batch_size, seed, process_index, process_count)
     table = None if config.merge_things == "no" else dataset.label_table
-    loader = _Loader(split, config, canvases, seed, table)
+    loader = _Loader(split, config, canvases, _Draws(seed, positions), table)
     identity = (
         f"dataset {dataset.fingerprint}, seed {seed}, batch size {config.batch_size}, "
         f"canvases {canvases}, filter_empty {config.filter_empty}"
@@ -205,10 +199,10 @@ class _Loader:
         split: PreparedSplit,
         config: DataConfig,
         canvases: tuple[Canvas, ...],
-        seed: int | None,
+        draws: "_Draws | None",
         label_table: UInt8[np.ndarray, "256"] | None = None,
     ) -> None:
-        self.split, self.config, self.canvases, self.seed = split, config, canvases, seed
+        self.split, self.config, self.canvases, self.draws = split, config, canvases, draws
         self.label_table = label_table
         self._records: Any = None
 
@@ -221,14 +215,34 @@ class _Loader:
         batch = empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
         for place, (row, draw) in enumerate(zip(plan.rows, plan.draws, strict=True)):
             if row >= 0:
-                rng = None
-                if self.seed is not None:
-                    rng = np.random.default_rng([self.seed, 2, int(draw)])
-                example = make_example(self._records[int(row)], rng, self.config)
-                _fill(batch, place, example, self.config)
+                rng = None if self.draws is None else self.draws.rng(int(draw))
+                made = make_row(self._records[int(row)], rng, self.config, self._another)
+                _fill(batch, place, made, self.config)
         if self.label_table is not None and "gt_semantic" in batch:
             batch["gt_semantic"] = self.label_table[batch["gt_semantic"]]
         return batch
+
+    def _another(self, rng: np.random.Generator) -> Record:
+        """Draws a record to mix with."""
+        assert self.draws is not None
+        return self._records[int(rng.choice(self.draws.positions))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+    """What training draws at random.
+
+    Attributes:
+      seed: seed of the run.
+      positions: images of the split that mixes draw from: those that are trained on.
+    """
+
+    seed: int
+    positions: Int64[np.ndarray, " n"]
+
+    def rng(self, draw: int) -> np.random.Generator:
+        """Returns the generator of one row, whose number is unique in the run."""
+        return np.random.default_rng([self.seed, 2, draw])
 
 
 def _start(plan: Any, loader: _Loader, config: DataConfig, first: int) -> Any:
@@ -309,29 +323,29 @@ def _empty_labels(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
     return {"gt_semantic": np.full((rows, *canvas), IGNORE, np.uint8)}
 
 
-def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) -> None:
-    """Writes an example into row `place`."""
-    height, width = example.image.shape[:2]
-    count = len(example.classes)
-    batch["images"][place, :height, :width] = example.image
+def _fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
+    """Writes a row into place `place` of a batch."""
+    height, width = row.image.shape[:2]
+    count = len(row.classes)
+    batch["images"][place, :height, :width] = row.image
     batch["image_sizes"][place] = height, width
-    batch["gt_boxes"][place, :count] = example.boxes
-    batch["gt_classes"][place, :count] = example.classes
+    batch["gt_boxes"][place, :count] = row.boxes
+    batch["gt_classes"][place, :count] = row.classes
     batch["gt_valid"][place, :count] = True
-    batch["gt_is_crowd"][place, :count] = example.is_crowd
+    batch["gt_is_crowd"][place, :count] = row.is_crowd
     frames, masks = batch["gt_mask_frames"], batch["gt_masks"]
-    mask_height, mask_width = example.masks.shape[1:]
-    masks[place, :count, :mask_height, :mask_width] = example.masks
-    frames[place, :count] = example.boxes
+    mask_height, mask_width = row.masks.shape[1:]
+    masks[place, :count, :mask_height, :mask_width] = row.masks
+    frames[place, :count] = row.boxes
     if config.masks and config.mask_frame == "image":
         frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
-    if example.semantic is not None:
-        batch["gt_semantic"][place, :height, :width] = example.semantic
-    batch["image_ids"][place] = example.image_id
-    batch["original_sizes"][place] = example.original_size
+    if row.semantic is not None:
+        batch["gt_semantic"][place, :height, :width] = row.semantic
+    batch["image_ids"][place] = row.image_id
+    batch["original_sizes"][place] = row.original_size
     batch["example_valid"][place] = True
-    batch["truncated"][place] = example.truncated
-    batch["dropped_degenerate"][place] = example.degenerate
+    batch["truncated"][place] = row.truncated
+    batch["dropped_degenerate"][place] = row.degenerate
 
 
 def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, " n"]:
