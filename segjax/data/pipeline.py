@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from segjax.data.build import open_records
 from segjax.data.canvas import Canvas, assign_canvases
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
@@ -14,7 +15,6 @@ from segjax.data.images import IGNORE
 from segjax.data.plan import EvalPlan, PlannedBatch, TrainPlan, group_by_canvas
 from segjax.data.prepared import INDEX_COLUMNS, PreparedSplit
 from segjax.data.rows import Record, Row, make_row
-from segjax.data.tfds_builder import open_records
 
 __all__ = [
     "BatchIterator",

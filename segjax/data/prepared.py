@@ -68,7 +68,7 @@ def save_index(folder: Path, name: str, rows: Sequence[tuple[int, ...]]) -> None
 
 
 def load_prepared(home: Path) -> Prepared:
-    """Reads what `segjax.data.tfds_builder.prepare` left in a folder."""
+    """Reads what `segjax.data.build.prepare` left in a folder."""
     meta = json.loads((home / META).read_text())
     folder = home / meta["folder"]
     splits = {

@@ -11,12 +11,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
+from segjax.data.build import open_records
 from segjax.data.coco import CocoDataset, ImageRecord
 from segjax.data.images import decode_labels, decode_map
-from segjax.data.panoptic import ids_of
 from segjax.data.prepared import PreparedSplit
-from segjax.data.segments import Segment
-from segjax.data.tfds_builder import open_records
+from segjax.data.segments import Segment, ids_of
 
 Value = TypeVar("Value")
 PanopticTruth = tuple[Int32[np.ndarray, "h w"], tuple[Segment, ...]]

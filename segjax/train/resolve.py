@@ -8,17 +8,10 @@ import flax.linen as nn
 
 from segjax.config import TrainConfig
 from segjax.data.config import DataConfig
+from segjax.data.labels import LABELS
 from segjax.results.classes import Classes, gives_instances, gives_panoptic
 from segjax.train.metrics import say
 from segjax.types import Dtype
-
-# What --data.semantic can be, in a few words.
-SEMANTIC = {
-    "stuffthingmaps": "COCO-stuff's maps",
-    "panoptic": "from COCO's panoptic annotation",
-    "folder": "plain label PNGs",
-    "instances": "things only",
-}
 
 
 def resolve(
@@ -80,7 +73,7 @@ def check_things(model: Any, data: DataConfig) -> None:
       model: any, its semantic classes filled in.
       data: of the run.
     """
-    if not gives_panoptic(model) or data.semantic == "folder":
+    if not gives_panoptic(model) or not LABELS[data.semantic].knows_things:
         return
     number, things = int(model.semantic_classes), model.merge.things
     known = {None: "no label", 0: "first", number - 1: "last", -1: "last"}
@@ -156,7 +149,7 @@ def _resolve_semantic(model: Any, source: str, number: int) -> Any:
     if model.semantic_classes is None:
         return model
     if source == "none":
-        ways = "; or ".join(f"--data.semantic={way} ({text})" for way, text in SEMANTIC.items())
+        ways = "; or ".join(f"--data.semantic={way} ({kind.title})" for way, kind in LABELS.items())
         raise ValueError(
             "the model has a semantic branch, but --data.semantic=none gives it nothing to learn"
             f" from: choose {ways}; or take a model without the branch, such as"
@@ -182,7 +175,7 @@ def semantic_wanted(config: TrainConfig) -> DataConfig:
     if number is None:
         say(f"semantic labels: {source!r} are not read: the model has no semantic branch")
         return dataclasses.replace(config.data, semantic="none")
-    say(f"semantic labels: {source!r} ({SEMANTIC[source]}), {number} classes")
+    say(f"semantic labels: {source!r} ({LABELS[source].title}), {number} classes")
     return config.data
 
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from segjax.data.build import open_records
 from segjax.data.canvas import assign_canvases, derive_canvases, fit
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
 from segjax.data.pipeline import eval_iterator, open_dataset
-from segjax.data.tfds_builder import open_records
 from segjax.data.transforms import NoResize, ShortSide
 from tests.data.samples import annotation, content, make_folder
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from segjax.config_json import from_json, to_json
+from segjax.data.build import open_records
 from segjax.data.config import DataConfig
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
 from segjax.data.rows import make_row
-from segjax.data.tfds_builder import open_records
 from segjax.data.transforms import Flip, NoResize, ShortSide, Stretch
 from tests.data.samples import annotation, content, make_folder
 

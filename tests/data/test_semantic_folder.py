@@ -6,12 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from segjax.data.check import check
+from segjax.data.check import check, splits_to_check
 from segjax.data.coco import CocoError
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
-from segjax.data.sources import folder_sources
 from tests.data.map_samples import (
     PLAIN_NAMES,
     SIZES,
@@ -96,8 +95,7 @@ def test_bad_images_without_annotation_file(alone, tmp_path):
     dataset = open_dataset(dataclasses.replace(alone, on_bad_image="skip"))
     assert dataset.split("train").skipped == 2
     assert len(dataset.split("train").index) == 3
-    files = folder_sources(str(tmp_path), "folder", "", need_annotations=False)["train"]
-    found = check(files.annotations, files.images, semantic="folder", maps=files.maps)
+    found = check(splits_to_check(alone)["train"], semantic="folder")
     assert found.fatal() == {"bad_image": 2, "missing_map": 1}
     shutil.rmtree(tmp_path / "train")
     (tmp_path / "train").mkdir()
@@ -241,9 +239,9 @@ def test_labels_are_the_same_without_instances(config, mask_frame):
                 np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_labels_of_2017_need_their_folder():
+def test_labels_of_2017_need_their_folder(tmp_path):
     with pytest.raises(ValueError, match=r'semantic="folder" with name="2017" needs semantic_root'):
-        DataConfig(name="2017", semantic="folder")
+        open_dataset(DataConfig(name="2017", semantic="folder", cache_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=r"semantic_ignore is 256: wanted a value of 8 bits"):
         DataConfig(semantic_ignore=256)
 
