@@ -5,11 +5,10 @@ shifts; this one keeps the image bytes as they are, areas and boxes as the file'
 masks as RLE text. Examples stand in the order of their image ids, and beside the records lies a
 small index (sizes, counts), so that batches are planned without reading images.
 
-Processes that prepare one dataset at once wait for each other with `fcntl`: POSIX systems only.
+Processes that prepare one dataset at once wait for each other.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -26,6 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from segjax._files import locked, written_whole
 from segjax.data import rle as rle_lib
 from segjax.data.coco import (
     Category,
@@ -221,7 +221,7 @@ def prepare(config: DataConfig) -> Prepared:
     cache = Path(config.cache_dir).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
     home = cache / f"{config.name}-{cache_key(config, open_source(config), VERSION)}"
-    with _locked(cache / f"{home.name}.lock"):
+    with locked(cache / f"{home.name}.lock"):
         if not (home / META).exists():
             _build(config, cache, home)
     return load_prepared(home)
@@ -268,9 +268,8 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
         "fingerprint": _fingerprint(builder),
         "labels": _labels_facts(builder.labels),
     }
-    partial = home / f"{META}.new"
-    partial.write_text(json.dumps(meta))
-    partial.replace(home / META)
+    with written_whole(home / META) as partial:
+        partial.write_text(json.dumps(meta))
 
 
 def _labels_facts(labels: Labels) -> dict[str, Any]:
@@ -334,11 +333,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process of a machine build while the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

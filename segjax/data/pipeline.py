@@ -11,21 +11,19 @@ from segjax.data.build import open_records
 from segjax.data.canvas import Canvas, assign_canvases
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
-from segjax.data.images import IGNORE
 from segjax.data.plan import EvalPlan, PlannedBatch, TrainPlan, group_by_canvas
 from segjax.data.prepared import INDEX_COLUMNS, PreparedSplit
-from segjax.data.rows import Record, Row, make_row
+from segjax.data.rows import HostBatch, Record, empty_batch, fill, make_row
 
 __all__ = [
     "BatchIterator",
     "Dataset",
     "HostBatch",
+    "empty_batch",
     "eval_iterator",
     "open_dataset",
     "train_iterator",
 ]
-
-HostBatch = dict[str, np.ndarray]
 
 
 class BatchIterator:
@@ -217,7 +215,7 @@ class _Loader:
             if row >= 0:
                 rng = None if self.draws is None else self.draws.rng(int(draw))
                 made = make_row(self._records[int(row)], rng, self.config, self._another)
-                _fill(batch, place, made, self.config)
+                fill(batch, place, made, self.config)
         if self.label_table is not None and "gt_semantic" in batch:
             batch["gt_semantic"] = self.label_table[batch["gt_semantic"]]
         return batch
@@ -282,70 +280,6 @@ def _mark_flags_parsed() -> None:
 
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-
-
-def empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
-    """A batch of filling rows: what `train_iterator` and `eval_iterator` write examples into.
-
-    Args:
-      rows: images.
-      canvas: (height, width) of the padded images.
-      config: which labels there are, and their sizes.
-    """
-    # Without instances one empty row is left, as no axis of a batch is empty.
-    count = config.max_instances if config.instances else 1
-    masks = config.masks and config.instances
-    raster = (config.mask_size, config.mask_size) if masks else (1, 1)
-    if masks and config.mask_frame == "image":
-        raster = canvas
-    return {
-        "images": np.zeros((rows, *canvas, 3), np.uint8),
-        # Filling rows count as whole canvases, so that nothing divides by an empty image.
-        "image_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
-        "gt_boxes": np.zeros((rows, count, 4), np.float32),
-        "gt_classes": np.zeros((rows, count), np.int32),
-        "gt_valid": np.zeros((rows, count), bool),
-        "gt_is_crowd": np.zeros((rows, count), bool),
-        "gt_masks": np.zeros((rows, count, *raster), np.uint8),
-        "gt_mask_frames": np.zeros((rows, count, 4), np.float32),
-        **_empty_labels(rows, canvas, config),
-        "image_ids": np.full(rows, -1, np.int64),
-        "original_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
-        "example_valid": np.zeros(rows, bool),
-        "truncated": np.zeros(rows, np.int32),
-        "dropped_degenerate": np.zeros(rows, np.int32),
-    }
-
-
-def _empty_labels(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
-    if config.semantic == "none":
-        return {}
-    return {"gt_semantic": np.full((rows, *canvas), IGNORE, np.uint8)}
-
-
-def _fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
-    """Writes a row into place `place` of a batch."""
-    height, width = row.image.shape[:2]
-    count = len(row.classes)
-    batch["images"][place, :height, :width] = row.image
-    batch["image_sizes"][place] = height, width
-    batch["gt_boxes"][place, :count] = row.boxes
-    batch["gt_classes"][place, :count] = row.classes
-    batch["gt_valid"][place, :count] = True
-    batch["gt_is_crowd"][place, :count] = row.is_crowd
-    frames, masks = batch["gt_mask_frames"], batch["gt_masks"]
-    mask_height, mask_width = row.masks.shape[1:]
-    masks[place, :count, :mask_height, :mask_width] = row.masks
-    frames[place, :count] = row.boxes
-    if config.masks and config.mask_frame == "image":
-        frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
-    if row.semantic is not None:
-        batch["gt_semantic"][place, :height, :width] = row.semantic
-    batch["image_ids"][place] = row.image_id
-    batch["original_sizes"][place] = row.original_size
-    batch["example_valid"][place] = True
-    batch["truncated"][place] = row.truncated
-    batch["dropped_degenerate"][place] = row.degenerate
 
 
 def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, " n"]:

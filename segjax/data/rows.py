@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from segjax.data import rle as rle_lib
 from segjax.data.config import DataConfig
 from segjax.data.example import Example, Objects, read_example
+from segjax.data.images import IGNORE
 from segjax.data.protocols import Mix, Transform
 
 Record = dict[str, Any]
+HostBatch = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +120,77 @@ def cap_objects(objects: Objects, limit: int) -> tuple[Objects, int]:
         return objects, 0
     rank = np.lexsort((np.arange(count), -objects.areas, objects.is_crowd))
     return objects.take(np.sort(rank[:limit])), count - limit
+
+
+def empty_batch(rows: int, canvas: tuple[int, int], config: DataConfig) -> HostBatch:
+    """A batch of filling rows: what `train_iterator` and `eval_iterator` write examples into.
+
+    Args:
+      rows: images.
+      canvas: (height, width) of the padded images.
+      config: which labels there are, and their sizes.
+    """
+    # Without instances one empty row is left, as no axis of a batch is empty.
+    count = config.max_instances if config.instances else 1
+    masks = config.masks and config.instances
+    raster = (config.mask_size, config.mask_size) if masks else (1, 1)
+    if masks and config.mask_frame == "image":
+        raster = canvas
+    return {
+        "images": np.zeros((rows, *canvas, 3), np.uint8),
+        # Filling rows count as whole canvases, so that nothing divides by an empty image.
+        "image_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
+        "gt_boxes": np.zeros((rows, count, 4), np.float32),
+        "gt_classes": np.zeros((rows, count), np.int32),
+        "gt_valid": np.zeros((rows, count), bool),
+        "gt_is_crowd": np.zeros((rows, count), bool),
+        "gt_masks": np.zeros((rows, count, *raster), np.uint8),
+        "gt_mask_frames": np.zeros((rows, count, 4), np.float32),
+        **_empty_labels(rows, canvas, config),
+        "image_ids": np.full(rows, -1, np.int64),
+        "original_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
+        "example_valid": np.zeros(rows, bool),
+        "truncated": np.zeros(rows, np.int32),
+        "dropped_degenerate": np.zeros(rows, np.int32),
+    }
+
+
+def _empty_labels(rows: int, canvas: tuple[int, int], config: DataConfig) -> HostBatch:
+    if config.semantic == "none":
+        return {}
+    return {"gt_semantic": np.full((rows, *canvas), IGNORE, np.uint8)}
+
+
+def fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
+    """Writes a row into a batch.
+
+    Args:
+      batch: what `empty_batch` returned.
+      place: which image of the batch.
+      row: the image, at most as large as the canvas.
+      config: which labels there are, and their sizes.
+    """
+    height, width = row.image.shape[:2]
+    count = len(row.classes)
+    batch["images"][place, :height, :width] = row.image
+    batch["image_sizes"][place] = height, width
+    batch["gt_boxes"][place, :count] = row.boxes
+    batch["gt_classes"][place, :count] = row.classes
+    batch["gt_valid"][place, :count] = True
+    batch["gt_is_crowd"][place, :count] = row.is_crowd
+    frames, masks = batch["gt_mask_frames"], batch["gt_masks"]
+    mask_height, mask_width = row.masks.shape[1:]
+    masks[place, :count, :mask_height, :mask_width] = row.masks
+    frames[place, :count] = row.boxes
+    if config.masks and config.mask_frame == "image":
+        frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
+    if row.semantic is not None:
+        batch["gt_semantic"][place, :height, :width] = row.semantic
+    batch["image_ids"][place] = row.image_id
+    batch["original_sizes"][place] = row.original_size
+    batch["example_valid"][place] = True
+    batch["truncated"][place] = row.truncated
+    batch["dropped_degenerate"][place] = row.degenerate
 
 
 def _row(example: Example, config: DataConfig) -> Row:

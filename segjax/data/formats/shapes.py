@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from segjax._files import locked
 from segjax.data.config import DataConfig
 from segjax.data.formats.coco_folder import CocoFolder
 from segjax.data.protocols import Split, Workspace
@@ -31,10 +32,16 @@ class Shapes:
 
     def fingerprint(self) -> str:
         """Hashes the files, which are drawn first."""
-        generate(self.made, self.folder.root)
+        self._draw()
         return self.folder.fingerprint()
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
         """Finds the splits, which are drawn first."""
-        generate(self.made, self.folder.root)
+        self._draw()
         return self.folder.splits(workspace)
+
+    def _draw(self) -> None:
+        root = Path(self.folder.root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with locked(root.with_name(f"{root.name}.lock")):
+            generate(self.made, root)
