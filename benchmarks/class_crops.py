@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from segjax.data import coco, rle
-from segjax.data.creatures import Creatures
 from segjax.data.images import decode_image
+from segjax.figure_ground.creatures import Creatures
 
 # Random places tried in an image for a crop without the class.
 TRIES = 40

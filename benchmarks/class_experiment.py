@@ -32,9 +32,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import class_crops, machine
-from segjax.data.creatures import Creatures, CreaturesConfig, generate
 from segjax.figure_ground.bottom_up import bottom_up
 from segjax.figure_ground.combined import combine
+from segjax.figure_ground.creatures import Creatures, CreaturesConfig, generate
 from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_labels import otsu_threshold
 from segjax.figure_ground.fragments_learn import learn_fragments

@@ -22,7 +22,8 @@ from jaxtyping import Bool, Int, UInt8
 
 from benchmarks import machine
 from benchmarks.figure_ground_metrics import best_overlaps, boundary, match, ods_and_ois
-from segjax.data import creatures, shapes
+from segjax.data import shapes
+from segjax.figure_ground import creatures
 from segjax.figure_ground.bottom_up import BottomUp, bottom_up
 from segjax.figure_ground.bottom_up_seeds import Aggregation
 

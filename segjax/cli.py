@@ -150,12 +150,15 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", metavar="PATH", required=True, help="a folder; for --to, a file")
     convert.set_defaults(command=_convert)
 
-    check = commands.add_parser("check-data", help="list the defects of a COCO-format folder")
+    check = commands.add_parser("check-data", help="list the defects of a dataset")
     check.add_argument("root", metavar="FOLDER")
+    check.add_argument(
+        "--format", metavar="NAME", default="folder", help="as --data.name; default: folder"
+    )
     check.add_argument("--no-decode", action="store_true", help="do not decode images and maps")
     check.add_argument(
         "--semantic",
-        choices=("none", "stuffthingmaps", "panoptic", "folder", "instances"),
+        metavar="NAME",
         default="none",
         help="also check these semantic labels, as --data.semantic takes them",
     )
@@ -366,27 +369,29 @@ def _convert(known: argparse.Namespace, _: list[str]) -> int:
 
 
 def _check_data(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.data.check import check
-    from segjax.data.sources import folder_sources
+    from segjax.data.check import check, splits_to_check
+    from segjax.data.config import DataConfig
+    from segjax.data.labels import LABELS
 
-    fatal = False
-    # Plain label PNGs can be all that there is to learn from.
-    sources = folder_sources(
-        known.root,
-        known.semantic,
-        known.semantic_root,
-        need_annotations=known.semantic != "folder",
+    semantic = known.semantic
+    config = DataConfig(
+        root=known.root,
+        name=known.format,
+        semantic=semantic,
+        semantic_root=known.semantic_root,
+        semantic_ignore=known.semantic_ignore,
+        # Plain label PNGs can be all that there is to learn from.
+        instances=semantic == "none" or LABELS[semantic].needs_objects,
     )
-    for name, files in sources.items():
+    fatal = False
+    for name, split in splits_to_check(config).items():
         problems = check(
-            files.annotations,
-            files.images,
+            split,
             decode=not known.no_decode,
-            semantic=known.semantic,
-            maps=files.maps,
+            semantic=semantic,
             ignore=known.semantic_ignore,
         )
-        print(f"{name}: {files.annotations or 'images without annotations'}")
+        print(f"{name}: {', '.join(map(str, split.files)) or 'images without annotations'}")
         print("\n".join(problems.lines()) or "no defects")
         fatal |= bool(problems.fatal())
     return 1 if fatal else 0

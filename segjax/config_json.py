@@ -24,7 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 # Of these a config may name classes alone: their functions read, write or execute files.
-SETTINGS = ("segjax.config", "segjax.data.config", "segjax.data.shapes", "segjax.optim")
+SETTINGS = (
+    "segjax.config",
+    "segjax.data.config",
+    "segjax.data.shapes",
+    "segjax.data.transforms",
+    "segjax.optim",
+)
 # Packages whose classes and functions a config may name: parts of models and layers.
 TRUSTED = (
     *SETTINGS,

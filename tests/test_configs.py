@@ -14,9 +14,9 @@ import pytest
 
 from segjax.config import load_config
 from segjax.config_json import from_json, to_json
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
-from segjax.data.stuff_names import STUFF_NAMES
 from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rcnn
 from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.models.variables import init_variables

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segjax.data import rle
+from segjax.data.canvas import fit
 from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.models.parts.rpn import RPN
@@ -99,7 +100,8 @@ def test_the_function_equals_the_class(predictor):
 def test_few_canvases_for_many_sizes(resize, size, canvas):
     data = DataConfig(short_side=(83,), long_side=140, resize=resize, size=(100, 100))
     model = fakes.OracleModel()
-    padded, inside = Predictor(model, {}, data=data)._prepare(np.full((*size, 3), 9, np.uint8))
+    divisor = Predictor(model, {}, data=data)._divisor
+    padded, inside = fit(np.full((*size, 3), 9, np.uint8), data, divisor)
     assert padded.shape == (*canvas, 3)
     assert (padded[: inside[0], : inside[1]] == 9).all()
     assert not padded[inside[0] :].any()
@@ -113,9 +115,12 @@ def test_padding_is_torchvisions_where_anchors_depend_on_it(from_shape, canvases
     model = fakes.OracleModel(rpn=RPN(stride_from_shape=from_shape))
     predictor = Predictor(model, {}, data=DataConfig(resize="none"))
     sizes = [(60, 90), (83, 140), (96, 96)]
-    assert [predictor._canvas(size) for size in sizes] == canvases
+    made = [
+        fit(np.zeros((*size, 3), np.uint8), predictor.data, predictor._divisor)[0] for size in sizes
+    ]
+    assert [padded.shape[:2] for padded in made] == canvases
     # Then the stride of the coarsest anchors is that of torchvision's padded image.
-    padded, _ = predictor._prepare(np.zeros((60, 90, 3), np.uint8))
+    padded = made[0]
     cells = (-(-canvases[0][0] // 64), -(-canvases[0][1] // 64))
     strides = level_stride(padded.shape[:2], cells, 64, from_shape)
     assert tuple(strides) == ((64, 48) if from_shape else (64, 64))
@@ -123,10 +128,15 @@ def test_padding_is_torchvisions_where_anchors_depend_on_it(from_shape, canvases
 
 def test_buckets_are_used_where_the_image_fits():
     data = DataConfig(short_side=(83,), long_side=140, buckets=((96, 160), (160, 96)))
-    predictor = Predictor(fakes.OracleModel(), {}, data=data)
-    assert predictor._canvas((83, 125)) == (96, 160)
-    assert predictor._canvas((83, 83)) == (96, 160)
-    assert predictor._canvas((83, 170)) == (128, 256)
+    data = dataclasses.replace(data, resize="none")
+    divisor = Predictor(fakes.OracleModel(), {}, data=data)._divisor
+    for size, canvas in (
+        ((83, 125), (96, 160)),
+        ((83, 83), (96, 160)),
+        ((83, 170), (128, 256)),
+    ):
+        padded, inside = fit(np.zeros((*size, 3), np.uint8), data, divisor)
+        assert (padded.shape[:2], inside) == (canvas, size)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (5, 5, 2), (5,)])

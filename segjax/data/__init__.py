@@ -1,4 +1,4 @@
-"""Datasets in COCO format, from files to padded batches of numpy arrays.
+"""Datasets, from files to padded batches of numpy arrays.
 
 Neither JAX nor Flax is imported here, so that worker processes start quickly.
 """

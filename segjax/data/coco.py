@@ -45,7 +45,9 @@ class Annotation:
       bbox: `(x, y, width, height)` in pixels, as in the file.
       area: pixels, as in the file.
       is_crowd: True for a region of many objects.
-      counts: compressed RLE of the mask over the whole image, or "" if there is none.
+      counts: canonical compressed RLE of the mask over the whole image; `rle.empty_counts` where
+        the segmentation covers no pixel, which evaluation counts as an object that nothing can
+        match, as pycocotools does; "" if there is no segmentation.
     """
 
     id: int
@@ -253,7 +255,7 @@ class _Reader:
     def _mask_facts(
         self, entry: dict[str, Any], height: int, width: int, where: str
     ) -> tuple[str, tuple[int, int, int, int] | None, int | None]:
-        """Gives a mask's counts, its box and its area; "" and None where there is no mask."""
+        """Returns a mask's counts, and its box and its area, or None for a mask of no pixel."""
         crowd = bool(entry.get("iscrowd", 0))
         counts = self._mask(entry.get("segmentation"), height, width, crowd, where)
         if not counts:
@@ -262,7 +264,7 @@ class _Reader:
         pixels, outline = rle_lib.measure(mask)
         if not pixels:
             self.problems.add("empty_mask", where)
-            return "", None, None
+            return counts, None, None
         return counts, outline, pixels
 
     def _refuse(self, name: str, where: str) -> None:

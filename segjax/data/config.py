@@ -3,9 +3,19 @@
 import dataclasses
 from typing import Literal
 
+from segjax.data.labels import LABELS
+from segjax.data.protocols import Mix, Transform
 from segjax.data.shapes import ShapesConfig
+from segjax.data.transforms import (
+    Fit,
+    Flip,
+    Interpolation,
+    NoResize,
+    Rounding,
+    ShortSide,
+    Stretch,
+)
 
-Semantic = Literal["none", "stuffthingmaps", "panoptic", "folder", "instances"]
 MergeThings = Literal["no", "first", "last"]
 _SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor")
 
@@ -18,18 +28,13 @@ class DataConfig:
       root: folder in COCO format: `train/`, `val/` and `annotations/instances_{train,val}.json`;
         COCO's own names (`train2017/`, `instances_train2017.json`) are found too. Not used by
         `name="2017"`; where `name="shapes"` writes its images, if not empty.
-      name: "folder" reads `root`; "2017" downloads COCO 2017; "shapes" makes pictures of shapes.
+      name: format of the data, a row of `segjax.data.formats.FORMATS`: "folder" reads `root`;
+        "2017" downloads COCO 2017; "shapes" makes pictures of shapes.
       shapes: what "shapes" makes.
       cache_dir: where prepared datasets, downloads and made pictures are kept.
       base_url: where "2017" finds `zips/` and `annotations/`.
-      semantic: semantic labels of training: "none"; "stuffthingmaps", COCO-stuff's PNGs, in
-        `stuffthingmaps/train/` or `train2017/` below `root`; "panoptic", from COCO's
-        `annotations/panoptic_train.json` (or `panoptic_train2017.json`) and the PNGs in the folder
-        of that name, below `root` or `annotations/`; "folder", plain label PNGs (one channel, the
-        numbers being classes) named as the images, in `labels/train/` below `root`, with the names
-        of the classes in `labels/classes.txt`, one a line: without it they are "0", "1", ... up to
-        the largest label in use; "instances", from the masks alone, all else being one more class.
-        `name="2017"` downloads what it needs, but for "folder".
+      semantic: semantic labels to train on, "none" or a row of `segjax.data.labels.LABELS`:
+        "stuffthingmaps", "panoptic", "folder" or "instances"; docs/data.md has a table of them.
       semantic_root: folder with the maps ("stuffthingmaps" and "folder": `train/`; "panoptic": the
         json and its folder) where they do not lie below `root`.
       semantic_ignore: the number in the PNGs of "folder" that counts for nothing, beside 255.
@@ -71,14 +76,18 @@ class DataConfig:
       num_workers: worker processes; 0 loads in threads, which is faster on few cores.
       prefetch: batches prepared ahead, for each worker.
       seed: of shuffling and augmentation.
+      transforms: what happens to an image, in order, in place of what `resize`, `short_side`,
+        `eval_short_side`, `long_side`, `size`, `size_rounding`, `interpolation` and `flip` say:
+        values of `segjax.data.transforms`, or others that follow `segjax.data.protocols`. Only
+        Python can set it; None makes them of those fields, see `steps`.
     """
 
     root: str = ""
-    name: Literal["folder", "2017", "shapes"] = "folder"
+    name: str = "folder"
     shapes: ShapesConfig | None = None
     cache_dir: str = "~/.cache/segjax"
     base_url: str = "http://images.cocodataset.org"
-    semantic: Semantic = "none"
+    semantic: str = "none"
     semantic_root: str = ""
     semantic_ignore: int = 255
     merge_things: MergeThings = "no"
@@ -91,8 +100,8 @@ class DataConfig:
     eval_short_side: int | None = None
     long_side: int = 1333
     size: tuple[int, int] | None = None
-    size_rounding: Literal["nearest", "floor"] = "nearest"
-    interpolation: Literal["cv2", "pil"] = "cv2"
+    size_rounding: Rounding = "nearest"
+    interpolation: Interpolation = "cv2"
     flip: bool = True
     buckets: tuple[tuple[int, int], ...] | None = None
     size_divisor: int = 32
@@ -106,6 +115,43 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     seed: int = 0
+    transforms: tuple[Transform | Mix, ...] | None = None
+
+    def steps(self) -> tuple[Transform | Mix, ...]:
+        """Returns `transforms`, or those that the short fields stand for: resizing, then flipping.
+
+        Without a generator, as in evaluation and prediction, the same steps only resize.
+        """
+        if self.transforms is not None:
+            return self.transforms
+        return (self._resizing(), *((Flip(),) if self.flip else ()))
+
+    def _resizing(self) -> Transform:
+        if self.resize == "none":
+            return NoResize()
+        if self.resize == "shortest_edge":
+            return ShortSide(
+                self.short_side,
+                self.long_side,
+                self.eval_short_side,
+                self.size_rounding,
+                self.interpolation,
+            )
+        assert self.size is not None
+        if self.resize == "stretch":
+            return Stretch(self.size, self.interpolation)
+        return Fit(self.size, self.size_rounding, self.interpolation)
+
+    def _check_names(self) -> None:
+        """Compares the names of format and labels with the tables, which others can extend."""
+        from segjax.data.formats import FORMATS  # whose rows read configs
+
+        for field, known in (("name", FORMATS), ("semantic", {"none": None, **LABELS})):
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(
+                    f'{field} is "{value}": wanted one of {", ".join(map(repr, known))}'
+                )
 
     def __post_init__(self) -> None:
         for name in (*_SIZES, "max_instances", "mask_size", "prefetch"):
@@ -115,17 +161,15 @@ class DataConfig:
             raise ValueError(
                 f"semantic_ignore is {self.semantic_ignore}: wanted a value of 8 bits, 0..255"
             )
-        if self.merge_things != "no" and self.semantic == "folder":
-            raise ValueError(
-                f'merge_things="{self.merge_things}" needs to know which classes are things, which '
-                "plain label PNGs do not say: write PNGs whose things are merged, or take "
-                'semantic="panoptic"'
-            )
-        if self.semantic == "folder" and self.name == "2017" and not self.semantic_root:
-            raise ValueError(
-                'semantic="folder" with name="2017" needs semantic_root: the folder that holds '
-                "train/ and val/ of the labels"
-            )
+        self._check_names()
+        if self.semantic != "none" and self.merge_things != "no":
+            labels = LABELS[self.semantic]
+            if not labels.knows_things:
+                raise ValueError(
+                    f'merge_things="{self.merge_things}" needs to know which classes are things, '
+                    f"which {labels.title} do not say: write labels whose things are merged, or "
+                    'take semantic="panoptic"'
+                )
         if not self.short_side or min(self.short_side) < 1:
             raise ValueError(f"short_side is {self.short_side}: wanted positive pixels")
         if self.resize in ("fit", "stretch") and self.size is None:

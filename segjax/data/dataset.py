@@ -2,19 +2,25 @@
 
 import dataclasses
 import functools
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from segjax.data import shapes
-from segjax.data.buckets import Canvas, derive_canvases
-from segjax.data.config import DataConfig, MergeThings, Semantic
+from segjax.data.build import prepare
+from segjax.data.canvas import Canvas, derive_canvases
+from segjax.data.config import DataConfig, MergeThings
+from segjax.data.labels import LABELS
 from segjax.data.prepared import PreparedSplit
 from segjax.data.segments import PanopticCategory
-from segjax.data.tfds_builder import prepare
 from segjax.data.things import merge_things
-from segjax.data.truth import PanopticTruth, Truth, panoptic_of, semantic_of
+from segjax.data.truth import (
+    InstanceTruth,
+    PanopticTruth,
+    Truth,
+    objects_of,
+    panoptic_of,
+    semantic_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     splits: dict[str, PreparedSplit]
     fingerprint: str
-    semantic: Semantic = "none"
+    semantic: str = "none"
     semantic_names: tuple[str, ...] = ()
     merge_things: MergeThings = "no"
     label_table: UInt8[np.ndarray, "256"] = dataclasses.field(
@@ -56,19 +62,27 @@ class Dataset:
             raise KeyError(f'no split "{name}": the dataset has {sorted(self.splits)}')
         return self.splits[name]
 
-    def annotations(self, split: str) -> str:
-        """Returns the path of a split's `instances_*.json`, for pycocotools.
+    def instances(self, split: str) -> InstanceTruth:
+        """Returns the objects of a split as annotated, to be read image by image.
+
+        Args:
+          split: "val", or "train".
+
+        Returns:
+          The objects by image id, in the order of the records, and the categories.
 
         Raises:
-          ValueError: if there is none.
+          KeyError: if there is no such split.
+          ValueError: if the split has images and labels alone.
         """
-        path = self.split(split).annotations
-        if not path:
+        found = self.split(split)
+        if not found.annotated:
             raise ValueError(
-                f'the split "{split}" has images and labels, but no instances_{split}.json: '
-                "instances cannot be evaluated"
+                f'the split "{split}" has images and labels, but no annotated objects '
+                f"(instances_{split}.json in a COCO folder): instances cannot be evaluated"
             )
-        return path
+        names = dict(zip(self.category_ids, self.class_names, strict=True))
+        return InstanceTruth(Truth(found, objects_of), names)
 
     def panoptic(self, split: str) -> Truth[PanopticTruth]:
         """Returns the panoptic annotation of a split, to be read image by image.
@@ -84,7 +98,7 @@ class Dataset:
           KeyError: if there is no such split.
           ValueError: if the dataset was opened without panoptic annotation.
         """
-        if self.semantic != "panoptic":
+        if self.semantic == "none" or not LABELS[self.semantic].has_segments:
             raise ValueError(
                 f'the dataset was opened with semantic="{self.semantic}", which has no panoptic '
                 'segments: open it with semantic="panoptic"'
@@ -129,9 +143,9 @@ def open_dataset(config: DataConfig) -> Dataset:
 
     Raises:
       CocoError: if annotations, images or label maps cannot be used.
-      ValueError: if the config names no data.
+      ValueError: if the config lacks a field that its format needs.
     """
-    prepared = prepare(config, _root(config))
+    prepared = prepare(config)
     how: MergeThings = "no" if config.semantic == "none" else config.merge_things
     names, table = merge_things(prepared.semantic_names, prepared.semantic_things, how)
     return Dataset(
@@ -150,17 +164,3 @@ def open_dataset(config: DataConfig) -> Dataset:
 def image_sizes(index: Int64[np.ndarray, "n 6"]) -> Int64[np.ndarray, "n 2"]:
     """Takes (height, width) out of a split's index."""
     return index[:, 1:3]
-
-
-def _root(config: DataConfig) -> str:
-    """Returns the folder to read, drawing the shapes into it first if they are wanted."""
-    if config.name == "2017":
-        return ""
-    if config.name == "folder":
-        if not config.root:
-            raise ValueError('name="folder" needs root: the path of a folder in COCO format')
-        return config.root
-    made = config.shapes or shapes.ShapesConfig()
-    root = Path(config.root or f"{config.cache_dir}/shapes-{made.fingerprint()}").expanduser()
-    shapes.generate(made, root)
-    return str(root)

@@ -1,72 +1,86 @@
 """Hashes of files: what a prepared dataset depends on."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from segjax.data.coco import CocoError
 from segjax.data.config import DataConfig
-from segjax.data.layout import find_maps, find_splits
-from segjax.data.semantic import LABELS_VERSION
+from segjax.data.labels import LABELS_VERSION, LabelFiles, find_labels
+from segjax.data.layout import ALIASES
+from segjax.data.protocols import Source, Split
+from segjax.data.store import FolderStore, ImageStore
 
 
-def cache_key(config: DataConfig, root: str, version: str) -> str:
-    """Hashes annotations by content, images by place, size and time: unread, as they are many.
+def cache_key(config: DataConfig, source: Source, version: str) -> str:
+    """Hashes what a prepared dataset is made from.
 
     Args:
-      config: `name`, `base_url`, `on_bad_image`, `semantic`, `semantic_root`, `semantic_ignore` and
-        `instances` are used.
-      root: the folder in COCO format; "" for COCO's archives.
-      version: of the files to build.
+      config: `name`, `on_bad_image`, `semantic`, `semantic_root` and `semantic_ignore` are used.
+      source: the data that the config names.
+      version: version of the files to build.
 
     Returns:
       16 hexadecimal digits.
     """
     digest = hashlib.blake2b(version.encode(), digest_size=8)
-    digest.update(f"{config.name} {config.on_bad_image}".encode())
-    alone = labels_alone(config)
-    splits = find_splits(root, need_annotations=not alone) if root else {}
-    if not root:
-        digest.update(config.base_url.encode())
-    for name, found in splits.items():
-        digest.update(f"{name} {found.annotations}".encode())
-        if found.annotations is not None:
-            add_file(digest, found.annotations)
-        _add_listing(digest, found.images)
-    if config.semantic != "none":  # whose key stays what it was before there were labels
-        digest.update(f"semantic {config.semantic} {LABELS_VERSION}".encode())
-        if config.semantic == "folder":
-            digest.update(f" {config.semantic_ignore}".encode())
-        if root or config.semantic_root:
-            _add_maps(digest, config, root, tuple(splits) or ("train", "val"))
+    digest.update(f"{config.name} {config.on_bad_image} {source.fingerprint()}".encode())
+    if config.semantic != "none":
+        digest.update(f"{config.semantic} {LABELS_VERSION} {config.semantic_ignore}".encode())
+    if config.semantic_root:
+        for split in ALIASES:
+            # What is missing is reported when the dataset is built, which knows its splits.
+            with contextlib.suppress(CocoError):
+                _add_labels(
+                    digest, find_labels(config.semantic, config.semantic_root, split, apart=True)
+                )
     return digest.hexdigest()
 
 
-def _add_maps(digest: Any, config: DataConfig, root: str, splits: tuple[str, ...]) -> None:
-    for split in splits:
-        maps = find_maps(config.semantic, root, config.semantic_root, split)
-        if maps is not None:
-            for path in (maps.annotations, maps.classes):
-                if path is not None:
-                    add_file(digest, path)
-            _add_listing(digest, maps.folder)
+def hash_splits(splits: Mapping[str, Split]) -> str:
+    """Hashes annotation files by content, images and labels by place, size and time.
+
+    Images are not read, as they are many.
+
+    Args:
+      splits: splits whose images and labels lie in folders.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name, split in splits.items():
+        digest.update(name.encode())
+        for path in split.files:
+            digest.update(str(path).encode())
+            _add_file(digest, path)
+        _add_listing(digest, split.images)
+        _add_labels(digest, split.labels)
+    return digest.hexdigest()
 
 
-def labels_alone(config: DataConfig) -> bool:
-    """Says whether images need no annotation file, since only plain labels are learned from."""
-    return config.semantic == "folder" and not config.instances
+def _add_labels(digest: Any, labels: LabelFiles | None) -> None:
+    if labels is not None:
+        for path in (labels.annotations, labels.names):
+            if path is not None:
+                _add_file(digest, path)
+        _add_listing(digest, labels.store)
 
 
-def add_file(digest: Any, path: Path) -> None:
-    """Adds the content of a file to a hash of `hashlib`."""
+def _add_file(digest: Any, path: Path) -> None:
+    """Adds the content of a file."""
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
 
 
-def _add_listing(digest: Any, folder: Path) -> None:
-    for path, size, time in sorted(_list_files(folder)):
+def _add_listing(digest: Any, store: ImageStore) -> None:
+    """Adds place, size and time of every file of a folder."""
+    assert isinstance(store, FolderStore), f"{store} is not a folder, and not hashed by this"
+    for path, size, time in sorted(_list_files(store.root)):
         digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
 
 

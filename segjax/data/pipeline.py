@@ -7,31 +7,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from segjax.data.buckets import (
-    Canvas,
-    EvalPlan,
-    PlannedBatch,
-    TrainPlan,
-    assign_canvases,
-    group_by_canvas,
-)
+from segjax.data.build import open_records
+from segjax.data.canvas import Canvas, assign_canvases
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
-from segjax.data.images import IGNORE
+from segjax.data.plan import EvalPlan, PlannedBatch, TrainPlan, group_by_canvas
 from segjax.data.prepared import INDEX_COLUMNS, PreparedSplit
-from segjax.data.tfds_builder import open_records
-from segjax.data.transforms import Example, make_example
+from segjax.data.rows import HostBatch, Record, empty_batch, fill, make_row
 
 __all__ = [
     "BatchIterator",
     "Dataset",
     "HostBatch",
+    "empty_batch",
     "eval_iterator",
     "open_dataset",
     "train_iterator",
 ]
-
-HostBatch = dict[str, np.ndarray]
 
 
 class BatchIterator:
@@ -140,7 +132,7 @@ def train_iterator(
     """
     split = dataset.split("train")
     if not len(split.index):
-        raise ValueError(f"{split.annotations or split.folder} has no image to train on")
+        raise ValueError(f'the split "{split.name}" has no image to train on')
     _check_labels(dataset, config)
     _check_caps(split, config)
     positions = _trained_on(split, config)
@@ -148,7 +140,7 @@ def train_iterator(
     groups = _groups(split, positions, canvases, config)
     plan = TrainPlan(groups, config.batch_size, seed, process_index, process_count)
     table = None if config.merge_things == "no" else dataset.label_table
-    loader = _Loader(split, config, canvases, seed, table)
+    loader = _Loader(split, config, canvases, _Draws(seed, positions), table)
     identity = (
         f"dataset {dataset.fingerprint}, seed {seed}, batch size {config.batch_size}, "
         f"canvases {canvases}, filter_empty {config.filter_empty}"
@@ -173,8 +165,8 @@ def eval_iterator(
 ) -> BatchIterator:
     """Makes an iterator that gives each image of a split once, without augmentation.
 
-    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation reads the
-    annotation file itself.
+    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation scores
+    against `Dataset.instances`, which has them all.
 
     Args:
       dataset: from `open_dataset`.
@@ -205,10 +197,10 @@ class _Loader:
         split: PreparedSplit,
         config: DataConfig,
         canvases: tuple[Canvas, ...],
-        seed: int | None,
+        draws: "_Draws | None",
         label_table: UInt8[np.ndarray, "256"] | None = None,
     ) -> None:
-        self.split, self.config, self.canvases, self.seed = split, config, canvases, seed
+        self.split, self.config, self.canvases, self.draws = split, config, canvases, draws
         self.label_table = label_table
         self._records: Any = None
 
@@ -221,14 +213,34 @@ class _Loader:
         batch = empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
         for place, (row, draw) in enumerate(zip(plan.rows, plan.draws, strict=True)):
             if row >= 0:
-                rng = None
-                if self.seed is not None:
-                    rng = np.random.default_rng([self.seed, 2, int(draw)])
-                example = make_example(self._records[int(row)], rng, self.config)
-                _fill(batch, place, example, self.config)
+                rng = None if self.draws is None else self.draws.rng(int(draw))
+                made = make_row(self._records[int(row)], rng, self.config, self._another)
+                fill(batch, place, made, self.config)
         if self.label_table is not None and "gt_semantic" in batch:
             batch["gt_semantic"] = self.label_table[batch["gt_semantic"]]
         return batch
+
+    def _another(self, rng: np.random.Generator) -> Record:
+        """Draws a record to mix with."""
+        assert self.draws is not None
+        return self._records[int(rng.choice(self.draws.positions))]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+    """What training draws at random.
+
+    Attributes:
+      seed: seed of the run.
+      positions: images of the split that mixes draw from: those that are trained on.
+    """
+
+    seed: int
+    positions: Int64[np.ndarray, " n"]
+
+    def rng(self, draw: int) -> np.random.Generator:
+        """Returns the generator of one row, whose number is unique in the run."""
+        return np.random.default_rng([self.seed, 2, draw])
 
 
 def _start(plan: Any, loader: _Loader, config: DataConfig, first: int) -> Any:
@@ -270,70 +282,6 @@ def _mark_flags_parsed() -> None:
         flags.FLAGS.mark_as_parsed()
 
 
-def empty_batch(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
-    """A batch of filling rows: what `train_iterator` and `eval_iterator` write examples into.
-
-    Args:
-      rows: images.
-      canvas: (height, width) of the padded images.
-      config: which labels there are, and their sizes.
-    """
-    # Without instances one empty row is left, as no axis of a batch is empty.
-    count = config.max_instances if config.instances else 1
-    masks = config.masks and config.instances
-    raster = (config.mask_size, config.mask_size) if masks else (1, 1)
-    if masks and config.mask_frame == "image":
-        raster = canvas
-    return {
-        "images": np.zeros((rows, *canvas, 3), np.uint8),
-        # Filling rows count as whole canvases, so that nothing divides by an empty image.
-        "image_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
-        "gt_boxes": np.zeros((rows, count, 4), np.float32),
-        "gt_classes": np.zeros((rows, count), np.int32),
-        "gt_valid": np.zeros((rows, count), bool),
-        "gt_is_crowd": np.zeros((rows, count), bool),
-        "gt_masks": np.zeros((rows, count, *raster), np.uint8),
-        "gt_mask_frames": np.zeros((rows, count, 4), np.float32),
-        **_empty_labels(rows, canvas, config),
-        "image_ids": np.full(rows, -1, np.int64),
-        "original_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
-        "example_valid": np.zeros(rows, bool),
-        "truncated": np.zeros(rows, np.int32),
-        "dropped_degenerate": np.zeros(rows, np.int32),
-    }
-
-
-def _empty_labels(rows: int, canvas: Canvas, config: DataConfig) -> HostBatch:
-    if config.semantic == "none":
-        return {}
-    return {"gt_semantic": np.full((rows, *canvas), IGNORE, np.uint8)}
-
-
-def _fill(batch: HostBatch, place: int, example: Example, config: DataConfig) -> None:
-    """Writes an example into row `place`."""
-    height, width = example.image.shape[:2]
-    count = len(example.classes)
-    batch["images"][place, :height, :width] = example.image
-    batch["image_sizes"][place] = height, width
-    batch["gt_boxes"][place, :count] = example.boxes
-    batch["gt_classes"][place, :count] = example.classes
-    batch["gt_valid"][place, :count] = True
-    batch["gt_is_crowd"][place, :count] = example.is_crowd
-    frames, masks = batch["gt_mask_frames"], batch["gt_masks"]
-    mask_height, mask_width = example.masks.shape[1:]
-    masks[place, :count, :mask_height, :mask_width] = example.masks
-    frames[place, :count] = example.boxes
-    if config.masks and config.mask_frame == "image":
-        frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
-    if example.semantic is not None:
-        batch["gt_semantic"][place, :height, :width] = example.semantic
-    batch["image_ids"][place] = example.image_id
-    batch["original_sizes"][place] = example.original_size
-    batch["example_valid"][place] = True
-    batch["truncated"][place] = example.truncated
-    batch["dropped_degenerate"][place] = example.degenerate
-
-
 def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, " n"]:
     """Returns the positions of the images to train on.
 
@@ -346,7 +294,7 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
     counts = split.index[:, INDEX_COLUMNS.index(column)]
     if config.masks and not counts.any() and split.index[:, INDEX_COLUMNS.index("objects")].any():
         raise ValueError(
-            f"no object of {split.annotations} has a segmentation: train a model without mask "
+            f'no object of the split "{split.name}" has a segmentation: train a model without mask '
             "head, with masks=False"
         )
     positions = np.arange(len(counts), dtype=np.int64)

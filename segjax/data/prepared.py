@@ -26,7 +26,7 @@ class PreparedSplit:
       name: "train" or "val".
       folder: the TFDS dataset.
       index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
-      annotations: the `instances_*.json`, for pycocotools; "" if there is none.
+      annotated: whether objects were annotated; False for images with semantic labels alone.
       problems: what reading found, a line a kind.
       skipped: images left out because they could not be read.
     """
@@ -34,7 +34,7 @@ class PreparedSplit:
     name: str
     folder: str
     index: Int64[np.ndarray, "images 6"]
-    annotations: str
+    annotated: bool
     problems: tuple[str, ...]
     skipped: int
 
@@ -46,8 +46,8 @@ class Prepared:
     Attributes:
       categories: in the order of their ids.
       splits: by name.
-      fingerprint: hash of the annotation files, and of the images' names and contents; the same
-        wherever the files lie and whenever they were written.
+      fingerprint: hash of categories, annotations, labels, and the images' names and contents; the
+        same wherever the files lie and whenever they were written.
       semantic_names: classes of the semantic labels, by label; empty if there are none.
       semantic_things: whether each of these classes is a thing; empty where nobody knows.
       panoptic_categories: in the order of their ids; empty without panoptic annotation.
@@ -68,7 +68,7 @@ def save_index(folder: Path, name: str, rows: Sequence[tuple[int, ...]]) -> None
 
 
 def load_prepared(home: Path) -> Prepared:
-    """Reads what `segjax.data.tfds_builder.prepare` left in a folder."""
+    """Reads what `segjax.data.build.prepare` left in a folder."""
     meta = json.loads((home / META).read_text())
     folder = home / meta["folder"]
     splits = {
@@ -76,19 +76,18 @@ def load_prepared(home: Path) -> Prepared:
             name=name,
             folder=str(folder),
             index=np.load(folder / f"index_{name}.npy", allow_pickle=False),
-            annotations=path and str(folder / path),  # an absolute path stays as it is
+            annotated=annotated,
             problems=tuple(meta["problems"][name]),
             skipped=meta["skipped"][name],
         )
-        for name, path in meta["annotations"].items()
+        for name, annotated in meta["annotated"].items()
     }
-    # Datasets from before there were labels say nothing of them.
-    labels: dict[str, Any] = meta.get("labels", {})
+    labels: dict[str, Any] = meta["labels"]
     return Prepared(
         categories=tuple(Category(*entry) for entry in meta["categories"]),
         splits=splits,
         fingerprint=meta["fingerprint"],
-        semantic_names=tuple(labels.get("names", ())),
-        semantic_things=tuple(labels.get("is_thing", ())),
-        panoptic_categories=tuple(PanopticCategory(*c) for c in labels.get("categories", ())),
+        semantic_names=tuple(labels["names"]),
+        semantic_things=tuple(labels["is_thing"]),
+        panoptic_categories=tuple(PanopticCategory(*c) for c in labels["categories"]),
     )

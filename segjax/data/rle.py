@@ -136,6 +136,11 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
     return {"size": [height, width], "counts": string_from_counts(counts)}
 
 
+def empty_counts(height: int, width: int) -> str:
+    """Returns the canonical counts of a mask without a pixel, for comparing with others' counts."""
+    return string_from_counts(np.array([height * width]))
+
+
 def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
     """Decodes a mask of at most `MAX_MASK_PIXELS`.
 

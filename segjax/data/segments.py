@@ -6,6 +6,9 @@ segments says what the ids are (Kirillov et al., "Panoptic Segmentation", 1801.0
 
 import dataclasses
 
+import numpy as np
+from jaxtyping import Int32, UInt8
+
 # The id of pixels that belong to no segment, as in COCO's panoptic format.
 VOID = 0
 
@@ -38,3 +41,9 @@ class PanopticCategory:
     id: int
     name: str
     is_thing: bool
+
+
+def ids_of(colours: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
+    """Takes segment ids out of a panoptic PNG's colours: red holds the lowest byte."""
+    wide = colours.astype(np.int32)
+    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]

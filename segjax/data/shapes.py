@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
+from segjax._files import written_whole
 from segjax.data import rle as rle_lib
 from segjax.data.grounds import GROUND_IDS, GROUNDS, draw_grounds
 
@@ -102,7 +103,7 @@ def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
     _clear(folder)
     for split, count, stream in (("train", config.num_train, 0), ("val", config.num_val, 1)):
         _write_split(config, folder, split, count, stream)
-    _write_text(marker, json.dumps({"fingerprint": config.fingerprint()}))
+    _write_json(marker, json.dumps({"fingerprint": config.fingerprint()}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,14 +271,19 @@ def _write_split(config: ShapesConfig, root: Path, split: str, count: int, strea
             panoptic.append({"image_id": index + 1, "file_name": name, "segments_info": segments})
     categories = [{"id": i, "name": name} for i, name in zip(CATEGORY_IDS, CLASSES, strict=True)]
     text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    _write_text(root / "annotations" / f"instances_{split}.json", text)
+    _write_json(root / "annotations" / f"instances_{split}.json", text)
     if config.stuff_regions:
         categories = [category | {"isthing": 1} for category in categories] + [
             {"id": GROUND_IDS[i], "name": GROUNDS[i], "isthing": 0}
             for i in range(config.stuff_regions)
         ]
         text = json.dumps({"images": images, "annotations": panoptic, "categories": categories})
-        _write_text(root / "annotations" / f"panoptic_{split}.json", text)
+        _write_json(root / "annotations" / f"panoptic_{split}.json", text)
+
+
+def _write_json(path: Path, text: str) -> None:
+    with written_whole(path) as partial:
+        partial.write_text(text)
 
 
 def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -369,10 +375,3 @@ def _clear(folder: Path) -> None:
     for name in ("train", "val", "annotations", "panoptic_train", "panoptic_val"):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / _MARKER).unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes by renaming, so that a file is either whole or absent."""
-    partial = path.with_name(path.name + ".new")
-    partial.write_text(text)
-    partial.replace(path)

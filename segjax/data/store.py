@@ -1,6 +1,7 @@
 """Where image files lie: in a folder or in an archive, addressed by names from untrusted files."""
 
 import os
+import shutil
 import stat
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -134,3 +135,20 @@ class ZipStore:
     def where(self, name: str) -> str:
         """Returns the path of the archive and, after a colon, that inside it."""
         return f"{self._archive.filename}:{self.prefix}/{name}"
+
+
+def extract(archive: str | os.PathLike[str], member: str, target: Path) -> None:
+    """Copies a file out of a zip archive.
+
+    Args:
+      archive: path of the archive.
+      member: name of the file inside.
+      target: path of the copy; its folder is made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        zipfile.ZipFile(archive) as opened,
+        opened.open(member) as source,
+        target.open("wb") as copy,
+    ):
+        shutil.copyfileobj(source, copy)

@@ -1,104 +1,189 @@
-"""Geometry of one example: image, boxes, masks and labels moved together, on the host."""
+"""Transforms of an example as frozen values: resizing and flipping, on the host.
+
+`DataConfig.transforms` takes any tuple of them, and of others that follow
+`segjax.data.protocols.Transform`.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 
-from segjax.data import rle as rle_lib
-from segjax.data.config import DataConfig
-from segjax.data.images import decode_image, decode_labels
+from segjax.data.example import Example
+from segjax.data.protocols import Sizes
 
-
-@dataclasses.dataclass(frozen=True)
-class Objects:
-    """The objects of one image, in the pixels of the image as stored.
-
-    Attributes:
-      boxes: `(x0, y0, x1, y1)`, clipped to the image.
-      classes: class indices.
-      is_crowd: True for regions of many objects.
-      areas: pixels, as annotated.
-      masks: compressed RLE counts, "" where there is no mask.
-    """
-
-    boxes: Float[np.ndarray, "n 4"]
-    classes: Int64[np.ndarray, " n"]
-    is_crowd: Bool[np.ndarray, " n"]
-    areas: Float[np.ndarray, " n"]
-    masks: tuple[str, ...]
-
-    def take(self, index: Int64[np.ndarray, " k"]) -> "Objects":
-        """Returns the objects of the given indices."""
-        return Objects(
-            self.boxes[index],
-            self.classes[index],
-            self.is_crowd[index],
-            self.areas[index],
-            tuple(self.masks[i] for i in index),
-        )
+Rounding = Literal["nearest", "floor"]
+Interpolation = Literal["cv2", "pil"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """One image ready for its canvas.
-
-    Attributes:
-      image: RGB.
-      image_id: of the annotation file.
-      original_size: (height, width) of the file.
-      boxes: in pixels of `image`, float32.
-      classes: class indices.
-      is_crowd: True for regions of many objects.
-      masks: 0/1 rasters: of the boxes, or of all of `image`.
-      truncated: objects dropped because there were too many.
-      degenerate: objects dropped for want of size or mask.
-      semantic: label of every pixel of `image`, or None where none are wanted.
-    """
-
-    image: UInt8[np.ndarray, "h w 3"]
-    image_id: int
-    original_size: tuple[int, int]
-    boxes: Float[np.ndarray, "n 4"]
-    classes: Int64[np.ndarray, " n"]
-    is_crowd: Bool[np.ndarray, " n"]
-    masks: UInt8[np.ndarray, "n mh mw"]
-    truncated: int
-    degenerate: int
-    semantic: UInt8[np.ndarray, "h w"] | None = None
-
-
-def resized_size(height: int, width: int, short_side: int, config: DataConfig) -> tuple[int, int]:
-    """Computes what an image is resized to.
+class ShortSide:
+    """Scales the short side to a length, unless the long side would exceed its limit.
 
     Follows Detectron2's ResizeShortestEdge and MMDetection's Resize with "nearest" rounding,
     torchvision's GeneralizedRCNNTransform with "floor".
 
+    Attributes:
+      sides: pixels; training draws one of them for each image.
+      long_side: limit in pixels.
+      eval_side: pixels in evaluation and prediction; None takes the largest of `sides`.
+      rounding: "nearest" is `int(x + 0.5)`.
+      interpolation: as `resize_image` takes it.
+    """
+
+    sides: tuple[int, ...]
+    long_side: int = 1333
+    eval_side: int | None = None
+    rounding: Rounding = "nearest"
+    interpolation: Interpolation = "cv2"
+
+    def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Resizes; without `rng` to the side of evaluation."""
+        side = self._eval_side if rng is None else int(rng.choice(np.asarray(self.sides)))
+        return resize(example, self.size(*example.size, side), self.interpolation)
+
+    def sizes(self, height: int, width: int) -> Sizes:
+        """Returns a size for every side."""
+        sides = sorted({*self.sides, self._eval_side})
+        return tuple(self.size(height, width, side) for side in sides)
+
+    def size(self, height: int, width: int, side: int) -> tuple[int, int]:
+        """Returns the size, at least 1 x 1, of an image whose short side shall have `side` pixels.
+
+        Args:
+          height: rows of the image.
+          width: columns of the image.
+          side: wanted length of the short side, in pixels.
+        """
+        scale = min(side / min(height, width), self.long_side / max(height, width))
+        return _scaled(height, width, scale, self.rounding)
+
+    @property
+    def _eval_side(self) -> int:
+        return self.eval_side or max(self.sides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Scales an image to the largest size that fits into a rectangle, keeping its ratio.
+
+    Attributes:
+      size: (height, width) in pixels.
+      rounding: "nearest" is `int(x + 0.5)`.
+      interpolation: as `resize_image` takes it.
+    """
+
+    size: tuple[int, int]
+    rounding: Rounding = "nearest"
+    interpolation: Interpolation = "cv2"
+
+    def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Resizes; nothing is drawn."""
+        return resize(example, self.sizes(*example.size)[0], self.interpolation)
+
+    def sizes(self, height: int, width: int) -> Sizes:
+        """Returns the one size."""
+        scale = min(self.size[0] / height, self.size[1] / width)
+        return (_scaled(height, width, scale, self.rounding),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Scales an image to a size whatever its ratio.
+
+    Attributes:
+      size: (height, width) in pixels.
+      interpolation: as `resize_image` takes it.
+    """
+
+    size: tuple[int, int]
+    interpolation: Interpolation = "cv2"
+
+    def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Resizes; nothing is drawn."""
+        return resize(example, self.size, self.interpolation)
+
+    def sizes(self, height: int, width: int) -> Sizes:
+        """Returns the one size."""
+        return (self.size,)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoResize:
+    """Leaves images at their stored size."""
+
+    def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Returns the example as it is."""
+        return example
+
+    def sizes(self, height: int, width: int) -> Sizes:
+        """Returns the image's own size."""
+        return ((height, width),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """Mirrors training images left to right.
+
+    Attributes:
+      probability: share of the images, 0..1.
+    """
+
+    probability: float = 0.5
+
+    def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
+        """Flips; without `rng` it returns the example as it is."""
+        if rng is None or rng.random() >= self.probability:
+            return example
+        return flip(example)
+
+    def sizes(self, height: int, width: int) -> Sizes:
+        """Returns the image's own size."""
+        return ((height, width),)
+
+
+def resize(example: Example, size: tuple[int, int], interpolation: Interpolation) -> Example:
+    """Resizes an image with its boxes and labels; what it shows of the masks stays the same.
+
     Args:
-      height: pixels.
-      width: pixels.
-      short_side: wanted length of the shorter side, in pixels, for `resize="shortest_edge"`.
-      config: `resize`, `long_side`, `size` and `size_rounding` are used.
+      example: any.
+      size: new height and width in pixels.
+      interpolation: as `resize_image` takes it.
 
     Returns:
-      Height and width in pixels, at least 1.
+      The resized example.
     """
-    if config.resize == "none":
-        return height, width
-    if config.resize == "shortest_edge":
-        scale = min(short_side / min(height, width), config.long_side / max(height, width))
-    else:
-        assert config.size is not None
-        if config.resize == "stretch":
-            return config.size
-        scale = min(config.size[0] / height, config.size[1] / width)
-    extra = 0.5 if config.size_rounding == "nearest" else 0.0
-    return max(int(height * scale + extra), 1), max(int(width * scale + extra), 1)
+    height, width = example.size
+    scale = np.array([size[1] / width, size[0] / height] * 2)
+    labels = example.semantic
+    return dataclasses.replace(
+        example,
+        image=resize_image(example.image, size, interpolation),
+        objects=dataclasses.replace(example.objects, boxes=example.objects.boxes * scale[None]),
+        semantic=None if labels is None else resize_labels(labels, size),
+    )
+
+
+def flip(example: Example) -> Example:
+    """Mirrors an image left to right with its boxes, masks and labels."""
+    import cv2
+
+    objects, labels = example.objects, example.semantic
+    return dataclasses.replace(
+        example,
+        image=np.asarray(cv2.flip(example.image, 1), np.uint8),
+        objects=dataclasses.replace(
+            objects,
+            boxes=flip_boxes(objects.boxes, example.size[1]),
+            mirrored=~objects.mirrored,
+        ),
+        semantic=None if labels is None else labels[:, ::-1],
+    )
 
 
 def resize_image(
-    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], interpolation: str = "cv2"
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], interpolation: Interpolation = "cv2"
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Resizes bilinearly.
 
@@ -161,125 +246,6 @@ def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float | int) -> Float[np.
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 
-def read_objects(record: dict[str, Any]) -> Objects:
-    """Takes the objects out of a record of `tfds_builder`.
-
-    Args:
-      record: one example of the dataset.
-
-    Returns:
-      Its objects, boxes as corners clipped to the image.
-    """
-    fields = record["objects"]
-    count = len(fields["label"])
-    xywh = np.asarray(fields["bbox"], np.float64).reshape(count, 4)
-    size = np.array([record["image/width"], record["image/height"]] * 2, np.float64)
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    return Objects(
-        boxes=np.clip(corners, 0, size[None]),
-        classes=np.asarray(fields["label"], np.int64),
-        is_crowd=np.asarray(fields["is_crowd"], bool),
-        areas=np.asarray(fields["area"], np.float64),
-        masks=tuple(text.decode("ascii") for text in fields["segmentation"]),
-    )
-
-
-def cap_objects(objects: Objects, limit: int) -> tuple[Objects, int]:
-    """Keeps at most `limit` objects: crowds go first, then the smallest.
-
-    Args:
-      objects: of one image.
-      limit: how many to keep.
-
-    Returns:
-      The kept objects in their order, and how many were dropped.
-    """
-    count = len(objects.masks)
-    if count <= limit:
-        return objects, 0
-    rank = np.lexsort((np.arange(count), -objects.areas, objects.is_crowd))
-    return objects.take(np.sort(rank[:limit])), count - limit
-
-
-def make_example(
-    record: dict[str, Any], rng: np.random.Generator | None, config: DataConfig
-) -> Example:
-    """Decodes, resizes and flips one image with its objects.
-
-    Args:
-      record: one example of the dataset.
-      rng: source of scale and flip; None for evaluation, which draws nothing and takes
-        `eval_short_side`.
-      config: how; `semantic` other than "none" takes the record's labels too, `instances=False`
-        leaves out its objects.
-
-    Returns:
-      The example.
-    """
-    import cv2
-
-    image = decode_image(record["image"])
-    height, width = image.shape[:2]
-    short_side = config.eval_short_side or max(config.short_side)
-    flip = False
-    if rng is not None:
-        short_side = int(rng.choice(np.asarray(config.short_side)))
-        flip = bool(rng.random() < 0.5) and config.flip
-    size = resized_size(height, width, short_side, config)
-    image = resize_image(image, size, config.interpolation)
-    objects = read_objects(record)
-    if not config.instances:
-        objects = objects.take(np.zeros(0, np.int64))
-    objects, degenerate = _drop_degenerate(objects, size[0] / height, size[1] / width, config)
-    objects, truncated = cap_objects(objects, config.max_instances)
-    scale = np.array([size[1] / width, size[0] / height] * 2)
-    boxes, masks = objects.boxes * scale[None], _masks(objects, (height, width), size, config)
-    labels = None
-    if config.semantic != "none":
-        labels = resize_labels(decode_labels(record["semantic"]), size)
-    if flip:
-        image, masks = np.asarray(cv2.flip(image, 1), np.uint8), masks[:, :, ::-1]
-        boxes = flip_boxes(boxes, size[1])
-        labels = labels if labels is None else labels[:, ::-1]
-    return Example(
-        image=image,
-        image_id=int(record["image/id"]),
-        original_size=(height, width),
-        boxes=boxes.astype(np.float32),
-        classes=objects.classes,
-        is_crowd=objects.is_crowd,
-        masks=masks,
-        truncated=truncated,
-        degenerate=degenerate,
-        semantic=labels,
-    )
-
-
-def _drop_degenerate(
-    objects: Objects, y_scale: float, x_scale: float, config: DataConfig
-) -> tuple[Objects, int]:
-    """Drops objects whose box is too thin in the input, or that lack a mask where masks count."""
-    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-    keep = (sides * np.array([[x_scale, y_scale]]) > config.min_box_size).all(axis=1)
-    if config.masks:
-        keep &= np.array([mask != "" for mask in objects.masks], bool)
-    kept = np.flatnonzero(keep)
-    return objects.take(kept), len(objects.masks) - len(kept)
-
-
-def _masks(
-    objects: Objects, original: tuple[int, int], size: tuple[int, int], config: DataConfig
-) -> UInt8[np.ndarray, "n mh mw"]:
-    """Rasters the masks over their boxes, or over the whole resized image (nearest pixel)."""
-    if not (config.masks and config.instances):
-        return np.zeros((len(objects.masks), 1, 1), np.uint8)
-    grid = (config.mask_size, config.mask_size)
-    boxes = objects.boxes
-    if config.mask_frame == "image":
-        grid = size
-        boxes = np.broadcast_to(np.array([0.0, 0.0, original[1], original[0]]), boxes.shape)
-    rasters = np.zeros((len(objects.masks), *grid), np.uint8)
-    for index, (counts, box) in enumerate(zip(objects.masks, boxes, strict=True)):
-        rle: rle_lib.Rle = {"size": list(original), "counts": counts}
-        rasters[index] = rle_lib.decode_crop(rle, box.tolist(), grid)
-    return rasters
+def _scaled(height: int, width: int, scale: float, rounding: Rounding) -> tuple[int, int]:
+    extra = 0.5 if rounding == "nearest" else 0.0
+    return max(int(height * scale + extra), 1), max(int(width * scale + extra), 1)

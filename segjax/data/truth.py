@@ -1,22 +1,60 @@
 """The annotation of a prepared split at the images' stored size, for evaluation.
 
-Everything is read from the records, so that the files it was built from need not be there any more.
+Everything is read from the records: what training accepts, evaluation scores, and the files that
+the records were built from do not have to exist any more.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
+from segjax.data.build import open_records
+from segjax.data.coco import CocoDataset, ImageRecord
 from segjax.data.images import decode_labels, decode_map
-from segjax.data.panoptic import ids_of
 from segjax.data.prepared import PreparedSplit
-from segjax.data.segments import Segment
-from segjax.data.tfds_builder import open_records
+from segjax.data.segments import Segment, ids_of
 
 Value = TypeVar("Value")
 PanopticTruth = tuple[Int32[np.ndarray, "h w"], tuple[Segment, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageObjects:
+    """The objects of one image, as annotated, in the order of the annotation file.
+
+    Attributes:
+      height: rows of the image.
+      width: columns of the image.
+      category_ids: as in the file.
+      boxes: `(x, y, width, height)` in pixels, with the float64 numbers of the file, not clipped.
+      areas: pixels, with the float64 numbers of the file; they decide what is small or large.
+      is_crowd: True for regions of many objects.
+      masks: canonical compressed RLE counts over the whole image; "" without segmentation.
+    """
+
+    height: int
+    width: int
+    category_ids: Int64[np.ndarray, " n"]
+    boxes: Float[np.ndarray, "n 4"]
+    areas: Float[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+    masks: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceTruth:
+    """The objects of a split.
+
+    Attributes:
+      images: by image id; images without objects are among them.
+      categories: names by category id.
+    """
+
+    images: Mapping[int, ImageObjects]
+    categories: Mapping[int, str]
 
 
 class Truth(Mapping[int, Value], Generic[Value]):
@@ -47,6 +85,42 @@ class Truth(Mapping[int, Value], Generic[Value]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def objects_of(record: dict[str, Any]) -> ImageObjects:
+    """Takes the objects of an image out of a record."""
+    fields = record["objects"]
+    count = len(fields["category_id"])
+    return ImageObjects(
+        height=int(record["image/height"]),
+        width=int(record["image/width"]),
+        category_ids=np.asarray(fields["category_id"], np.int64),
+        boxes=np.asarray(fields["bbox"], np.float64).reshape(count, 4),
+        areas=np.asarray(fields["area"], np.float64),
+        is_crowd=np.asarray(fields["is_crowd"], bool),
+        masks=tuple(text.decode("ascii") for text in fields["segmentation"]),
+    )
+
+
+def truth_of(dataset: CocoDataset) -> InstanceTruth:
+    """Takes the objects out of a validated annotation file, without preparing a dataset."""
+    return InstanceTruth(
+        images={image.id: _objects_of_image(image) for image in dataset.images},
+        categories={category.id: category.name for category in dataset.categories},
+    )
+
+
+def _objects_of_image(image: ImageRecord) -> ImageObjects:
+    objects = image.annotations
+    return ImageObjects(
+        height=image.height,
+        width=image.width,
+        category_ids=np.array([a.category_id for a in objects], np.int64),
+        boxes=np.array([a.bbox for a in objects], np.float64).reshape(-1, 4),
+        areas=np.array([a.area for a in objects], np.float64),
+        is_crowd=np.array([a.is_crowd for a in objects], bool),
+        masks=tuple(a.counts for a in objects),
+    )
 
 
 def panoptic_of(record: dict[str, Any]) -> PanopticTruth:

@@ -10,16 +10,16 @@ import collections
 import contextlib
 import dataclasses
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from segjax.data import rle
+from segjax.data.truth import InstanceTruth
 from segjax.eval.boundary import boundary_rle
-from segjax.results.coco_entries import for_scoring, ground_truth_entry, result_entry
+from segjax.results.coco_entries import result_entry, truth_entries
 
 IouType = Literal["bbox", "segm", "boundary"]
 
@@ -166,7 +166,7 @@ def _percent(value: float) -> str:
 
 
 def coco_scores(
-    ground_truth: str | Path | Mapping[str, Any],
+    ground_truth: InstanceTruth,
     detections: Sequence[Mapping[str, Any]],
     *,
     masks: bool,
@@ -174,16 +174,20 @@ def coco_scores(
     image_ids: Iterable[int] | None = None,
     boundary: bool = False,
 ) -> CocoScores:
-    """Scores detections against a COCO `instances` file.
+    """Scores detections against the objects of a split.
+
+    An object without a segmentation can be neither found nor missed where masks are scored: its
+    box becomes a crowd region.
 
     Args:
-      ground_truth: path of the annotation json, or its content.
+      ground_truth: `Dataset.instances(split)`, or `segjax.data.truth.truth_of(load_coco(...))` for
+        an annotation file.
       detections: COCO results: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels of
         the original image), `score`, and with `masks` a compressed RLE `segmentation`.
       masks: score the masks too.
       max_dets: how many detections, best first, count per image and class; the largest is
         used for AP, as COCO's 100.
-      image_ids: score these images only; None takes every image of the file. Images without
+      image_ids: score these images only; None takes every image of the truth. Images without
         detections count, as missed objects do.
       boundary: also score the masks by boundary AP: a match needs both its mask IoU and the
         IoU of the bands along the outlines (`segjax.eval.boundary`); crowds by mask alone.
@@ -199,18 +203,14 @@ def coco_scores(
     limits = _checked_max_dets(max_dets)
     if boundary and not masks:
         raise ValueError("boundary=True scores masks, and masks is False: wanted masks=True")
-    content = _read(ground_truth)
-    images = {int(image["id"]): image for image in content.get("images", [])}
-    categories = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+    categories = dict(ground_truth.categories)
+    # Read once: every access to a split on disk decodes a record.
+    images = dict(ground_truth.images.items())
+    sizes = {number: (objects.height, objects.width) for number, objects in images.items()}
     wanted = sorted(images) if image_ids is None else sorted({int(i) for i in image_ids})
-    chosen = set(wanted)
-    # Numbered anew from 1: pycocotools takes a match with annotation 0 for no match.
-    annotations = [
-        ground_truth_entry(number, entry, images, masks=masks)
-        for number, entry in enumerate(content.get("annotations", []), start=1)
-    ]
+    annotations = truth_entries(images, wanted, masks=masks)
     results = [
-        result_entry(number, entry, images, categories, masks=masks)
+        result_entry(number, entry, sizes, categories, masks=masks)
         for number, entry in enumerate(detections)
     ]
     kinds: list[IouType] = ["bbox"]
@@ -220,17 +220,15 @@ def coco_scores(
         kinds.append("boundary")
     scores = {}
     for kind in kinds:
-        truth = _index(content, annotations, kind)
-        found = _index(content, results, kind)
+        truth = _index(sizes, categories, [_of_kind(entry, kind) for entry in annotations])
+        found = _index(sizes, categories, [_sized(entry, kind) for entry in results])
         scores[kind] = _score(truth, found, kind, wanted, limits, sorted(categories))
     return CocoScores(
         box=scores["bbox"],
         segm=scores.get("segm"),
         class_names={number: categories[number] for number in sorted(categories)},
         num_images=len(wanted),
-        num_objects=sum(
-            not entry["iscrowd"] and entry["image_id"] in chosen for entry in annotations
-        ),
+        num_objects=sum(not entry["iscrowd"] for entry in annotations),
         num_detections=len(results),
         boundary=scores.get("boundary"),
     )
@@ -243,22 +241,32 @@ def _checked_max_dets(max_dets: Sequence[int]) -> list[int]:
     return limits
 
 
-def _read(ground_truth: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(ground_truth, Mapping):
-        return ground_truth
-    with open(ground_truth, encoding="utf-8") as file:
-        return json.load(file)
+def _of_kind(entry: Mapping[str, Any], kind: IouType) -> dict[str, Any]:
+    """An object for one IoU type: where masks are scored, one without a mask is a crowd."""
+    crowd = entry["iscrowd"] or (kind != "bbox" and not entry["masked"])
+    return dict(entry) | {"iscrowd": int(crowd)}
 
 
-def _index(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], kind: IouType) -> Any:
+def _sized(entry: Mapping[str, Any], kind: IouType) -> dict[str, Any]:
+    """A detection for one IoU type: its size class is that of its mask, or of its box."""
+    if kind == "bbox":
+        return dict(entry) | {"area": entry["bbox"][2] * entry["bbox"][3]}
+    return dict(entry) | {"area": float(rle.area(entry["segmentation"]))}
+
+
+def _index(
+    sizes: Mapping[int, tuple[int, int]],
+    categories: Mapping[int, str],
+    entries: list[dict[str, Any]],
+) -> Any:
     """A `pycocotools.coco.COCO` of these entries."""
     from pycocotools.coco import COCO
 
     coco: Any = COCO()
     coco.dataset = {
-        "images": list(content.get("images", [])),
-        "categories": list(content["categories"]),
-        "annotations": [for_scoring(entry, of_mask=kind != "bbox") for entry in entries],
+        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+        "annotations": entries,
     }
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()

@@ -220,7 +220,7 @@ class Evaluator:
 
     def _coco_scores(self, entries: list[dict[str, Any]], seen: set[int]) -> CocoScores:
         return coco_scores(
-            self.dataset.annotations(self.split),
+            self.dataset.instances(self.split),
             entries,
             masks="masks" in self.model.tasks,
             max_dets=self.max_dets,

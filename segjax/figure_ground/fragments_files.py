@@ -5,11 +5,11 @@ import os
 import struct
 import zipfile
 import zlib
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
+from segjax._files import written_whole
 from segjax.figure_ground.fragments import Fragments
 
 _FORMAT = "segjax fragments"
@@ -45,8 +45,7 @@ def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
       fragments: of `learn_fragments`.
     """
     arrays = {name: np.asarray(getattr(fragments, name)) for name in _ARRAYS}
-    unfinished = Path(f"{os.fspath(path)}.unfinished")
-    with unfinished.open("wb") as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             allow_pickle=False,
@@ -55,7 +54,6 @@ def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
             downsample=np.array(fragments.downsample),
             **arrays,
         )
-    unfinished.replace(path)
 
 
 def load_fragments(path: str | os.PathLike[str]) -> Fragments:

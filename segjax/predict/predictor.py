@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 
-from segjax.data import transforms
+from segjax.data import canvas
 from segjax.data.config import DataConfig
 from segjax.data.segments import PanopticCategory
 from segjax.figure_ground.refine import MaskRefinement
@@ -132,7 +132,7 @@ class Predictor:
     ) -> Result:
         rgb = viz.as_rgb(image)
         height, width = rgb.shape[:2]
-        padded, resized = self._prepare(rgb)
+        padded, resized = canvas.fit(rgb, self.data, self._divisor)
         inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
         found = predict_original(
             self.model, self.variables, padded[None], inside, sizes, refine=self.refine
@@ -160,28 +160,11 @@ class Predictor:
             max_detections=max_detections,
         )[0]
 
-    def _prepare(
-        self, rgb: UInt8[np.ndarray, "h w 3"]
-    ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
-        """Resizes and pads; returns the (height, width) inside the padding too."""
-        short_side = self.data.eval_short_side or max(self.data.short_side)
-        size = transforms.resized_size(rgb.shape[0], rgb.shape[1], short_side, self.data)
-        height, width = self._canvas(size)
-        padded = np.zeros((height, width, 3), np.uint8)
-        padded[: size[0], : size[1]] = transforms.resize_image(rgb, size, self.data.interpolation)
-        return padded, size
-
-    def _canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The smallest bucket of the data config that holds the image, else multiples."""
+    @property
+    def _divisor(self) -> int:
+        """Both sides of padded pictures are multiples of this, where no bucket holds them."""
         padding = self.model.padding
-        fitting = [b for b in self.data.buckets or () if b[0] >= size[0] and b[1] >= size[1]]
-        if fitting:
-            return min(fitting, key=lambda bucket: bucket[0] * bucket[1])
-        multiple = (
-            padding.divisor if padding.exact else math.lcm(self.pad_multiple, padding.divisor)
-        )
-        height, width = (-(-side // multiple) * multiple for side in size)
-        return height, width
+        return padding.divisor if padding.exact else math.lcm(self.pad_multiple, padding.divisor)
 
 
 def predict(

@@ -1,4 +1,4 @@
-"""COCO annotations and results, checked before pycocotools sees them."""
+"""Truth and COCO results as pycocotools wants them; results are checked before it sees them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,71 +7,47 @@ from typing import Any
 import numpy as np
 
 from segjax.data import rle
+from segjax.data.truth import ImageObjects
 
 
-def ground_truth_entry(
-    number: int,
-    source: Mapping[str, Any],
-    images: Mapping[int, Mapping[str, Any]],
-    *,
-    masks: bool,
-) -> dict[str, Any]:
-    """An annotation as pycocotools wants it.
-
-    Harmless gaps are filled as training fills them: a missing `bbox` is the mask's, a missing
-    `area` the mask's or the box's. An object without a mask can be neither found nor missed
-    where masks are scored: its box becomes a crowd region.
+def truth_entries(
+    images: Mapping[int, ImageObjects], image_ids: Sequence[int], *, masks: bool
+) -> list[dict[str, Any]]:
+    """The objects of some images as pycocotools wants them, numbered from 1.
 
     Args:
-      number: its new id, from 1.
-      source: the annotation.
-      images: image entries by id.
-      masks: check and keep the segmentation.
+      images: objects by image id.
+      image_ids: which images to take.
+      masks: add the segmentation: an object without one gets the pixels of its box.
 
-    Raises:
-      ValueError: for an unknown image, a box that is not finite, or a malformed segmentation;
-        the message names the annotation.
+    Returns:
+      Entries with the key `masked` too: whether the object has a segmentation of its own.
     """
-    name = f"annotation {source.get('id', f'number {number}')}"
-    image = images.get(int(source["image_id"]))
-    if image is None:
-        raise ValueError(f"{name} is of image {source['image_id']}, which the file lacks")
-    mask = None
-    if masks or source.get("bbox") is None:
-        mask = _ground_truth_mask(source.get("segmentation"), image, name)
-    bbox = source.get("bbox")
-    if bbox is None:
-        if mask is None:
-            raise ValueError(f"{name} has neither bbox nor segmentation")
-        x0, y0, x1, y1 = rle.to_bbox(mask)
-        bbox = [x0, y0, x1 - x0, y1 - y0]
-    entry = {
-        "id": number,
-        "image_id": int(source["image_id"]),
-        "category_id": int(source["category_id"]),
-        "bbox": _checked_bbox(bbox, name),
-        "iscrowd": int(source.get("iscrowd", 0)),
-    }
-    area = source.get("area")
-    if area is None:
-        area = entry["bbox"][2] * entry["bbox"][3] if mask is None else rle.area(mask)
-    entry["area"] = float(area)
-    if masks:
-        entry["segmentation"] = _box_mask(entry["bbox"], image) if mask is None else mask
-        entry["masked"] = mask is not None
-    return entry
+    entries: list[dict[str, Any]] = []
+    for image_id in image_ids:
+        objects = images[image_id]
+        size = [objects.height, objects.width]
+        for row, counts in enumerate(objects.masks):
+            entry = {
+                # From 1: pycocotools takes a match with annotation 0 for no match.
+                "id": len(entries) + 1,
+                "image_id": image_id,
+                "category_id": int(objects.category_ids[row]),
+                "bbox": objects.boxes[row].tolist(),
+                "area": float(objects.areas[row]),
+                "iscrowd": int(objects.is_crowd[row]),
+                "masked": counts != "",
+            }
+            if masks:
+                mask: rle.Rle = {"size": size, "counts": counts}
+                entry["segmentation"] = mask if counts else _box_mask(entry["bbox"], *size)
+            entries.append(entry)
+    return entries
 
 
-def _ground_truth_mask(segmentation: Any, image: Mapping[str, Any], name: str) -> rle.Rle | None:
-    """The mask; None where there is none but polygons of fewer than three points."""
-    if isinstance(segmentation, list):
-        segmentation = [polygon for polygon in segmentation if len(polygon) >= 6]
-    return _checked_mask(segmentation, image, name) if segmentation else None
-
-
-def _box_mask(bbox: Sequence[float], image: Mapping[str, Any]) -> rle.Rle:
+def _box_mask(bbox: Sequence[float], height: int, width: int) -> rle.Rle:
     """The pixels of a box, as a mask over its image."""
-    mask = np.zeros((int(image["height"]), int(image["width"])), bool)
+    mask = np.zeros((height, width), bool)
     x, y, w, h = bbox
     mask[max(round(y), 0) : max(round(y + h), 0), max(round(x), 0) : max(round(x + w), 0)] = True
     return rle.encode(mask)
@@ -80,7 +56,7 @@ def _box_mask(bbox: Sequence[float], image: Mapping[str, Any]) -> rle.Rle:
 def result_entry(
     number: int,
     source: Mapping[str, Any],
-    images: Mapping[int, Mapping[str, Any]],
+    sizes: Mapping[int, tuple[int, int]],
     categories: Mapping[int, str],
     *,
     masks: bool,
@@ -90,7 +66,7 @@ def result_entry(
     Args:
       number: its place among the detections, from 0.
       source: the COCO result.
-      images: image entries by id.
+      sizes: (height, width) of the images, by id.
       categories: category names by id.
       masks: check and keep the segmentation.
 
@@ -100,7 +76,7 @@ def result_entry(
     """
     image_id, category_id = int(source["image_id"]), int(source["category_id"])
     name = f"detection {number} (image {image_id}, category {category_id})"
-    if image_id not in images:
+    if image_id not in sizes:
         raise ValueError(f"{name} is of an image that the ground truth lacks")
     if category_id not in categories:
         raise ValueError(f"{name}: the category ids of the ground truth are {sorted(categories)}")
@@ -118,26 +94,8 @@ def result_entry(
     if masks:
         if "segmentation" not in source:
             raise ValueError(f"{name} has no segmentation: score boxes only with masks=False")
-        entry["segmentation"] = _checked_mask(source["segmentation"], images[image_id], name)
+        entry["segmentation"] = _checked_mask(source["segmentation"], sizes[image_id], name)
     return entry
-
-
-def area_of(entry: Mapping[str, Any], *, of_mask: bool) -> float:
-    """Pixels of the mask, or of the box."""
-    if of_mask:
-        return float(rle.area(entry["segmentation"]))
-    return entry["bbox"][2] * entry["bbox"][3]
-
-
-def for_scoring(entry: Mapping[str, Any], *, of_mask: bool) -> dict[str, Any]:
-    """An entry of this module for one IoU type.
-
-    The size class of a detection is that of its mask, or of its box, by what is scored.
-    """
-    if "score" in entry:
-        return dict(entry) | {"area": area_of(entry, of_mask=of_mask)}
-    crowd = entry["iscrowd"] or (of_mask and not entry["masked"])
-    return dict(entry) | {"iscrowd": int(crowd)}
 
 
 def checked_rle(segmentation: Any, height: int, width: int) -> rle.Rle:
@@ -174,8 +132,8 @@ def _checked_bbox(bbox: Sequence[float | int], name: str) -> list[float]:
     return values
 
 
-def _checked_mask(segmentation: Any, image: Mapping[str, Any], name: str) -> rle.Rle:
+def _checked_mask(segmentation: Any, size: tuple[int, int], name: str) -> rle.Rle:
     try:
-        return checked_rle(segmentation, int(image["height"]), int(image["width"]))
+        return checked_rle(segmentation, *size)
     except ValueError as error:
-        raise ValueError(f"{name} of image {image['id']}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
 from segjax.data import rle
-from segjax.data.panoptic import ids_of
+from segjax.data.segments import ids_of
 from segjax.results.maps import PanopticMap
 
 HIGHEST_ID = (1 << 24) - 1

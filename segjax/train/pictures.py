@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from segjax.data.build import open_records
 from segjax.data.images import decode_image
-from segjax.data.tfds_builder import open_records
 from segjax.eval.runner import Evaluator
 from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz

@@ -5,18 +5,11 @@ from collections.abc import Sequence
 
 from segjax.config import TrainConfig
 from segjax.data.config import DataConfig
+from segjax.data.labels import LABELS
 from segjax.nn.dtype import with_dtype
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.metrics import say
-
-# What --data.semantic can be, in a few words.
-SEMANTIC = {
-    "stuffthingmaps": "COCO-stuff's maps",
-    "panoptic": "from COCO's panoptic annotation",
-    "folder": "plain label PNGs",
-    "instances": "things only",
-}
 
 
 def resolve(
@@ -80,7 +73,7 @@ def check_things(model: Model, data: DataConfig) -> None:
       model: any, its semantic classes filled in.
       data: of the run.
     """
-    if "panoptic" not in model.tasks or data.semantic == "folder":
+    if "panoptic" not in model.tasks or not LABELS[data.semantic].knows_things:
         return
     number, things = model.classes.pixels or 0, model.classes.thing_label
     known = {None: "no label", 0: "first", number - 1: "last", -1: "last"}
@@ -157,7 +150,7 @@ def _resolve_semantic(model: Model, source: str, number: int) -> Model:
     if model.classes.pixels is None:
         return model
     if source == "none":
-        ways = "; or ".join(f"--data.semantic={way} ({text})" for way, text in SEMANTIC.items())
+        ways = "; or ".join(f"--data.semantic={way} ({kind.title})" for way, kind in LABELS.items())
         raise ValueError(
             "the model has a semantic branch, but --data.semantic=none gives it nothing to learn"
             f" from: choose {ways}; or take a model without the branch, such as"
@@ -183,5 +176,5 @@ def semantic_wanted(config: TrainConfig) -> DataConfig:
     if number is None:
         say(f"semantic labels: {source!r} are not read: the model has no semantic branch")
         return dataclasses.replace(config.data, semantic="none")
-    say(f"semantic labels: {source!r} ({SEMANTIC[source]}), {number} classes")
+    say(f"semantic labels: {source!r} ({LABELS[source].title}), {number} classes")
     return config.data

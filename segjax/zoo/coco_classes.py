@@ -5,8 +5,8 @@ joins some of COCO-Stuff's classes to "-merged" ones (panoptic_coco_categories.j
 github.com/cocodataset/panopticapi).
 """
 
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.segments import PanopticCategory
-from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.things import THINGS
 
 # COCO's list of things that were never annotated.

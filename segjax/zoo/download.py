@@ -1,20 +1,18 @@
 """Files of the web, fetched once, checked each time, and kept under a name of their own.
 
 A file that somebody put there by hand is as good as one that was fetched. Processes that want
-the same file at once wait for each other with `fcntl`: POSIX systems only.
+the same file at once wait for each other.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from segjax._files import locked
 from segjax.zoo.transfer import DownloadError, Transfer
 
 __all__ = ["CACHE", "DownloadError", "cached_path", "fetch", "problem_of"]
@@ -103,7 +101,7 @@ def fetch(
     if path.is_file() and wanted.problem(path) is None:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f"{path.name}.lock")):
+    with locked(path.with_name(f"{path.name}.lock")):
         problem = wanted.problem(path) if path.is_file() else ""
         if problem is None:  # another process was first
             return path
@@ -177,11 +175,3 @@ def _publish(transfer: Transfer, path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process (or thread) fetch while the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,6 +7,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from segjax._files import written_whole
+
 
 def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
     """A file out of a zip archive, kept beside the archive for the next time.
@@ -28,13 +30,12 @@ def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
             size = opened.getinfo(member).file_size
             if path.exists() and path.stat().st_size == size:
                 return path
-            partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-            try:
-                with opened.open(member) as source, partial.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            with (
+                written_whole(path) as partial,
+                opened.open(member) as source,
+                partial.open("wb") as target,
+            ):
+                shutil.copyfileobj(source, target, 1 << 20)
     except KeyError:
         raise ValueError(f"{archive} has no {member}: it is another archive") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from segjax.data.stuff_names import STUFF_NAMES
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.models import (
     cascade_mask_rcnn,
     cascade_rcnn,

@@ -8,7 +8,7 @@ import pytest
 
 from segjax.data import coco, problems, rle
 from segjax.data.check import check
-from segjax.data.layout import find_splits
+from segjax.data.formats.coco_folder import coco_split, find_splits
 from tests.support.samples import SHARED, annotation, content, encoded, picture, write_split
 
 
@@ -100,7 +100,7 @@ def test_fatal_defects_stop_by_name(tmp_path, name, change):
     path.write_text(json.dumps(data))
     with pytest.raises(coco.CocoError, match=f"{name}: 1"):
         coco.load_coco(path, tmp_path / "train")
-    found = check(path, tmp_path / "train", decode=False)
+    found = check(coco_split(path, tmp_path / "train"), decode=False)
     assert found.fatal() == {name: 1}
     assert found.lines()[0].startswith(f"ERROR {name}: 1; first:")
 
@@ -161,15 +161,15 @@ def test_missing_and_damaged_files(tmp_path):
     data = good()
     write_split(tmp_path, "train", data)
     path = tmp_path / "annotations" / "instances_train.json"
-    assert not check(path, tmp_path / "train").fatal()
+    assert not check(coco_split(path, tmp_path / "train")).fatal()
     (tmp_path / "train" / "5.png").write_bytes(encoded(picture(9, 9)))
     whole = (tmp_path / "train" / "2.png").read_bytes()
     (tmp_path / "train" / "2.png").write_bytes(whole[: len(whole) // 2])
-    found = check(path, tmp_path / "train")
+    found = check(coco_split(path, tmp_path / "train"))
     assert found.counts["bad_image"] == 2
     assert found.examples["bad_image"][0].startswith("image 2 (2.png)")
     (tmp_path / "train" / "2.png").unlink()
-    assert check(path, tmp_path / "train").counts["missing_file"] == 1
+    assert check(coco_split(path, tmp_path / "train")).counts["missing_file"] == 1
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "{}", '{"images": 3}', "[" * 100_000])

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from segjax.data.build import open_records
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_labels
-from segjax.data.layout import find_maps
+from segjax.data.labels import find_labels
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.pipeline import open_dataset, train_iterator
-from segjax.data.stuff_names import STUFF_NAMES
-from segjax.data.tfds_builder import open_records
 from tests.support.map_samples import (
     PLAIN_NAMES,
     SIZES,
@@ -155,8 +155,8 @@ def test_maps_of_another_folder(config, tmp_path):
 
 def test_panoptic_pngs_beside_their_json(config, tmp_path):
     (tmp_path / "panoptic_train").rename(tmp_path / "annotations" / "panoptic_train")
-    files = find_maps("panoptic", config.root, "", "train")
-    assert files.folder == tmp_path / "annotations" / "panoptic_train"
+    files = find_labels("panoptic", config.root, "train", apart=False)
+    assert files.store.root == tmp_path / "annotations" / "panoptic_train"
     _, source, images = labels_of(config, "panoptic")
     np.testing.assert_array_equal(source.read(images[1]), slow_panoptic(1))
 

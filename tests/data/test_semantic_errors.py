@@ -11,9 +11,10 @@ from PIL import Image
 
 from segjax.data.check import check
 from segjax.data.coco import CocoError
+from segjax.data.formats.coco_folder import coco_split
 from segjax.data.images import ImageError, decode_labels, decode_map, encode_labels
+from segjax.data.labels import find_labels
 from segjax.data.pipeline import open_dataset
-from segjax.data.sources import folder_maps
 from tests.support.map_samples import (
     CATEGORIES,
     SIZES,
@@ -207,9 +208,10 @@ def test_more_classes_than_labels_are_refused(tmp_path, number, fits):
 
 def test_check_lists_the_defects_of_maps(config, tmp_path):
     def found(semantic, **options):
-        maps = folder_maps(semantic, config.root, "", "train")
+        files = find_labels(semantic, config.root, "train", apart=False)
         path = tmp_path / "annotations/instances_train.json"
-        return check(path, tmp_path / "train", semantic=semantic, maps=maps, **options)
+        split = coco_split(path, tmp_path / "train", files)
+        return check(split, semantic=semantic, **options)
 
     for semantic in ("instances", "panoptic", "stuffthingmaps"):
         assert not found(semantic).fatal()

@@ -6,12 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from segjax.data.check import check
+from segjax.data.check import check, splits_to_check
 from segjax.data.coco import CocoError
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
 from segjax.data.pipeline import eval_iterator, open_dataset, train_iterator
-from segjax.data.sources import folder_sources
 from tests.support.map_samples import (
     PLAIN_NAMES,
     SIZES,
@@ -76,10 +75,8 @@ def test_images_and_labels_are_enough(alone):
             np.testing.assert_array_equal(image, picture(20, 30, seeds[number]))
     with eval_iterator(dataset, "val", alone) as batches:
         assert next(batches)["image_ids"].tolist() == [1, -1, -1]
-    with pytest.raises(
-        ValueError, match=r'"val" has images and labels, but no instances_val\.json'
-    ):
-        dataset.annotations("val")
+    with pytest.raises(ValueError, match='"val" has images and labels, but no annotated objects'):
+        dataset.instances("val")
 
 
 def test_objects_without_annotation_file_are_refused(alone):
@@ -98,8 +95,7 @@ def test_bad_images_without_annotation_file(alone, tmp_path):
     dataset = open_dataset(dataclasses.replace(alone, on_bad_image="skip"))
     assert dataset.split("train").skipped == 2
     assert len(dataset.split("train").index) == 3
-    files = folder_sources(str(tmp_path), "folder", "", need_annotations=False)["train"]
-    found = check(files.annotations, files.images, semantic="folder", maps=files.maps)
+    found = check(splits_to_check(alone)["train"], semantic="folder")
     assert found.fatal() == {"bad_image": 2, "missing_map": 1}
     shutil.rmtree(tmp_path / "train")
     (tmp_path / "train").mkdir()
@@ -243,9 +239,9 @@ def test_labels_are_the_same_without_instances(config, mask_frame):
                 np.testing.assert_array_equal(first[name], second[name])
 
 
-def test_labels_of_2017_need_their_folder():
+def test_labels_of_2017_need_their_folder(tmp_path):
     with pytest.raises(ValueError, match=r'semantic="folder" with name="2017" needs semantic_root'):
-        DataConfig(name="2017", semantic="folder")
+        open_dataset(DataConfig(name="2017", semantic="folder", cache_dir=str(tmp_path)))
     with pytest.raises(ValueError, match=r"semantic_ignore is 256: wanted a value of 8 bits"):
         DataConfig(semantic_ignore=256)
 

@@ -9,6 +9,7 @@ import pytest
 
 from segjax.data import coco, rle, shapes
 from segjax.data.check import check
+from segjax.data.formats.coco_folder import coco_split
 from segjax.data.shapes import ShapesConfig, generate
 
 SMALL = ShapesConfig(
@@ -33,7 +34,7 @@ def test_is_valid_coco_without_any_defect(folder):
         dataset = coco.load_coco(path, folder / split)
         assert set(dataset.problems.counts) <= {"category_gap", "image_without_objects"}
         assert len(dataset.images) == count
-        assert not check(path, folder / split).fatal()
+        assert not check(coco_split(path, folder / split)).fatal()
 
 
 def test_every_kind_of_image_and_segmentation_occurs(folder):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from segjax.data.config import DataConfig
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.pipeline import open_dataset, train_iterator
-from segjax.data.stuff_names import STUFF_NAMES
 from segjax.data.things import merge_things
 from tests.support.map_samples import make_everything
 

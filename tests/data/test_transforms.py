@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from segjax.data import rle, transforms
 from segjax.data.config import DataConfig
+from segjax.data.rows import make_row
 from tests.support.samples import encoded
 
 CONFIG = DataConfig(resize="none", mask_frame="image", flip=True, max_instances=4)
@@ -56,7 +57,7 @@ def test_image_masks_and_boxes_stay_aligned(height, width, flip, short_side, dat
         CONFIG, resize="shortest_edge", short_side=(short_side,), long_side=10_000
     )
     seed = next(s for s in range(99) if _flips(s) == flip)
-    made = transforms.make_example(record([mask]), np.random.default_rng(seed), config)
+    made = make_row(record([mask]), np.random.default_rng(seed), config)
     new_height, new_width = made.image.shape[:2]
     assert min(new_height, new_width) == short_side
     # A box is where its mask is, to within the pixel that nearest sampling may lose.
@@ -79,7 +80,7 @@ def test_flip_is_exact():
     mask = np.random.default_rng(0).random((20, 30)) < 0.5
     image = np.random.default_rng(1).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     plain, flipped = (
-        transforms.make_example(record([mask], image=image), np.random.default_rng(seed), CONFIG)
+        make_row(record([mask], image=image), np.random.default_rng(seed), CONFIG)
         for seed in (next(s for s in range(9) if _flips(s) == f) for f in (False, True))
     )
     np.testing.assert_array_equal(flipped.image, image[:, ::-1])
@@ -93,7 +94,7 @@ def test_flip_can_be_switched_off():
     image = np.random.default_rng(1).integers(0, 255, (8, 9, 3), dtype=np.uint8)
     source = record([block(8, 9, 1, 1, 4, 4)], image=image)
     for seed in range(8):
-        made = transforms.make_example(source, np.random.default_rng(seed), config)
+        made = make_row(source, np.random.default_rng(seed), config)
         np.testing.assert_array_equal(made.image, image)
 
 
@@ -109,30 +110,27 @@ def test_flip_can_be_switched_off():
     ],
 )
 def test_peers_sizes(size, rounding, expected):
-    config = DataConfig(size_rounding=rounding)
-    assert transforms.resized_size(*size, 800, config) == expected
+    resizing = transforms.ShortSide((800,), rounding=rounding)
+    assert resizing.sizes(*size) == (expected,)
 
 
 def test_fixed_sizes():
-    assert transforms.resized_size(50, 100, 0, DataConfig(resize="fit", size=(64, 64))) == (32, 64)
-    assert transforms.resized_size(50, 100, 0, DataConfig(resize="stretch", size=(64, 48))) == (
-        64,
-        48,
-    )
-    assert transforms.resized_size(50, 100, 0, DataConfig(resize="none")) == (50, 100)
+    for config, size in (
+        (DataConfig(resize="fit", size=(64, 64)), (32, 64)),
+        (DataConfig(resize="stretch", size=(64, 48)), (64, 48)),
+        (DataConfig(resize="none"), (50, 100)),
+    ):
+        assert config.steps()[0].sizes(50, 100) == (size,)
 
 
 def test_multi_scale_draws_every_side_and_evaluation_the_largest():
     config = dataclasses.replace(CONFIG, resize="shortest_edge", short_side=(10, 12, 14))
     source = record([block(20, 30, 2, 3, 20, 15)])
-    sides = {
-        transforms.make_example(source, np.random.default_rng(s), config).image.shape[0]
-        for s in range(40)
-    }
+    sides = {make_row(source, np.random.default_rng(s), config).image.shape[0] for s in range(40)}
     assert sides == {10, 12, 14}
-    assert transforms.make_example(source, None, config).image.shape[0] == 14
+    assert make_row(source, None, config).image.shape[0] == 14
     fixed = dataclasses.replace(config, eval_short_side=16)
-    assert transforms.make_example(source, None, fixed).image.shape[0] == 16
+    assert make_row(source, None, fixed).image.shape[0] == 16
 
 
 def test_pillow_antialiases_and_opencv_does_not():
@@ -148,33 +146,35 @@ def test_box_rasters_cover_the_box():
     config = dataclasses.replace(CONFIG, mask_frame="box", mask_size=8)
     mask = block(20, 30, 4, 2, 12, 18)
     mask[2:10, 4:8] = False
-    made = transforms.make_example(record([mask]), None, config)
+    made = make_row(record([mask]), None, config)
     expected = np.ones((8, 8), np.uint8)
     expected[:4, :4] = 0
     np.testing.assert_array_equal(made.masks[0], expected)
-    assert transforms.make_example(
-        record([mask]), None, dataclasses.replace(config, masks=False)
-    ).masks.shape == (1, 1, 1)
+    assert make_row(record([mask]), None, dataclasses.replace(config, masks=False)).masks.shape == (
+        1,
+        1,
+        1,
+    )
 
 
 def test_degenerate_boxes_and_missing_masks_are_counted():
     masks = [block(20, 30, 2, 2, 9, 9), block(20, 30, 2, 2, 9, 9), np.zeros((20, 30), bool)]
     boxes = [[2, 2, 7, 7], [2, 2, 0, 7], [2, 2, 7, 7]]
-    made = transforms.make_example(record(masks, boxes=boxes), None, CONFIG)
+    made = make_row(record(masks, boxes=boxes), None, CONFIG)
     assert len(made.classes) == 1
     assert made.degenerate == 2
     no_masks = dataclasses.replace(CONFIG, masks=False)
-    assert len(transforms.make_example(record(masks, boxes=boxes), None, no_masks).classes) == 2
+    assert len(make_row(record(masks, boxes=boxes), None, no_masks).classes) == 2
 
 
 def test_cap_drops_crowds_first_then_the_smallest():
     masks = [block(20, 30, 0, 0, n, n) for n in (9, 3, 12, 5, 7)]
     config = dataclasses.replace(CONFIG, max_instances=3)
-    made = transforms.make_example(record(masks, [False, False, True, False, False]), None, config)
+    made = make_row(record(masks, [False, False, True, False, False]), None, config)
     assert made.truncated == 2
     assert not made.is_crowd.any()
     assert (made.boxes[:, 2] == [9, 5, 7]).all()
-    roomy = transforms.make_example(
+    roomy = make_row(
         record(masks, [False, False, True, False, False]),
         None,
         dataclasses.replace(CONFIG, max_instances=5),
@@ -184,7 +184,37 @@ def test_cap_drops_crowds_first_then_the_smallest():
 
 
 def test_boxes_are_clipped_to_the_image():
-    made = transforms.make_example(
-        record([block(20, 30, 5, 5, 30, 20)], boxes=[[5, 5, 40, 40]]), None, CONFIG
-    )
+    made = make_row(record([block(20, 30, 5, 5, 30, 20)], boxes=[[5, 5, 40, 40]]), None, CONFIG)
     np.testing.assert_allclose(made.boxes[0], [5, 5, 30, 20])
+
+
+# (short side, flipped, box) of twelve images, stored before transforms were values: runs that began
+# before then continue with the same images.
+DRAWN = [
+    (672, True, [848.504638671875, 416.6400146484375, 901.5361328125, 461.44000244140625]),
+    (672, True, [848.504638671875, 416.6400146484375, 901.5361328125, 461.44000244140625]),
+    (800, True, [1010.1661376953125, 496.0, 1073.301513671875, 549.3333129882812]),
+    (672, True, [848.504638671875, 416.6400146484375, 901.5361328125, 461.44000244140625]),
+    (704, False, [72.7546157836914, 436.4800109863281, 128.2984619140625, 483.413330078125]),
+    (768, False, [79.33615112304688, 476.1600036621094, 139.9046173095703, 527.3599853515625]),
+    (768, True, [969.0953979492188, 476.1600036621094, 1029.663818359375, 527.3599853515625]),
+    (736, True, [928.8984375, 456.32000732421875, 986.95458984375, 505.38665771484375]),
+    (800, False, [82.6984634399414, 496.0, 145.83384704589844, 549.3333129882812]),
+    (736, True, [928.8984375, 456.32000732421875, 986.95458984375, 505.38665771484375]),
+    (640, False, [66.1015396118164, 396.79998779296875, 116.56615447998047, 439.4666748046875]),
+    (672, False, [69.4638442993164, 416.6400146484375, 122.4953842163086, 461.44000244140625]),
+]
+
+
+def test_draws_are_those_of_stored_runs():
+    config = DataConfig(short_side=(640, 672, 704, 736, 768, 800))
+    height, width = 90, 130
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = 200
+    box = [9.3, 55.8, 7.1, 6.0]
+    source = record([block(height, width, 9, 56, 16, 62)], image=image, boxes=[box])
+    for number, (side, flipped, corners) in enumerate(DRAWN):
+        made = make_row(source, np.random.default_rng([7, 2, number]), config)
+        assert min(made.image.shape[:2]) == side
+        assert (made.image[0, 0, 0] == 0) == flipped
+        np.testing.assert_allclose(made.boxes[0], corners, rtol=2e-6)

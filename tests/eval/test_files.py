@@ -8,9 +8,9 @@ from PIL import Image
 
 from segjax.data.coco import CocoError, load_json
 from segjax.data.images import decode_map
-from segjax.data.panoptic import ids_of, read_panoptic
-from segjax.data.segments import PanopticCategory, Segment
-from segjax.data.semantic import read_classes
+from segjax.data.labels.folder import read_label_names
+from segjax.data.labels.panoptic import read_panoptic
+from segjax.data.segments import PanopticCategory, Segment, ids_of
 from segjax.results.files import MapWriter
 from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
 from segjax.results.result import Result
@@ -80,7 +80,7 @@ def test_semantic_maps_are_gray_pngs_and_their_names(tmp_path, names):
     assert files.close() == (folder, listed)[: 1 + bool(names)]
     np.testing.assert_array_equal(decode_map((folder / "a.png").read_bytes(), 1, 3, 1), labels)
     if names:
-        assert read_classes(listed) == names
+        assert read_label_names(listed) == names
 
 
 def test_nothing_is_written_of_nothing(tmp_path):

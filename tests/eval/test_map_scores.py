@@ -235,8 +235,8 @@ def test_a_semantic_predictor_has_no_objects(opened):
 
 
 def first_image(dataset):
+    from segjax.data.build import open_records
     from segjax.data.images import decode_image
-    from segjax.data.tfds_builder import open_records
 
     split = dataset.split("val")
     return int(split.index[0, 0]), decode_image(open_records(split)[0]["image"])

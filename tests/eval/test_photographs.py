@@ -6,8 +6,8 @@ import pytest
 from segjax.data.config import DataConfig
 from segjax.data.dataset import open_dataset
 from segjax.data.images import decode_map
-from segjax.data.panoptic import ids_of, read_panoptic
-from segjax.data.segments import Segment
+from segjax.data.labels.panoptic import read_panoptic
+from segjax.data.segments import Segment, ids_of
 from segjax.eval.mean_iou import MeanIou
 from segjax.eval.panoptic_quality import PanopticQuality
 from segjax.results.files import MapWriter

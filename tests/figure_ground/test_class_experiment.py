@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import class_crops, class_experiment
-from segjax.data.creatures import CreaturesConfig, generate
+from segjax.figure_ground.creatures import CreaturesConfig, generate
 from segjax.figure_ground.fragments import TopDownConfig
 from tests.support.trees import tree
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segjax.data.creatures import CreaturesConfig, generate
+from segjax.figure_ground.creatures import CreaturesConfig, generate
 from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_learn import learn_fragments
 from segjax.figure_ground.fragments_match import Peaks

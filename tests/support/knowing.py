@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.data.build import open_records
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_image
 from segjax.data.shapes import ShapesConfig
-from segjax.data.tfds_builder import open_records
 from segjax.models import PanopticMerge
 from segjax.models.panoptic_fpn import panoptic_map
 from segjax.ops.soft_masks import BoxMasks

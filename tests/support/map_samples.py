@@ -7,8 +7,7 @@ import numpy as np
 
 from segjax.data import rle
 from segjax.data.coco import load_coco
-from segjax.data.semantic import open_labels
-from segjax.data.sources import folder_maps
+from segjax.data.labels import find_labels, open_labels
 from tests.support.samples import annotation, content, encoded, make_folder
 
 SIZES = {1: (20, 30), 2: (30, 20)}
@@ -108,6 +107,7 @@ def labels_of(config, semantic, split="train"):
     """Opens the labels of a folder's split, and the images to ask them for."""
     root = config.root
     dataset = load_coco(f"{root}/annotations/instances_{split}.json", f"{root}/{split}")
-    maps = folder_maps(semantic, root, config.semantic_root, split)
-    labels = open_labels(semantic, dataset.categories, {split: maps})
-    return labels.names, labels.sources[split], {image.id: image for image in dataset.images}
+    base = config.semantic_root or root
+    files = find_labels(semantic, base, split, apart=bool(config.semantic_root))
+    labels = open_labels(semantic, dataset.categories, {split: files})
+    return labels.names, labels.readers[split], {image.id: image for image in dataset.images}

@@ -258,7 +258,7 @@ def test_a_complete_cache_may_lie_where_nobody_writes(tmp_path, monkeypatch):
     url = "http://weights.invalid/x.pth"
     path = cached_path(url, tmp_path)
     path.write_bytes(CONTENT)
-    monkeypatch.setattr(download, "_locked", None)  # so that a lock file would fail
+    monkeypatch.setattr(download, "locked", None)  # so that a lock file would fail
     assert fetch(url, sha256=SHA, folder=tmp_path) == path
     assert names(tmp_path) == [path.name]
 

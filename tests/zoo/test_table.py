@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import tables
-from segjax.data.stuff_names import STUFF_NAMES
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.things import THINGS
 from segjax.models import FasterRCNN
 from segjax.nn.norm import NormSpec

@@ -5,11 +5,10 @@ shifts; this one keeps the image bytes as they are, areas and boxes as the file'
 masks as RLE text. Examples stand in the order of their image ids, and beside the records lies a
 small index (sizes, counts), so that batches are planned without reading images.
 
-Processes that prepare one dataset at once wait for each other with `fcntl`: POSIX systems only.
+Processes that prepare one dataset at once wait for each other.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import io
 import itertools
@@ -26,6 +25,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from segjax._files import locked, written_whole
+from segjax.data import rle as rle_lib
 from segjax.data.coco import (
     Category,
     CocoDataset,
@@ -33,37 +34,30 @@ from segjax.data.coco import (
     ImageRecord,
     merge_categories,
 )
-from segjax.data.config import DataConfig, Semantic
-from segjax.data.hashing import add_file, cache_key, labels_alone
-from segjax.data.images import IGNORE, ImageError, encode_labels, verify_image
-from segjax.data.panoptic import PanopticLabels
+from segjax.data.config import DataConfig
+from segjax.data.formats import open_source, open_splits
+from segjax.data.hashing import cache_key
+from segjax.data.images import ImageError, encode_labels, verify_image
+from segjax.data.labels import LABELS, open_labels
+from segjax.data.labels.base import LabelReader, Labels, SegmentReader
 from segjax.data.prepared import META, Prepared, PreparedSplit, load_prepared, save_index
-from segjax.data.semantic import Labels, LabelSource, open_labels
-from segjax.data.sources import UNPACKED, SplitSource, archive_sources, folder_sources
+from segjax.data.protocols import Workspace
 from segjax.data.store import ImageStore, StoreError
 
-VERSION = "1.2.0"
+VERSION = "1.3.0"
+# What must be unpacked to be read is put here, in the folder of the dataset, and then deleted.
+_UNPACKED = "unpacked"
 
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-    """Which images: a folder, or COCO's archives when `root` is empty.
+    """Which data to build.
 
     Attributes:
-      root: folder in COCO format.
-      on_bad_image: "raise", or "skip" to leave out and count images that do not decode.
-      semantic: which labels to build beside each image.
-      semantic_root: folder of their maps, if it is not `root`.
-      semantic_ignore: number in plain label PNGs that counts for nothing.
-      labels_alone: take images without an annotation file.
+      data: names the format, where the data lie, and the labels.
     """
 
-    root: str = ""
-    on_bad_image: str = "raise"
-    semantic: Semantic = "none"
-    semantic_root: str = ""
-    semantic_ignore: int = IGNORE
-    labels_alone: bool = False
+    data: DataConfig = DataConfig()
 
 
 class _Info(tfds.core.DatasetInfo):
@@ -72,23 +66,26 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
-    """COCO instances with masks; configs "2017" are COCO's own, others read a folder."""
+    """Objects with masks, and labels, of any format; configs "2017" download COCO's own."""
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS: ClassVar = [
-        CocoConfig(name="2017", description="COCO 2017 with instance masks"),
         CocoConfig(
-            name="2017_skip", description="2017 without its bad images", on_bad_image="skip"
+            name="2017", description="COCO 2017 with instance masks", data=DataConfig(name="2017")
+        ),
+        CocoConfig(
+            name="2017_skip",
+            description="2017 without its bad images",
+            data=DataConfig(name="2017", on_bad_image="skip"),
         ),
     ]
     pkg_dir_path = epath.Path(__file__).parent
     # TFDS 4.9.10 finds this with a package that it does not declare (importlib_resources).
     code_path = epath.Path(__file__)
 
-    def __init__(self, *, base_url: str = DataConfig.base_url, **kwargs: Any) -> None:
-        self.base_url = base_url
+    def __init__(self, **kwargs: Any) -> None:
         self.index: dict[str, list[tuple[int, ...]]] = {}
-        self.annotations: dict[str, str] = {}
+        self.annotated: dict[str, bool] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, int] = {}
         self.image_hashes: dict[str, str] = {}
@@ -114,9 +111,10 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             "image/width": np.int64,
             "objects": tfds.features.Sequence(objects),
         }
-        if self._config.semantic != "none":
+        semantic = self._config.semantic
+        if semantic != "none":
             features["semantic"] = tfds.features.Image(shape=(None, None, 1), encoding_format="png")
-        if self._config.semantic == "panoptic":
+        if semantic != "none" and LABELS[semantic].has_segments:
             features["panoptic"] = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
             features["segments"] = tfds.features.Sequence(
                 {"id": np.int64, "category_id": np.int64, "is_crowd": np.bool_}
@@ -130,19 +128,26 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        sources = self._sources(dl_manager)
-        datasets = {name: source.load() for name, source in sources.items()}
-        self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
         config = self._config
+
+        def download(urls: dict[str, str]) -> dict[str, Path]:
+            # TFDS returns paths of a class of its own.
+            return {name: Path(path) for name, path in dl_manager.download(urls).items()}
+
+        workspace = Workspace(download, Path(self.data_dir) / _UNPACKED)
+        splits = open_splits(open_source(config), config, workspace)
+        datasets = {name: split.load() for name, split in splits.items()}
+        self.annotated = {name: bool(dataset.categories) for name, dataset in datasets.items()}
+        self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
         if config.semantic != "none":
-            maps = {name: source.maps for name, source in sources.items()}
+            files = {name: split.labels for name, split in splits.items()}
             self.labels = open_labels(
-                config.semantic, self.categories, maps, config.semantic_ignore
+                config.semantic, self.categories, files, config.semantic_ignore
             )
         made = {}
-        for name, source in sources.items():
-            reader = self.labels.sources.get(name)
-            examples = self._generate_examples(name, datasets[name], source.images, reader)
+        for name, split in splits.items():
+            reader = self.labels.readers.get(name)
+            examples = self._generate_examples(name, datasets[name], split.images, reader)
             first = next(examples, None)
             # TFDS writes no split without examples: such a one has an index of no rows alone.
             if first is not None:
@@ -150,36 +155,12 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         return made
 
     @property
-    def _config(self) -> CocoConfig:
+    def _config(self) -> DataConfig:
         assert isinstance(self.builder_config, CocoConfig)
-        return self.builder_config
-
-    def _sources(self, dl_manager: Any) -> dict[str, SplitSource]:
-        config = self._config
-        if config.root:
-            sources = folder_sources(
-                config.root,
-                config.semantic,
-                config.semantic_root,
-                need_annotations=not config.labels_alone,
-            )
-            self.annotations = {
-                name: str(found.annotations or "") for name, found in sources.items()
-            }
-            return sources
-        folder = Path(self.data_dir)  # is renamed when all is built
-        sources = archive_sources(
-            dl_manager, self.base_url, folder, config.semantic, config.semantic_root
-        )
-        self.annotations = {
-            name: str(found.annotations.relative_to(folder))
-            for name, found in sources.items()
-            if found.annotations is not None
-        }
-        return sources
+        return self.builder_config.data
 
     def _generate_examples(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, split: str, dataset: CocoDataset, store: ImageStore, reader: LabelSource | None
+        self, split: str, dataset: CocoDataset, store: ImageStore, reader: LabelReader | None
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         labels = {category.id: index for index, category in enumerate(self.categories)}
         rows = self.index.setdefault(split, [])
@@ -191,14 +172,16 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             digest.update(f"{image.file_name}\0{len(data)}\n".encode() + data)
             objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
             crowds = sum(a.is_crowd for a in image.annotations)
-            masked = sum(a.counts != "" for a in objects)
+            without = ("", rle_lib.empty_counts(image.height, image.width))
+            masked = sum(a.counts not in without for a in objects)
             rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
+            digest.update(repr(image.annotations).encode())
             example = _example(image, data, labels)
             if reader is not None:
                 pixels = reader.read(image)
                 digest.update(pixels.tobytes())
                 example["semantic"] = io.BytesIO(encode_labels(pixels))
-            if isinstance(reader, PanopticLabels):
+            if isinstance(reader, SegmentReader):
                 added, kept = _panoptic_fields(reader, image)
                 digest.update(added)
                 example |= kept
@@ -223,13 +206,11 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         return data
 
 
-def prepare(config: DataConfig, root: str) -> Prepared:
+def prepare(config: DataConfig) -> Prepared:
     """Builds the dataset, unless the cache holds it for these very files.
 
     Args:
-      config: `name`, `cache_dir`, `base_url`, `on_bad_image`, `semantic`, `semantic_root`,
-        `semantic_ignore` and `instances` are used.
-      root: the folder in COCO format; "" takes COCO's archives from `base_url`.
+      config: which data; how they are resized and batched does not matter.
 
     Returns:
       What lies on disk.
@@ -239,10 +220,10 @@ def prepare(config: DataConfig, root: str) -> Prepared:
     """
     cache = Path(config.cache_dir).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
-    home = cache / f"{config.name}-{cache_key(config, root, VERSION)}"
-    with _locked(cache / f"{home.name}.lock"):
+    home = cache / f"{config.name}-{cache_key(config, open_source(config), VERSION)}"
+    with locked(cache / f"{home.name}.lock"):
         if not (home / META).exists():
-            _build(config, root, cache, home)
+            _build(config, cache, home)
     return load_prepared(home)
 
 
@@ -263,44 +244,32 @@ def open_records(split: PreparedSplit) -> Any:
     return builder.as_data_source(split.name, decoders=decoders)
 
 
-def _build(config: DataConfig, root: str, cache: Path, home: Path) -> None:
+def _build(config: DataConfig, cache: Path, home: Path) -> None:
     """Builds into a new folder; the file that marks it complete is written last."""
     shutil.rmtree(home, ignore_errors=True)
-    kind: Any = "2017_skip" if config.on_bad_image == "skip" else "2017"
-    if root or config.semantic != "none":
-        kind = CocoConfig(
-            name="folder" if root else f"{kind}_{config.semantic}",
-            root=root,
-            on_bad_image=config.on_bad_image,
-            semantic=config.semantic,
-            semantic_root=config.semantic_root,
-            semantic_ignore=config.semantic_ignore,
-            labels_alone=labels_alone(config),
-        )
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # whole pages of it in a log file
     with _quiet():
-        builder = SegjaxCoco(config=kind, data_dir=str(home), base_url=config.base_url)
+        builder = SegjaxCoco(config=CocoConfig(name="prepared", data=config), data_dir=str(home))
         builder.download_and_prepare(
             download_dir=str(cache / "downloads"), download_config=downloads
         )
     folder = Path(builder.data_dir)
-    shutil.rmtree(folder / UNPACKED, ignore_errors=True)
+    shutil.rmtree(folder / _UNPACKED, ignore_errors=True)
     for name, rows in builder.index.items():
         save_index(folder, name, rows)
     meta = {
         "folder": str(folder.relative_to(home)),
         "categories": [[c.id, c.name] for c in builder.categories],
-        "annotations": builder.annotations,
+        "annotated": builder.annotated,
         "problems": builder.problems,
         "skipped": builder.skipped,
-        "fingerprint": _fingerprint(builder, folder),
+        "fingerprint": _fingerprint(builder),
         "labels": _labels_facts(builder.labels),
     }
-    partial = home / f"{META}.new"
-    partial.write_text(json.dumps(meta))
-    partial.replace(home / META)
+    with written_whole(home / META) as partial:
+        partial.write_text(json.dumps(meta))
 
 
 def _labels_facts(labels: Labels) -> dict[str, Any]:
@@ -311,14 +280,13 @@ def _labels_facts(labels: Labels) -> dict[str, Any]:
     }
 
 
-def _fingerprint(builder: SegjaxCoco, folder: Path) -> str:
-    """Hashes what was built: a run may go on with any copy of it."""
+def _fingerprint(builder: SegjaxCoco) -> str:
+    """Hashes what was built: a run may continue with any copy of it."""
     digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
-    for name, path in sorted(builder.annotations.items()):
-        digest.update(f"{name} {builder.image_hashes[name]}".encode())
-        if path:
-            add_file(digest, folder / path)
-    if builder.labels.sources:
+    digest.update(repr([(c.id, c.name) for c in builder.categories]).encode())
+    for name, annotated in sorted(builder.annotated.items()):
+        digest.update(f"{name} {annotated} {builder.image_hashes[name]}".encode())
+    if builder.labels.readers:
         digest.update(json.dumps(builder.labels.all_names()).encode())
     if builder.labels.categories:
         digest.update(json.dumps(builder.labels.is_thing).encode())
@@ -347,7 +315,7 @@ def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[st
     }
 
 
-def _panoptic_fields(reader: PanopticLabels, image: ImageRecord) -> tuple[bytes, dict[str, Any]]:
+def _panoptic_fields(reader: SegmentReader, image: ImageRecord) -> tuple[bytes, dict[str, Any]]:
     """Gives what an example holds for evaluation, and the bytes that it is known by."""
     png, segments = reader.segments(image)
     rows = [dataclasses.asdict(segment) for segment in segments]
@@ -365,11 +333,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process of a machine build while the others wait."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

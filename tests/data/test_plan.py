@@ -7,49 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segjax.data.buckets import (
-    EvalPlan,
-    TrainPlan,
-    assign_canvases,
-    derive_canvases,
-    group_by_canvas,
-)
-from segjax.data.config import DataConfig
-
-COCO = DataConfig()
-
-
-def sizes(*pairs):
-    return np.array(pairs, np.int64)
-
-
-def test_orientation_canvases():
-    found = derive_canvases(sizes((480, 640), (640, 480), (333, 1000), (500, 500)), COCO)
-    assert found == ((800, 1344), (1088, 800))
-    canvas = assign_canvases(sizes((480, 640), (640, 480), (500, 500)), found, COCO)
-    # A square goes where the least is padded.
-    assert canvas.tolist() == [0, 1, 1]
-
-
-def test_one_canvas_where_shapes_hardly_differ():
-    config = DataConfig(resize="none")
-    assert derive_canvases(sizes((128, 128)), config) == ((128, 128),)
-    assert derive_canvases(sizes((250, 256), (256, 250)), config) == ((256, 256),)
-    assert derive_canvases(sizes((100, 256), (256, 100)), config) == ((128, 256), (256, 128))
-
-
-def test_chosen_canvases_must_fit():
-    config = DataConfig(resize="none", buckets=((64, 64), (128, 128)))
-    assert derive_canvases(sizes((60, 60)), config) == config.buckets
-    canvas = assign_canvases(sizes((60, 60), (65, 10)), config.buckets, config)
-    assert canvas.tolist() == [0, 1]
-    with pytest.raises(ValueError, match="129 x 10"):
-        assign_canvases(sizes((60, 60), (129, 10)), config.buckets, config)
-
-
-def test_canvases_hold_every_scale():
-    config = DataConfig(short_side=(640, 800), eval_short_side=900, long_side=1600)
-    assert derive_canvases(sizes((500, 500)), config) == ((928, 928),)
+from segjax.data.plan import EvalPlan, TrainPlan, group_by_canvas
 
 
 @given(st.lists(st.integers(0, 13), min_size=1, max_size=3), st.integers(1, 5), st.integers(0, 9))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segjax.data.creatures import CreaturesConfig, draw_creature, draw_ground, generate
+from segjax.figure_ground.creatures import CreaturesConfig, draw_creature, draw_ground, generate
 
 SMALL = CreaturesConfig(image_size=64, num_creatures=12, num_grounds=12)
 

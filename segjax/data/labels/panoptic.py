@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from segjax.data.coco import (
     Category,
@@ -16,9 +16,20 @@ from segjax.data.coco import (
     merge_categories,
 )
 from segjax.data.images import IGNORE
-from segjax.data.layout import SEMANTIC_WAYS
-from segjax.data.maps import MapError, Maps, MissingMapError, read_map
-from segjax.data.segments import PanopticCategory, Segment
+from segjax.data.labels.base import (
+    LabelArchive,
+    LabelFiles,
+    Labels,
+    MapError,
+    MissingMapError,
+    find_first,
+    read_map,
+    ways,
+)
+from segjax.data.segments import PanopticCategory, Segment, ids_of
+from segjax.data.store import FolderStore, ZipStore, extract
+
+_NAMES = ("panoptic_{}", "panoptic_{}2017")
 
 
 class PanopticEntry(NamedTuple):
@@ -38,23 +49,73 @@ class PanopticEntry(NamedTuple):
 
 
 class PanopticLabels:
-    """COCO's panoptic annotation (1801.00868): a PNG of segment ids and a json of their classes.
+    """The row "panoptic" of the table: the categories of a panoptic json, things and stuff."""
+
+    title = "from COCO's panoptic annotation"
+    hint = (
+        "reads annotations/panoptic_train2017.json and the PNGs in panoptic_train2017/ or "
+        "annotations/panoptic_train2017/, below root or semantic_root"
+    )
+    has_files = True
+    needs_objects = True
+    knows_things = True
+    has_segments = True
+
+    def find(self, base: Path, split: str, *, apart: bool) -> LabelFiles:
+        """Looks for the json and the folder of a split; raises `CocoError` if one is missing."""
+        below = [f"{place}{name}" for place in ("annotations/", "") for name in _NAMES]
+        json = find_first(base, [f"{name}.json" for name in below], split, Path.is_file)
+        folder = find_first(base, (*below[2:], *below[:2]), split, Path.is_dir)
+        return LabelFiles(FolderStore(folder), json)
+
+    def archive(self, base_url: str) -> LabelArchive:
+        """Returns COCO's archive, which holds another of PNGs for each split."""
+        return LabelArchive(
+            f"{base_url}/annotations/panoptic_annotations_trainval2017.zip", _unpack
+        )
+
+    def open(
+        self,
+        categories: Sequence[Category],
+        files: Mapping[str, LabelFiles],
+        splits: Sequence[str],
+        ignore: int,
+    ) -> Labels:
+        """Reads the json of each split; only `files` is used."""
+        read = {}
+        for split, found in files.items():
+            assert found.annotations is not None
+            read[split] = read_panoptic(found.annotations)
+        joined = join_categories([listed for listed, _ in read.values()])
+        return Labels(
+            names=tuple(category.name for category in joined),
+            readers={
+                split: PanopticReader(files[split], entries, joined)
+                for split, (_, entries) in read.items()
+            },
+            is_thing=tuple(category.is_thing for category in joined),
+            categories=joined,
+        )
+
+
+class PanopticReader:
+    """Reads the labels and segments of a split.
 
     Crowd segments count as their class; pixels of no segment are `IGNORE`.
 
     Args:
-      maps: the json and the PNGs.
+      files: the json and the PNGs.
       entries: of the json, by image id.
       categories: whose ranks are the labels.
     """
 
     def __init__(
         self,
-        maps: Maps,
+        files: LabelFiles,
         entries: Mapping[int, PanopticEntry],
         categories: Sequence[PanopticCategory],
     ) -> None:
-        self._maps, self._entries = maps, entries
+        self._files, self._entries = files, entries
         self._labels = {category.id: label for label, category in enumerate(categories)}
 
     def read(self, image: ImageRecord) -> UInt8[np.ndarray, "h w"]:
@@ -67,16 +128,16 @@ class PanopticLabels:
         entry = self._entries.get(image.id)
         if entry is None:
             raise MissingMapError(
-                f"image {image.id} ({image.file_name}) has no entry in {self._maps.annotations}: "
-                f"{SEMANTIC_WAYS}"
+                f"image {image.id} ({image.file_name}) has no entry in {self._files.annotations}: "
+                f"{ways()}"
             )
         unknown = [i for i in entry.category_ids.tolist() if i not in self._labels]
         if unknown:
             raise MapError(
-                f"image {image.id}: a segment in {self._maps.annotations} is of the category "
+                f"image {image.id}: a segment in {self._files.annotations} is of the category "
                 f"{unknown[0]}, which is not in its list of categories"
             )
-        ids = ids_of(read_map(self._maps.store, entry.file_name, image, 3)).astype(np.int64)
+        ids = ids_of(read_map(self._files.store, entry.file_name, image, 3)).astype(np.int64)
         order = np.argsort(entry.ids)
         # Void goes first, as the smallest id.
         known = np.concatenate([np.zeros(1, np.int64), entry.ids[order]])
@@ -85,8 +146,8 @@ class PanopticLabels:
         lost = ids[known[place] != ids]
         if lost.size:
             raise MapError(
-                f"image {image.id}: {self._maps.store.where(entry.file_name)} holds the id "
-                f"{lost[0]}, which is no segment of it in {self._maps.annotations}"
+                f"image {image.id}: {self._files.store.where(entry.file_name)} holds the id "
+                f"{lost[0]}, which is no segment of it in {self._files.annotations}"
             )
         return np.array(classes, np.uint8)[place]
 
@@ -98,13 +159,7 @@ class PanopticLabels:
         entry = self._entries[image.id]
         columns = (entry.ids.tolist(), entry.category_ids.tolist(), entry.is_crowd.tolist())
         segments = tuple(Segment(*row) for row in zip(*columns, strict=True))
-        return self._maps.store.read(entry.file_name), segments
-
-
-def ids_of(colours: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-    """Takes segment ids out of a panoptic PNG's colours: red holds the lowest byte."""
-    wide = colours.astype(np.int32)
-    return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]
+        return self._files.store.read(entry.file_name), segments
 
 
 def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, PanopticEntry]]:
@@ -146,7 +201,7 @@ def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, Panopti
     return [categories[number] for number in sorted(categories)], entries
 
 
-def merge_panoptic(lists: Sequence[Sequence[PanopticCategory]]) -> tuple[PanopticCategory, ...]:
+def join_categories(lists: Sequence[Sequence[PanopticCategory]]) -> tuple[PanopticCategory, ...]:
     """Unites the splits' categories, as `segjax.data.coco.merge_categories` does.
 
     Args:
@@ -194,3 +249,11 @@ def _entry(annotation: dict[str, Any], where: str) -> PanopticEntry:
         np.array([category for category, _ in found.values()], np.int64),
         np.array([crowd for _, crowd in found.values()], bool),
     )
+
+
+def _unpack(archive: Path, folder: Path, split: str) -> LabelFiles:
+    """Unpacks a split's json and its archive of PNGs, which is read in place."""
+    name = f"panoptic_{split}2017"
+    for ending in ("json", "zip"):
+        extract(archive, f"annotations/{name}.{ending}", folder / f"{name}.{ending}")
+    return LabelFiles(ZipStore(folder / f"{name}.zip", name), folder / f"{name}.json")

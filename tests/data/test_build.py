@@ -14,13 +14,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from segjax.data import rle, sources
+from segjax.data import rle
+from segjax.data.build import SegjaxCoco, open_records, prepare
 from segjax.data.coco import CocoError
 from segjax.data.config import DataConfig
 from segjax.data.images import decode_labels
+from segjax.data.labels import stuffthingmaps
+from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.pipeline import open_dataset
-from segjax.data.stuff_names import STUFF_NAMES
-from segjax.data.tfds_builder import SegjaxCoco, open_records, prepare
 from tests.support.samples import SHARED, annotation, content, encoded, make_folder, picture
 
 
@@ -36,7 +37,7 @@ def data():
 
 def test_records_hold_the_file_as_it_is(tmp_path):
     config = make_folder(tmp_path, data())
-    prepared = prepare(config, config.root)
+    prepared = prepare(config)
     assert [(c.id, c.name) for c in prepared.categories] == [(2, "cat"), (9, "dog")]
     split = prepared.splits["train"]
     assert split.index.tolist() == [
@@ -56,33 +57,33 @@ def test_records_hold_the_file_as_it_is(tmp_path):
     mask = rle.decode({"size": [16, 24], "counts": objects["segmentation"][1].decode()})
     assert mask.sum() == 16
     assert records[2]["objects"]["segmentation"] == []
-    assert split.annotations == str(tmp_path / "annotations" / "instances_train.json")
+    assert split.annotated
 
 
 def test_is_built_once_and_again_after_a_change(tmp_path):
     config = make_folder(tmp_path, data())
-    first = prepare(config, config.root)
-    assert prepare(config, config.root).fingerprint == first.fingerprint
+    first = prepare(config)
+    assert prepare(config).fingerprint == first.fingerprint
     built = os.listdir(tmp_path / "cache")
     changed = data()
     changed["annotations"].pop()
     path = tmp_path / "annotations" / "instances_train.json"
     path.write_text(json.dumps(changed))
-    second = prepare(config, config.root)
+    second = prepare(config)
     assert second.splits["train"].index[0, 3] == 0
     assert len(os.listdir(tmp_path / "cache")) > len(built)
     (tmp_path / "val" / "10.png").write_bytes(encoded(picture(24, 16, seed=5)))
-    third = prepare(config, config.root)
+    third = prepare(config)
     assert len({first.fingerprint, second.fingerprint, third.fingerprint}) == 3
 
 
 def test_a_build_that_was_interrupted_is_done_again(tmp_path):
     config = make_folder(tmp_path, data())
-    prepare(config, config.root)
+    prepare(config)
     (marker,) = (tmp_path / "cache").glob("*/segjax.json")
     marker.unlink()
     next(marker.parent.rglob("*.array_record*")).write_bytes(b"half")
-    assert len(open_records(prepare(config, config.root).splits["train"])) == 3
+    assert len(open_records(prepare(config).splits["train"])) == 3
 
 
 def test_bad_images_stop_or_are_left_out(tmp_path):
@@ -90,15 +91,15 @@ def test_bad_images_stop_or_are_left_out(tmp_path):
     whole = (tmp_path / "train" / "10.png").read_bytes()
     (tmp_path / "train" / "10.png").write_bytes(whole[:200])
     with pytest.raises(CocoError, match=r'image 10 \(10.png\).*on_bad_image="skip"'):
-        prepare(config, config.root)
+        prepare(config)
     skipping = dataclasses.replace(config, on_bad_image="skip")
-    split = prepare(skipping, config.root).splits["train"]
+    split = prepare(skipping).splits["train"]
     assert split.index[:, 0].tolist() == [20, 30]
     assert any("bad_image: 1" in line for line in split.problems)
     assert split.skipped == 1
     for name in ("20.png", "30.png"):
         (tmp_path / "train" / name).write_bytes(whole[:200])
-    split = prepare(skipping, config.root).splits["train"]
+    split = prepare(skipping).splits["train"]
     assert (len(split.index), split.skipped, len(open_records(split))) == (0, 3, 0)
 
 
@@ -106,10 +107,10 @@ def test_splits_must_agree_on_categories(tmp_path):
     other = content([(1, 16, 16)], [], [(9, "wolf")])
     config = make_folder(tmp_path, data(), other)
     with pytest.raises(CocoError, match='category 9 is "dog" in one split and "wolf"'):
-        prepare(config, config.root)
+        prepare(config)
     more = content([(1, 16, 16)], [], [(9, "dog"), (11, "bird")])
     config = make_folder(tmp_path, data(), more)
-    assert [c.name for c in prepare(config, config.root).categories] == ["cat", "dog", "bird"]
+    assert [c.name for c in prepare(config).categories] == ["cat", "dog", "bird"]
 
 
 @pytest.fixture
@@ -150,8 +151,7 @@ def test_2017_from_archives(tmp_path, coco_server):
     assert set(dataset.splits) == {"train", "val"}
     record = open_records(dataset.splits["val"])[1]
     assert record["image"] == encoded(picture(16, 24, 20))
-    with open(dataset.annotations("val")) as file:
-        assert json.load(file) == data()
+    assert dataset.instances("val").images[20].areas.tolist() == [77.125, 16.0]
     count = len(requests)
     assert open_dataset(config).fingerprint == dataset.fingerprint
     assert len(requests) == count
@@ -234,7 +234,7 @@ def stuff_archive():
 )
 def test_labels_of_2017_from_archives(tmp_path, coco_server, monkeypatch, semantic, names):
     url, requests = coco_server
-    monkeypatch.setattr(sources, "STUFFTHINGMAPS_URL", f"{url}/elsewhere/stuff.zip")
+    monkeypatch.setattr(stuffthingmaps, "URL", f"{url}/elsewhere/stuff.zip")
     site = tmp_path / "site"
     (site / "elsewhere").mkdir()
     (site / "elsewhere" / "stuff.zip").write_bytes(stuff_archive())
@@ -256,8 +256,7 @@ def test_labels_of_2017_from_archives(tmp_path, coco_server, monkeypatch, semant
     assert len(requests) == (3 if semantic == "instances" else 4)
     kept = [path for path in cache.rglob("*panoptic*") if "downloads" not in path.parts]
     assert not [path for path in kept if path.is_file()], "what was unpacked is gone"
-    with open(dataset.annotations("val")) as file:
-        assert json.load(file) == data()
+    assert dataset.instances("val").images[20].areas.tolist() == [77.125, 16.0]
     bare = open_dataset(dataclasses.replace(config, semantic="none"))
     assert bare.fingerprint != dataset.fingerprint
 
@@ -289,7 +288,7 @@ def test_maps_of_2017_that_lie_in_a_folder_are_not_downloaded(tmp_path, coco_ser
 def test_2017_is_a_config_of_the_builder(tmp_path):
     builder = SegjaxCoco(config="2017", data_dir=str(tmp_path))
     assert builder.info.full_name.startswith("segjax_coco/2017/")
-    assert builder.base_url == "http://images.cocodataset.org"
+    assert builder.builder_config.data.base_url == "http://images.cocodataset.org"
 
 
 def test_neither_tensorflow_nor_the_models_are_imported(tmp_path):

@@ -1,4 +1,4 @@
-"""Canvases and batches: every batch has one shape, and every epoch every image.
+"""The plan of batches: every batch has one shape, and every epoch every image.
 
 A batch holds images of one canvas (height, width), so that a run compiles its step once a
 canvas. The images of a canvas form an endless stream, reshuffled every epoch, that is cut into
@@ -13,69 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int64
-
-from segjax.data.config import DataConfig
-from segjax.data.transforms import resized_size
-
-Canvas = tuple[int, int]
-
-
-def derive_canvases(sizes: Int64[np.ndarray, "images 2"], config: DataConfig) -> tuple[Canvas, ...]:
-    """Chooses the canvases for a set of images.
-
-    Args:
-      sizes: (height, width) of the images as stored.
-      config: how they are resized, and `buckets`, `size_divisor`.
-
-    Returns:
-      `config.buckets`, or one canvas for landscape (and square) and one for portrait images, as
-      small as the images allow; one alone where both would waste little (a quarter) of it; none
-      without images.
-    """
-    if config.buckets is not None:
-        return config.buckets
-    needed = _needed_sizes(np.unique(sizes, axis=0), config)
-    portrait = needed[:, 0] > needed[:, 1]
-    groups = [needed[portrait == side] for side in (False, True)]
-    canvases = [_round_up(group.max(axis=0), config) for group in groups if len(group)]
-    if len(canvases) == 2:
-        joint = (max(c[0] for c in canvases), max(c[1] for c in canvases))
-        if joint[0] * joint[1] <= 1.25 * min(c[0] * c[1] for c in canvases):
-            return (joint,)
-    return tuple(canvases)
-
-
-def assign_canvases(
-    sizes: Int64[np.ndarray, "images 2"], canvases: Sequence[Canvas], config: DataConfig
-) -> Int64[np.ndarray, " images"]:
-    """Finds the smallest canvas that holds each image at every scale.
-
-    Args:
-      sizes: (height, width) of the images as stored.
-      canvases: to choose from.
-      config: how images are resized.
-
-    Returns:
-      The index of each image's canvas.
-
-    Raises:
-      ValueError: if an image fits on no canvas.
-    """
-    if not len(sizes):
-        return np.zeros(0, np.int64)  # and perhaps there is no canvas either
-    unique, inverse = np.unique(sizes, axis=0, return_inverse=True)
-    needed = _needed_sizes(unique, config)
-    fits = (needed[:, None] <= np.asarray(canvases)[None]).all(axis=2)
-    homeless = np.flatnonzero(~np.any(fits, axis=1))
-    if homeless.size:
-        height, width = needed[homeless[0]]
-        raise ValueError(
-            f"an image becomes {height} x {width} pixels and fits on none of the canvases "
-            f"{tuple(canvases)}: add a larger one to buckets, or resize to less"
-        )
-    areas = np.prod(np.asarray(canvases), axis=1)
-    best = np.where(fits, areas[None], np.iinfo(np.int64).max).argmin(axis=1)
-    return best[inverse.reshape(-1)].astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,15 +166,3 @@ def _share(batch_size: int, process_index: int, process_count: int) -> slice:
         )
     rows = batch_size // process_count
     return slice(process_index * rows, (process_index + 1) * rows)
-
-
-def _needed_sizes(sizes: Int64[np.ndarray, "n 2"], config: DataConfig) -> Int64[np.ndarray, "n 2"]:
-    """Returns the largest size of each image over all scales of training and evaluation."""
-    short_side = max(*config.short_side, config.eval_short_side or 0)
-    resized = [resized_size(int(h), int(w), short_side, config) for h, w in sizes]
-    return np.array(resized, np.int64).reshape(-1, 2)
-
-
-def _round_up(size: Int64[np.ndarray, "2"], config: DataConfig) -> Canvas:
-    divisor = config.size_divisor
-    return int(-(-size[0] // divisor) * divisor), int(-(-size[1] // divisor) * divisor)

@@ -1,0 +1,52 @@
+"""Formats of datasets, a file a format.
+
+A new one is a file with a class that follows `segjax.data.protocols.Source`, and a row of
+`FORMATS`: `DataConfig.name`, the cache and `segjax check-data` know it then.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from segjax.data.config import DataConfig
+from segjax.data.formats.coco_2017 import Coco2017
+from segjax.data.formats.coco_folder import CocoFolder
+from segjax.data.formats.shapes import Shapes
+from segjax.data.labels import find_labels
+from segjax.data.protocols import Source, Split, Workspace
+
+# What `DataConfig.name` can be.
+FORMATS: dict[str, type[Source]] = {
+    "folder": CocoFolder,
+    "2017": Coco2017,
+    "shapes": Shapes,
+}
+
+
+def open_source(config: DataConfig) -> Source:
+    """Returns the source that a config names; raises a `ValueError` if a field is missing."""
+    return FORMATS[config.name].of(config)
+
+
+def open_splits(source: Source, config: DataConfig, workspace: Workspace) -> Mapping[str, Split]:
+    """Opens the splits of a source, with the labels of `config.semantic_root` if it is set.
+
+    Args:
+      source: what `open_source` returned.
+      config: `semantic` and `semantic_root` are used.
+      workspace: for sources that download or unpack.
+
+    Returns:
+      The splits by name.
+
+    Raises:
+      CocoError: if something is missing; it names what.
+    """
+    splits = source.splits(workspace)
+    if not config.semantic_root:
+        return splits
+    return {
+        name: dataclasses.replace(
+            split, labels=find_labels(config.semantic, config.semantic_root, name, apart=True)
+        )
+        for name, split in splits.items()
+    }

@@ -1,0 +1,190 @@
+"""A folder in COCO format, or one of images alone, to be trained on with label maps."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from segjax.data.coco import CocoDataset, CocoError, ImageRecord, load_coco
+from segjax.data.config import DataConfig
+from segjax.data.hashing import hash_splits
+from segjax.data.images import ImageError, read_size
+from segjax.data.labels import LABELS, LabelFiles, find_labels
+from segjax.data.layout import ALIASES, candidates, first
+from segjax.data.problems import Problems
+from segjax.data.protocols import Split, Workspace
+from segjax.data.store import FolderStore, ImageStore, StoreError
+
+_ANNOTATIONS = (
+    "annotations/instances_{}.json",
+    "annotations/instances_{}2017.json",
+    "{}/_annotations.coco.json",
+)
+_IMAGES = ("{}", "{}2017", "images/{}", "images/{}2017", "images")
+# Where images are sought that no annotation file names: not in a folder that splits may share.
+_PLAIN_IMAGES = _IMAGES[:4]
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoFolder:
+    """The format "folder": `train/`, `val/` and `annotations/instances_{train,val}.json`.
+
+    Attributes:
+      root: path of the folder.
+      semantic: labels that lie in the same folder, or "none".
+      need_annotations: False also takes images without an annotation file.
+    """
+
+    root: str
+    semantic: str = "none"
+    need_annotations: bool = True
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "CocoFolder":
+        """Makes the source that a config names; raises a `ValueError` without `root`."""
+        if not config.root:
+            raise ValueError('name="folder" needs root: the path of a folder in COCO format')
+        labels = LABELS.get(config.semantic)
+        return cls(
+            root=config.root,
+            semantic="none" if config.semantic_root else config.semantic,
+            need_annotations=config.instances or labels is None or labels.needs_objects,
+        )
+
+    def fingerprint(self) -> str:
+        """Hashes annotations by content, images and labels by place, size and time."""
+        return hash_splits(self._splits())
+
+    def splits(self, workspace: Workspace) -> Mapping[str, Split]:
+        """Finds the splits; raises `CocoError` if something is missing."""
+        return self._splits()
+
+    def _splits(self) -> dict[str, Split]:
+        return {
+            split: coco_split(
+                files.annotations,
+                files.images,
+                find_labels(self.semantic, self.root, split, apart=False),
+            )
+            for split, files in find_splits(
+                self.root, need_annotations=self.need_annotations
+            ).items()
+        }
+
+
+def coco_split(
+    annotations: str | os.PathLike[str] | None,
+    images: str | os.PathLike[str] | ImageStore,
+    labels: LabelFiles | None = None,
+) -> Split:
+    """Makes a split of a COCO annotation file.
+
+    Args:
+      annotations: path of the `instances_*.json`; None for a folder of images alone.
+      images: their folder, or another store.
+      labels: files of the semantic labels.
+
+    Returns:
+      The split.
+    """
+    store = images if isinstance(images, ImageStore) else FolderStore(images)
+    if annotations is None:
+        assert isinstance(store, FolderStore)
+        return Split(store, functools.partial(list_images, store), labels)
+    path = Path(annotations)
+    return Split(store, functools.partial(load_coco, path, store), labels, (path,))
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """The annotation file of a split, if it has one, and its image folder."""
+
+    annotations: Path | None
+    images: Path
+
+
+def find_splits(
+    root: str | os.PathLike[str], *, need_annotations: bool = True
+) -> dict[str, SplitFiles]:
+    """Looks for the splits "train" and "val" of a folder in COCO format.
+
+    Args:
+      root: the folder; `annotations/instances_train.json` with `train/`, COCO's own
+        `instances_train2017.json` with `train2017/` or `images/`, and `_annotations.coco.json`
+        beside the images are known.
+      need_annotations: False also takes folders of images that have no annotation file.
+
+    Returns:
+      The files of every split found, at least one.
+
+    Raises:
+      CocoError: if there is no annotation file, or one without an image folder.
+    """
+    folder = Path(root).expanduser().absolute()
+    found: dict[str, SplitFiles] = {}
+    for split in ALIASES:
+        annotations = first(candidates(folder, _ANNOTATIONS, split), Path.is_file)
+        forms = _IMAGES if annotations or need_annotations else _PLAIN_IMAGES
+        images = first(candidates(folder, forms, split), Path.is_dir)
+        if annotations and not images:
+            raise CocoError(f"{annotations} has no image folder: wanted {folder / split}")
+        if images and (annotations or not need_annotations):
+            found[split] = SplitFiles(annotations, images)
+    if not found and not need_annotations:
+        raise CocoError(f"no images in {folder}: wanted the folders train/ and val/")
+    if not found:
+        raise CocoError(
+            f"no COCO annotations in {folder}: wanted annotations/instances_train.json and "
+            "train/, annotations/instances_val.json and val/; only label PNGs alone need none, "
+            'with semantic="folder" and instances=False'
+        )
+    return found
+
+
+def list_images(store: FolderStore, *, on_problem: str = "raise") -> CocoDataset:
+    """Lists the images below a folder, in the order of their names.
+
+    Args:
+      store: the folder; files of other endings than `ENDINGS` and hidden ones are left out.
+      on_problem: "raise" stops at names that cannot be used; "collect" leaves such files out and
+        only counts them.
+
+    Returns:
+      The images, with ids from 1 and without categories or objects. Those whose header cannot be
+      read have height and width 0, so that building and checking meet them again.
+
+    Raises:
+      CocoError: if there is no image.
+    """
+    problems, folder = Problems(), store.root
+    records: list[ImageRecord] = []
+    for name in _names(folder):
+        problem = store.problem(name)
+        if problem:
+            problems.add(problem, repr(name)[:80])
+            continue
+        try:
+            height, width = read_size(store.read(name))
+        except (ImageError, StoreError):
+            height, width = 0, 0
+        records.append(ImageRecord(len(records) + 1, name, height, width, ()))
+    if on_problem == "raise" and problems.fatal():
+        lines = "\n".join(problems.lines())
+        raise CocoError(
+            f"{folder} holds files that cannot be used:\n{lines}\nRename or remove them."
+        )
+    if not records:
+        raise CocoError(f"{folder} holds no image: wanted files ending in {', '.join(ENDINGS)}")
+    return CocoDataset((), tuple(records), problems)
+
+
+def _names(folder: Path) -> list[str]:
+    found: list[str] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+                found.append(Path(place, name).relative_to(folder).as_posix())
+    return sorted(found)
