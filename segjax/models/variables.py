@@ -27,7 +27,7 @@ def init_variables(model: nn.Module, key: PRNGKeyArray) -> dict[str, Any]:
 
 
 def _init(model: nn.Module, key: PRNGKeyArray) -> dict[str, Any]:
-    if hasattr(model, "size_divisor"):
+    if hasattr(model, "losses"):
         side = 2 * int(model.size_divisor)  # pyright: ignore[reportAttributeAccessIssue]
         inputs = (jnp.zeros((1, side, side, 3), jnp.uint8), jnp.full((1, 2), side, jnp.int32))
     else:
