@@ -6,7 +6,8 @@ import flax.linen as nn
 
 from segjax.models.variables import variable_shapes
 
-_COUNTS = ("num_convs", "num_fcs", "stage_sizes")  # fields that say how often a layer is repeated
+# Fields that say how often a layer is repeated.
+_COUNTS = ("num_convs", "num_fcs", "stage_sizes", "depths")
 
 
 def bounded_shapes(model: nn.Module, described: Any, arrays: int) -> dict[str, Any]:
