@@ -30,6 +30,7 @@ from .models import panoptic_fpn as panoptic_fpn
 from .models import semantic_fpn as semantic_fpn
 from .nn.backbones.efficientnet import efficientnet_lite as efficientnet_lite
 from .nn.backbones.resnet import resnet as resnet
+from .nn.backbones.swin import swin as swin
 from .predict.predictor import Predictor as Predictor
 from .predict.predictor import predict as predict
 from .results.detections import ImageDetections as ImageDetections

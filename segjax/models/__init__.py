@@ -20,3 +20,4 @@ from segjax.models.semantic_fpn import SemanticFPN as SemanticFPN
 from segjax.models.semantic_fpn import semantic_fpn as semantic_fpn
 from segjax.nn.backbones.efficientnet import efficientnet_lite as efficientnet_lite
 from segjax.nn.backbones.resnet import resnet as resnet
+from segjax.nn.backbones.swin import swin as swin

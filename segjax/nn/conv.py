@@ -221,13 +221,16 @@ class Dense(nn.Module):
     features: int
     kernel_init: nn.initializers.Initializer = kaiming_uniform
     dtype: Dtype = "float32"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b C"]) -> Float[Array, "*b F"]:
         """[..., C] -> [..., features]."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = pointwise(x.astype(self.dtype), kernel.astype(self.dtype))
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return y + bias.astype(self.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
 

@@ -7,7 +7,8 @@ import flax.linen as nn
 from segjax.models.variables import variable_shapes
 from segjax.protocols import Backbone, Model
 
-_COUNTS = ("num_convs", "num_fcs", "stage_sizes")  # fields that say how often a layer is repeated
+# Fields that say how often a layer is repeated.
+_COUNTS = ("num_convs", "num_fcs", "stage_sizes", "depths")
 
 
 def bounded_shapes(model: Model | Backbone, described: Any, arrays: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
     """Describes the fields, but those that weights do not depend on, that differ."""
     if type(theirs) is not type(ours):
         return [f"{name} is {type(ours).__name__}, wanted {type(theirs).__name__}"]
-    free = {"norm", "frozen_stages", "dtype", "parent", "name"}
+    free = {"norm", "output_norms", "drop_path_rate", "frozen_stages", "dtype", "parent", "name"}
     fields = [f.name for f in dataclasses.fields(theirs) if f.name not in free]
     pairs = [(field, vars(ours)[field], vars(theirs)[field]) for field in fields]
     return [f"{name}.{f} is {a}, wanted {b}" for f, a, b in pairs if not _alike(a, b)]

@@ -5,11 +5,12 @@ import functools
 from segjax.models.flavours.libraries import DETECTRON2, DETECTRON2_X101_32X8D
 from segjax.nn.backbones.efficientnet import LITE_PREPROCESS, efficientnet_lite
 from segjax.nn.backbones.resnet import resnet
+from segjax.nn.backbones.swin import swin
 from segjax.ops.preprocess import Preprocess
 from segjax.zoo import rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
 
-# Name, file, MiB, top-1: torchvision 0.29's `ResNet50_Weights` and the like.
+# Name, file, MiB, top-1: torchvision 0.29's `ResNet50_Weights`, `Swin_T_Weights` and the like.
 _TORCHVISION = """
 resnet18.tv_in1k_v1          resnet18-f37072fd.pth           44.661  69.758
 resnet34.tv_in1k_v1          resnet34-b627a593.pth           83.275  73.314
@@ -24,6 +25,9 @@ resnext50_32x4d.tv_in1k_v2   resnext50_32x4d-1a0047aa.pth    95.833  81.198
 resnext101_32x8d.tv_in1k_v1  resnext101_32x8d-8ba56ff5.pth  339.586  79.312
 resnext101_32x8d.tv_in1k_v2  resnext101_32x8d-110c445d.pth  339.673  82.834
 resnext101_64x4d.tv_in1k_v1  resnext101_64x4d-173b62eb.pth  319.318  83.246
+swin_t.tv_in1k_v1            swin_t-704ceda3.pth            108.190  81.474
+swin_s.tv_in1k_v1            swin_s-5e29d889.pth            189.786  83.196
+swin_b.tv_in1k_v1            swin_b-68c6b09e.pth            335.364  83.582
 """
 
 _OPENMMLAB = "https://download.openmmlab.com/pretrain/third_party/"
@@ -37,18 +41,24 @@ _ARCHITECTURES = {
     "resnext50_32x4d": functools.partial(resnet, 50, groups=32, group_width=4),
     "resnext101_32x8d": functools.partial(resnet, 101, groups=32, group_width=8),
     "resnext101_64x4d": functools.partial(resnet, 101, groups=64, group_width=4),
+    # As the classifiers are: the norms of the maps are the detectors' own.
+    "swin_t": functools.partial(swin, "tiny", output_norms=False),
+    "swin_s": functools.partial(swin, "small", drop_path_rate=0.3, output_norms=False),
+    "swin_b": functools.partial(swin, "base", drop_path_rate=0.5, output_norms=False),
 }
 
 
 def _torchvision(name: str, file: str, mib: str, top1: str) -> Entry:
+    architecture = name.split(".", maxsplit=1)[0]
+    transformer = architecture.startswith("swin")
     return Entry(
         name=name,
-        make=_ARCHITECTURES[name.split(".", maxsplit=1)[0]],
-        peer="torchvision_backbone",
+        make=_ARCHITECTURES[architecture],
+        peer="torchvision_swin" if transformer else "torchvision_backbone",
         weights=Weights.sha256_in_name(rows_torchvision.URL + file, float(mib)),
         kind="backbone",
         published={"imagenet/top1": float(top1)},
-        source=f"{rows_torchvision.SOURCE}resnet.py",
+        source=f"{rows_torchvision.SOURCE}{'swin_transformer' if transformer else 'resnet'}.py",
         licence=rows_torchvision.LICENCE,
         preprocess=Preprocess(),
     )

@@ -52,7 +52,9 @@ def _array(name, shape, manifest, seed):
         return (0.1 * random.standard_normal(shape)).astype(np.float32)
     if leaf == "running_var":
         return random.uniform(0.8, 1.2, shape).astype(np.float32)
-    in_norm = f"{stem}.running_var" in manifest
+    # Vectors called "weight" in torchvision's Swin are layer norms'.
+    layer_norm = name.startswith("features.") and leaf == "weight" and len(shape) == 1
+    in_norm = layer_norm or f"{stem}.running_var" in manifest
     if leaf == "bias":
         spread = 0.1 if in_norm else 0.05
         return (spread * random.standard_normal(shape)).astype(np.float32)

@@ -115,7 +115,7 @@ def test_hash_is_taken_from_the_end_of_the_name_alone():
             Weights.sha256_in_name(f"https://x.org/{name}")
 
 
-@each_row([name for name in ENTRIES if "efficientnet" not in name])
+@each_row([name for name in ENTRIES if re.search("res(net|next)", name)])
 def test_model_has_the_backbone_that_the_name_says(name):
     backbone = backbone_of(name)
     found = re.search(r"(res(?:net|next)(\d+))(?:_(\d+)x(\d+)d)?", name)
@@ -123,6 +123,15 @@ def test_model_has_the_backbone_that_the_name_says(name):
     assert backbone.stage_sizes == BLOCKS[f"resnet{depth}"]
     assert (backbone.groups, backbone.group_width) == (int(groups or 1), int(width or 64))
     assert backbone.block == ("basic" if int(depth) < 50 else "bottleneck")
+
+
+def test_transformers_are_what_their_names_say():
+    swins = {name: model_of(name) for name in BACKBONES if name.startswith("swin")}
+    assert {name: (m.embed_dim, m.depths[2], m.drop_path_rate) for name, m in swins.items()} == {
+        "swin_t.tv_in1k_v1": (96, 6, 0.2),
+        "swin_s.tv_in1k_v1": (96, 18, 0.3),
+        "swin_b.tv_in1k_v1": (128, 18, 0.5),
+    }
 
 
 @each_row(DETECTORS)
@@ -177,6 +186,9 @@ def test_backbones_have_strides_and_norms_of_their_classifiers():
     for name in BACKBONES:
         model = model_of(name)
         lite = name.startswith("efficientnet_lite")
+        if name.startswith("swin"):
+            assert not model.output_norms
+            continue
         assert model.norm.kind == "frozen"
         assert model.norm.epsilon == (1e-3 if lite else 1e-5)
         assert lite or model.stride_in_1x1 == name.endswith("d2_msra")
@@ -249,6 +261,8 @@ def test_htc_averages_its_masks_as_version_2_did():
     [
         ("resnet18.tv_in1k_v1", 512 * 1000 + 1000),
         ("resnext50_32x4d.tv_in1k_v1", 2048 * 1000 + 1000),
+        # Its positions, too, 8 bytes each: 49^2 a block.
+        ("swin_t.tv_in1k_v1", 768 * 1000 + 1000 + 2 * 768 + 2 * 12 * 49**2),
         ("mask_rcnn_resnet50_fpn.tv_coco_v1", 4 * 1025 + 257),
         ("faster_rcnn_resnet50_fpn_v2.tv_coco_v1", 4 * 1025),
     ],

@@ -1,6 +1,6 @@
 """Converters between the peers' parameter names and layouts and ours, one table for each."""
 
-from segjax.zoo.convert import caffe2, detectron2, efficientnet, mmdet, torchvision
+from segjax.zoo.convert import caffe2, detectron2, efficientnet, mmdet, swin, torchvision
 from segjax.zoo.convert.rules import Rule as Rule
 from segjax.zoo.convert.rules import convert as convert
 from segjax.zoo.convert.rules import export as export
@@ -20,4 +20,5 @@ RULES: dict[str, list[Rule]] = {
     "mmdet": mmdet.RULES,
     "mmdet_panoptic": mmdet.PANOPTIC_RULES,
     "efficientnet_lite": efficientnet.BACKBONE_RULES,
+    "torchvision_swin": swin.BACKBONE_RULES,
 }

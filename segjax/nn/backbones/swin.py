@@ -1,0 +1,376 @@
+"""Swin Transformer (2103.14030), returning the maps of its four stages.
+
+Follows torchvision's `swin_t`, `swin_s` and `swin_b`. The numbering from 0 of stages, blocks and
+output norms is that of the paper's own code and of mmdet.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int32
+
+from segjax.nn.conv import Dense, pointwise
+from segjax.ops.preprocess import Preprocess
+from segjax.types import Dtype
+
+PATCH = 4
+# torch's trunc_normal_(std=0.02): it cuts at -2 and 2, a hundred deviations away.
+_normal = nn.initializers.normal(0.02)
+# torch's default for convolutions, which the peers leave the patch embedding at.
+_conv_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class PatchEmbed(nn.Module):
+    """Patches of 4x4 pixels to tokens: a convolution of kernel and stride 4, and a LayerNorm."""
+
+    features: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B h w C"]:
+        """[B, H, W, 3] -> [B, ceil(H / 4), ceil(W / 4), features]."""
+        shape = (PATCH, PATCH, x.shape[-1], self.features)
+        kernel = self.param("kernel", _conv_default, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        blocks = _blocks(_padded(x.astype(self.dtype), PATCH), PATCH)
+        # No two patches overlap, so that the convolution is one product (see segjax.nn.conv).
+        patches = blocks.reshape(*blocks.shape[:3], -1)
+        y = pointwise(patches, kernel.reshape(-1, self.features)) + bias[None, None, None]
+        return _layer_norm("norm", self.dtype)(y)
+
+
+class PatchMerging(nn.Module):
+    """Cells of 2x2 to one of twice the channels; odd sides are padded with zeros at the end."""
+
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 2 C]."""
+        channels = x.shape[-1]
+        blocks = _blocks(_padded(x, 2), 2)  # [B, h, w, row, column, C]
+        # The channels of a cell's left column come before those of its right one.
+        cells = blocks.swapaxes(3, 4).reshape(*blocks.shape[:3], 4 * channels)
+        reduction = Dense(
+            2 * channels, kernel_init=_normal, use_bias=False, dtype=self.dtype, name="reduction"
+        )
+        return reduction(_layer_norm("norm", self.dtype)(cells))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention of the tokens in each window, which has a learned relative position bias.
+
+    Maps are padded with zeros at the bottom and the right to whole windows. As in the peers the
+    padding takes part in the attention. A side that one window covers is not shifted, as in
+    torchvision; mmdet shifts it, too.
+
+    Attributes:
+      num_heads: heads; they divide the channels.
+      window_size: side of a window, in cells.
+      shift: cells by which the windows lie further down and to the right, cyclically.
+      dtype: dtype of the computation; the softmax is float32.
+    """
+
+    num_heads: int
+    window_size: int
+    shift: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """[B, H, W, C] -> the same shape."""
+        height, width, channels = x.shape[1:]
+        side = self.window_size
+        x = _padded(x, side)
+        padded = x.shape
+        down, right = (self.shift if n > side else 0 for n in padded[1:3])
+        windows = _blocks(jnp.roll(x, (-down, -right), (1, 2)), side)
+        tokens = windows.reshape(*windows.shape[:3], side * side, channels)
+        qkv = self._dense(3 * channels, "qkv")(tokens)
+        tokens = self._dense(channels, "proj")(self._attend(qkv, down, right))
+        x = tokens.reshape(windows.shape).swapaxes(2, 3).reshape(padded)
+        return jnp.roll(x, (down, right), (1, 2))[:, :height, :width]
+
+    def _dense(self, features: int, name: str) -> Dense:
+        return Dense(features, kernel_init=_normal, dtype=self.dtype, name=name)
+
+    def _attend(
+        self, qkv: Float[Array, "B ny nx N C3"], down: int, right: int
+    ) -> Float[Array, "B ny nx N C"]:
+        """Queries, keys and values of each window's tokens, one behind the other -> values."""
+        rows, columns, tokens, channels = qkv.shape[1:]
+        heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, channels // 3 // self.num_heads)
+        q, k, v = (heads[..., i, :, :] for i in range(3))
+        logits = jnp.einsum(
+            "byxnhd,byxmhd->byxhnm",
+            q * q.shape[-1] ** -0.5,
+            k,
+            preferred_element_type=jnp.float32,
+        )
+        logits = logits + self._position_bias()[None, None, None]
+        if down or right:
+            # Joined by XLA: joined here they would be one large constant of the program.
+            apart = jnp.logical_or(
+                _apart(rows, self.window_size, down, axis=0)[None, :, None, None],
+                _apart(columns, self.window_size, right, axis=1)[None, None, :, None],
+            )
+            logits = jnp.where(apart, logits - 100.0, logits)  # the peers' stand-in for -inf
+        weights = jax.nn.softmax(logits, -1).astype(self.dtype)
+        values = jnp.einsum("byxhnm,byxmhd->byxnhd", weights, v)
+        return values.reshape(*qkv.shape[:3], tokens, channels // 3)
+
+    def _position_bias(self) -> Float32[Array, "h N N"]:
+        """What each head adds to the logit of a query and a key, by their offset."""
+        shape = ((2 * self.window_size - 1) ** 2, self.num_heads)
+        table = self.param("relative_position_bias_table", _normal, shape)
+        return table[_relative_positions(self.window_size)].transpose(2, 0, 1)
+
+
+class SwinBlock(nn.Module):
+    """Attention in windows and a two-layer perceptron, each behind a LayerNorm and beside a skip.
+
+    Attributes:
+      num_heads: heads of the attention.
+      window_size: side of its windows, in cells.
+      shift: displacement of its windows, in cells.
+      mlp_ratio: width of the perceptron as a multiple of the channels.
+      drop_path_rate: probability, 0..1, with which training leaves out either branch of an image.
+      dtype: dtype of the computation.
+    """
+
+    num_heads: int
+    window_size: int
+    shift: int
+    mlp_ratio: float
+    drop_path_rate: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
+        """[B, H, W, C] -> the same shape."""
+        channels = x.shape[-1]
+        dense = functools.partial(Dense, kernel_init=_normal, dtype=self.dtype)
+        attention = WindowAttention(
+            self.num_heads, self.window_size, self.shift, self.dtype, name="attn"
+        )
+        y = attention(_layer_norm("norm1", self.dtype)(x))
+        x = x + self._drop_path(y, train)
+        y = _layer_norm("norm2", self.dtype)(x)
+        y = dense(int(self.mlp_ratio * channels), name="fc1")(y)
+        y = dense(channels, name="fc2")(nn.gelu(y, approximate=False))
+        return x + self._drop_path(y, train)
+
+    def _drop_path(self, x: Array, train: bool) -> Array:
+        """Stochastic depth (1603.09382), drawn for each image."""
+        drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(1, 2, 3), rng_collection="drop_path")
+        return drop(x, deterministic=not train)
+
+
+class SwinTransformer(nn.Module):
+    """A Swin Transformer body.
+
+    Images whose sides are no multiples of 4 are padded with zeros at the bottom and the right,
+    as mmdet does; torchvision leaves out the last pixels. Odd maps are padded the same way before
+    they are halved, as in both, so that a map at stride s has ceil(side / s) cells.
+
+    Attributes:
+      embed_dim: channels of the first stage; every further one has twice as many.
+      depths: blocks in each of the four stages; every second one has its windows shifted by half
+        their side.
+      num_heads: heads in each stage.
+      window_size: side of the windows, in cells.
+      mlp_ratio: width of the blocks' perceptrons as a multiple of their channels.
+      drop_path_rate: stochastic depth's rate at the last block, 0..1; it grows linearly from 0 at
+        the first. Training with a rate above 0 draws from the stream "drop_path".
+      output_norms: a LayerNorm on each map, `norm0` to `norm3`, as detectors have; without them
+        the maps are those inside torchvision's classifiers.
+      frozen_stages: number of parts, of patch embedding, stage 0, stage 1, ..., that are not
+        trained, 0..5. As in mmdet a stage ends with its patch merging. The output norms are always
+        trained, since ImageNet's weights have none.
+      dtype: dtype of the computation and the maps. Parameters, softmax and the statistics of the
+        LayerNorms are float32.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, int, int, int] = (2, 2, 6, 2)
+    num_heads: tuple[int, int, int, int] = (3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    drop_path_rate: float = 0.2
+    output_norms: bool = True
+    frozen_stages: int = 0
+    dtype: Dtype = "float32"
+
+    strides = (4, 8, 16, 32)
+    size_divisor = 32
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """Normalisation that the released weights were trained with: ImageNet's, RGB."""
+        return Preprocess()
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each map."""
+        return tuple(self.embed_dim * 2**stage for stage in range(4))
+
+    @property
+    def num_layers(self) -> int:
+        """The patch embedding, and each block."""
+        return 1 + sum(self.depths)
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "B _ _ _"], ...]:
+        """Normalised images [B, H, W, 3] -> maps of `channels` at strides 4, 8, 16, 32."""
+        x = self._cut(PatchEmbed(self.embed_dim, self.dtype, name="patch_embed")(x), 1)
+        maps = []
+        for stage, depth in enumerate(self.depths):
+            if stage > 0:
+                x = PatchMerging(self.dtype, name=f"stage{stage - 1}_merge")(x)
+                x = self._cut(x, stage + 1)
+            for i in range(depth):
+                # Frozen parts compute as in evaluation.
+                x = self._block(stage, i)(x, train and self.frozen_stages < stage + 2)
+            x = self._cut(x, stage + 2)
+            maps.append(_layer_norm(f"norm{stage}", self.dtype)(x) if self.output_norms else x)
+        return tuple(maps)
+
+    def _block(self, stage: int, i: int) -> SwinBlock:
+        index, last = sum(self.depths[:stage]) + i, sum(self.depths) - 1
+        return SwinBlock(
+            self.num_heads[stage],
+            self.window_size,
+            self.window_size // 2 if i % 2 else 0,
+            self.mlp_ratio,
+            self.drop_path_rate * index / max(last, 1),
+            self.dtype,
+            name=f"stage{stage}_block{i}",
+        )
+
+    def _cut(self, x: Array, frozen: int) -> Array:
+        """Stops the gradient where it would reach frozen parts, so that none of it is computed."""
+        return jax.lax.stop_gradient(x) if self.frozen_stages >= frozen else x
+
+    def _stage_names(self, stage: int) -> list[str]:
+        """Names of a stage's children, its patch merging last."""
+        blocks = [f"stage{stage}_block{i}" for i in range(self.depths[stage])]
+        return blocks if stage == 3 else [*blocks, f"stage{stage}_merge"]
+
+    def frozen_paths(self) -> tuple[str, ...]:
+        """Names of this module's children that are not trained."""
+        if self.frozen_stages == 0:
+            return ()
+        stages = range(self.frozen_stages - 1)
+        return ("patch_embed", *(name for stage in stages for name in self._stage_names(stage)))
+
+    def layer_of(self, path: str) -> int:
+        """Layer of a parameter, for layer-wise learning rates.
+
+        0 is the patch embedding, and every block is a layer. A patch merging belongs to the block
+        before it, as in the code of SimMIM and mmpretrain. The output norms belong to the last
+        block; those two count them to the heads.
+
+        Args:
+          path: "/"-joined names below the backbone, such as "stage2_block3/attn/qkv/kernel".
+
+        Returns:
+          0..num_layers - 1.
+
+        Raises:
+          ValueError: if the path begins with no child of this module.
+        """
+        layers = {"patch_embed": 0, **{f"norm{stage}": self.num_layers - 1 for stage in range(4)}}
+        for stage, depth in enumerate(self.depths):
+            before = sum(self.depths[:stage])
+            layers |= {
+                name: before + min(i + 1, depth) for i, name in enumerate(self._stage_names(stage))
+            }
+        child = path.partition("/")[0]
+        if child not in layers:
+            raise ValueError(f"{path!r} is no parameter here; the children are {sorted(layers)}")
+        return layers[child]
+
+
+def _layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
+    # The fast variance, E[x^2] - E[x]^2, loses digits that the peers keep.
+    return nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def _padded(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "B h w C"]:
+    """Zeros at the bottom and the right, up to multiples of cells."""
+    height, width = x.shape[1:3]
+    return jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+
+
+def _blocks(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w s s C"]:
+    """Squares of cells: [B, H, W, C] -> [B, H / side, W / side, side, side, C]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, channels)
+    return x.swapaxes(2, 3)
+
+
+@functools.cache
+def _relative_positions(side: int) -> Int32[np.ndarray, "N N"]:
+    """Rows of the table of biases, by query and key of a window of side^2 tokens."""
+    y, x = (axis.ravel() for axis in np.mgrid[:side, :side].astype(np.int32))
+    dy, dx = (n[:, None] - n[None] + side - 1 for n in (y, x))
+    return dy * (2 * side - 1) + dx
+
+
+def _apart(windows: int, side: int, shift: int, *, axis: int) -> Bool[np.ndarray, "n N N"]:
+    """Pairs of tokens at opposite ends of an axis that the cyclic shift brought together.
+
+    Of n = `windows` windows along the axis the last one holds the cells that were moved there.
+    """
+    wrapped = np.zeros((windows, side), bool)
+    wrapped[-1, side - shift :] = True  # none where the shift is 0
+    tokens = wrapped.repeat(side, 1) if axis == 0 else np.tile(wrapped, (1, side))
+    return tokens[:, :, None] != tokens[:, None]
+
+
+# Channels, blocks and heads of the paper's Swin-T, -S and -B.
+VARIANTS = {
+    "tiny": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "small": (96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+}
+
+
+def swin(
+    variant: str = "tiny",
+    *,
+    drop_path_rate: float = 0.2,
+    output_norms: bool = True,
+    frozen_stages: int = 0,
+    dtype: Dtype = "float32",
+) -> SwinTransformer:
+    """Swin-T, -S or -B of windows of 7 x 7, with the fields of `SwinTransformer`.
+
+    Args:
+      variant: "tiny", "small" or "base".
+      drop_path_rate: stochastic depth's rate at the last block, 0..1.
+      output_norms: a LayerNorm on each map, as detectors have.
+      frozen_stages: number of parts, of patch embedding, stage 0, stage 1, ..., that are not
+        trained, 0..5.
+      dtype: dtype of the computation.
+
+    Raises:
+      ValueError: for a variant that does not exist.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"swin variant is {variant!r}; it must be one of {sorted(VARIANTS)}")
+    embed_dim, depths, num_heads = VARIANTS[variant]
+    return SwinTransformer(
+        embed_dim,
+        depths,
+        num_heads,
+        drop_path_rate=drop_path_rate,
+        output_norms=output_norms,
+        frozen_stages=frozen_stages,
+        dtype=dtype,
+    )
