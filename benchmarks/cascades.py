@@ -25,29 +25,34 @@ import segjax
 from benchmarks import machine
 from segjax.config import TrainConfig, load_config
 from segjax.models import HybridTaskCascade, cascade_mask_rcnn, mask_rcnn, resnet
+from segjax.models.parts.masks import RoIMaskBranch
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes_htc.py"
 
 SHARED = (
     *("preprocess", "backbone", "fpn", "rpn_head", "rpn", "box_pooler"),
-    *("detections", "box_smooth_l1_beta", "mask_pooler", "mask_targets"),
+    *("detections", "box_loss"),
 )
 
 
 def relatives(htc: HybridTaskCascade) -> dict[str, Any]:
     """The four models, simplest first, of the same parts."""
     shared = {name: getattr(htc, name) for name in SHARED}
-    first = htc.stages[0]
+    first, masks = htc.stages[0], htc.mask_head
+    branches = tuple(
+        RoIMaskBranch(pooler=masks.pooler, head=head.clone(), targets=masks.targets)
+        for head in masks.mask_heads
+    )
     return {
         "Mask R-CNN": mask_rcnn(resnet(50), flavour="mmdet").clone(
             **shared,
             box_head=htc.box_heads[0].clone(class_agnostic=False),
             box_coder=first.coder,
             sampler=first.sampler,
-            mask_head=htc.mask_heads[0].clone(),
+            mask_head=branches[0].clone(),
         ),
         "Cascade Mask R-CNN": cascade_mask_rcnn(resnet(50), flavour="mmdet").clone(
-            **shared, box_heads=htc.box_heads, stages=htc.stages, mask_heads=htc.mask_heads
+            **shared, box_heads=htc.box_heads, stages=htc.stages, mask_heads=branches
         ),
         "HTC without semantic branch": htc.clone(semantic_head=None),
         "HTC": htc,

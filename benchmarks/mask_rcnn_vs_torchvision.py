@@ -207,7 +207,7 @@ class Ours:
 
     def _predict_and_paste(self, variables: Any, images: Any, sizes: Any) -> Any:
         found = self.model.apply(variables, images, sizes)
-        masks = paste_masks(found.mask_probs[0], found.boxes[0], HEIGHT, WIDTH, padded=True)
+        masks = paste_masks(found.masks.probs[0], found.boxes[0], HEIGHT, WIDTH, padded=True)
         return found.boxes[0], found.valid[0], masks
 
     def inference(self) -> dict[str, Any]:

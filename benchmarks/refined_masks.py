@@ -20,6 +20,7 @@ from benchmarks import machine
 from segjax.data.pipeline import open_dataset
 from segjax.eval.runner import evaluate
 from segjax.figure_ground.refine import MaskRefinement
+from segjax.ops.soft_masks import BoxMasks
 from segjax.train.weights import pretrained_run
 from segjax.types import Detections
 
@@ -40,11 +41,12 @@ class CoarseMasks(MaskRefinement):
 
     def __call__(self, images: Array, detections: Detections) -> Detections:
         """Coarsens and refines the masks of a batch."""
-        masks, k = detections.mask_probs, self.factor
-        assert masks is not None
+        masks, k = detections.masks, self.factor
+        assert isinstance(masks, BoxMasks)
         window = (1, 1, k, k)
-        sums = jax.lax.reduce_window(masks, 0.0, jax.lax.add, window, window, "VALID")
-        coarse = dataclasses.replace(detections, mask_probs=sums / k**2)
+        sums = jax.lax.reduce_window(masks.probs, 0.0, jax.lax.add, window, window, "VALID")
+        fewer = dataclasses.replace(masks, probs=sums / k**2)
+        coarse = dataclasses.replace(detections, masks=fewer)
         return super().__call__(images, coarse) if self.refine else coarse
 
 

@@ -23,6 +23,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.protocols import Model
+
 # Of these a config may name classes alone: their functions read, write or execute files.
 SETTINGS = (
     "segjax.config",
@@ -192,7 +194,7 @@ def save_config(path: Path, config: Any, versions: dict[str, str]) -> None:
     path.write_text(text + "\n")
 
 
-def read_config(path: Path, trust: Sequence[str] = (), model: Any = None) -> Any:
+def read_config(path: Path, trust: Sequence[str] = (), model: Model | None = None) -> Any:
     """Reads what `save_config` wrote.
 
     Args:

@@ -17,14 +17,14 @@ from segjax.config_json import from_json, to_json
 from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.pipeline import open_dataset, train_iterator
 from segjax.data.shapes import ShapesConfig
-from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rcnn
+from segjax.models import PanopticFPN, PanopticMerge, efficientnet_lite, mask_rcnn, swin
 from segjax.models.flavours.libraries import DETECTRON2, MMDET
 from segjax.models.variables import init_variables
 from segjax.nn.backbones.resnet import resnet
 from segjax.nn.dtype import with_dtype
 from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.nn.norm import NormSpec
-from segjax.optim import SGD
+from segjax.optim import SGD, AdamW
 from segjax.train.optim import frozen_mask, learning_rate, weight_decays
 from segjax.train.parallel import BATCH_FIELDS
 from segjax.train.resolve import resolve
@@ -36,7 +36,8 @@ from tests.support.run import Run
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(path.name for path in FOLDER.glob("*.py"))
-RECIPES = [name for name in CONFIGS if name.endswith("_coco.py")]
+SWIN = "mask_rcnn_swin_t_fpn_1x_coco.py"
+RECIPES = [name for name in CONFIGS if name.endswith("_coco.py") and name != SWIN]
 OWN_DATA = [name for name in CONFIGS if name.endswith("_coco_format.py")]
 
 
@@ -133,6 +134,27 @@ def test_recipe_is_the_published_schedule(name):
     assert (config.steps, config.data.batch_size) == (steps, 16)
     assert ("masks" in config.model.tasks) == config.data.masks
     assert ("masks" in config.model.tasks) == (not name.startswith(("faster", "semantic")))
+
+
+def test_the_swin_recipe_is_the_published_one():
+    """mmdet's configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py."""
+    config = load_config(FOLDER / SWIN)
+    assert "box AP 42.7, mask AP 39.3" in (FOLDER / SWIN).read_text()
+    optim, backbone = config.optim, config.model.backbone
+    rate = learning_rate(optim, config.steps)
+    at = (0, 999, 8 * EPOCH - 1, 8 * EPOCH, 11 * EPOCH - 1, 11 * EPOCH, config.steps - 1)
+    wanted = [1e-7, 1e-4, 1e-4, 1e-5, 1e-5, 1e-6, 1e-6]
+    assert [float(rate(step)) for step in at] == pytest.approx(wanted, rel=1e-5)
+    assert (optim.optimizer, config.steps) == (AdamW(b1=0.9, b2=0.999), 12 * EPOCH)
+    assert backbone == swin("tiny", drop_path_rate=0.2, frozen_stages=0)
+    assert backbone.output_norms and config.model.frozen_paths() == ()
+    assert config.model.preprocess == MMDET.preprocess
+    params = jax.eval_shape(lambda: init_variables(config.model, jax.random.key(0)))["params"]
+    decays = jax.tree_util.tree_leaves_with_path(weight_decays(optim, params))
+    for path, decay in decays:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        free = "norm" in name or "relative_position_bias" in name
+        assert decay == (0.0 if free else 0.05), name
 
 
 @each_row(RECIPES)

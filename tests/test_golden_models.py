@@ -98,7 +98,7 @@ SET_FOR_THE_FILES = {
     "num_samples",
     "score_threshold",
     "stuff_area",
-    "mask_stages",
+    "averaged",
     "kind",  # of torchvision v2's norms: they stay in eval mode
     "frozen_stages",
 }

@@ -9,10 +9,10 @@ from segjax.data import rle
 from segjax.data.canvas import fit
 from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
-from segjax.models.parts.rpn import RPN
 from segjax.ops.anchors import level_stride
 from segjax.predict.files import predict_files, read_image
 from segjax.predict.predictor import Predictor, predict
+from segjax.protocols import Padding
 from tests.support import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)
@@ -112,7 +112,7 @@ def test_few_canvases_for_many_sizes(resize, size, canvas):
     [(True, [(64, 96), (96, 160), (96, 96)]), (False, [(128, 128), (128, 256), (128, 128)])],
 )
 def test_padding_is_torchvisions_where_anchors_depend_on_it(from_shape, canvases):
-    model = fakes.OracleModel(rpn=RPN(stride_from_shape=from_shape))
+    model = fakes.OracleModel(padding=Padding(32, exact=from_shape))
     predictor = Predictor(model, {}, data=DataConfig(resize="none"))
     sizes = [(60, 90), (83, 140), (96, 96)]
     made = [

@@ -112,7 +112,7 @@ def compile_lowered(lowered: Any, platform: str) -> tuple[Any, tuple[str, ...]]:
 CUBLAS = "products by cuBLAS alone: without autotuning, XLA found no tiles for a Triton kernel"
 
 
-def compute_dtype(model: Any) -> str:
+def compute_dtype(module: Any) -> str:
     """What the model's parts compute in: one name, or several joined by "+"."""
     found: set[str] = set()
 
@@ -125,7 +125,7 @@ def compute_dtype(model: Any) -> str:
                 if hasattr(inner, "scope") and field.name != "parent":  # a linen module
                     look(inner)
 
-    look(model)
+    look(module)
     return "+".join(sorted(found))
 
 

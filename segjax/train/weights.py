@@ -16,7 +16,7 @@ def pretrained(
     name_or_path: str | os.PathLike[str],
     *,
     trust: Sequence[str] = (),
-    model: Any = None,
+    model: Model | None = None,
 ) -> hub.Pretrained:
     """A model with its weights, names of classes and way of resizing.
 
@@ -45,7 +45,7 @@ def pretrained_run(
     step: int | None = None,
     *,
     trust: Sequence[str] = (),
-    model: Any = None,
+    model: Model | None = None,
 ) -> hub.Pretrained:
     """What a run has trained, as `pretrained` gives it.
 
@@ -71,7 +71,7 @@ def load(
     semantic_classes: int | None = None,
     seed: int = 0,
     trust: Sequence[str] = (),
-    model: Any = None,
+    model: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
     """A model and its weights.
 

@@ -67,7 +67,7 @@ class Pretrained:
         counters, a backbone's classifier, what torchvision's heads say of the background.
     """
 
-    model: Any  # a Model, or a Backbone alone
+    model: Model | Backbone
     variables: dict[str, Any]
     classes: Classes = Classes()
     data: DataConfig = DataConfig()
@@ -85,7 +85,13 @@ class Pretrained:
         return str(origin.get("name") or origin.get("file") or type(self.model).__name__)
 
     def predictor(self) -> Predictor:
-        """The model ready for pictures."""
+        """The model ready for pictures.
+
+        Raises:
+          ValueError: for a backbone alone.
+        """
+        if not isinstance(self.model, Model):
+            raise ValueError(f"{self.label} is a backbone alone: it predicts nothing")
         return Predictor.of(self.model, self.variables, self.classes, self.data)
 
     def adapted(
@@ -129,7 +135,7 @@ def pretrained(
     progress: bool = True,
     *,
     trust: Sequence[str] = (),
-    model: Any = None,
+    model: Model | None = None,
 ) -> Pretrained:
     """A model of the zoo by its name, or of a folder that `save` wrote.
 
@@ -229,7 +235,7 @@ def _origin(entry: table.Entry) -> dict[str, Any]:
 
 def save(
     folder: str | os.PathLike[str],
-    model: Any,
+    model: Model | Backbone,
     variables: Mapping[str, Any],
     *,
     class_names: Sequence[str] = (),
@@ -296,7 +302,9 @@ def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
     )
 
 
-def read_folder(folder: Path, *, trust: Sequence[str] = (), model: Any = None) -> Pretrained:
+def read_folder(
+    folder: Path, *, trust: Sequence[str] = (), model: Model | Backbone | None = None
+) -> Pretrained:
     """Reads what `write_folder` wrote.
 
     Args:

@@ -196,5 +196,5 @@ def test_an_impossible_depth_is_named():
 
 def test_fpn_names_sizes_that_are_not_padded():
     stages = [jnp.zeros((1, s, s, 4)) for s in (17, 8, 4, 2)]
-    with pytest.raises(ValueError, match="multiples of 32"):
+    with pytest.raises(ValueError, match="multiples of the coarsest map's stride"):
         FPN(4).init(jax.random.key(0), stages)

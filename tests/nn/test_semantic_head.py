@@ -1,5 +1,7 @@
 """The fused semantic head and the FCN head against their definitions, with loops in numpy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from tests.oracles.oracle_resize import oracle as resize
 BATCH, CHANNELS, FEATURES, CLASSES = 2, 3, 4, 5
 # P2..P6 of a canvas of 32 x 64 pixels.
 SIZES = [(8, 16), (4, 8), (2, 4), (1, 2), (1, 1)]
+PLACE = {"stride": 4, "size_divisor": 32}
 IMAGES = jnp.array([[32, 64], [30, 40]], jnp.int32)
 
 
@@ -27,7 +30,9 @@ def head(**changes) -> FusedSemanticHead:
 
 @pytest.fixture(scope="module")
 def variables(levels):
-    shapes = jax.eval_shape(head().init, jax.random.key(0), levels, IMAGES)
+    shapes = jax.eval_shape(
+        functools.partial(head().init, **PLACE), jax.random.key(0), levels, IMAGES
+    )
     random = np.random.default_rng(1)
 
     def draw(leaf):
@@ -40,7 +45,7 @@ def variables(levels):
 
 
 def apply(variables, levels, **changes):
-    return jax.jit(head(**changes).apply)(variables, levels, IMAGES)
+    return jax.jit(functools.partial(head(**changes).apply, **PLACE))(variables, levels, IMAGES)
 
 
 def relu(x):
@@ -92,7 +97,7 @@ def test_a_larger_canvas_changes_nothing(variables, levels):
         junk = random.normal(size=(BATCH, *size, CHANNELS)).astype(np.float32)
         junk[:, : level.shape[1], : level.shape[2]] = level
         wide.append(jnp.asarray(junk))
-    found = jax.jit(head().apply)(variables, wide, IMAGES)
+    found = jax.jit(functools.partial(head().apply, **PLACE))(variables, wide, IMAGES)
     rows, columns = SIZES[1]
     for got, want in zip(found, apply(variables, levels), strict=True):
         np.testing.assert_allclose(got[:, :rows, :columns], want, rtol=1e-4, atol=1e-5)
@@ -101,7 +106,7 @@ def test_a_larger_canvas_changes_nothing(variables, levels):
 
 
 def test_every_level_counts(variables, levels):
-    run = jax.jit(head().apply)
+    run = jax.jit(functools.partial(head().apply, **PLACE))
     logits, _ = run(variables, levels, IMAGES)
     for i in range(len(SIZES)):
         without = [level * (j != i) for j, level in enumerate(levels)]
@@ -111,7 +116,7 @@ def test_every_level_counts(variables, levels):
 def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
     def total(params, output):
         # Squares: the sum of a class's logits over pixels may not change with a kernel.
-        return (head().apply({"params": params}, levels, IMAGES)[output] ** 2).sum()
+        return (head().apply({"params": params}, levels, IMAGES, **PLACE)[output] ** 2).sum()
 
     pull = jax.jit(jax.grad(total), static_argnums=1)
     shared = {f"lateral{i + 1}" for i in range(5)} | {"conv1", "conv2"}
@@ -127,9 +132,9 @@ def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
 
 def test_published_head_has_the_published_parameters():
     levels = [jnp.zeros((1, *s, 256)) for s in SIZES]
-    shapes = jax.eval_shape(FusedSemanticHead().init, jax.random.key(0), levels, IMAGES[:1])[
-        "params"
-    ]
+    shapes = jax.eval_shape(
+        functools.partial(FusedSemanticHead().init, **PLACE), jax.random.key(0), levels, IMAGES[:1]
+    )["params"]
     # mmdet's: 5 laterals, 4 convolutions, the embedding, 183 classes.
     ones, threes = 256 * 256 + 256, 9 * 256 * 256 + 256
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -139,7 +144,9 @@ def test_published_head_has_the_published_parameters():
 def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(variables, levels):
     logits, feature = apply(variables, levels, dtype="bfloat16")
     assert (logits.dtype, feature.dtype) == (jnp.float32, jnp.bfloat16)
-    fresh = jax.eval_shape(head(dtype="bfloat16").init, jax.random.key(1), levels, IMAGES)
+    fresh = jax.eval_shape(
+        functools.partial(head(dtype="bfloat16").init, **PLACE), jax.random.key(1), levels, IMAGES
+    )
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
     for got, want in zip((logits, feature), apply(variables, levels), strict=True):
         error = np.abs(np.asarray(got, np.float32) - want).max() / np.abs(want).max()

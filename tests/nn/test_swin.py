@@ -2,7 +2,6 @@
 
 import functools
 import json
-import types
 from pathlib import Path
 
 import flax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from segjax.models import mask_rcnn
 from segjax.nn.backbones.swin import SwinBlock, SwinTransformer, swin
 from segjax.zoo.bounded import bounded_shapes
 from segjax.zoo.convert import RULES, convert, export, unread
@@ -283,10 +283,10 @@ def test_weights_come_back_and_the_classifier_is_left_out():
 def test_a_classifiers_weights_fit_a_detectors_body():
     entry = ENTRIES["swin_t.tv_in1k_v1"]
     found = Pretrained(entry.make(), {}, preprocess=entry.preprocess)
-    model = types.SimpleNamespace(backbone=swin("tiny", drop_path_rate=0.1, frozen_stages=2))
+    model = mask_rcnn(swin("tiny", drop_path_rate=0.1, frozen_stages=2))
     check_same_inputs(found, model)
     with pytest.raises(ValueError, match=r"backbone.depths is \(2, 2, 18, 2\)"):
-        check_same_inputs(found, types.SimpleNamespace(backbone=swin("small")))
+        check_same_inputs(found, mask_rcnn(swin("small")))
 
 
 def test_a_file_cannot_ask_for_endless_blocks():

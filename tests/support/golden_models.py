@@ -19,6 +19,7 @@ from segjax.models import (
     htc,
     mask_rcnn,
     panoptic_fpn,
+    resnet,
 )
 from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D, MMDET_CAFFE, TORCHVISION_V2

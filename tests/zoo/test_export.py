@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 
 from segjax.models import (
+    CascadeMaskRCNN,
+    FasterRCNN,
+    HybridTaskCascade,
+    MaskRCNN,
     cascade_mask_rcnn,
     faster_rcnn,
     htc,
@@ -97,17 +101,25 @@ def test_there_are_manifests_of_all_libraries():
 def thin(model):
     """The same layers and names with few channels."""
     parts = {"backbone": thin_body(model.backbone), "fpn": model.fpn.clone(features=16)}
-    widths = {
-        "box_head": {"fc_features": 8, "conv_features": 8},
-        "mask_head": {"features": 8},
-        "semantic_head": {"features": 16},
-    }
-    for name, width in widths.items():
-        if getattr(model, name, None) is not None:
-            parts[name] = getattr(model, name).clone(**width)
-        if hasattr(model, f"{name}s"):
-            parts[f"{name}s"] = tuple(head.clone(**width) for head in getattr(model, f"{name}s"))
+    box = {"fc_features": 8, "conv_features": 8}
+    if isinstance(model, MaskRCNN | FasterRCNN):
+        parts["box_head"] = model.box_head.clone(**box)
+    else:
+        parts["box_heads"] = tuple(head.clone(**box) for head in model.box_heads)
+    if isinstance(model, MaskRCNN):
+        parts["mask_head"] = thin_masks(model.mask_head)
+    elif isinstance(model, CascadeMaskRCNN):
+        parts["mask_heads"] = tuple(thin_masks(branch) for branch in model.mask_heads)
+    elif isinstance(model, HybridTaskCascade):
+        heads = tuple(head.clone(features=8) for head in model.mask_head.mask_heads)
+        parts["mask_head"] = model.mask_head.clone(mask_heads=heads, features=16)
+        if model.semantic_head is not None:
+            parts["semantic_head"] = model.semantic_head.clone(features=16)
     return model.clone(**parts)
+
+
+def thin_masks(branch):
+    return branch.clone(head=branch.head.clone(features=8))
 
 
 def thin_body(body):

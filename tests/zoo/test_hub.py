@@ -202,13 +202,16 @@ def test_a_config_of_other_kinds_is_named(tmp_path, frozen, variables, change, m
 
 @pytest.mark.parametrize(
     ("part", "field", "value"),
-    [("backbone", "stage_sizes", [10**9, 1, 1, 1]), ("mask_head", "num_convs", 10**9)],
+    [("backbone", "stage_sizes", [10**9, 1, 1, 1]), ("mask_head/head", "num_convs", 10**9)],
 )
 def test_a_config_of_a_billion_layers_is_given_up(tmp_path, frozen, variables, part, field, value):
     folder = segjax.save(tmp_path / "mine", frozen, variables)
     record = json.loads((folder / "config.json").read_text())
-    assert field in record["model"]["fields"][part]["fields"]
-    record["model"]["fields"][part]["fields"][field] = value
+    place = record["model"]
+    for name in part.split("/"):
+        place = place["fields"][name]
+    assert field in place["fields"]
+    place["fields"][field] = value
     (folder / "config.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"config\.json describes no model: .*far more layers"):
         segjax.load(folder)

@@ -102,7 +102,7 @@ def test_the_loss_is_a_mean_over_all_cells(canvas):
         one[:height, :width] = random.choice([0, 1, STUFF, 255], (height, width))
     logits = random.normal(size=(2, canvas[0] // 4, canvas[1] // 4, STUFF + 1))
     term = STYLE.semantic_loss(
-        jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(sizes, jnp.int32)
+        jnp.asarray(logits, jnp.float32), jnp.asarray(labels), jnp.asarray(sizes, jnp.int32), 32
     )["loss_semantic"]
     total = 0.0
     for b, i, j in np.ndindex(logits.shape[:3]):

@@ -142,7 +142,8 @@ def test_model_has_the_rows_classes(name):
         entry.architecture.split("_res")[0].replace("_", "")
     )
     expected = 90 if library_of(name) == "tv" else 80
-    assert model.num_classes == len(entry.class_names) == len(entry.category_ids) == expected
+    things = model.classes.things
+    assert things == len(entry.class_names) == len(entry.category_ids) == expected
     assert (model.classes.pixels or 0) == len(entry.semantic_names)
     assert bool(entry.panoptic_categories) == name.startswith("panoptic")
     if entry.panoptic_categories:
@@ -189,9 +190,10 @@ def test_backbones_have_strides_and_norms_of_their_classifiers():
         if name.startswith("swin"):
             assert not model.output_norms
             continue
-        assert model.norm.kind == "frozen"
-        assert model.norm.epsilon == (1e-3 if lite else 1e-5)
-        assert lite or model.stride_in_1x1 == name.endswith("d2_msra")
+        norm = model.norm or NormSpec()
+        assert norm.kind == "frozen"
+        assert norm.epsilon == (1e-3 if lite else 1e-5)
+        assert lite or bool(model.stride_in_1x1) == name.endswith("d2_msra")
 
 
 @each_row(DETECTORS)
@@ -249,7 +251,9 @@ def test_mmdets_models_match_low_quality_only_where_it_does():
 
 
 def test_htc_averages_its_masks_as_version_2_did():
-    heads = {name: model_of(name).mask_stages for name in DETECTORS if name.startswith("htc")}
+    heads = {
+        name: model_of(name).mask_head.averaged for name in DETECTORS if name.startswith("htc")
+    }
     assert len(heads) == 5
     assert set(heads.values()) == {"mean"}
 
@@ -340,8 +344,8 @@ def test_recipes_want_what_the_table_says():
     for path in sorted((ROOT / "configs").glob("*_coco.py")):
         text = " ".join(ast.get_docstring(ast.parse(path.read_text())).split())
         wanted = re.search(r"Wanted on val2017: (.*?)\)", text)
-        if "no published" in text.split("Wanted")[1][:60]:
-            continue
+        if "no published" in text.split("Wanted")[1][:60] or "swin" in path.stem:
+            continue  # the table has no such row
         figures = ENTRIES[_row_of_config(path.stem, wanted[1])].published
         names = {"box AP": "box/AP", "mask AP": "segm/AP", "PQ": "panoptic/PQ"}
         found = dict(re.findall(r"(box AP|mask AP|PQ) (\d+\.\d)", wanted[1]))
