@@ -42,8 +42,9 @@ class CascadeFlavour:
 
     def mask_branches(self, num_classes: int, dtype: Dtype) -> tuple[RoIMaskBranch, ...]:
         """The mask branches of Cascade Mask R-CNN."""
-        branch = self.library.mask_branch(num_classes, dtype)
-        return tuple(branch.clone() for _ in range(self.num_mask_heads))
+        # Each anew: clones of a branch would share its head, and with it the parameters.
+        number = range(self.num_mask_heads)
+        return tuple(self.library.mask_branch(num_classes, dtype) for _ in number)
 
 
 def _iou(threshold: float) -> Matcher:
