@@ -166,7 +166,7 @@ class Golden:
     @cached_property
     def batch(self):
         h, w = self.height, self.width
-        boxes, classes, masks = recipe.instances(h, w, 5, self.model.num_classes, self.seed)
+        boxes, classes, masks = recipe.instances(h, w, 5, self.model.classes.things, self.seed)
         count = len(boxes)
         return Batch(
             images=self.images,
@@ -204,7 +204,7 @@ class Golden:
         logits = jnp.asarray(self.ours["semantic_logits"])
 
         def off(labels):
-            loss = self.model.semantic_loss(logits, labels, self.image_sizes)["loss_semantic"]
+            loss = self.model.semantic_loss(logits, labels, self.image_sizes, 32)["loss_semantic"]
             return abs(float(loss.mean()) - theirs)
 
         return min(draws, key=off)
