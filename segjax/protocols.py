@@ -63,7 +63,7 @@ class Backbone(Protocol):
 
     Attributes:
       strides: pixels of the input per cell of each map, finest first: (4, 8, 16, 32).
-      channels: of each map.
+      channels: number of channels of each map.
       size_divisor: both sides of the input must be multiples of this many pixels.
       preprocess: normalisation that its released weights were trained with; None leaves it to the
         conventions of the detector.
@@ -125,7 +125,7 @@ class Neck(Protocol):
     """Linen module from a backbone's maps to a pyramid of one width.
 
     Attributes:
-      features: channels of every level.
+      features: number of channels of every level.
     """
 
     @property

@@ -24,10 +24,16 @@ def resolve(
 
     Raises:
       ValueError: if the model is for another number of classes than the data has, or for objects,
-        masks or semantic labels that the data shall not give, or for other labels of things.
+        masks or semantic labels that the data shall not give, or for other labels of things; or
+        if its inputs are padded to multiples that it does not take.
     """
     model = config.model
     check_objects(model, config.data)
+    if config.data.size_divisor % model.padding.divisor:
+        raise ValueError(
+            f"--data.size-divisor is {config.data.size_divisor}, the model takes multiples of"
+            f" {model.padding.divisor} pixels: set it to such a multiple"
+        )
     if "masks" in model.tasks and not config.data.masks:
         raise ValueError(
             "--data.masks=False leaves out what the model's mask head learns from: set"

@@ -323,3 +323,11 @@ def test_configs_that_do_not_fit_are_refused(config, tmp_path, changes, words):
     config = dataclasses.replace(config, workdir=str(tmp_path))
     with pytest.raises(ValueError, match=words):
         train(dataclasses.replace(config, **changes))
+
+
+def test_canvases_that_the_model_does_not_take_are_refused(config, tmp_path):
+    data = dataclasses.replace(config.data, size_divisor=16)
+    config = dataclasses.replace(config, data=data, workdir=str(tmp_path))
+    words = "--data.size-divisor is 16, the model takes multiples of 32 pixels"
+    with pytest.raises(ValueError, match=words):
+        train(config)
