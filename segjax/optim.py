@@ -161,8 +161,8 @@ class ParamRule:
 class LayerDecay:
     """Learning rates that fall from the heads down to the stem, layer by layer.
 
-    The factor of layer l of a backbone of L layers is `decay ** (L + 1 - l)`, where the stem is
-    layer 0; parameters outside the backbone keep their learning rate. As in BEiT
+    The factor of layer l of a backbone of L layers is `decay ** (L - l)`. The stem is layer 0 and
+    one of the L; parameters outside the backbone keep their learning rate. As in BEiT
     (arXiv:2106.08254) and Detectron2's `get_vit_lr_decay_rate`.
 
     Attributes:

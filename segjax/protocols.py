@@ -343,7 +343,7 @@ def as_model(module: Any) -> Model:
     """The module, if it is a `Model`.
 
     Raises:
-      TypeError: naming the members that it lacks.
+      ValueError: naming the members that it lacks.
     """
     wanted = Model
     if isinstance(module, Model):
@@ -351,7 +351,7 @@ def as_model(module: Any) -> Model:
             return module
         wanted = PanopticModel
     lacking = [name for name in sorted(_members(wanted)) if not hasattr(module, name)]
-    raise TypeError(
+    raise ValueError(
         f"{type(module).__name__} is no model: it has no {', '.join(lacking)};"
         " segjax.protocols.Model says what they are"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,8 +144,8 @@ def test_masks_over_boxes_paste_windows_of_the_whole():
 
 
 def test_what_is_no_model_is_told_what_it_lacks():
-    with pytest.raises(TypeError, match=r"Dense is no model: it has no .*padding.*tasks"):
-        as_model(__import__("flax").linen.Dense(3))
+    with pytest.raises(ValueError, match=r"Dense is no model: it has no .*padding.*tasks"):
+        as_model(nn.Dense(3))
 
 
 def test_nobody_looks_into_a_model():

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32, Key, UInt8
 
 from segjax.models.flavours.cascades import CascadeFlavour, find_cascade_flavour
-from segjax.models.parts.box_cascade import BoxCascade, fold_keys
+from segjax.models.parts.box_cascade import BoxCascade
+from segjax.models.parts.keys import fold_keys
 from segjax.models.parts.masks import average_masks
 from segjax.models.parts.two_stage import check_no_pixels
 from segjax.protocols import Backbone, Counts, Features, MaskBranch, Neck, Task, Terms

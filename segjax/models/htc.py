@@ -16,7 +16,8 @@ from segjax.models.flavours.cascades import (
     CascadeFlavour,
     find_cascade_flavour,
 )
-from segjax.models.parts.box_cascade import BoxCascade, fold_keys
+from segjax.models.parts.box_cascade import BoxCascade
+from segjax.models.parts.keys import fold_keys
 from segjax.models.parts.masks import (
     MaskTargets,
     dropped,

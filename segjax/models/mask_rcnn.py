@@ -3,7 +3,8 @@
 from jaxtyping import Array, Int32, Key, UInt8
 
 from segjax.models.flavours.libraries import Flavour, find_flavour
-from segjax.models.parts.two_stage import TwoStage, check_no_pixels, mask_keys
+from segjax.models.parts.keys import fold_keys
+from segjax.models.parts.two_stage import TwoStage, check_no_pixels
 from segjax.protocols import Backbone, Counts, Features, MaskBranch, Neck, Task, Terms
 from segjax.types import Batch, Detections, Dtype
 
@@ -54,7 +55,9 @@ class MaskRCNN(TwoStage, kw_only=True):  # pyright: ignore[reportCallIssue]
     ) -> tuple[Terms, Counts]:
         """Loss terms from pyramid features P2..P6, as in `losses`."""
         samples, terms, counts = self.rpn_and_box_losses(features, batch, keys)
-        mask_terms, mask_counts = self.mask_head.losses(features, samples, batch, mask_keys(keys))
+        mask_terms, mask_counts = self.mask_head.losses(
+            features, samples, batch, fold_keys(keys, 2)
+        )
         return terms | mask_terms, counts | mask_counts
 
 

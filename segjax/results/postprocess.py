@@ -211,7 +211,8 @@ def maps_original(
         assert logits is not None
         labels = semantic_labels(logits, image_size, size, padded_size=padded_size, canvas=canvas)
         segments = None
-        if isinstance(model, PanopticModel):
+        if "panoptic" in model.tasks:
+            assert isinstance(model, PanopticModel)
             segments = model.to_panoptic(detections, labels)
         return MapOutputs(
             semantic=jnp.where(labels < 0, IGNORE, labels).astype(jnp.uint8),

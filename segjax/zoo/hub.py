@@ -85,11 +85,7 @@ class Pretrained:
         return str(origin.get("name") or origin.get("file") or type(self.model).__name__)
 
     def predictor(self) -> Predictor:
-        """The model ready for pictures.
-
-        Raises:
-          ValueError: for a backbone alone.
-        """
+        """The model ready for pictures; raises a `ValueError` for a backbone alone."""
         if not isinstance(self.model, Model):
             raise ValueError(f"{self.label} is a backbone alone: it predicts nothing")
         return Predictor.of(self.model, self.variables, self.classes, self.data)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Float32, Int32, Key
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from segjax.losses.boxes import SmoothL1, SoftmaxCrossEntropy
 from segjax.models.parts.pyramid_rpn import PyramidRPN
@@ -226,8 +226,3 @@ class BoxCascade(PyramidRPN):
         if self.averaged == "logits":
             return class_probabilities(jnp.stack(votes).mean(0))
         return jnp.stack([class_probabilities(logits) for logits in votes]).mean(0)
-
-
-def fold_keys(keys: Key[Array, " B"], number: int) -> Key[Array, " B"]:
-    """Each image's key for one of several independent draws."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

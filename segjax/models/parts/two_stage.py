@@ -1,10 +1,10 @@
 """The box branch that Faster R-CNN and Mask R-CNN share, from regions to boxes."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key
 
 from segjax.losses.boxes import SmoothL1, SoftmaxCrossEntropy
+from segjax.models.parts.keys import split_keys
 from segjax.models.parts.pyramid_rpn import PyramidRPN
 from segjax.models.parts.rois import (
     DetectionFilter,
@@ -106,14 +106,3 @@ def check_no_pixels(pixels: int | None) -> None:
     """Raises a ValueError if a model without semantic branch is given classes of pixels."""
     if pixels is not None:
         raise ValueError(f"{pixels} classes of pixels, for a model without a semantic branch")
-
-
-def split_keys(keys: Key[Array, " B"]) -> tuple[Key[Array, " B"], Key[Array, " B"]]:
-    """Two independent keys from each image's key."""
-    pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def mask_keys(keys: Key[Array, " B"]) -> Key[Array, " B"]:
-    """Each image's key for the mask branch, independent of `split_keys`' two."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
