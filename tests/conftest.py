@@ -41,6 +41,9 @@ SHARING_MODELS = (
     "models/test_panoptic.py",
     "models/test_two_stage.py",
 )
+# Those that start worker processes: one of them looks for shared memory that was left, which the
+# machine has in common.
+WORKER_PROCESSES = ("data/test_mix.py", "data/test_pipeline.py", "data/test_semantic_batches.py")
 # Their fixtures compile something else for every parameter.
 BY_PARAMETER = ("test_goldens.py", "ops/test_nms.py", "aot/test_accelerators.py")
 # The longest: begun last, they would leave the other worker idle. In the order of their length;
@@ -66,6 +69,8 @@ def _group(item):
     module = _module(item)
     if module in SHARING_MODELS:
         return "models"
+    if module in WORKER_PROCESSES:
+        return "worker processes"
     _, _, parameter = item.name.partition("[")
     return module + "-" + parameter.rstrip("]") if module in BY_PARAMETER else module
 

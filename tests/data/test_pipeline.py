@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -205,7 +206,16 @@ def test_resuming_is_exact(config, dataset, workers):
     tail = take(train_iterator(dataset, config, seed=7, start_state=state), 4)
     for expected, found in zip(straight, head + tail, strict=True):
         assert_equal(expected, found)
-    assert shared_blocks() <= before
+    assert not left_of(shared_blocks() - before)
+
+
+def left_of(blocks, seconds=20):
+    """What is still there in a while: a block is freed by a thread of its own."""
+    end = time.monotonic() + seconds
+    while blocks and time.monotonic() < end:
+        time.sleep(0.05)
+        blocks &= shared_blocks()
+    return blocks
 
 
 def shared_blocks():
