@@ -7,7 +7,7 @@ from segjax._xla_flags import avoid_known_faults
 __version__ = "0.1.0"
 
 # The one effect of importing segjax: XLA's flags, which must stand before JAX starts.
-_xla_flags_added = avoid_known_faults()
+xla_flags_added = avoid_known_faults()
 
 # Public names stand in __init__.pyi. They are imported on first use, so that `import segjax` is
 # cheap and touches no device.

@@ -33,6 +33,7 @@ from .nn.backbones.resnet import resnet as resnet
 from .nn.backbones.swin import swin as swin
 from .predict.predictor import Predictor as Predictor
 from .predict.predictor import predict as predict
+from .results.classes import Classes as Classes
 from .results.detections import ImageDetections as ImageDetections
 from .results.draw.maps import draw_panoptic as draw_panoptic
 from .results.draw.maps import draw_semantic as draw_semantic
@@ -52,4 +53,4 @@ from .zoo.hub import save as save
 from .zoo.table import list_models as list_models
 
 __version__: str
-_xla_flags_added: str
+xla_flags_added: str

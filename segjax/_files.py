@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 # Errors of file systems that know no locks, as some network file systems.
@@ -59,3 +59,27 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes]) -> Path:
+    """Writes files to a folder; all are complete on disk before the first takes its name.
+
+    Args:
+      folder: created with its parents if it does not exist.
+      contents: bytes of each file, by file name.
+
+    Returns:
+      The folder.
+
+    Raises:
+      OSError: if there is no room; files that were there before are untouched then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as names:
+        for name, content in contents.items():
+            partial = names.enter_context(written_whole(folder / name))
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+    return folder

@@ -1,5 +1,7 @@
 """The command line: `segjax train|evaluate|predict|compile|models|convert|check-data`."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import argparse
 import dataclasses
 import sys
@@ -31,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known, flags = parser.parse_known_args(arguments)
     if flags and known.command not in (_train, _evaluate, _compile):
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
-    if segjax._xla_flags_added and known.command in (_train, _evaluate, _predict):
-        print(segjax._xla_flags_added)
+    if segjax.xla_flags_added and known.command in (_train, _evaluate, _predict):
+        print(segjax.xla_flags_added)
     try:
         return known.command(known, flags)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:

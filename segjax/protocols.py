@@ -5,6 +5,8 @@ stands here and for nothing else. A class needs no base and no registration: it 
 members. A linen module brings `init`, `apply` and `clone`.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable

@@ -13,6 +13,7 @@ from segjax.ops.anchors import level_stride
 from segjax.predict.files import predict_files, read_image
 from segjax.predict.predictor import Predictor, predict
 from segjax.protocols import Padding
+from segjax.results.classes import Classes
 from tests.support import fakes
 
 DATA = DataConfig(short_side=(83,), long_side=140)
@@ -23,8 +24,7 @@ def predictor():
     return Predictor(
         model=fakes.OracleModel(),
         variables=fakes.oracle_variables(),
-        class_names=("disc", "box", "none"),
-        category_ids=fakes.CATEGORY_IDS,
+        classes=Classes(("disc", "box", "none"), fakes.CATEGORY_IDS),
         data=DATA,
     )
 
@@ -78,7 +78,7 @@ def test_the_function_equals_the_class(predictor):
         predictor.model,
         predictor.variables,
         fakes.image_of(0),
-        class_names=predictor.class_names,
+        classes=predictor.classes,
         data=DATA,
         score_threshold=0.75,
         max_detections=5,

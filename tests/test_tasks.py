@@ -119,7 +119,7 @@ def test_a_semantic_model_is_trained_evaluated_and_predicts(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "6 classes" in text and "semantic/mIoU 0." in text
     loaded = load_run(run)
-    assert (loaded.class_names, loaded.category_ids) == ((), ())
+    assert (loaded.classes.names, loaded.classes.category_ids) == ((), ())
     assert len(loaded.classes.semantic_names) == 6
 
     arguments = ["evaluate", "--checkpoint", str(run)]
@@ -216,12 +216,12 @@ def test_semantic_weights_are_saved_as_a_run(tmp_path):
     variables = jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
     config = config_of(model, semantic="folder", instances=False)
     with pytest.raises(ValueError, match=r"set --data\.instances=False"):
-        save_run(tmp_path, config_of(model), variables, (), ())
+        save_run(tmp_path, config_of(model), variables, Classes())
     with pytest.raises(ValueError, match="has no classes, but there are 1 names"):
-        save_run(tmp_path, config, variables, ("disc",), (1,))
+        save_run(tmp_path, config, variables, Classes(("disc",), (1,)))
     with pytest.raises(ValueError, match="2 semantic classes, but there are 3 semantic names"):
-        save_run(tmp_path, config, variables, (), (), NAMES)
-    save_run(tmp_path, config, variables, (), (), ("sand", "sea"))
+        save_run(tmp_path, config, variables, Classes(semantic_names=NAMES))
+    save_run(tmp_path, config, variables, Classes(semantic_names=("sand", "sea")))
     run = load_run(tmp_path)
     assert (run.model, run.classes) == (model, Classes(semantic_names=("sand", "sea")))
 

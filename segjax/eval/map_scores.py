@@ -1,6 +1,9 @@
 """Which maps of a model are scored on a split, and their scores."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from segjax.data.dataset import Dataset
@@ -80,7 +83,7 @@ def _unscored(model: Model, dataset: Dataset) -> tuple[str, ...]:
     """What is not scored, and why."""
     source = dataset.semantic
     if "semantic" in model.tasks:
-        notes = []
+        notes: list[str] = []
         if source == "none":
             notes.append("mean IoU is not scored: --data.semantic=none gives no labels")
         if "panoptic" in model.tasks and source != "panoptic":
@@ -107,11 +110,15 @@ def _check_names(number: int, classes: Classes, dataset: Dataset) -> None:
             f" --data.semantic={dataset.semantic} have {len(dataset.semantic_names)}: choose those"
             " that it was trained on, or --data.semantic=none to leave them unscored"
         )
-    for field, kind in (("semantic_names", "semantic"), ("panoptic_categories", "panoptic")):
-        ours, theirs = getattr(classes, field), getattr(dataset, field)
+    pairs: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
+        ("semantic", classes.semantic_names, dataset.semantic_names),
+        ("panoptic", classes.panoptic_categories, dataset.panoptic_categories),
+    )
+    for kind, ours, theirs in pairs:
         if ours and theirs and ours != theirs:
-            pairs = enumerate(itertools.zip_longest(ours, theirs))
-            place, (mine, other) = next(item for item in pairs if item[1][0] != item[1][1])
+            both = list(itertools.zip_longest(ours, theirs))
+            place = next(i for i, (mine, other) in enumerate(both) if mine != other)
+            mine, other = both[place]
             raise ValueError(
                 f"the {kind} classes must be those of the model, in its order: number {place} is"
                 f" {mine} in the model and {other} in the data; --data.semantic=none leaves them"

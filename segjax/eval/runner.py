@@ -1,5 +1,9 @@
 """Evaluation of a model on a split: every image once, the scores at the end."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+# jax.jit and lax.map forget types:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import collections
 import dataclasses
 import time
@@ -22,12 +26,14 @@ from segjax.results.classes import Classes, data_categories
 from segjax.results.detections import ImageDetections
 from segjax.results.files import MapWriter, write_results
 from segjax.results.postprocess import (
+    MapOutputs,
     collect_results,
     map_canvas,
     maps_original,
     predict_original,
 )
 from segjax.results.result import Result
+from segjax.types import Detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +200,14 @@ class Evaluator:
         images, inside, sizes = (
             element[name] for name in ("images", "image_sizes", "original_sizes")
         )
-        found = predict_original(self.model, variables, images, inside, sizes, refine=self.refine)
+        found: Detections = predict_original(
+            self.model, variables, images, inside, sizes, refine=self.refine
+        )
         if not maps:
             return found, None
         # One canvas for all images of the split: one more program for each shape of a batch.
         largest = image_sizes(self.dataset.split(self.split).index).max(axis=0)
-        made = maps_original(
+        made: MapOutputs = maps_original(
             self.model,
             found,
             inside,

@@ -1,5 +1,7 @@
 """Prediction on picture files: a drawing of each, results and maps in COCO's formats."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -110,7 +112,7 @@ def predict_files(
         name = _draw(report, path, folder, image, shown, draw)
         maps.add(found, ids[path], name, path.name)
         if found.instances is not None:
-            category_ids = predictor.category_ids or range(1, (things or 0) + 1)
+            category_ids = predictor.classes.category_ids or range(1, (things or 0) + 1)
             for entry in found.instances.to_coco(ids[path], category_ids):
                 entries.append({"file_name": path.name} | entry)
     if report.results_json is not None:

@@ -1,8 +1,11 @@
 """Prediction on pictures of any size: numpy arrays in, what is found in original pixels out."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+# jax.jit and lax.map forget types:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,19 +13,20 @@ from jaxtyping import Shaped
 
 from segjax.data import canvas
 from segjax.data.config import DataConfig
-from segjax.data.segments import PanopticCategory
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.results.detections import ImageDetections
 from segjax.results.draw import objects as viz
 from segjax.results.postprocess import (
+    MapOutputs,
     collect_results,
     map_canvas,
     maps_original,
     predict_original,
 )
 from segjax.results.result import Result
+from segjax.types import Detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,42 +36,24 @@ class Predictor:
     Attributes:
       model: the module.
       variables: its parameters and statistics.
-      class_names: the name of every class; () leaves them as numbers.
-      category_ids: the dataset's id of every class; () takes 1..K.
+      classes: names and ids of the model's classes. Names that are unknown leave classes as
+        numbers; without category ids, JSON has 1..K.
       data: how images are resized: the config the model was trained with.
       pad_multiple: padded sides are multiples of this and of the model's `padding.divisor`, where
         no bucket of `data` holds the image: photos of many shapes share a few compiled programs.
         Models whose results depend on the padding (`padding.exact`, as torchvision's) are
         padded to the divisor alone, as torchvision does, and compiled for every shape:
         set `data.buckets` to have fewer, with the results that evaluation has on them.
-      semantic_names: of the classes of pixels, by label; () leaves them as numbers.
-      panoptic_categories: of the segments of panoptic maps; () makes them of the names.
       refine: how masks are made to follow the contours of the resized picture; None leaves them
         as the model gives them.
     """
 
     model: Model
     variables: Any
-    class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
+    classes: Classes = Classes()
     data: DataConfig = DataConfig()
     pad_multiple: int = 128
-    semantic_names: tuple[str, ...] = ()
-    panoptic_categories: tuple[PanopticCategory, ...] = ()
     refine: MaskRefinement | None = None
-
-    @classmethod
-    def of(cls, model: Model, variables: Any, classes: Classes, data: DataConfig) -> "Predictor":
-        """A predictor for all the classes that a model's weights are for."""
-        return cls(
-            model,
-            variables,
-            classes.names,
-            classes.category_ids,
-            data=data,
-            semantic_names=classes.semantic_names,
-            panoptic_categories=classes.panoptic_categories,
-        )
 
     def __call__(
         self,
@@ -134,10 +120,10 @@ class Predictor:
         height, width = rgb.shape[:2]
         padded, resized = canvas.fit(rgb, self.data, self._divisor)
         inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
-        found = predict_original(
+        found: Detections = predict_original(
             self.model, self.variables, padded[None], inside, sizes, refine=self.refine
         )
-        made = None
+        made: MapOutputs | None = None
         if maps:
             made = maps_original(
                 self.model,
@@ -147,15 +133,12 @@ class Predictor:
                 padded_size=padded.shape[:2],
                 canvas=map_canvas(height, width),
             )
-        classes = Classes(
-            self.class_names, self.category_ids, self.semantic_names, self.panoptic_categories
-        )
         return collect_results(
             self.model,
             found,
             made,
             [(height, width)],
-            classes.named(self.model) if maps else classes,
+            self.classes.named(self.model) if maps else self.classes,
             score_threshold=score_threshold,
             max_detections=max_detections,
         )[0]
@@ -172,7 +155,7 @@ def predict(
     variables: Any,
     image: Shaped[np.ndarray, "h w *c"],
     *,
-    class_names: Sequence[str] = (),
+    classes: Classes = Classes(),
     data: DataConfig | None = None,
     pad_multiple: int = 128,
     score_threshold: float = 0.0,
@@ -185,7 +168,7 @@ def predict(
     predictor = Predictor(
         model=model,
         variables=variables,
-        class_names=tuple(class_names),
+        classes=classes,
         data=DataConfig() if data is None else data,
         pad_multiple=pad_multiple,
     )

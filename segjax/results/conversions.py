@@ -114,7 +114,7 @@ def panoptic_of_parts(
     overlap_threshold: float = 0.5,
     stuff_area: int = 4096,
 ) -> PanopticMap:
-    """Merges instances and a semantic map; `panoptic_merge.merge` says how.
+    """Merges instances and a semantic map; `panoptic_merge.merge_detections` says how.
 
     Classes meet by their names. A semantic label becomes stuff if its name is that of a stuff
     category; all other labels (of things, "things", 255) never do, and `dropped.other_pixels`

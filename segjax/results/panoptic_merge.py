@@ -1,16 +1,16 @@
 """Instances and a semantic map merged into one panoptic map, pixel by pixel on the host.
 
 The rule of "Panoptic Feature Pyramid Networks" (1901.02446), section 3, as in Detectron2's
-`combine_semantic_and_instance_outputs`. The plain statement of it, in numpy: slow, and what faster
-versions are compared with.
+`combine_semantic_and_instance_outputs`. `segjax.ops.panoptic` is the same on a device, for a
+model's own outputs; this form needs no compilation for each image size.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Integer
+from jaxtyping import Float32, Int32, Integer
 
 from segjax.data.segments import VOID
 from segjax.results.detections import ImageDetections
@@ -85,62 +85,6 @@ class Merged(NamedTuple):
     dropped: Dropped
 
 
-def merge(
-    masks: Bool[np.ndarray, "n h w"],
-    scores: Float32[np.ndarray, "scores"],
-    classes: Integer[np.ndarray, "classes"],
-    semantic: Integer[np.ndarray, "H W"],
-    *,
-    stuff_labels: Sequence[int],
-    score_threshold: float = 0.5,
-    overlap_threshold: float = 0.5,
-    stuff_area: int = 4096,
-) -> Merged:
-    """Merges instances and a semantic map so that every pixel has one segment at most.
-
-    Instances come by descending score, the earlier first where scores are equal. One whose
-    score is at least `score_threshold` takes the pixels of its mask that are still free, unless
-    the part that is taken is more than `overlap_threshold` of its mask. Then every stuff class,
-    by label, takes what is left to it, if that is `stuff_area` pixels or more.
-
-    The defaults are Detectron2's. MMDetection's `HeuristicFusionHead` follows the same rule with
-    `score_threshold` 0.6 (as the score threshold of its detector, and there a score must be
-    above it). An instance that is covered wholly never becomes a segment here; Detectron2 lists
-    one without pixels where `overlap_threshold` is 1 or more.
-
-    Args:
-      masks: of the instances.
-      scores: of the instances.
-      classes: of the instances; only passed on.
-      semantic: label of every pixel.
-      stuff_labels: the labels that are stuff. All others, as that of all things together, and
-        255 for unknown, never become segments.
-      score_threshold: compared in float32, as on a device.
-      overlap_threshold: part of an instance's own area.
-      stuff_area: in pixels.
-
-    Raises:
-      ValueError: if shapes do not belong together, or a score is not a number.
-    """
-    count = len(scores)
-    if masks.shape != (count, *semantic.shape) or len(classes) != count:
-        raise ValueError(
-            f"masks {masks.shape}, {count} scores, {len(classes)} classes, semantic map"
-            f" {semantic.shape}: wanted masks of (instances, height, width) on the map's pixels,"
-            " and one score and class each"
-        )
-    return _merge(
-        masks.__getitem__,
-        scores,
-        classes,
-        semantic,
-        stuff_labels=stuff_labels,
-        score_threshold=score_threshold,
-        overlap_threshold=overlap_threshold,
-        stuff_area=stuff_area,
-    )
-
-
 def merge_detections(
     instances: ImageDetections,
     semantic: Integer[np.ndarray, "h w"],
@@ -150,15 +94,27 @@ def merge_detections(
     overlap_threshold: float = 0.5,
     stuff_area: int = 4096,
 ) -> Merged:
-    """What `merge` does, with one mask at a time decoded.
+    """Merges instances and a semantic map so that every pixel has at most one segment.
+
+    Instances come by descending score, the earlier first where scores are equal. One whose
+    score is at least `score_threshold` takes the pixels of its mask that are still free, unless
+    the part that is taken is more than `overlap_threshold` of its mask. Then every stuff class,
+    by label, takes what is left to it, if that is `stuff_area` pixels or more. One mask at a time
+    is decoded.
+
+    The defaults are Detectron2's. MMDetection's `HeuristicFusionHead` follows the same rule with
+    `score_threshold` 0.6 (as the score threshold of its detector, and there a score must be
+    above it). An instance that is covered wholly never becomes a segment here; Detectron2 lists
+    one without pixels where `overlap_threshold` is 1 or more.
 
     Args:
       instances: with masks; those without scores (ground truth) all count as certain.
       semantic: label of every pixel.
-      stuff_labels: the labels that are stuff.
-      score_threshold: least score of an instance.
-      overlap_threshold: part of an instance's own area.
-      stuff_area: in pixels.
+      stuff_labels: the labels that are stuff. All others, such as the one of all things together
+        or 255 for unknown, never become segments.
+      score_threshold: least score of an instance, compared in float32 as on a device.
+      overlap_threshold: largest part of an instance's own area that better ones may have taken.
+      stuff_area: smallest stuff segment, in pixels.
 
     Raises:
       ValueError: if the sizes differ, there are instances without masks, or a score is not a
@@ -169,30 +125,8 @@ def merge_detections(
             f"the semantic map is {semantic.shape} (height, width), the instances are of an"
             f" image of {instances.image_size}: wanted both of the same image"
         )
-    scores = instances.scores
-    return _merge(
-        instances.mask,
-        np.ones(len(instances), np.float32) if scores is None else scores,
-        instances.classes,
-        semantic,
-        stuff_labels=stuff_labels,
-        score_threshold=score_threshold,
-        overlap_threshold=overlap_threshold,
-        stuff_area=stuff_area,
-    )
-
-
-def _merge(
-    mask_of: Callable[[int], Bool[np.ndarray, "h w"]],
-    scores: Float32[np.ndarray, "n"],
-    classes: Integer[np.ndarray, "n"],
-    semantic: Integer[np.ndarray, "h w"],
-    *,
-    stuff_labels: Sequence[int],
-    score_threshold: float,
-    overlap_threshold: float,
-    stuff_area: int,
-) -> Merged:
+    count = len(instances)
+    scores = np.ones(count, np.float32) if instances.scores is None else instances.scores
     if np.isnan(scores).any():
         raise ValueError(
             f"the score of instance {int(np.isnan(scores).argmax())} is not a number: the model"
@@ -202,9 +136,7 @@ def _merge(
     keep = scores >= np.float32(score_threshold)
     order = [int(i) for i in np.argsort(-scores, kind="stable") if keep[i]]
     segments: list[MergedSegment] = []
-    empty, overlapping = _add_instances(
-        ids, segments, order, mask_of, scores, classes, overlap_threshold
-    )
+    empty, overlapping = _add_instances(ids, segments, order, instances, scores, overlap_threshold)
     small, small_pixels, other_pixels = _add_stuff(
         ids, segments, semantic, set(stuff_labels), stuff_area
     )
@@ -218,15 +150,14 @@ def _add_instances(
     ids: Int32[np.ndarray, "h w"],
     segments: list[MergedSegment],
     order: Sequence[int],
-    mask_of: Callable[[int], Bool[np.ndarray, "h w"]],
+    instances: ImageDetections,
     scores: Float32[np.ndarray, "n"],
-    classes: Integer[np.ndarray, "n"],
     overlap_threshold: float,
 ) -> tuple[int, int]:
     """Gives free pixels to instances; returns how many were empty, and overlapping too much."""
     empty = overlapping = 0
     for i in order:
-        mask = mask_of(i)
+        mask = instances.mask(i)
         free = mask & (ids == VOID)
         area, left = int(mask.sum()), int(free.sum())
         if not area:
@@ -236,7 +167,8 @@ def _add_instances(
         else:
             number = len(segments) + 1
             ids[free] = number
-            segments.append(MergedSegment(number, int(classes[i]), True, float(scores[i]), left, i))
+            index, score = int(instances.classes[i]), float(scores[i])
+            segments.append(MergedSegment(number, index, True, score, left, i))
     return empty, overlapping
 
 

@@ -5,6 +5,10 @@ ones dropped; `mask_encoding` does the masks. Semantic and panoptic maps are mad
 at the image's size inside a canvas of fixed size.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+# jax.jit and lax.map forget types:
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -136,7 +140,7 @@ def _collect_rows(
     boxes, scores, classes, valid = jax.device_get(
         (detections.boxes, detections.scores, detections.classes, detections.valid)
     )
-    collected = []
+    collected: list[tuple[ImageDetections, Integer[np.ndarray, " n"]]] = []
     for row, (height, width) in enumerate(original_sizes):
         keep = valid[row] & ~(scores[row] <= score_threshold)
         order = np.argsort(-scores[row], kind="stable")
@@ -220,7 +224,9 @@ def maps_original(
             panoptic=segments,
         )
 
-    return jax.lax.map(one, (found, image_sizes, original_sizes))
+    rows: Any = (found, image_sizes, original_sizes)
+    made: Any = jax.lax.map(one, rows)
+    return made
 
 
 def collect_maps(
@@ -246,7 +252,7 @@ def collect_maps(
       ValueError: if logits are not finite, or names do not belong together.
     """
     host = jax.device_get(maps)
-    collected = []
+    collected: list[tuple[SemanticMap, PanopticMap | None]] = []
     for row, (height, width) in enumerate(original_sizes):
         if not host.finite[row]:
             raise ValueError(
@@ -256,7 +262,7 @@ def collect_maps(
         semantic = SemanticMap(host.semantic[row, :height, :width], classes.semantic_names)
         panoptic = None
         if host.panoptic is not None:
-            one = jax.tree.map(lambda leaf, row=row: leaf[row], host.panoptic)
+            one = _row(host.panoptic, row)
             panoptic = collect_panoptic(
                 one,
                 (height, width),
@@ -267,6 +273,15 @@ def collect_maps(
             )
         collected.append((semantic, panoptic))
     return collected
+
+
+def _row(tree: PanopticSegments, row: int) -> PanopticSegments:
+    """One image's part of a batch."""
+
+    def of(leaf: Any) -> Any:
+        return leaf[row]
+
+    return jax.tree.map(of, tree)
 
 
 def collect_results(

@@ -8,11 +8,13 @@ A run's folder:
     checkpoints/STEP/  the fields of `TrainState` by name, and the data's state (orbax)
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +28,6 @@ from orbax.checkpoint import checkpoint_managers
 
 from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
-from segjax.data.segments import PanopticCategory
 from segjax.models.variables import differing_shapes, variable_shapes
 from segjax.predict.predictor import Predictor
 from segjax.protocols import Model
@@ -129,7 +130,7 @@ class Checkpoints:
 
     def save_variables(self, variables: Mapping[str, Any]) -> None:
         """Saves parameters and other collections alone, as step 0: a start for other runs."""
-        items = _variable_items(jax.tree.map(jnp.asarray, dict(variables)))
+        items = _variable_items(jax.tree.map(_as_array, dict(variables)))
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         self._manager.save(0, args=ocp.args.Composite(**args))
 
@@ -252,19 +253,9 @@ class Run:
     classes: Classes
     step: int
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the objects, in the model's order."""
-        return self.classes.names
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """COCO's ids of the objects' classes."""
-        return self.classes.category_ids
-
     def predictor(self) -> Predictor:
         """The model ready for pictures, resized as in the run."""
-        return Predictor.of(self.model, self.variables, self.classes, self.config.data)
+        return Predictor(self.model, self.variables, self.classes, self.config.data)
 
 
 def load_run(
@@ -309,10 +300,7 @@ def save_run(
     folder: str | Path,
     config: TrainConfig,
     variables: Mapping[str, Any],
-    class_names: Sequence[str],
-    category_ids: Sequence[int],
-    semantic_names: Sequence[str] = (),
-    panoptic_categories: Sequence[PanopticCategory] = (),
+    classes: Classes,
 ) -> None:
     """Writes weights that come from elsewhere as a run that `load_run` and `init_from` read.
 
@@ -324,23 +312,17 @@ def save_run(
       config: its `model` is the one the variables are for, the classes of its semantic branch
         (if it has one) filled in; `data` tells how images are resized.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      class_names: in the model's order; a model with 0 classes gets as many, one that knows no
-        objects wants ().
-      category_ids: COCO's ids of the classes.
-      semantic_names: of the classes of pixels, by label; () where unknown.
-      panoptic_categories: of the segments of a panoptic model; () where unknown.
+      classes: names and ids of the model's classes. A model with 0 classes gets as many as there
+        are names; one that knows no objects wants none.
 
     Raises:
       FileExistsError: if the folder has checkpoints already.
       ValueError: if model, variables and classes do not fit together; it names the first arrays.
     """
     folder = Path(folder)
-    classes = Classes(
-        tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
-    )
     model = with_classes(config, classes)
     shapes = variable_shapes(model)
-    variables = {"batch_stats": {}} | dict(variables)
+    variables = {"batch_stats": dict[str, Any]()} | dict(variables)
     if wrong := differing_shapes(shapes, variables):
         raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -363,7 +345,7 @@ def library_versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _errors_only(name: str) -> Iterator[None]:
+def _errors_only(name: str) -> Generator[None]:
     """Mutes a logger's warnings."""
     logger = logging.getLogger(name)
     level = logger.level
@@ -380,6 +362,10 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
 
 
+def _as_array(leaf: Any) -> jax.Array:
+    return jnp.asarray(leaf)
+
+
 def _variable_items(variables: Mapping[str, Any]) -> dict[str, Any]:
     """A model's variables as the fields of a state."""
     collections = {name: tree for name, tree in variables.items() if name != "params"}
@@ -389,10 +375,11 @@ def _variable_items(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _abstract(tree: Any) -> Any:
     """Shapes, dtypes and places of arrays; what has no place goes to the first device."""
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device: Any = jax.local_devices()[0]  # pyright: ignore[reportUnknownVariableType]
+    first: Any = jax.sharding.SingleDeviceSharding(device)
 
     def shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None) or first
+        sharding: Any = getattr(leaf, "sharding", None) or first
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(shape_of, tree)

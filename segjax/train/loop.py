@@ -1,5 +1,7 @@
 """The training loop: `train` reads top to bottom, from the data to the pictures."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import contextlib
 import dataclasses
 import functools
@@ -63,11 +65,6 @@ class TrainResults:
     classes: Classes
     workdir: Path
     compilations: int
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the objects, in the model's order."""
-        return self.classes.names
 
 
 def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)

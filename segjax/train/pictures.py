@@ -1,5 +1,7 @@
 """Validation pictures with what the model finds in them."""
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import contextlib
 import dataclasses
 import itertools
@@ -35,7 +37,7 @@ def write_pictures(
     records = open_records(split)
     rows = {int(image_id): row for row, image_id in enumerate(split.index[:, 0])}
     quiet = dataclasses.replace(evaluator, score_threshold=score_threshold, progress=False)
-    written = []
+    written: list[Path] = []
     predictions: Any = quiet.predictions(variables)
     with contextlib.closing(predictions):  # ends the reader too
         for image_id, found in itertools.islice(predictions, number):

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from segjax.data.config import DataConfig
-from segjax.data.segments import PanopticCategory
 from segjax.ops.preprocess import Preprocess
 from segjax.protocols import Backbone, Model
+from segjax.results.classes import Classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,7 @@ class Entry:
       weights: the file.
       kind: a whole model, or a backbone trained on ImageNet.
       data: how the published figures' images are resized; the rest are defaults.
-      class_names: of the model's classes, in its order; () for backbones.
-      category_ids: COCO's, of the same.
-      semantic_names: of the classes of pixels, by label, for models that know some.
-      panoptic_categories: of panoptic models' segments.
+      classes: names and ids of the model's classes; none for backbones.
       preprocess: of a backbone's pixels; detectors have their own.
       published: figures as published, 0..100: "box/AP", "segm/AP", "panoptic/PQ" on COCO val2017,
         "imagenet/top1".
@@ -76,10 +73,7 @@ class Entry:
     source: str
     licence: str
     data: DataConfig = DataConfig()
-    class_names: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-    semantic_names: tuple[str, ...] = ()
-    panoptic_categories: tuple[PanopticCategory, ...] = ()
+    classes: Classes = Classes()
     preprocess: Preprocess | None = None
 
     @property

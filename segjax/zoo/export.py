@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from segjax._files import write_together
 from segjax.models import CascadeMaskRCNN, CascadeRCNN, PanopticFPN
 from segjax.protocols import Backbone, Model
 from segjax.zoo.convert import RULES, export, with_unread
-from segjax.zoo.files import write_together
 from segjax.zoo.hub import Pretrained
 
 SUFFIXES = {

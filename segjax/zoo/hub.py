@@ -5,22 +5,24 @@ library needs that the weights are from), `config.json` (the model as JSON, with
 classes and how images are resized) and `README.md` (a model card). Nothing in it is executed.
 """
 
+# pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
+
 import dataclasses
 import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax._files import write_together
 from segjax.config_json import from_json, to_json
 from segjax.data.config import DataConfig
-from segjax.data.segments import PanopticCategory
 from segjax.models.variables import (
     differing_shapes,
     flatten_variables,
@@ -37,7 +39,6 @@ from segjax.zoo.bounded import bounded_shapes
 from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert, unread
 from segjax.zoo.download import fetch, problem_of
-from segjax.zoo.files import write_together
 from segjax.zoo.members import extract_member, installed_member
 from segjax.zoo.reading import read_checkpoint
 
@@ -72,9 +73,9 @@ class Pretrained:
     classes: Classes = Classes()
     data: DataConfig = DataConfig()
     preprocess: Preprocess | None = None
-    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     fresh: tuple[str, ...] = ()
-    unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict[str, np.ndarray])
 
     @property
     def label(self) -> str:
@@ -88,7 +89,7 @@ class Pretrained:
         """The model ready for pictures; raises a `ValueError` for a backbone alone."""
         if not isinstance(self.model, Model):
             raise ValueError(f"{self.label} is a backbone alone: it predicts nothing")
-        return Predictor.of(self.model, self.variables, self.classes, self.data)
+        return Predictor(self.model, self.variables, self.classes, self.data)
 
     def adapted(
         self,
@@ -193,7 +194,7 @@ def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
     return Pretrained(
         model,
         convert(tensors, rules, variable_shapes(model)),
-        _classes(entry),
+        entry.classes,
         entry.data,
         entry.preprocess,
         _origin(entry) if _is_the_published(path, entry.weights) else _own_file(path, entry),
@@ -213,12 +214,6 @@ def _own_file(path: str | os.PathLike[str], entry: table.Entry) -> dict[str, Any
     return {"architecture": entry.name, "file": Path(path).name}
 
 
-def _classes(entry: table.Entry) -> Classes:
-    return Classes(
-        entry.class_names, entry.category_ids, entry.semantic_names, entry.panoptic_categories
-    )
-
-
 def _origin(entry: table.Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
@@ -233,11 +228,8 @@ def save(
     folder: str | os.PathLike[str],
     model: Model | Backbone,
     variables: Mapping[str, Any],
+    classes: Classes = Classes(),
     *,
-    class_names: Sequence[str] = (),
-    category_ids: Sequence[int] = (),
-    semantic_names: Sequence[str] = (),
-    panoptic_categories: Sequence[PanopticCategory] = (),
     data: DataConfig | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -247,10 +239,7 @@ def save(
       folder: is made; its three files are replaced.
       model: the linen module.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      class_names: of the instance classes, in the model's order.
-      category_ids: the data set's ids of those.
-      semantic_names: of the classes of pixels.
-      panoptic_categories: of the segments of a panoptic model.
+      classes: names and ids of the model's classes, as far as they are known.
       data: how images are resized; None takes the defaults.
       origin: where the weights are from; see `Pretrained`.
 
@@ -262,12 +251,9 @@ def save(
         there are more or fewer names than classes.
       TypeError: if the model holds something that cannot be written as JSON.
     """
-    variables = {"batch_stats": {}} | dict(variables)
+    variables = {"batch_stats": dict[str, Any]()} | dict(variables)
     if wrong := _differences(variable_shapes(model), variables):
         raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
-    classes = Classes(
-        tuple(class_names), tuple(category_ids), tuple(semantic_names), tuple(panoptic_categories)
-    )
     _check_counts(model, classes)
     found = Pretrained(model, variables, classes, data or DataConfig(), origin=origin or {})
     return write_folder(folder, found)
@@ -381,17 +367,21 @@ def _differences(wanted: Any, given: Any) -> list[str]:
     ]
 
 
+def _is_record(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > _MAX_CONFIG:
         raise ValueError(
             f"{path} has {size} bytes, more than {_MAX_CONFIG}: no config needs so many"
         )
     try:
-        record = json.loads(path.read_text())
+        record: Any = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     wanted = {"format", "model", "data", "preprocess", "classes", "origin"}
-    if not isinstance(record, dict) or record.keys() != wanted or record["format"] != FORMAT:
+    if not _is_record(record) or record.keys() != wanted or record["format"] != FORMAT:
         raise ValueError(
             f"{path} is not of this version: wanted the fields {sorted(wanted)} and format {FORMAT}"
         )

@@ -13,6 +13,7 @@ from segjax.data.config import DataConfig
 from segjax.models import cascade_mask_rcnn, faster_rcnn, mask_rcnn, panoptic_fpn, resnet
 from segjax.models.flavours.libraries import DETECTRON2_X101_32X8D
 from segjax.protocols import Model
+from segjax.results.classes import Classes
 from segjax.zoo.coco_classes import COCO_IDS, COCO_NAMES, PANOPTIC_CATEGORIES, THINGS_FIRST_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -84,10 +85,12 @@ def _row(name: str, file: str, *figures: str) -> Entry:
         source=SOURCE,
         licence=LICENCE,
         data=DataConfig(interpolation="pil"),
-        class_names=COCO_NAMES,
-        category_ids=COCO_IDS,
-        semantic_names=THINGS_FIRST_NAMES if panoptic else (),
-        panoptic_categories=PANOPTIC_CATEGORIES if panoptic else (),
+        classes=Classes(
+            COCO_NAMES,
+            COCO_IDS,
+            semantic_names=THINGS_FIRST_NAMES if panoptic else (),
+            panoptic_categories=PANOPTIC_CATEGORIES if panoptic else (),
+        ),
     )
 
 

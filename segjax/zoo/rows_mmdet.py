@@ -22,6 +22,7 @@ from segjax.models import (
 )
 from segjax.models.flavours.cascades import MMDET_CASCADE_CAFFE
 from segjax.models.flavours.libraries import MMDET_CAFFE
+from segjax.results.classes import Classes
 from segjax.zoo.coco_classes import COCO_IDS, COCO_NAMES, PANOPTIC_CATEGORIES, THINGS_LAST_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -103,10 +104,12 @@ class _Family:
             published=dict(zip(self.metrics, map(float, figures), strict=True)),
             source=f"{SOURCE}{_CONFIG_FOLDERS.get(schedule, self.folder)}/metafile.yml",
             licence=LICENCE,
-            class_names=COCO_NAMES,
-            category_ids=COCO_IDS,
-            semantic_names=self.semantic_names,
-            panoptic_categories=PANOPTIC_CATEGORIES if self.panoptic else (),
+            classes=Classes(
+                COCO_NAMES,
+                COCO_IDS,
+                semantic_names=self.semantic_names,
+                panoptic_categories=PANOPTIC_CATEGORIES if self.panoptic else (),
+            ),
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from segjax.data.config import DataConfig
 from segjax.models import faster_rcnn, mask_rcnn, resnet
 from segjax.models.flavours.libraries import TORCHVISION_V2, Flavour
+from segjax.results.classes import Classes
 from segjax.zoo.coco_classes import TORCHVISION_IDS, TORCHVISION_NAMES
 from segjax.zoo.entry import Entry, Weights
 
@@ -45,8 +46,7 @@ def _row(
         source=f"{SOURCE}detection/{module}.py",
         licence=LICENCE,
         data=DataConfig(size_rounding="floor"),
-        class_names=TORCHVISION_NAMES,
-        category_ids=TORCHVISION_IDS,
+        classes=Classes(TORCHVISION_NAMES, TORCHVISION_IDS),
     )
 
 

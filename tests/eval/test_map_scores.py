@@ -192,16 +192,7 @@ def test_a_predictor_gives_one_result_of_everything(opened):
     known = Classes.of(panoptic(dataset), dataset)
     image_id, image = first_image(dataset)
     for classes in (known, Classes()):
-        predictor = Predictor(
-            panoptic(dataset),
-            variables,
-            classes.names,
-            classes.category_ids,
-            config,
-            pad_multiple=32,
-            semantic_names=classes.semantic_names,
-            panoptic_categories=classes.panoptic_categories,
-        )
+        predictor = Predictor(panoptic(dataset), variables, classes, config, pad_multiple=32)
         found = predictor.result(image)
         assert found.image_size == found.semantic.image_size == found.panoptic.image_size
         assert len(predictor(image)) == len(found.instances)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from segjax.ops import panoptic
 from segjax.ops.panoptic import merge_panoptic, semantic_labels
 from segjax.ops.resize import interpolation_matrix, resize_bilinear
-from segjax.results.panoptic_merge import merge
+from tests.oracles.oracle_panoptic_merge import merge
 
 SIZE, INSTANCES, SEMANTIC = 12, 6, 5
 

@@ -10,6 +10,7 @@ import pytest
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models.variables import init_variables, start_from
+from segjax.results.classes import Classes
 from segjax.train.checkpoint import Checkpoints, load_run, save_run
 from segjax.train.loop import initial_variables
 from segjax.train.optim import make_optimizer
@@ -143,14 +144,10 @@ def converted(model):
 
 def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, state):
     variables = converted(Toy())
-    save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
+    save_run(tmp_path, CONFIG, variables, Classes(("a", "b", "c"), (1, 5, 7)))
     run = load_run(tmp_path, trust=TOY)
-    assert (run.model, run.class_names, run.category_ids, run.step) == (
-        Toy(),
-        ("a", "b", "c"),
-        (1, 5, 7),
-        0,
-    )
+    assert (run.model, run.step) == (Toy(), 0)
+    assert run.classes == Classes(("a", "b", "c"), (1, 5, 7))
     jax.tree.map(np.testing.assert_array_equal, run.variables, variables)
     config = dataclasses.replace(CONFIG, model=Toy(num_classes=5), init_from=str(tmp_path))
     started = initial_variables(config, jax.random.key(3), trust=TOY)
@@ -165,7 +162,7 @@ def test_converted_weights_are_saved_as_a_run_to_start_from(tmp_path, state):
 
 def test_a_run_of_ones_own_model_is_loaded_by_trust_or_with_the_model(tmp_path):
     variables = converted(Toy())
-    save_run(tmp_path, CONFIG, variables, ("a", "b", "c"), (1, 5, 7))
+    save_run(tmp_path, CONFIG, variables, Classes(("a", "b", "c"), (1, 5, 7)))
     words = r"names tests\.support\.toy:Toy, which is not of .*pass trust=\('tests',\), or --trust"
     with pytest.raises(ValueError, match=words):
         load_run(tmp_path)
@@ -182,25 +179,25 @@ def test_a_run_of_ones_own_model_is_loaded_by_trust_or_with_the_model(tmp_path):
 
 
 def test_a_run_is_saved_only_whole_and_once(tmp_path):
-    variables, names = converted(Toy()), ("a", "b", "c")
+    variables, known = converted(Toy()), Classes(("a", "b", "c"), (1, 2, 3))
     other = dataclasses.replace(CONFIG, model=Toy(features=4))
     with pytest.raises(ValueError, match=r"batch_stats/norm/mean is \(8,\), wanted \(4,\)"):
-        save_run(tmp_path, other, variables, names, (1, 2, 3))
+        save_run(tmp_path, other, variables, known)
     with pytest.raises(ValueError, match="3 classes, but there are 2 names and 3 category ids"):
-        save_run(tmp_path, CONFIG, variables, names[:2], (1, 2, 3))
+        save_run(tmp_path, CONFIG, variables, dataclasses.replace(known, names=("a", "b")))
     assert files(tmp_path) == []
-    save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
+    save_run(tmp_path, CONFIG, variables, known)
     with pytest.raises(FileExistsError, match=r"has checkpoints \[0\] already"):
-        save_run(tmp_path, CONFIG, variables, names, (1, 2, 3))
+        save_run(tmp_path, CONFIG, variables, known)
 
 
 def test_a_run_is_saved_with_its_semantic_classes(tmp_path):
     model = SemanticToy(semantic_classes=7)
-    variables, names = converted(model), ("a", "b", "c")
+    variables, known = converted(model), Classes(("a", "b", "c"), (1, 2, 3))
     open_config = dataclasses.replace(CONFIG, model=SemanticToy())
     with pytest.raises(ValueError, match=r"number of classes to the data: .*classes\(pixels=183\)"):
-        save_run(tmp_path, open_config, variables, names, (1, 2, 3))
-    save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, names, (1, 2, 3))
+        save_run(tmp_path, open_config, variables, known)
+    save_run(tmp_path, dataclasses.replace(CONFIG, model=model), variables, known)
     assert load_run(tmp_path, trust=TOY).model == model
 
 

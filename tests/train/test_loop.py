@@ -66,7 +66,7 @@ def records(folder, name):
 
 
 def test_the_data_decide_the_classes(straight):
-    assert straight.class_names == ("disc", "box", "triangle", "star")
+    assert straight.classes.names == ("disc", "box", "triangle", "star")
     assert straight.model.num_classes == 4
     assert straight.variables["params"]["head"]["kernel"].shape == (8, 4)
 
@@ -145,11 +145,8 @@ def test_a_finished_run_is_only_evaluated(straight, config, capsys):
 def test_the_model_is_rebuilt_from_its_folder(straight):
     run = load_run(straight.workdir, step=8, trust=TOY)
     assert run.model == straight.model
-    assert (run.class_names, run.category_ids, run.step) == (
-        straight.class_names,
-        (1, 3, 4, 8),
-        8,
-    )
+    assert (run.classes, run.step) == (straight.classes, 8)
+    assert run.classes.category_ids == (1, 3, 4, 8)
     jax.tree.map(np.testing.assert_array_equal, run.variables, straight.variables)
 
 

@@ -23,6 +23,7 @@ from segjax.models.variables import (
     variable_shapes,
 )
 from segjax.nn.norm import NormSpec
+from segjax.results.classes import Classes
 from segjax.train.checkpoint import save_run
 from segjax.train.weights import start_weights
 from segjax.zoo import hub, table
@@ -67,8 +68,7 @@ def row(frozen, variables, tmp_path, monkeypatch):
         published={"box/AP": 1.5},
         source="https://example.org",
         licence="CC BY-SA 3.0",
-        class_names=NAMES,
-        category_ids=IDS,
+        classes=Classes(NAMES, IDS),
         data=DataConfig(short_side=(64,), long_side=128),
     )
     monkeypatch.setitem(table.ENTRIES, entry.name, entry)
@@ -103,8 +103,7 @@ def test_save_and_load(tmp_path, frozen, variables):
         tmp_path / "mine",
         frozen,
         variables,
-        class_names=NAMES,
-        category_ids=IDS,
+        classes=Classes(NAMES, IDS),
         data=DataConfig(short_side=(96,)),
     )
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -122,7 +121,7 @@ def test_save_and_load(tmp_path, frozen, variables):
 
 def test_load_the_folder_of_a_run(tmp_path, frozen, variables):
     config = TrainConfig(model=frozen, data=DataConfig(short_side=(64,)))
-    save_run(tmp_path / "run", config, variables, NAMES, IDS)
+    save_run(tmp_path / "run", config, variables, Classes(NAMES, IDS))
     loaded, arrays = segjax.load(tmp_path / "run")
     assert loaded == frozen
     same(arrays, variables)
@@ -137,7 +136,7 @@ def test_variables_of_another_model_are_not_saved(tmp_path, frozen, variables):
 
 def test_a_model_of_ones_own_is_read_by_trust_or_with_the_model(tmp_path):
     variables = init_variables(Toy(), jax.random.key(0))
-    folder = segjax.save(tmp_path / "mine", Toy(), variables, class_names=("a", "b", "c"))
+    folder = segjax.save(tmp_path / "mine", Toy(), variables, classes=Classes(("a", "b", "c")))
     with pytest.raises(
         ValueError, match=r"names tests\.support\.toy:Toy, .* pass trust=\('tests',\)"
     ):
@@ -239,12 +238,12 @@ def test_arrays_of_other_kinds_are_named(tmp_path, frozen, variables):
 
 def test_as_many_names_as_classes_are_saved(tmp_path, frozen, variables):
     with pytest.raises(ValueError, match="2 names of classes, the model has 3"):
-        segjax.save(tmp_path / "mine", frozen, variables, class_names=("cat", "dog"))
+        segjax.save(tmp_path / "mine", frozen, variables, classes=Classes(("cat", "dog")))
     assert not (tmp_path / "mine").exists()
 
 
 def test_save_load_save_gives_the_same_bytes(tmp_path, frozen, variables):
-    first = segjax.save(tmp_path / "we[i]rd *", frozen, variables, class_names=NAMES)
+    first = segjax.save(tmp_path / "we[i]rd *", frozen, variables, classes=Classes(NAMES))
     second = hub.write_folder(tmp_path / "second", segjax.pretrained(first))
     for path in first.iterdir():
         assert path.read_bytes() == (second / path.name).read_bytes(), path.name
@@ -335,7 +334,7 @@ def test_what_only_the_peer_reads_goes_through_a_folder(tmp_path, classes):
         state[f"roi_heads.{name}"][0] = 3.5
     save_file(state, tmp_path / "theirs.safetensors")
     entry = dataclasses.replace(table.find("mask_rcnn_resnet50_fpn.tv_coco_v1"), make=lambda: model)
-    entry = dataclasses.replace(entry, class_names=(), category_ids=())
+    entry = dataclasses.replace(entry, classes=Classes())
     found = hub.read_as(tmp_path / "theirs.safetensors", entry).adapted(classes)
     again = segjax.pretrained(hub.write_folder(tmp_path / "ours", found))
     path = export_file(again, "torchvision", tmp_path / "back.safetensors")

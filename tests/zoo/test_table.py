@@ -17,6 +17,7 @@ from segjax.data.things import THINGS
 from segjax.models import FasterRCNN
 from segjax.nn.norm import NormSpec
 from segjax.ops.preprocess import Preprocess
+from segjax.results.classes import Classes
 from segjax.results.maps import check_categories
 from segjax.zoo import (
     coco_classes,
@@ -143,15 +144,16 @@ def test_model_has_the_rows_classes(name):
     )
     expected = 90 if library_of(name) == "tv" else 80
     things = model.classes.things
-    assert things == len(entry.class_names) == len(entry.category_ids) == expected
-    assert (model.classes.pixels or 0) == len(entry.semantic_names)
-    assert bool(entry.panoptic_categories) == name.startswith("panoptic")
-    if entry.panoptic_categories:
-        assert entry.semantic_names[model.merge.things] == THINGS
-        stuff = [c.name for c in entry.panoptic_categories if not c.is_thing]
-        assert [n for n in entry.semantic_names if n != THINGS] == stuff
-    elif entry.semantic_names:
-        assert (module, entry.semantic_names) == ("hybridtaskcascade", STUFF_NAMES)
+    classes = entry.classes
+    assert things == len(classes.names) == len(classes.category_ids) == expected
+    assert (model.classes.pixels or 0) == len(classes.semantic_names)
+    assert bool(classes.panoptic_categories) == name.startswith("panoptic")
+    if classes.panoptic_categories:
+        assert classes.semantic_names[model.merge.things] == THINGS
+        stuff = [c.name for c in classes.panoptic_categories if not c.is_thing]
+        assert [n for n in classes.semantic_names if n != THINGS] == stuff
+    elif classes.semantic_names:
+        assert (module, classes.semantic_names) == ("hybridtaskcascade", STUFF_NAMES)
     assert entry.preprocess is None
 
 
@@ -172,7 +174,7 @@ def test_figures_are_of_what_the_model_does(name):
 def test_backbones_have_pixels_and_accuracy():
     for name in BACKBONES:
         entry = ENTRIES[name]
-        assert not (entry.class_names or entry.category_ids or entry.semantic_names)
+        assert entry.classes == Classes()
         expected = LITE if "lite" in name else Preprocess()
         if library_of(name) == "d2":
             expected = CAFFE2_X101 if "resnext" in name else MSRA
