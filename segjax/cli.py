@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import segjax
+from segjax import cli_data
+from segjax.cli_data import positive
 
 TRAIN_HELP = """\
 Every field of the config is a flag, checked against its type:
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--data", metavar="WHERE", help='"coco" (COCO 2017, downloaded), or a COCO-format folder'
     )
-    evaluate.add_argument("--split", choices=("val", "train"), default="val")
+    evaluate.add_argument("--split", metavar="NAME", default="val", help="train, val or test")
     evaluate.add_argument(
         "--results", metavar="FILE", help="write a COCO results json, and maps beside it"
     )
@@ -92,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="of objects that are drawn (default 0.5) or become segments (default: the model's)",
     )
-    predict.add_argument("--max-detections", type=_positive, help="of a picture")
+    predict.add_argument("--max-detections", type=positive, help="of a picture")
     predict.set_defaults(command=_predict)
 
     compile_ = commands.add_parser(
@@ -112,13 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         help="h100, h200, a100, l4, h100:8, v5e:4x4, v5p:2x2x1, v6e:2x2, cpu",
     )
     compile_.add_argument(
-        "--per-device-batch", metavar="N", type=_positive, help="images; default: the config's"
+        "--per-device-batch", metavar="N", type=positive, help="images; default: the config's"
     )
     compile_.add_argument(
         "--image-size",
         metavar=("H", "W"),
         nargs=2,
-        type=_positive,
+        type=positive,
         help="pixels of the padded images; default: as the config resizes landscape images",
     )
     compile_.add_argument(
@@ -152,31 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--out", metavar="PATH", required=True, help="a folder; for --to, a file")
     convert.set_defaults(command=_convert)
 
-    check = commands.add_parser("check-data", help="list the defects of a dataset")
-    check.add_argument("root", metavar="FOLDER")
-    check.add_argument(
-        "--format", metavar="NAME", default="folder", help="as --data.name; default: folder"
-    )
-    check.add_argument("--no-decode", action="store_true", help="do not decode images and maps")
-    check.add_argument(
-        "--semantic",
-        metavar="NAME",
-        default="none",
-        help="also check these semantic labels, as --data.semantic takes them",
-    )
-    check.add_argument("--semantic-root", metavar="FOLDER", default="", help="of their maps")
-    check.add_argument(
-        "--semantic-ignore", metavar="NUMBER", type=int, default=255, help="that counts for nothing"
-    )
-    check.set_defaults(command=_check_data)
+    cli_data.add_check(commands)
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
@@ -368,32 +347,3 @@ def _convert(known: argparse.Namespace, _: list[str]) -> int:
     found = hub.read_as(known.source, table.find(known.name))
     print(f"{known.source} -> {hub.write_folder(known.out, found)}")
     return 0
-
-
-def _check_data(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.data.check import check, splits_to_check
-    from segjax.data.config import DataConfig
-    from segjax.data.labels import LABELS
-
-    semantic = known.semantic
-    config = DataConfig(
-        root=known.root,
-        name=known.format,
-        semantic=semantic,
-        semantic_root=known.semantic_root,
-        semantic_ignore=known.semantic_ignore,
-        # Plain label PNGs can be all that there is to learn from.
-        instances=semantic == "none" or LABELS[semantic].needs_objects,
-    )
-    fatal = False
-    for name, split in splits_to_check(config).items():
-        problems = check(
-            split,
-            decode=not known.no_decode,
-            semantic=semantic,
-            ignore=known.semantic_ignore,
-        )
-        print(f"{name}: {', '.join(map(str, split.files)) or 'images without annotations'}")
-        print("\n".join(problems.lines()) or "no defects")
-        fatal |= bool(problems.fatal())
-    return 1 if fatal else 0

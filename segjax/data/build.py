@@ -26,7 +26,6 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from segjax._files import locked, written_whole
-from segjax.data import rle as rle_lib
 from segjax.data.coco import (
     Category,
     CocoDataset,
@@ -35,16 +34,27 @@ from segjax.data.coco import (
     merge_categories,
 )
 from segjax.data.config import DataConfig
+from segjax.data.examine import examine
 from segjax.data.formats import open_source, open_splits
 from segjax.data.hashing import cache_key
-from segjax.data.images import ImageError, encode_labels, verify_image
+from segjax.data.images import ImageError, encode_labels
 from segjax.data.labels import LABELS, open_labels
-from segjax.data.labels.base import LabelReader, Labels, SegmentReader
-from segjax.data.prepared import META, Prepared, PreparedSplit, load_prepared, save_index
+from segjax.data.labels.base import LabelNumbers, LabelReader, Labels, SegmentReader
+from segjax.data.prepared import (
+    META,
+    Prepared,
+    PreparedSplit,
+    forget_older,
+    index_row,
+    load_prepared,
+    save_index,
+)
+from segjax.data.problems import Problems
 from segjax.data.protocols import Workspace
 from segjax.data.store import ImageStore, StoreError
+from segjax.data.together import check_classes, match_categories, raise_fatal
 
-VERSION = "1.3.0"
+VERSION = "1.4.0"
 # What must be unpacked to be read is put here, in the folder of the dataset, and then deleted.
 _UNPACKED = "unpacked"
 
@@ -88,6 +98,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.annotated: dict[str, bool] = {}
         self.problems: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, int] = {}
+        self.together = Problems()
         self.image_hashes: dict[str, str] = {}
         self.categories: tuple[Category, ...] = ()
         self.labels = Labels((), {})
@@ -109,6 +120,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             "image/filename": tfds.features.Text(),
             "image/height": np.int64,
             "image/width": np.int64,
+            "image/orientation": np.int64,
             "objects": tfds.features.Sequence(objects),
         }
         semantic = self._config.semantic
@@ -137,12 +149,18 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         workspace = Workspace(download, Path(self.data_dir) / _UNPACKED)
         splits = open_splits(open_source(config), config, workspace)
         datasets = {name: split.load() for name, split in splits.items()}
+        datasets, self.together = match_categories(datasets)
+        self.together.update(check_classes(datasets))
+        raise_fatal(self.together, config.root or config.name)
         self.annotated = {name: bool(dataset.categories) for name, dataset in datasets.items()}
         self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
         if config.semantic != "none":
             files = {name: split.labels for name, split in splits.items()}
             self.labels = open_labels(
-                config.semantic, self.categories, files, config.semantic_ignore
+                config.semantic,
+                self.categories,
+                files,
+                LabelNumbers(config.semantic_ignore, config.semantic_values),
             )
         made = {}
         for name, split in splits.items():
@@ -166,17 +184,14 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         rows = self.index.setdefault(split, [])
         digest = hashlib.blake2b(digest_size=8)
         for image in dataset.images:
-            data = self._read(dataset, image, store)
-            if data is None:
+            found = self._read(dataset, image, store)
+            if found is None:
                 continue
+            data, orientation = found
             digest.update(f"{image.file_name}\0{len(data)}\n".encode() + data)
-            objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
-            crowds = sum(a.is_crowd for a in image.annotations)
-            without = ("", rle_lib.empty_counts(image.height, image.width))
-            masked = sum(a.counts not in without for a in objects)
-            rows.append((image.id, image.height, image.width, len(objects), crowds, masked))
+            rows.append(index_row(image))
             digest.update(repr(image.annotations).encode())
-            example = _example(image, data, labels)
+            example = _example(image, data, orientation, labels)
             if reader is not None:
                 pixels = reader.read(image)
                 digest.update(pixels.tobytes())
@@ -190,11 +205,15 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.skipped[split] = len(dataset.images) - len(rows)
         self.image_hashes[split] = digest.hexdigest()
 
-    def _read(self, dataset: CocoDataset, image: ImageRecord, store: ImageStore) -> bytes | None:
-        """Reads and tries an image, once, so that training never meets one that fails."""
+    def _read(
+        self, dataset: CocoDataset, image: ImageRecord, store: ImageStore
+    ) -> tuple[bytes, int] | None:
+        """Reads and tries an image, once, so that training never meets one that fails.
+
+        Returns its bytes, and how it is turned when it is decoded.
+        """
         try:
-            data = store.read(image.file_name)
-            verify_image(data, image.height, image.width)
+            data, orientation = examine(image, store, self._config, dataset.problems)
         except (ImageError, StoreError) as error:
             where = f"image {image.id} ({image.file_name}) {error}"
             if self._config.on_bad_image == "raise":
@@ -203,7 +222,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
                 ) from error
             dataset.problems.add("bad_image", where)
             return None
-        return data
+        return data, orientation
 
 
 def prepare(config: DataConfig) -> Prepared:
@@ -222,8 +241,9 @@ def prepare(config: DataConfig) -> Prepared:
     cache.mkdir(parents=True, exist_ok=True)
     home = cache / f"{config.name}-{cache_key(config, open_source(config), VERSION)}"
     with locked(cache / f"{home.name}.lock"):
-        if not (home / META).exists():
+        if config.rebuild or not (home / META).exists():
             _build(config, cache, home)
+            forget_older(cache, home, _place(config))
     return load_prepared(home)
 
 
@@ -255,6 +275,7 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
         builder.download_and_prepare(
             download_dir=str(cache / "downloads"), download_config=downloads
         )
+    _check_labels(builder, config.root or config.name)
     folder = Path(builder.data_dir)
     shutil.rmtree(folder / _UNPACKED, ignore_errors=True)
     for name, rows in builder.index.items():
@@ -267,9 +288,25 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
         "skipped": builder.skipped,
         "fingerprint": _fingerprint(builder),
         "labels": _labels_facts(builder.labels),
+        "together": builder.together.lines(),
+        "place": _place(config),
     }
     with written_whole(home / META) as partial:
         partial.write_text(json.dumps(meta))
+
+
+def _check_labels(builder: SegjaxCoco, where: str) -> None:
+    """Looks at all label maps together, now that they have been read."""
+    problems = builder.labels.problems()
+    raise_fatal(problems, where)
+    builder.together.update(problems)
+
+
+def _place(config: DataConfig) -> str:
+    """Names what a dataset is prepared from, whatever the state of its files."""
+    root = str(Path(config.root).expanduser().absolute()) if config.root else ""
+    labels = (config.semantic, config.semantic_root, config.semantic_ignore, config.semantic_values)
+    return repr((config.name, root, labels, config.on_bad_image, config.exif))
 
 
 def _labels_facts(labels: Labels) -> dict[str, Any]:
@@ -293,13 +330,16 @@ def _fingerprint(builder: SegjaxCoco) -> str:
     return digest.hexdigest()
 
 
-def _example(image: ImageRecord, data: bytes, labels: dict[int, int]) -> dict[str, Any]:
+def _example(
+    image: ImageRecord, data: bytes, orientation: int, labels: dict[int, int]
+) -> dict[str, Any]:
     return {
         "image": io.BytesIO(data),
         "image/id": image.id,
         "image/filename": image.file_name,
         "image/height": image.height,
         "image/width": image.width,
+        "image/orientation": orientation,
         "objects": [
             {
                 "id": a.id,

@@ -3,15 +3,26 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from segjax.data.coco import CocoDataset
+import numpy as np
+
+from segjax.data.coco import CocoDataset, CocoError, merge_categories
 from segjax.data.config import DataConfig
+from segjax.data.examine import examine
 from segjax.data.formats import open_source, open_splits
-from segjax.data.images import IGNORE, ImageError, verify_image
+from segjax.data.images import ImageError
 from segjax.data.labels import open_labels
-from segjax.data.labels.base import LabelReader, MapError, MissingMapError
+from segjax.data.labels.base import LabelNumbers, LabelReader, MapError, MissingMapError
+from segjax.data.prepared import index_row
 from segjax.data.problems import Problems
 from segjax.data.protocols import Split, Workspace
 from segjax.data.store import ImageStore, StoreError
+from segjax.data.together import (
+    check_caps,
+    check_classes,
+    check_masks,
+    check_names,
+    match_categories,
+)
 
 
 def splits_to_check(config: DataConfig) -> Mapping[str, Split]:
@@ -38,41 +49,84 @@ def splits_to_check(config: DataConfig) -> Mapping[str, Split]:
     return open_splits(open_source(config), config, workspace)
 
 
-def check(
-    split: Split, *, decode: bool = True, semantic: str = "none", ignore: int = IGNORE
-) -> Problems:
-    """Finds the defects of a split.
+def check_dataset(
+    config: DataConfig, *, decode: bool = True, masks: bool = True
+) -> dict[str, Problems]:
+    """Finds the defects of all splits, each alone and then together, as preparing them does.
+
+    Args:
+      config: which data, and which labels.
+      decode: also decode every image and map, which takes a few milliseconds each.
+      masks: True to ask for masks, which models of boxes alone do without.
+
+    Returns:
+      Named defects with counts and first places by split, and those of all splits together as
+      "all splits".
+
+    Raises:
+      CocoError: if an annotation file is not a JSON object with the three lists, or label files
+        cannot be used.
+      ValueError: if the data would have to be downloaded.
+    """
+    splits = splits_to_check(config)
+    datasets = {name: split.load(on_problem="collect") for name, split in splits.items()}
+    found = {name: dataset.problems for name, dataset in datasets.items()}
+    together = check_names(datasets)
+    try:
+        datasets, matched = match_categories(datasets)
+        together.update(matched)
+        categories = merge_categories([dataset.categories for dataset in datasets.values()])
+    except CocoError as error:
+        together.add("category_mismatch", str(error))
+        return found | {"all splits": together}
+    together.update(check_classes(datasets))
+    labels = None
+    if config.semantic != "none":
+        files = {name: split.labels for name, split in splits.items()}
+        numbers = LabelNumbers(config.semantic_ignore, config.semantic_values)
+        labels = open_labels(config.semantic, categories, files, numbers)
+    if decode:
+        for name, dataset in datasets.items():
+            reader = None if labels is None else labels.readers.get(name)
+            _check_files(dataset, splits[name].images, reader, config)
+        if labels is not None:
+            together.update(labels.problems())
+    if config.instances and "train" in datasets:
+        index = np.array([index_row(i) for i in datasets["train"].images], np.int64).reshape(-1, 6)
+        together.update(check_caps("train", index, config.max_instances))
+        if masks:
+            together.update(check_masks(index))
+    return found | {"all splits": together}
+
+
+def check(split: Split, *, decode: bool = True) -> Problems:
+    """Finds the defects of one split.
 
     Args:
       split: one of `splits_to_check`, or `segjax.data.formats.coco_folder.coco_split(...)` of an
         annotation file.
-      decode: also decode every image and map, which takes a few milliseconds each.
-      semantic: labels to check, as `DataConfig.semantic`.
-      ignore: as `DataConfig.semantic_ignore`.
+      decode: also decode every image, which takes a few milliseconds each.
 
     Returns:
       Named defects with counts and first places.
 
     Raises:
-      CocoError: if an annotation file is no JSON object with the three lists, or a panoptic one
-        has a defect outside its images.
+      CocoError: if an annotation file is not a JSON object with the three lists.
     """
     dataset = split.load(on_problem="collect")
-    labels = None
-    if semantic != "none":
-        opened = open_labels(semantic, dataset.categories, {"split": split.labels}, ignore)
-        labels = opened.readers["split"]
     if decode:
-        _check_files(dataset, split.images, labels)
+        _check_files(dataset, split.images, None, DataConfig())
     return dataset.problems
 
 
-def _check_files(dataset: CocoDataset, store: ImageStore, labels: LabelReader | None) -> None:
+def _check_files(
+    dataset: CocoDataset, store: ImageStore, labels: LabelReader | None, config: DataConfig
+) -> None:
     """Decodes every image and reads its labels."""
     for image in dataset.images:
         where = f"image {image.id} ({image.file_name})"
         try:
-            verify_image(store.read(image.file_name), image.height, image.width)
+            examine(image, store, config, dataset.problems)
         except (ImageError, StoreError) as error:
             dataset.problems.add("bad_image", f"{where} {error}")
             if not image.height:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from segjax.data import rle as rle_lib
-from segjax.data.images import MAX_IMAGE_PIXELS
+from segjax.data.boxes import BoxCheck, is_far, is_number
+from segjax.data.images import MAX_IMAGE_PIXELS, ImageError, read_size
+from segjax.data.masks import read_mask
 from segjax.data.problems import Problems
-from segjax.data.store import FolderStore, ImageStore
+from segjax.data.store import FolderStore, ImageStore, StoreError
 
 MAX_JSON_BYTES = 4 << 30
 
@@ -77,11 +79,13 @@ class CocoDataset:
       categories: in the order of their ids, which is the order of class indices.
       images: in the order of their ids.
       problems: what was found.
+      parents: names that categories give as their supercategory.
     """
 
     categories: tuple[Category, ...]
     images: tuple[ImageRecord, ...]
     problems: Problems
+    parents: frozenset[str] = frozenset()
 
 
 def load_coco(
@@ -89,6 +93,8 @@ def load_coco(
     images: str | os.PathLike[str] | ImageStore,
     *,
     on_problem: str = "raise",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    upright: bool = False,
 ) -> CocoDataset:
     """Reads and validates an `instances_*.json`.
 
@@ -97,6 +103,8 @@ def load_coco(
       images: the folder, or another store, of its images.
       on_problem: "raise" stops at defects that are not in `HARMLESS`; "collect" leaves the
         defective entries out and only counts them.
+      max_pixels: largest image that is read, height x width.
+      upright: True if images are turned as their EXIF orientation says.
 
     Returns:
       The dataset, with masks as compressed RLE.
@@ -105,7 +113,7 @@ def load_coco(
       CocoError: if the file cannot be read, or names of defects with counts and first places.
     """
     store = images if isinstance(images, ImageStore) else FolderStore(images)
-    reader = _Reader(store)
+    reader = _Reader(store, max_pixels, upright)
     dataset = reader.read(load_json(Path(annotations_json)))
     if on_problem == "raise" and dataset.problems.fatal():
         names = list(dataset.problems.fatal())
@@ -149,67 +157,111 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
 
 
 class _Reader:
-    """Collects records and problems; entries with a problem that is not harmless are left out."""
+    """Collects records and problems; entries with a problem that is not harmless are left out.
 
-    def __init__(self, store: ImageStore) -> None:
+    What is left out is named once: objects of a refused image or category are not looked at.
+    """
+
+    def __init__(self, store: ImageStore, max_pixels: int, upright: bool) -> None:
         self.store = store
+        self.max_pixels, self.upright = max_pixels, upright
         self.problems = Problems()
         self.sizes: dict[int, tuple[int, int]] = {}
         self.categories: dict[int, str] = {}
+        self.refused: set[int] = set()  # ids of images
+        self.boxes = BoxCheck()
 
     def read(self, content: dict[str, Any]) -> CocoDataset:
         self._read_categories(content["categories"])
         names = self._read_images(content["images"])
         objects = self._read_annotations(content["annotations"])
+        self.boxes.report(self.problems)
         for image_id in names:
             if image_id not in objects:
                 self.problems.add("image_without_objects", f"image {image_id}")
+        self._check_names(objects)
         records = tuple(
             ImageRecord(i, names[i], *self.sizes[i], tuple(objects.get(i, ())))
             for i in sorted(names)
         )
         categories = tuple(Category(i, self.categories[i]) for i in sorted(self.categories))
-        return CocoDataset(categories, records, self.problems)
+        parents = frozenset(
+            str(entry["supercategory"])
+            for entry in content["categories"]
+            if isinstance(entry, dict) and entry.get("supercategory")
+        )
+        return CocoDataset(categories, records, self.problems, parents)
 
     def _read_categories(self, entries: list[Any]) -> None:
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
             if not is_id(number) or not isinstance(entry.get("name"), str):
-                self.problems.add("bad_category", f"{entry!r:.80}")
+                self.problems.add("bad_category", _fields(entry, "id", "name"))
             elif number in self.categories:
                 self.problems.add("duplicate_category_id", f"category {number}")
             else:
-                if entry["name"] in self.categories.values():
-                    self.problems.add("duplicate_category_name", entry["name"])
                 self.categories[number] = entry["name"]
         if not self.categories:
             self.problems.add("no_categories", "the list is empty")
         elif max(self.categories) - min(self.categories) + 1 != len(self.categories):
             self.problems.add("category_gap", f"{min(self.categories)}..{max(self.categories)}")
 
+    def _check_names(self, objects: dict[int, list[Annotation]]) -> None:
+        """Finds names that two categories share: results and splits are matched by name."""
+        used = {a.category_id for found in objects.values() for a in found}
+        for name, ids in _ids_by_name(self.categories).items():
+            if len(ids) > 1:
+                several = len(used.intersection(ids)) > 1
+                kind = "duplicate_category_name" if several else "unused_duplicate_category"
+                self.problems.add(kind, f'"{name}" is the name of {", ".join(map(str, ids))}')
+
     def _read_images(self, entries: list[Any]) -> dict[int, str]:
         names: dict[int, str] = {}
         seen: set[str] = set()
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
-            size: Any = (entry.get("height"), entry.get("width")) if is_id(number) else (0, 0)
-            if not _is_size(size):
-                self.problems.add("bad_image_entry", f"{entry!r:.80}")
+            if not is_id(number):
+                self.problems.add("bad_image_entry", _fields(entry, "id", "file_name"))
                 continue
-            if number in self.sizes:
+            if number in self.sizes or number in self.refused:
                 self.problems.add("duplicate_image_id", f"image {number}")
                 continue
-            self.sizes[number] = size
-            name: Any = entry.get("file_name")
-            problem = self.store.problem(name)
-            if problem is None and name in seen:
-                problem = "duplicate_file_name"
-            if problem:
-                self.problems.add(problem, f"image {number}: {name!r:.80}")
+            fault = self._image_fault(number, entry, seen)
+            if fault is not None:
+                self.problems.add(*fault)
+                self.refused.add(number)
                 continue
-            seen.add(name)
-            names[number] = name
+            names[number] = entry["file_name"]
+            seen.add(names[number])
         return names
+
+    def _image_fault(
+        self, number: int, entry: dict[str, Any], seen: set[str]
+    ) -> tuple[str, str] | None:
+        """Checks name and size of an image; keeps the size of a good one."""
+        name: Any = entry.get("file_name")
+        where = f"image {number} ({name!r:.300})"
+        problem = self.store.problem(name)
+        if problem:
+            return problem.kind, f"{where}: the name {problem.reason}"
+        if name in seen:
+            return "duplicate_file_name", where
+        size: Any = (entry.get("height"), entry.get("width"))
+        if not all(type(side) is int and side > 0 for side in size):
+            try:
+                size = read_size(self.store.read(name), self.max_pixels, self.upright)
+            except (ImageError, StoreError) as error:
+                return "bad_image", f"{where} {error}"
+            given = f"height {entry.get('height')!r:.40}, width {entry.get('width')!r:.40}"
+            self.problems.add("size_from_file", f"{where}: {given}, the file is {size}")
+        if math.prod(size) > self.max_pixels:
+            return "image_too_large", (
+                f"{where} has {math.prod(size) / 1e6:.1f} megapixels ({size[0]} x {size[1]}), the"
+                f" limit is {self.max_pixels / 1e6:g}: cut it into tiles, or raise the limit with"
+                f" --data.max-image-pixels={math.prod(size)}"
+            )
+        self.sizes[number] = size
+        return None
 
     def _read_annotations(self, entries: list[Any]) -> dict[int, list[Annotation]]:
         objects: dict[int, list[Annotation]] = {}
@@ -217,7 +269,7 @@ class _Reader:
         for entry in entries:
             number: Any = entry.get("id") if isinstance(entry, dict) else None
             if not is_id(number):
-                self.problems.add("bad_annotation_entry", f"{entry!r:.80}")
+                self.problems.add("bad_annotation_entry", _fields(entry, "id", "image_id"))
             elif number in seen:
                 self.problems.add("duplicate_annotation_id", f"annotation {number}")
             else:
@@ -231,24 +283,31 @@ class _Reader:
         """Checks one object; None after counting what is wrong with it."""
         where = f"annotation {number}"
         crowd = entry.get("iscrowd", 0)
-        if not self._known(entry, where) or crowd not in (0, 1):
-            return self._refuse("bad_iscrowd", where) if crowd not in (0, 1) else None
-        height, width = self.sizes[entry["image_id"]]
+        if is_id(entry.get("image_id")) and entry["image_id"] in self.refused:
+            return None
+        if not self._known(entry, where):
+            return None
+        if crowd not in (0, 1):
+            return self._refuse("bad_iscrowd", f"{where}: {crowd!r:.40}, wanted 0 or 1")
+        size = self.sizes[entry["image_id"]]
         try:
-            counts, outline, pixels = self._mask_facts(entry, height, width, where)
+            counts, outline, pixels = self._mask_facts(entry, *size, where)
         except rle_lib.RleError as error:
             return self._refuse("bad_segmentation", f"{where}: {error}")
-        bbox = self._bbox(entry.get("bbox"), outline, height, width, where)
+        bbox = self._bbox(entry.get("bbox"), outline, *size, where)
         area = None if bbox is None else self._area(entry.get("area"), pixels, bbox, where)
         if bbox is None or area is None:
             return None
+        self.boxes.add(entry, outline, size, where)
+        if crowd:
+            self.problems.add("crowd_object", where)
         return Annotation(number, entry["category_id"], bbox, area, bool(crowd), counts)
 
     def _known(self, entry: dict[str, Any], where: str) -> bool:
         """Checks that the image and the category exist."""
         for key, known in (("image_id", self.sizes), ("category_id", self.categories)):
             if not is_id(entry.get(key)) or entry[key] not in known:
-                self.problems.add(f"unknown_{key}", f"{where}: {entry.get(key)!r:.40}")
+                self.problems.add(f"unknown_{key}", f"{where}: {key} {entry.get(key)!r:.40}")
                 return False
         return True
 
@@ -256,8 +315,9 @@ class _Reader:
         self, entry: dict[str, Any], height: int, width: int, where: str
     ) -> tuple[str, tuple[int, int, int, int] | None, int | None]:
         """Returns a mask's counts, and its box and its area, or None for a mask of no pixel."""
-        crowd = bool(entry.get("iscrowd", 0))
-        counts = self._mask(entry.get("segmentation"), height, width, crowd, where)
+        counts, notes = read_mask(entry, height, width)
+        for note in notes:
+            self.problems.add(note, where)
         if not counts:
             return "", None, None
         mask: rle_lib.Rle = {"size": [height, width], "counts": counts}
@@ -269,30 +329,6 @@ class _Reader:
 
     def _refuse(self, name: str, where: str) -> None:
         self.problems.add(name, where)
-
-    def _mask(self, value: Any, height: int, width: int, crowd: bool, where: str) -> str:
-        """Normalises polygons, compressed and uncompressed RLE to compressed counts."""
-        if isinstance(value, dict):
-            if list(value.get("size") or ()) != [height, width]:
-                raise rle_lib.RleError(
-                    f"RLE of size {value.get('size')!r:.40} in an image of [{height}, {width}]"
-                )
-            if isinstance(value.get("counts"), str):
-                return rle_lib.canonical(value)["counts"]  # pyright: ignore[reportArgumentType]
-            return rle_lib.from_counts(_as_list(value.get("counts")), height, width)["counts"]
-        if value in (None, [], {}, ""):
-            self.problems.add("missing_segmentation", where)
-            return ""
-        polygons = _as_list(value)
-        long_enough = [p for p in polygons if len(_as_list(p)) >= 6]
-        if len(long_enough) < len(polygons):
-            self.problems.add("short_polygon", where)
-        if crowd:
-            self.problems.add("crowd_polygon", where)
-        if not long_enough:
-            self.problems.add("missing_segmentation", where)
-            return ""
-        return rle_lib.from_polygons(long_enough, height, width)["counts"]
 
     def _bbox(
         self,
@@ -307,7 +343,7 @@ class _Reader:
             self.problems.add("missing_bbox", where)
             x0, y0, x1, y1 = (float(side) for side in outline)
             return x0, y0, x1 - x0, y1 - y0
-        if not isinstance(value, list) or len(value) != 4 or not all(map(_is_number, value)):
+        if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
             return self._refuse("bad_bbox", f"{where}: {value!r:.60}")
         x, y, w, h = (float(side) for side in value)
         if w < 0 or h < 0:
@@ -319,6 +355,9 @@ class _Reader:
             self.problems.add("box_outside", f"{where}: {value}")
         if w == 0 or h == 0:
             self.problems.add("zero_size_box", where)
+        if outline and is_far((x, y, w, h), outline):  # counted by `boxes`
+            x0, y0, x1, y1 = (float(side) for side in outline)
+            return x0, y0, x1 - x0, y1 - y0
         if outline and np.abs(np.subtract(outline, (x, y, x + w, y + h))).max() > 2:
             self.problems.add("bbox_mismatch", where)
         return x, y, w, h
@@ -329,7 +368,7 @@ class _Reader:
         if value is None:
             self.problems.add("missing_area", where)
             return float(bbox[2] * bbox[3] if pixels is None else pixels)
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             return self._refuse("bad_area", f"{where}: {value!r:.40}")
         # A polygon's own area differs from its raster's by up to half its outline.
         slack = max(0.01 * value, 2 * (bbox[2] + bbox[3]))
@@ -343,19 +382,20 @@ def is_id(value: Any) -> bool:
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
-def _is_size(size: tuple[Any, Any]) -> bool:
-    sides = all(type(side) is int and side > 0 for side in size)
-    return sides and math.prod(size) <= MAX_IMAGE_PIXELS
+def _fields(entry: Any, *names: str) -> str:
+    """Tells an entry by the fields that should identify it."""
+    if not isinstance(entry, dict):
+        return f"{entry!r:.80}, wanted an object"
+    given = ", ".join(f"{name} {entry.get(name)!r:.200}" for name in names)
+    wanted = "wanted a whole number as id" + (" and a text as name" if "name" in names else "")
+    return f"{given}: {wanted}"
 
 
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and bool(np.isfinite(value)) and abs(value) < 1e9
-
-
-def _as_list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise rle_lib.RleError(f"a segmentation holds {value!r:.40} in place of a list")
-    return value
+def _ids_by_name(categories: dict[int, str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for number, name in sorted(categories.items()):
+        found.setdefault(name, []).append(number)
+    return found
 
 
 def merge_categories(lists: Sequence[Sequence[Category]]) -> tuple[Category, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from segjax.data.images import MAX_IMAGE_PIXELS
 from segjax.data.labels import LABELS
 from segjax.data.protocols import Mix, Transform
 from segjax.data.shapes import ShapesConfig
@@ -17,7 +18,7 @@ from segjax.data.transforms import (
 )
 
 MergeThings = Literal["no", "first", "last"]
-_SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor")
+_SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor", "max_image_pixels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,9 @@ class DataConfig:
       semantic_root: folder with the maps ("stuffthingmaps" and "folder": `train/`; "panoptic": the
         json and its folder) where they do not lie below `root`.
       semantic_ignore: the number in the PNGs of "folder" that counts for nothing, beside 255.
+      semantic_values: numbers in the PNGs of "folder" that are the classes 0, 1, ..., in order,
+        where they are not 0, 1, ... themselves: (0, 255) for black and white masks. Then
+        `semantic_ignore` counts for nothing unless it is one of them.
       merge_things: what becomes of the things among the semantic labels, for models that tell them
         apart by instances: "first" makes all of them class 0 and stuff 1..S, as Detectron2's
         panoptic FPN wants it; "last" makes stuff 0..S-1 and all things S, as MMDetection's does;
@@ -48,6 +52,11 @@ class DataConfig:
         `semantic="folder"` there need be no `instances_*.json`.
       on_bad_image: what to do with image files that cannot be decoded or whose size differs from
         the annotations: stop, or leave them out and count them. Bad label maps always stop.
+      exif: how images with an EXIF orientation, such as phones write, are read: pixels as "stored",
+        which COCO's tools annotate, or "upright", as viewers and most annotation tools show them.
+      max_image_pixels: largest image that is read, height x width.
+      follow_links: read images through links that lead out of their folder.
+      rebuild: prepare the dataset again even if nothing seems to have changed.
       batch_size: training images a step, over all processes.
       eval_batch_size: evaluation images a step, over all processes.
       resize: "shortest_edge" scales the short side to `short_side` unless the long side would
@@ -90,9 +99,14 @@ class DataConfig:
     semantic: str = "none"
     semantic_root: str = ""
     semantic_ignore: int = 255
+    semantic_values: tuple[int, ...] = ()
     merge_things: MergeThings = "no"
     instances: bool = True
     on_bad_image: Literal["raise", "skip"] = "raise"
+    exif: Literal["stored", "upright"] = "stored"
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+    follow_links: bool = False
+    rebuild: bool = False
     batch_size: int = 16
     eval_batch_size: int = 8
     resize: Literal["shortest_edge", "fit", "stretch", "none"] = "shortest_edge"
@@ -160,6 +174,11 @@ class DataConfig:
         if not 0 <= self.semantic_ignore <= 255:
             raise ValueError(
                 f"semantic_ignore is {self.semantic_ignore}: wanted a value of 8 bits, 0..255"
+            )
+        values = self.semantic_values
+        if len(set(values)) < len(values) or any(not 0 <= value <= 255 for value in values):
+            raise ValueError(
+                f"semantic_values are {values}: wanted different numbers of 8 bits, 0..255"
             )
         self._check_names()
         if self.semantic != "none" and self.merge_things != "no":

@@ -38,6 +38,7 @@ class Dataset:
       label_table: the label that each label of the records has become.
       panoptic_categories: of panoptic segments, in the order of their ids; empty but for
         `semantic="panoptic"`.
+      problems: what all splits together showed, a line a kind; each split has its own.
     """
 
     class_names: tuple[str, ...]
@@ -51,6 +52,7 @@ class Dataset:
         default_factory=lambda: np.arange(256, dtype=np.uint8), compare=False
     )
     panoptic_categories: tuple[PanopticCategory, ...] = ()
+    problems: tuple[str, ...] = ()
 
     def split(self, name: str) -> PreparedSplit:
         """Returns a split.
@@ -158,6 +160,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         merge_things=how,
         label_table=table,
         panoptic_categories=prepared.panoptic_categories,
+        problems=prepared.problems,
     )
 
 

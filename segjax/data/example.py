@@ -5,13 +5,14 @@ move only the rectangles that say which part of a mask is seen, so that a mask i
 """
 
 import dataclasses
+import sys
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from segjax.data import rle as rle_lib
-from segjax.data.images import decode_image, decode_labels
+from segjax.data.images import decode_image, decode_labels, turn_upright
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def read_example(record: dict[str, Any], *, instances: bool, semantic: bool) -> 
     Returns:
       The image as stored, with what is known about it.
     """
-    image = decode_image(record["image"])
+    image = decode_stored(record)
     return Example(
         image=image,
         image_id=int(record["image/id"]),
@@ -112,6 +113,13 @@ def read_example(record: dict[str, Any], *, instances: bool, semantic: bool) -> 
         objects=read_objects(record) if instances else no_objects(),
         semantic=decode_labels(record["semantic"]) if semantic else None,
     )
+
+
+def decode_stored(record: dict[str, Any]) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the image of a record, turned as the labels want it."""
+    # Sizes were checked when the record was made, against a limit that the config set.
+    image = decode_image(record["image"], max_pixels=sys.maxsize)
+    return np.ascontiguousarray(turn_upright(image, int(record["image/orientation"])))
 
 
 def read_objects(record: dict[str, Any]) -> Objects:

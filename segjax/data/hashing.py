@@ -14,12 +14,14 @@ from segjax.data.layout import ALIASES
 from segjax.data.protocols import Source, Split
 from segjax.data.store import FolderStore, ImageStore
 
+_SAMPLE = 256  # bytes
+
 
 def cache_key(config: DataConfig, source: Source, version: str) -> str:
     """Hashes what a prepared dataset is made from.
 
     Args:
-      config: `name`, `on_bad_image`, `semantic`, `semantic_root` and `semantic_ignore` are used.
+      config: names the format, the labels, and how images are read.
       source: the data that the config names.
       version: version of the files to build.
 
@@ -27,9 +29,11 @@ def cache_key(config: DataConfig, source: Source, version: str) -> str:
       16 hexadecimal digits.
     """
     digest = hashlib.blake2b(version.encode(), digest_size=8)
-    digest.update(f"{config.name} {config.on_bad_image} {source.fingerprint()}".encode())
+    read = f"{config.on_bad_image} {config.exif} {config.max_image_pixels}"
+    digest.update(f"{config.name} {read} {source.fingerprint()}".encode())
     if config.semantic != "none":
-        digest.update(f"{config.semantic} {LABELS_VERSION} {config.semantic_ignore}".encode())
+        numbers = f"{config.semantic_ignore} {config.semantic_values}"
+        digest.update(f"{config.semantic} {LABELS_VERSION} {numbers}".encode())
     if config.semantic_root:
         for split in ALIASES:
             # What is missing is reported when the dataset is built, which knows its splits.
@@ -41,9 +45,10 @@ def cache_key(config: DataConfig, source: Source, version: str) -> str:
 
 
 def hash_splits(splits: Mapping[str, Split]) -> str:
-    """Hashes annotation files by content, images and labels by place, size and time.
+    """Hashes annotation files by content, images and labels by place, size, time and samples.
 
-    Images are not read, as they are many.
+    Of an image three short pieces are read: archives and copies can put another image under the
+    name, size and time of an old one.
 
     Args:
       splits: splits whose images and labels lie in folders.
@@ -78,10 +83,19 @@ def _add_file(digest: Any, path: Path) -> None:
 
 
 def _add_listing(digest: Any, store: ImageStore) -> None:
-    """Adds place, size and time of every file of a folder."""
+    """Adds place, size, time and a sample of every file of a folder."""
     assert isinstance(store, FolderStore), f"{store} is not a folder, and not hashed by this"
     for path, size, time in sorted(_list_files(store.root)):
         digest.update(f"{path}\0{size}\0{time}\n".encode(errors="surrogateescape"))
+        _add_sample(digest, path, size)
+
+
+def _add_sample(digest: Any, path: str, size: int) -> None:
+    """Adds the middle, the end and a quarter of a file; its beginning is mostly a header."""
+    with open(path, "rb", buffering=0) as file:
+        for place in (size // 4, size // 2, max(size - _SAMPLE, 0)):
+            file.seek(place)
+            digest.update(file.read(_SAMPLE))
 
 
 def _list_files(folder: Path) -> Iterator[tuple[str, int, int]]:

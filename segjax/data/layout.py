@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # The name of a split's files, by split, the preferred one first.
-ALIASES = {"train": ("train",), "val": ("val", "valid")}
+ALIASES = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def candidates(base: Path, forms: Sequence[str], split: str) -> list[Path]:

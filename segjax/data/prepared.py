@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from segjax.data.coco import Category
+from segjax.data import rle
+from segjax.data.coco import Category, ImageRecord
 from segjax.data.segments import PanopticCategory
 
 # "objects" are no crowds and have a box with an area; those "masked" have a mask too.
@@ -51,6 +53,7 @@ class Prepared:
       semantic_names: classes of the semantic labels, by label; empty if there are none.
       semantic_things: whether each of these classes is a thing; empty where nobody knows.
       panoptic_categories: in the order of their ids; empty without panoptic annotation.
+      problems: what all splits together showed, a line a kind.
     """
 
     categories: tuple[Category, ...]
@@ -59,12 +62,42 @@ class Prepared:
     semantic_names: tuple[str, ...] = ()
     semantic_things: tuple[bool, ...] = ()
     panoptic_categories: tuple[PanopticCategory, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def index_row(image: ImageRecord) -> tuple[int, ...]:
+    """Makes the row of the index of an image: its `INDEX_COLUMNS`."""
+    objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
+    without = ("", rle.empty_counts(image.height, image.width))
+    masked = sum(a.counts not in without for a in objects)
+    crowds = sum(a.is_crowd for a in image.annotations)
+    return image.id, image.height, image.width, len(objects), crowds, masked
 
 
 def save_index(folder: Path, name: str, rows: Sequence[tuple[int, ...]]) -> None:
     """Writes the index of a split, a row an image."""
     index = np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
     np.save(folder / f"index_{name}.npy", index)
+
+
+def forget_older(cache: Path, home: Path, place: str) -> None:
+    """Deletes datasets that were prepared from an earlier state of the same files.
+
+    Args:
+      cache: folder of all prepared datasets.
+      home: folder of the newest, which stays.
+      place: name of what they were prepared from, as in their `META`. Another process may still
+        read one: open files stay readable after their deletion on local disks.
+    """
+    for meta in cache.glob(f"*/{META}"):
+        if meta.parent == home:
+            continue
+        try:
+            same = json.loads(meta.read_text()).get("place") == place
+        except (OSError, ValueError):
+            continue
+        if same:
+            shutil.rmtree(meta.parent, ignore_errors=True)
 
 
 def load_prepared(home: Path) -> Prepared:
@@ -90,4 +123,5 @@ def load_prepared(home: Path) -> Prepared:
         semantic_names=tuple(labels["names"]),
         semantic_things=tuple(labels["is_thing"]),
         panoptic_categories=tuple(PanopticCategory(*c) for c in labels["categories"]),
+        problems=tuple(meta["together"]),
     )

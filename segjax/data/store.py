@@ -1,11 +1,14 @@
 """Where image files lie: in a folder or in an archive, addressed by names from untrusted files."""
 
 import os
+import re
 import shutil
 import stat
+import unicodedata
 import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 MAX_FILE_BYTES = 512 << 20
 _MAX_NAME = 1024
@@ -15,12 +18,24 @@ class StoreError(OSError):
     """An image file that cannot be read."""
 
 
+class NameProblem(NamedTuple):
+    """Why a file name cannot be used.
+
+    Attributes:
+      kind: "bad_file_name", "missing_file" or "link_out_of_folder".
+      reason: the cause, and the file that is probably meant, to follow "the name ...".
+    """
+
+    kind: str
+    reason: str
+
+
 @runtime_checkable
 class ImageStore(Protocol):
     """Reads image files by the names that an annotation file gives."""
 
-    def problem(self, name: Any) -> str | None:
-        """Returns what forbids reading `name` ("bad_file_name", "missing_file"), or None."""
+    def problem(self, name: Any) -> NameProblem | None:
+        """Returns the reason that forbids reading `name`, or None."""
         ...
 
     def read(self, name: str) -> bytes:
@@ -33,44 +48,95 @@ class ImageStore(Protocol):
 
 
 def bad_name(name: Any) -> bool:
-    """Says whether a file name could lead out of its folder, or is none at all.
+    """Returns True for a name that could lead out of its folder; `name_fault` says why."""
+    return name_fault(name) is not None
+
+
+def name_fault(name: Any) -> str | None:
+    """Says why a file name could lead out of its folder, or is not one at all.
+
+    Spaces of any kind and colons are legal: macOS writes U+202F into the names of screenshots,
+    and cameras write times.
 
     Args:
-      name: what an annotation file gives as `file_name`.
+      name: `file_name` of an annotation file.
 
     Returns:
-      True for other types, empty and overlong names, absolute ones, any with `..`, a backslash
-      (Windows and UNC paths), a colon or a control character.
+      The reason for other types, empty and overlong names, URLs, absolute paths, backslashes
+      (Windows and UNC paths), control characters and any `..`; None for a good name.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
-        return True
-    if not name.isprintable() or "\\" in name or ":" in name or name.startswith(("/", "~")):
-        return True
-    return ".." in PurePosixPath(name).parts
+    if not isinstance(name, str):
+        return f"is not text but {type(name).__name__}"
+    if not 0 < len(name) <= _MAX_NAME:
+        return f"has {len(name)} characters, wanted 1 to {_MAX_NAME}"
+    for letter in name:
+        if unicodedata.category(letter) in _UNUSABLE or letter in _BIDIRECTIONAL:
+            return f"holds the control character U+{ord(letter):04X}"
+    for pattern, fault in _FAULTS:
+        if re.search(pattern, name):
+            return f"{fault}, wanted a path below the image folder"
+    return None
+
+
+_FAULTS = (
+    (r"^[A-Za-z][A-Za-z0-9+.-]*://", "is a URL"),
+    (r"\\", "has backslashes"),
+    (r"^[/~]", "is absolute"),
+    (r"(^|/)\.\.(/|$)", "leads out of its folder (..)"),
+)
+# Control characters, lone surrogates, and separators of lines and paragraphs.
+_UNUSABLE = {"Cc", "Cs", "Zl", "Zp"}
+# They make one name look like another.
+_BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def _likely(name: Any, exists: Callable[[str], bool]) -> str:
+    """Names the file that an unusable or missing name probably means, if it is there."""
+    if not isinstance(name, str):
+        return ""
+    parts = [part for part in re.split(r"[\\/]+", name.partition("?")[0]) if part not in ("", "..")]
+    # Annotation tools put folders, the address of their server, or an upload's id in front.
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    tails += [re.sub(r"^[0-9a-f]{8}-", "", parts[-1])] if parts else []
+    for tail in tails:
+        if tail != name and name_fault(tail) is None and exists(tail):
+            return f'; "{tail}" is there: is that meant?'
+    return ""
 
 
 class FolderStore:
-    """Images below a folder; links that lead out of it are refused.
+    """Images below a folder; links that lead out of it are refused unless they are allowed.
 
     Attributes:
       root: the folder, with its own links resolved.
+      follow_links: True to read links that lead out of the folder, too.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, follow_links: bool = False) -> None:
         self.root = Path(os.path.realpath(root))
+        self.follow_links = follow_links
 
-    def problem(self, name: Any) -> str | None:
-        """Returns "bad_file_name", "missing_file" or None."""
-        if bad_name(name):
-            return "bad_file_name"
+    def problem(self, name: Any) -> NameProblem | None:
+        """Returns the reason that forbids reading `name`, or None."""
+        if fault := name_fault(name):
+            return NameProblem("bad_file_name", fault + _likely(name, self._is_here))
         path = os.path.realpath(self.root / name)
-        if not path.startswith(f"{self.root}{os.sep}"):
-            return "bad_file_name"
+        if not self.follow_links and not path.startswith(f"{self.root}{os.sep}"):
+            return NameProblem(
+                "link_out_of_folder",
+                f"is a link that leads out of {self.root}, to {path}: copy the files, or allow"
+                " such links with --data.follow-links=True",
+            )
         try:
             mode = os.stat(path).st_mode
         except OSError:
-            return "missing_file"
-        return None if stat.S_ISREG(mode) else "bad_file_name"
+            return NameProblem(
+                "missing_file", f"is not in {self.root}" + _likely(name, self._is_here)
+            )
+        return None if stat.S_ISREG(mode) else NameProblem("bad_file_name", "is not a file")
+
+    def _is_here(self, name: str) -> bool:
+        return (self.root / name).is_file()
 
     def read(self, name: str) -> bytes:
         """Returns the bytes of a file.
@@ -84,7 +150,7 @@ class FolderStore:
         problem = self.problem(name)
         path = self.root / name
         if problem:
-            raise StoreError(f"{path}: {problem}")
+            raise StoreError(f"{path}: the name {problem.reason}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise StoreError(f"{path} has more than {MAX_FILE_BYTES} bytes")
         return path.read_bytes()
@@ -106,11 +172,17 @@ class ZipStore:
         self._names = {info.filename: info for info in self._archive.infolist()}
         self.prefix = prefix
 
-    def problem(self, name: Any) -> str | None:
-        """Returns "bad_file_name", "missing_file" or None."""
-        if bad_name(name):
-            return "bad_file_name"
-        return None if f"{self.prefix}/{name}" in self._names else "missing_file"
+    def problem(self, name: Any) -> NameProblem | None:
+        """Returns the reason that forbids reading `name`, or None."""
+        if fault := name_fault(name):
+            return NameProblem("bad_file_name", fault + _likely(name, self._is_here))
+        if self._is_here(name):
+            return None
+        where = f"{self._archive.filename}:{self.prefix}"
+        return NameProblem("missing_file", f"is not in {where}" + _likely(name, self._is_here))
+
+    def _is_here(self, name: str) -> bool:
+        return f"{self.prefix}/{name}" in self._names
 
     def read(self, name: str) -> bytes:
         """Returns the bytes of a member.
@@ -123,7 +195,7 @@ class ZipStore:
         """
         problem = self.problem(name)
         if problem:
-            raise StoreError(f"{self._archive.filename}: {name}: {problem}")
+            raise StoreError(f"{self._archive.filename}: {name}: the name {problem.reason}")
         info = self._names[f"{self.prefix}/{name}"]
         if info.file_size > MAX_FILE_BYTES:
             raise StoreError(f"{name} has more than {MAX_FILE_BYTES} bytes")

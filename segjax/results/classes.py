@@ -99,6 +99,8 @@ def data_categories(classes: Classes, dataset: Dataset) -> tuple[int | None, ...
     ids = tuple(int(i) for i in dataset.category_ids)
     if not classes.names:
         return ids
+    if (classes.names, classes.category_ids) == (tuple(dataset.class_names), ids):
+        return ids  # also where two classes have one name
     id_of = dict(zip(dataset.class_names, ids, strict=True))
     unknown = [name for name in dataset.class_names if name not in classes.names]
     if unknown:

@@ -9,6 +9,7 @@ from segjax.config import TrainConfig
 from segjax.config_json import to_json
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset
+from segjax.data.together import check_caps
 from segjax.results.classes import Classes
 from segjax.train.checkpoint import CONFIG_FILE
 from segjax.train.classes import CLASSES_FILE, read_classes
@@ -36,6 +37,12 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
             )
         for line in dataset.split(name).problems:
             say(f"{name}: {line}")
+    together = dataset.problems
+    if "train" in names and data.instances:
+        index = dataset.split("train").index
+        together += tuple(check_caps("train", index, data.max_instances).lines())
+    for line in together:
+        say(line)
 
 
 def check_same_run(folder: Path, config: TrainConfig, classes: Classes) -> None:

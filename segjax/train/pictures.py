@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data.build import open_records
-from segjax.data.images import decode_image
+from segjax.data.example import decode_stored
 from segjax.eval.runner import Evaluator
 from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz
@@ -41,7 +41,7 @@ def write_pictures(
     predictions: Any = quiet.predictions(variables)
     with contextlib.closing(predictions):  # ends the reader too
         for image_id, found in itertools.islice(predictions, number):
-            image = decode_image(records[rows[image_id]]["image"])
+            image = decode_stored(records[rows[image_id]])
             written.append(folder / f"{image_id}.png")
             scale = viz.readable_scale(found.image_size)
             Image.fromarray(viz_maps.draw_result(image, found, scale=scale)).save(written[-1])

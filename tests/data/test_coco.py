@@ -39,7 +39,11 @@ def test_polygon_compressed_and_uncompressed_rle_are_one_mask(tmp_path):
     assert len({a.counts for a in objects}) == 1
     assert [a.is_crowd for a in objects] == [False, False, True]
     assert objects[0].bbox == (3.0, 4.0, 5.0, 5.0)
-    assert dataset.problems.counts == {"category_gap": 1, "image_without_objects": 1}
+    assert dataset.problems.counts == {
+        "category_gap": 1,
+        "image_without_objects": 1,
+        "crowd_object": 1,
+    }
 
 
 def changed(**fields):
@@ -58,8 +62,9 @@ def append(section, entry):
 
 FATAL = [
     ("duplicate_image_id", append("images", {"id": 5, "file_name": "x", "height": 1, "width": 1})),
-    ("bad_image_entry", append("images", {"id": 9, "file_name": "9.png"})),
-    ("bad_image_entry", append("images", {"id": 9, "file_name": "x", "height": 1e9, "width": 1})),
+    ("missing_file", append("images", {"id": 9, "file_name": "9.png"})),
+    ("image_too_large", lambda d: d["images"][1].update(height=10**6, width=51)),
+    ("bad_image_entry", append("images", {"id": "9", "file_name": "9.png"})),
     ("bad_image_entry", append("images", 3)),
     ("duplicate_file_name", lambda d: d["images"][1].update(file_name="5.png")),
     ("duplicate_annotation_id", lambda d: d["annotations"][1].update(id=1)),
@@ -111,13 +116,14 @@ HARMLESS = [
     ("missing_segmentation", changed(segmentation=None)),
     ("empty_mask", changed(segmentation={"size": [20, 30], "counts": "hb0"})),
     ("zero_size_box", changed(bbox=[3, 4, 0, 5])),
-    ("box_outside", changed(bbox=[3, 4, 50, 5])),
-    ("bbox_mismatch", changed(bbox=[13, 4, 5, 5])),
+    ("box_outside", changed(bbox=[-2, 4, 10, 5])),
+    ("bbox_mismatch", changed(bbox=[3, 4, 8, 5])),
+    ("bbox_replaced", changed(bbox=[13, 4, 5, 5])),
     ("area_mismatch", changed(area=300)),
     ("missing_area", changed(area=None)),
     ("missing_bbox", changed(bbox=None)),
     ("crowd_polygon", changed(iscrowd=1)),
-    ("duplicate_category_name", append("categories", {"id": 9, "name": "cat"})),
+    ("unused_duplicate_category", append("categories", {"id": 9, "name": "cat"})),
 ]
 
 
@@ -129,6 +135,21 @@ def test_harmless_defects_are_counted(tmp_path, name, change):
     assert dataset.problems.counts[name] == 1
     (line,) = (line for line in dataset.problems.lines() if f"note  {name}: 1 (" in line)
     assert problems.HARMLESS[name] in line
+
+
+@pytest.mark.parametrize("given", [{"height": 20.0}, {"width": "30"}, {"height": None}, {}])
+def test_a_missing_size_is_the_file_s(tmp_path, given):
+    data = good()
+    write_split(tmp_path, "train", data)
+    entry = data["images"][0]
+    for name in ("height", "width"):
+        entry.pop(name)
+    entry.update(given)
+    path = tmp_path / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(data))
+    dataset = coco.load_coco(path, tmp_path / "train")
+    assert (dataset.images[1].height, dataset.images[1].width) == (20, 30)
+    assert dataset.problems.counts["size_from_file"] == 1
 
 
 def test_missing_bbox_comes_from_the_mask(tmp_path):
@@ -153,7 +174,7 @@ def test_paths_that_lead_out_are_refused(tmp_path, name):
     data["images"][0]["file_name"] = name
     path = tmp_path / "annotations" / "instances_train.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(coco.CocoError, match=r"bad_file_name|missing_file"):
+    with pytest.raises(coco.CocoError, match=r"bad_file_name|missing_file|link_out_of_folder"):
         coco.load_coco(path, tmp_path / "train")
 
 

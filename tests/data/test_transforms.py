@@ -27,6 +27,7 @@ def record(mask_list, crowds=None, image=None, boxes=None):
         "image/id": 11,
         "image/height": height,
         "image/width": width,
+        "image/orientation": 1,
         "objects": {
             "bbox": boxes or [[x0, y0, x1 - x0, y1 - y0] for x0, y0, x1, y1 in corners],
             "label": [i % 3 for i in range(len(rles))],

@@ -38,14 +38,14 @@ class AnyImage:
         return str(name)
 
 
-def coco_scores(content, detections, **options):
+def coco_scores(content, detections, on_problem="raise", **options):
     """Scores against the content of an annotation file, as data/coco.py reads it."""
     images = [{"file_name": f"{image['id']}.png"} | image for image in content["images"]]
     objects = [{"id": n} | entry for n, entry in enumerate(content["annotations"])]
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "truth.json")
         path.write_text(json.dumps(content | {"images": images, "annotations": objects}))
-        truth = truth_of(load_coco(path, AnyImage()))
+        truth = truth_of(load_coco(path, AnyImage(), on_problem=on_problem))
     return coco_ap.coco_scores(truth, detections, **options)
 
 
@@ -492,7 +492,11 @@ def test_categories_of_one_name_keep_their_own_scores(tiny):
     content, _ = tiny
     renamed = [{"id": 3, "name": "cat"}, {"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
     results = [d for d in _perfect(content) if d["category_id"] == 3]
-    scores = coco_scores(content | {"categories": renamed}, results, masks=False)
+    # Data of two such classes are refused; scores of them are right nevertheless.
+    with pytest.raises(ValueError, match='duplicate_category_name: 1; first: "cat" is the name of'):
+        coco_scores(content | {"categories": renamed}, results, masks=False)
+    named = content | {"categories": renamed}
+    scores = coco_scores(named, results, "collect", masks=False)
     assert (scores.box.per_class[3], scores.box.per_class[7]) == (1.0, 0.0)
     assert scores.box.ap == 0.5
     rows = scores.per_class_table().splitlines()[1:]
@@ -535,8 +539,8 @@ def test_harmless_gaps_in_the_ground_truth_are_filled(tiny):
     first, second, third = content["annotations"][:3]
     del first["bbox"], first["area"]
     second["segmentation"] = []
-    x, y = third["bbox"][:2]
-    square = [x, y, x + 8, y, x + 8, y + 8, x, y + 8]
+    x, y, w, h = third["bbox"]
+    square = [x, y, x + w, y, x + w, y + h, x, y + h]
     third["segmentation"] = [square, [x, y, x + 1, y]]
     results[2]["segmentation"] = [square]
     scores = coco_scores(content, results, masks=True)

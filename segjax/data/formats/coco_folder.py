@@ -9,7 +9,7 @@ from pathlib import Path
 from segjax.data.coco import CocoDataset, CocoError, ImageRecord, load_coco
 from segjax.data.config import DataConfig
 from segjax.data.hashing import hash_splits
-from segjax.data.images import ImageError, read_size
+from segjax.data.images import MAX_IMAGE_PIXELS, ImageError, read_size
 from segjax.data.labels import LABELS, LabelFiles, find_labels
 from segjax.data.layout import ALIASES, candidates, first
 from segjax.data.problems import Problems
@@ -35,11 +35,17 @@ class CocoFolder:
       root: path of the folder.
       semantic: labels that lie in the same folder, or "none".
       need_annotations: False also takes images without an annotation file.
+      follow_links: True to read images through links that lead out of their folder.
+      max_pixels: largest image, height x width.
+      upright: True to turn images as their EXIF orientation says.
     """
 
     root: str
     semantic: str = "none"
     need_annotations: bool = True
+    follow_links: bool = False
+    max_pixels: int = MAX_IMAGE_PIXELS
+    upright: bool = False
 
     @classmethod
     def of(cls, config: DataConfig) -> "CocoFolder":
@@ -51,6 +57,9 @@ class CocoFolder:
             root=config.root,
             semantic="none" if config.semantic_root else config.semantic,
             need_annotations=config.instances or labels is None or labels.needs_objects,
+            follow_links=config.follow_links,
+            max_pixels=config.max_image_pixels,
+            upright=config.exif == "upright",
         )
 
     def fingerprint(self) -> str:
@@ -65,8 +74,10 @@ class CocoFolder:
         return {
             split: coco_split(
                 files.annotations,
-                files.images,
+                FolderStore(files.images, follow_links=self.follow_links),
                 find_labels(self.semantic, self.root, split, apart=False),
+                max_pixels=self.max_pixels,
+                upright=self.upright,
             )
             for split, files in find_splits(
                 self.root, need_annotations=self.need_annotations
@@ -78,6 +89,9 @@ def coco_split(
     annotations: str | os.PathLike[str] | None,
     images: str | os.PathLike[str] | ImageStore,
     labels: LabelFiles | None = None,
+    *,
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    upright: bool = False,
 ) -> Split:
     """Makes a split of a COCO annotation file.
 
@@ -85,6 +99,8 @@ def coco_split(
       annotations: path of the `instances_*.json`; None for a folder of images alone.
       images: their folder, or another store.
       labels: files of the semantic labels.
+      max_pixels: largest image, height x width.
+      upright: True to turn images as their EXIF orientation says.
 
     Returns:
       The split.
@@ -92,9 +108,11 @@ def coco_split(
     store = images if isinstance(images, ImageStore) else FolderStore(images)
     if annotations is None:
         assert isinstance(store, FolderStore)
-        return Split(store, functools.partial(list_images, store), labels)
+        listed = functools.partial(list_images, store, max_pixels=max_pixels, upright=upright)
+        return Split(store, listed, labels)
     path = Path(annotations)
-    return Split(store, functools.partial(load_coco, path, store), labels, (path,))
+    load = functools.partial(load_coco, path, store, max_pixels=max_pixels, upright=upright)
+    return Split(store, load, labels, (path,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,13 +161,21 @@ def find_splits(
     return found
 
 
-def list_images(store: FolderStore, *, on_problem: str = "raise") -> CocoDataset:
+def list_images(
+    store: FolderStore,
+    *,
+    on_problem: str = "raise",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    upright: bool = False,
+) -> CocoDataset:
     """Lists the images below a folder, in the order of their names.
 
     Args:
       store: the folder; files of other endings than `ENDINGS` and hidden ones are left out.
       on_problem: "raise" stops at names that cannot be used; "collect" leaves such files out and
         only counts them.
+      max_pixels: largest image, height x width.
+      upright: True for sizes as their EXIF orientation shows the images.
 
     Returns:
       The images, with ids from 1 and without categories or objects. Those whose header cannot be
@@ -163,10 +189,10 @@ def list_images(store: FolderStore, *, on_problem: str = "raise") -> CocoDataset
     for name in _names(folder):
         problem = store.problem(name)
         if problem:
-            problems.add(problem, repr(name)[:80])
+            problems.add(problem.kind, f"{name!r}, which {problem.reason}")
             continue
         try:
-            height, width = read_size(store.read(name))
+            height, width = read_size(store.read(name), max_pixels, upright)
         except (ImageError, StoreError):
             height, width = 0, 0
         records.append(ImageRecord(len(records) + 1, name, height, width, ()))

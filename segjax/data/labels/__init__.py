@@ -9,7 +9,7 @@ from pathlib import Path
 
 from segjax.data.coco import Category, CocoError
 from segjax.data.images import IGNORE
-from segjax.data.labels.base import LabelFiles, Labels, LabelSource
+from segjax.data.labels.base import LabelFiles, LabelNumbers, Labels, LabelSource
 from segjax.data.labels.folder import FolderLabels
 from segjax.data.labels.instances import InstanceLabels
 from segjax.data.labels.panoptic import PanopticLabels
@@ -50,7 +50,7 @@ def open_labels(
     semantic: str,
     categories: Sequence[Category],
     files: Mapping[str, LabelFiles | None],
-    ignore: int = IGNORE,
+    numbers: LabelNumbers = LabelNumbers(),
 ) -> Labels:
     """Opens labels.
 
@@ -58,7 +58,7 @@ def open_labels(
       semantic: a row of `LABELS`.
       categories: categories of the objects, by class index.
       files: files of every split; None for labels that have none.
-      ignore: value of plain label PNGs that stands for nothing, as `IGNORE` does.
+      numbers: meaning of the numbers in plain label PNGs.
 
     Returns:
       Class names and a reader for each split.
@@ -75,7 +75,7 @@ def open_labels(
             f"no semantic labels of {missing}: this format of data has none of its own; "
             f'semantic="{semantic}" {source.hint}: set semantic_root'
         )
-    labels = source.open(categories, found, tuple(files), ignore)
+    labels = source.open(categories, found, tuple(files), numbers)
     if len(labels.names) > IGNORE:
         raise CocoError(
             f'semantic="{semantic}" gives {len(labels.names)} classes, but labels are 8 bits and '

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segjax.data.coco import Category, CocoError, ImageRecord
-from segjax.data.images import ImageError, decode_map
+from segjax.data.images import IGNORE, ImageError, decode_map
 from segjax.data.layout import candidates, first
+from segjax.data.problems import Problems
 from segjax.data.segments import PanopticCategory, Segment
 from segjax.data.store import ImageStore, StoreError
 
@@ -39,6 +40,19 @@ class LabelFiles:
     store: ImageStore
     annotations: Path | None = None
     names: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelNumbers:
+    """Meaning of the numbers in plain label PNGs.
+
+    Attributes:
+      ignore: number that counts for nothing, in addition to `IGNORE`.
+      values: numbers of the classes 0, 1, ..., in order; () where they are 0, 1, ... themselves.
+    """
+
+    ignore: int = IGNORE
+    values: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -82,6 +96,10 @@ class Labels:
     def all_names(self) -> tuple[str, ...]:
         """Returns the names, once all labels have been read."""
         return self.names
+
+    def problems(self) -> Problems:
+        """Returns what reading all labels showed that no single map shows."""
+        return Problems()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +169,7 @@ class LabelSource(Protocol):
         categories: Sequence[Category],
         files: Mapping[str, LabelFiles],
         splits: Sequence[str],
-        ignore: int,
+        numbers: LabelNumbers,
     ) -> Labels:
         """Opens the labels of all splits.
 
@@ -159,7 +177,7 @@ class LabelSource(Protocol):
           categories: categories of the objects, by class index.
           files: by split; empty for labels that have none.
           splits: names of the splits.
-          ignore: `DataConfig.semantic_ignore`, for labels whose numbers nothing else explains.
+          numbers: meaning of the PNGs' numbers, for labels that nothing else explains.
 
         Raises:
           CocoError: if a file that says what the labels are cannot be used.
@@ -219,13 +237,15 @@ def read_map(
       MapError: if it is missing, of a forbidden name, damaged, or of another size or kind.
     """
     problem = store.problem(name)
-    if problem == "missing_file":
+    if problem and problem.kind == "missing_file":
         raise MissingMapError(
             f"image {image.id} ({image.file_name}) has no label map at {store.where(name)}: "
             f"{ways()}"
         )
     if problem:
-        raise MapError(f"image {image.id}: its label map has the name {name!r:.80}: {problem}")
+        raise MapError(
+            f"image {image.id}: its label map has the name {name!r}, which {problem.reason}"
+        )
     try:
         return decode_map(store.read(name), image.height, image.width, channels)
     except (ImageError, StoreError) as error:

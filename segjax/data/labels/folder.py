@@ -1,21 +1,24 @@
 """Plain label PNGs in a folder, named as the images, whose numbers are the classes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from segjax.data.coco import Category, CocoError, ImageRecord
 from segjax.data.images import IGNORE
 from segjax.data.labels.base import (
     LabelFiles,
+    LabelNumbers,
     Labels,
     MapError,
     find_first,
     png_name,
     read_map,
 )
+from segjax.data.problems import Problems
 from segjax.data.store import FolderStore, ImageStore
 
 # Holds the names of the classes, next to the splits' folders.
@@ -50,44 +53,99 @@ class FolderLabels:
         categories: Sequence[Category],
         files: Mapping[str, LabelFiles],
         splits: Sequence[str],
-        ignore: int,
+        numbers: LabelNumbers,
     ) -> Labels:
-        """Opens the labels; only `files` and `ignore` are used."""
+        """Opens the labels; only `files` and `numbers` are used."""
         paths = [found.names for found in files.values()]
         listed = {None if path is None else read_label_names(path) for path in paths}
         if len(listed) > 1:
             raise CocoError(f"the splits have different classes: {paths}")
         (names,) = listed
+        if names and numbers.values and len(names) != len(numbers.values):
+            raise CocoError(
+                f"{LABEL_NAMES_FILE} names {len(names)} classes, semantic_values lists the numbers"
+                f" of {len(numbers.values)}: wanted as many"
+            )
         count = None if names is None else len(names)
         readers = {
-            split: FolderReader(found.store, count, ignore) for split, found in files.items()
+            split: FolderReader(found.store, count, numbers) for split, found in files.items()
         }
-        return Labels(names, readers) if names else _CountedLabels((), readers)
+        return FolderLabelsRead(names or (), readers, numbers=numbers)
 
 
-class _CountedLabels(Labels):
-    """Labels without names: those up to the largest in use are called "0", "1", ..."""
+@dataclasses.dataclass(frozen=True)
+class FolderLabelsRead(Labels):
+    """Plain labels; without names, those up to the largest in use are called "0", "1", ...
+
+    Attributes:
+      numbers: meaning of the PNGs' numbers.
+    """
+
+    numbers: LabelNumbers = LabelNumbers()
 
     def all_names(self) -> tuple[str, ...]:
-        largest = [r.largest for r in self.readers.values() if isinstance(r, FolderReader)]
-        return tuple(str(label) for label in range(1 + max(largest, default=-1)))
+        """Returns the names, once all labels have been read."""
+        if self.names:
+            return self.names
+        if self.numbers.values:
+            return tuple(map(str, self.numbers.values))
+        largest = np.flatnonzero(self._pixels()[:IGNORE]).max(initial=-1)
+        return tuple(str(label) for label in range(1 + int(largest)))
+
+    def problems(self) -> Problems:
+        """Finds numbers that count for nothing, and classes that no pixel has."""
+        found, pixels = Problems(), self._pixels()
+        total, ignored = int(pixels.sum()), int(pixels[IGNORE])
+        used = np.flatnonzero(pixels[:IGNORE]).tolist()
+        if not total:
+            return found
+        number = self.numbers.ignore
+        share = f"{number} on {100 * ignored / total:.0f}% of the pixels counts for nothing"
+        if ignored and len(used) < 2:
+            found.add(
+                "nothing_to_tell_apart",
+                f"{share}, and all others are {used or 'missing'}: if {number} is a class, as in"
+                f" black and white masks, give the numbers of all classes in order, such as"
+                f" --data.semantic-values 0 {number}",
+            )
+        elif ignored:
+            found.add("ignored_pixels", share)
+        names = self.all_names()
+        unused = [names[label] for label in range(len(names)) if label not in used]
+        if len(unused) > len(used) and not self.names:
+            values = " ".join(map(str, used))
+            found.add(
+                "sparse_labels",
+                f"the numbers in use, {values}, would be {len(names)} classes, {len(unused)} of"
+                f" them without a pixel: --data.semantic-values {values} makes them {len(used)}",
+            )
+        else:
+            for name in unused:
+                found.add("label_without_pixels", name)
+        return found
+
+    def _pixels(self) -> Int64[np.ndarray, "256"]:
+        """Counts the pixels of every label in all splits."""
+        readers = [r for r in self.readers.values() if isinstance(r, FolderReader)]
+        return np.sum([reader.pixels for reader in readers], axis=0)
 
 
 class FolderReader:
     """Reads the labels of a split.
 
     Attributes:
-      largest: largest label read so far; -1 before any.
+      pixels: pixels of each label read so far, `IGNORE` included.
 
     Args:
       store: holds a PNG of each image's name.
-      classes: how many there are; None takes any label.
-      ignore: the number that counts for nothing, beside `IGNORE`.
+      classes: number of classes; None takes any label.
+      numbers: meaning of the PNGs' numbers.
     """
 
-    def __init__(self, store: ImageStore, classes: int | None, ignore: int) -> None:
-        self._store, self._classes, self._ignore = store, classes, ignore
-        self.largest = -1
+    def __init__(self, store: ImageStore, classes: int | None, numbers: LabelNumbers) -> None:
+        self._store, self._classes, self._numbers = store, classes, numbers
+        self._table = _table(numbers)
+        self.pixels: Int64[np.ndarray, "256"] = np.zeros(256, np.int64)
 
     def read(self, image: ImageRecord) -> UInt8[np.ndarray, "h w"]:
         """Returns the labels of an image.
@@ -96,18 +154,40 @@ class FolderReader:
           MapError: if the map is missing, damaged, of another size or holds an unknown number.
         """
         name = png_name(image)
-        labels = read_map(self._store, name, image, 1)
-        labels[labels == self._ignore] = IGNORE
+        stored = read_map(self._store, name, image, 1)
+        where, numbers = f"image {image.id}: {self._store.where(name)}", self._numbers
+        counts = np.bincount(stored.ravel(), minlength=256)
+        if numbers.values:
+            known = {*numbers.values, numbers.ignore, IGNORE}
+            strange = [value for value in np.flatnonzero(counts).tolist() if value not in known]
+            if strange:
+                raise MapError(
+                    f"{where} holds the value {strange[0]}: wanted one of semantic_values,"
+                    f" {numbers.values}, or {numbers.ignore} for what counts for nothing"
+                )
+        labels = self._table[stored]
         largest = int(labels[labels != IGNORE].max(initial=0))
         if self._classes is not None and largest >= self._classes:
-            values = f"{self._ignore} or {IGNORE}" if self._ignore != IGNORE else f"{IGNORE}"
+            ignore = numbers.ignore
+            values = f"{ignore} or {IGNORE}" if ignore != IGNORE else f"{IGNORE}"
             raise MapError(
-                f"image {image.id}: {self._store.where(name)} holds the value {largest}: wanted "
+                f"{where} holds the value {largest}: wanted "
                 f"0..{self._classes - 1}, the lines of {LABEL_NAMES_FILE}, or {values} for what "
                 "counts for nothing (semantic_ignore is another number for that)"
             )
-        self.largest = max(self.largest, largest)
+        self.pixels += np.bincount(labels.ravel(), minlength=256)
         return labels
+
+
+def _table(numbers: LabelNumbers) -> UInt8[np.ndarray, "256"]:
+    """Returns the label of every number that a PNG can hold."""
+    table = np.arange(256, dtype=np.uint8)
+    if numbers.values:
+        table[:] = IGNORE
+        table[list(numbers.values)] = np.arange(len(numbers.values))
+    if numbers.ignore not in numbers.values:
+        table[numbers.ignore] = IGNORE
+    return table
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:

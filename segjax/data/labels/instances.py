@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from segjax.data import rle as rle_lib
 from segjax.data.coco import Annotation, Category, ImageRecord
 from segjax.data.images import IGNORE
-from segjax.data.labels.base import LabelFiles, Labels
+from segjax.data.labels.base import LabelFiles, LabelNumbers, Labels
 
 # The class of pixels that belong to no object.
 OTHER = "other"
@@ -36,7 +36,7 @@ class InstanceLabels:
         categories: Sequence[Category],
         files: Mapping[str, LabelFiles],
         splits: Sequence[str],
-        ignore: int,
+        numbers: LabelNumbers,
     ) -> Labels:
         """Opens the labels; only `categories` and `splits` are used."""
         reader = InstanceReader({c.id: label for label, c in enumerate(categories)})

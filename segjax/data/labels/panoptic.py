@@ -19,6 +19,7 @@ from segjax.data.images import IGNORE
 from segjax.data.labels.base import (
     LabelArchive,
     LabelFiles,
+    LabelNumbers,
     Labels,
     MapError,
     MissingMapError,
@@ -79,7 +80,7 @@ class PanopticLabels:
         categories: Sequence[Category],
         files: Mapping[str, LabelFiles],
         splits: Sequence[str],
-        ignore: int,
+        numbers: LabelNumbers,
     ) -> Labels:
         """Reads the json of each split; only `files` is used."""
         read = {}

@@ -11,6 +11,7 @@ from segjax.data.images import IGNORE
 from segjax.data.labels.base import (
     LabelArchive,
     LabelFiles,
+    LabelNumbers,
     Labels,
     MapError,
     find_first,
@@ -82,7 +83,7 @@ class StuffThingMaps:
         categories: Sequence[Category],
         files: Mapping[str, LabelFiles],
         splits: Sequence[str],
-        ignore: int,
+        numbers: LabelNumbers,
     ) -> Labels:
         """Opens the maps; only `files` is used."""
         readers = {split: StuffThingReader(found.store) for split, found in files.items()}
