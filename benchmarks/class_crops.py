@@ -18,17 +18,17 @@ TRIES = 40
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """What to cut.
+    """Settings of the crops.
 
     Attributes:
       category: name of the class.
-      side: of the crops after resizing, in pixels.
+      side: side of the crops after resizing, in pixels.
       context: side of a crop before resizing, in longest sides of the object's box.
       least_side: longest side of the smallest object used, in pixels.
       least_aspect: height over width of the flattest box used.
       per_image: crops of a kind from one image, at the most.
       count: crops of a kind, at the most.
-      seed: of what is chosen.
+      seed: seed of the random choice.
     """
 
     category: str

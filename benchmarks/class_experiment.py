@@ -55,7 +55,7 @@ class Task:
     Attributes:
       train: to learn from; its masks are not looked at.
       test: to evaluate on.
-      config: of top-down segmentation.
+      config: settings of top-down segmentation.
     """
 
     train: Creatures
@@ -108,7 +108,7 @@ def group(images: np.ndarray) -> Hierarchy:
 
 
 def label_maps(hierarchies: Hierarchy, most: tuple[int, ...]) -> np.ndarray:
-    """Of every image the finest levels with at most so many segments, as maps [N, L, H, W]."""
+    """Of every image the finest levels with at most that many segments, as maps [N, L, H, W]."""
     levels = [next(i for i, n in enumerate(hierarchies.level_sizes) if n <= m) for m in most]
     maps = [jax.vmap(functools.partial(Hierarchy.segments, level=i))(hierarchies) for i in levels]
     return np.stack([np.asarray(m) for m in maps], axis=1)

@@ -1,4 +1,4 @@
-"""How long one training step of every published recipe takes to compile.
+"""Compile times of one training step of every published recipe.
 
     python -m benchmarks.compile_times
 

@@ -1,4 +1,4 @@
-"""How well segments of an image fit its objects: boundary F-measure and best-segment coverage.
+"""Boundary F-measure and best-segment coverage: the fit of an image's segments to its objects.
 
 Boundaries are matched by distance: a pixel of one boundary counts as found if the other boundary
 passes within the tolerance. The benchmark of Martin, Fowlkes & Malik (PAMI 2004) pairs pixels one
@@ -43,7 +43,7 @@ def boundary(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> np
     """True where a pixel differs from the one to its right or below.
 
     Args:
-      labels: of the pixels.
+      labels: labels of the pixels.
     """
     edge = np.zeros(labels.shape, bool)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -56,7 +56,7 @@ def match(drawn: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) -> Matc
 
     Args:
       drawn: boundary of segments.
-      true: of objects.
+      true: outlines of the objects.
     """
     reach = TOLERANCE * np.hypot(*drawn.shape)
     return Matches(

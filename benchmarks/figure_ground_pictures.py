@@ -133,7 +133,7 @@ def combined_row(
     fragments: Fragments,
     config: TopDownConfig,
 ) -> dict[str, np.ndarray]:
-    """The image and what each way makes of it, beside the truth."""
+    """The image and what each way makes of it, next to the truth."""
     found = top_down(jnp.asarray(image), fragments, config)
     both = combine(hierarchy, found.probability, found.confidence)
     batch = jax.tree.map(lambda values: values[None], hierarchy)

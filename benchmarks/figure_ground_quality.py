@@ -1,4 +1,4 @@
-"""How well `bottom_up` finds boundaries and objects, beside scikit-image's segmentations.
+"""Quality of `bottom_up`'s boundaries and objects, next to scikit-image's segmentations.
 
     python -m benchmarks.figure_ground_quality --coco FOLDER
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def methods() -> dict[str, Method]:
-    """What is compared."""
+    """Methods that are compared."""
     return {
         "bottom_up": ours,
         "weighted_aggregation": functools.partial(ours, config=AGGREGATION),
@@ -176,7 +176,7 @@ def creature_samples(number: int) -> list[Sample]:
 
 
 def coco_samples(root: str, split: str, least: int = 100) -> list[Sample]:
-    """Photographs with the objects of at least so many pixels; crowds are left out."""
+    """Photographs with the objects of at least that many pixels; crowds are left out."""
     import cv2
 
     from segjax.data import rle

@@ -76,7 +76,7 @@ def timed(function: Any) -> float:
 
 
 def compare(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """What shows that both sides did the same work."""
+    """Figures that show that both sides did the same work."""
     if name == "inference":
         return {
             "detections_ours": len(ours["boxes"]),

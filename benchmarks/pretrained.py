@@ -2,7 +2,7 @@
 
     python -m benchmarks.pretrained --root FOLDER --data-name dsb_small
 
-Both sides are `configs/lite_coco_format.py` with the same flags, but for `--init-from`: the same
+Both sides are `configs/lite_coco_format.py` with the same flags, except for `--init-from`: the same
 model, data, order of images, optimizer and number of steps (fewer than the config's: there are
 several runs), and by seed the same random weights in the pyramid and the heads. The runs follow
 each other in one session; each is scored by pycocotools after its last step. The learning rate is

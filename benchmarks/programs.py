@@ -1,10 +1,10 @@
-"""Compiles every recipe's programs for GPUs and TPUs that need not be here.
+"""Compiles every recipe's programs for GPUs and TPUs that do not have to be here.
 
     python -m benchmarks.programs                                   # all: many hours
     python -m benchmarks.programs --targets h100 --what train predict --dtypes bfloat16
 
 Needs the extras `aot` and `tpu`, on Linux. Each program is a piece; pieces that are in the
-results already are left out, so a run that was stopped goes on, and `--again` makes them anew.
+results already are left out, so a stopped run continues, and `--again` makes them again.
 The results of one jaxlib are one file, benchmarks/results/programs_VERSION.json: run it with each
 version. Recipes that differ only in their schedule compile to the same program, which is compiled
 once.

@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """A page with every part between `<!-- NAME -->` and `<!-- /NAME -->` made anew.
+    """A page with every part between `<!-- NAME -->` and `<!-- /NAME -->` made again.
 
     Args:
       page: a key of `PAGES`.
@@ -60,7 +60,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def runs() -> str:
-    """What training runs gave."""
+    """Scores of the training runs."""
     lines = [
         "| data | box AP | segm AP | segm AP50 | loss, first to last | steps | min | CPU min |",
         "|---|---|---|---|---|---|---|---|",
@@ -77,7 +77,7 @@ def runs() -> str:
 
 
 def panoptic() -> str:
-    """What runs of panoptic models gave."""
+    """Scores of the panoptic models' runs."""
     lines = [
         "| data | PQ | things | stuff | mIoU | pixel accuracy | segm AP | loss, first to last | "
         "steps | min | CPU min |",
@@ -204,7 +204,7 @@ def _zoo_part(kind: str, metrics: dict[str, str], measured: dict[str, Any]) -> l
 
 
 def goldens() -> str:
-    """How far the numbers are from the peers'."""
+    """Deviations from the peers' numbers."""
     lines = [
         "| peer | features | detections paired | first losses | 5 steps | gradients, median |",
         "|---|---|---|---|---|---|",
@@ -218,7 +218,7 @@ def goldens() -> str:
 
 
 def speed() -> str:
-    """Time beside torchvision."""
+    """Time relative to torchvision."""
     results = load("mask_rcnn_vs_torchvision")
     lines = [
         "| Mask R-CNN R50-FPN, 800 x 1344, float32, 2 threads | segjax s | torchvision s | ratio "

@@ -14,7 +14,7 @@ NAMES = {
 
 
 def figure_ground() -> str:
-    """Quality of hierarchies beside other segmentations, and speed."""
+    """Quality of hierarchies next to other segmentations, and speed."""
     quality, speed = load("figure_ground_quality"), load("figure_ground_speed")
     lines = [
         "| data | method | boundary F, one scale | boundary F, best scales | coverage | "

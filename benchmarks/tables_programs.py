@@ -72,7 +72,7 @@ def _figure(piece: dict[str, Any] | None) -> str:
 
 
 def coverage() -> str:
-    """How many of all programs have been compiled, and with what result."""
+    """Counts of the programs compiled so far, by result."""
     states = ("compiles", "too large", "failed")
     lines = [
         "| jaxlib | compiled | too large for the device | failed | not compiled yet |",
@@ -88,7 +88,7 @@ def coverage() -> str:
 
 
 def before_and_after() -> str:
-    """What the changes did that the programs themselves had asked for."""
+    """Effects of the changes that the compiled programs called for."""
     before, after = pieces("before"), pieces("0.10.2")
     lines = [
         "| program, bfloat16, 2 images a device | float32 products | loops, of unknown length |"

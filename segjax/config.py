@@ -1,8 +1,8 @@
-"""What a run is: one frozen dataclass, made by a Python file, overridden from the command line.
+"""Configuration of a run: one frozen dataclass, made by a Python file, overridden by flags.
 
 A config file has a docstring (the lab note) and a function `get_config()` that
 returns a `TrainConfig`. Config files are Python and therefore trusted code; what
-a run writes beside its checkpoints is plain JSON (`config_json.py`).
+a run writes next to its checkpoints is plain JSON (`config_json.py`).
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class TrainConfig:
       steps: optimizer steps in all.
       accumulate: number of equal parts in which each device takes its images of a step, one
         after the other, for the memory of one part; see `segjax.train.step.make_step`.
-      seed: of parameters, sampling and data order.
+      seed: seed of parameters, sampling and data order.
       workdir: folder of checkpoints, metrics and pictures.
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations; 0: only after the last step.
@@ -76,11 +76,12 @@ class TrainConfig:
       keep_best: the metric whose best checkpoint is kept, such as "box/AP"; "auto":
         "segm/AP", or "box/AP" for models without masks; None: none is kept for being best.
       keep_last: how many of the newest checkpoints are kept.
-      max_detections: of one image in COCO's AP and AR (pycocotools' maxDets).
-      score_threshold: of the detections drawn in pictures.
+      max_detections: numbers of detections an image that COCO's AP and AR count
+        (pycocotools' maxDets).
+      score_threshold: lowest score of the detections drawn in pictures.
       num_pictures: validation pictures drawn at the end.
-      compute_dtype: of every part of the model that has a choice; None leaves the model as
-        it is. Parameters are float32 always.
+      compute_dtype: dtype in which the parts of the model compute. None leaves the model as
+        it is. Parameters are always float32.
       parallel: "jit" (one device), "shard_map" (a mesh of devices), "pmap", or "auto":
         shard_map where there are several devices, else jit.
       num_devices: how many devices to use; 0: all of them.
@@ -115,7 +116,7 @@ class TrainConfig:
     check_finite: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses what is no model, and numbers that no run can have."""
+        """Refuses what is not a model, and numbers that no run can have."""
         as_model(self.model)
         for name in ("steps", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:

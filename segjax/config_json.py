@@ -198,7 +198,7 @@ def read_config(path: Path, trust: Sequence[str] = (), model: Model | None = Non
     """Reads what `save_config` wrote.
 
     Args:
-      path: of the JSON file.
+      path: path of the JSON file.
       trust: further packages whose classes the config may name, as for `from_json`.
       model: takes the place of the config's model, of which nothing is looked up or built.
 

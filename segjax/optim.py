@@ -144,7 +144,7 @@ class ParamRule:
     lr: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses patterns that are no regular expressions."""
+        """Refuses patterns that are not regular expressions."""
         try:
             re.compile(self.pattern)
         except re.error as error:

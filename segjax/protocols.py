@@ -335,7 +335,7 @@ class PanopticModel(Model, Protocol):
         """Merges what was found in one image; may be called without variables.
 
         Args:
-          found: of one image, boxes and masks in pixels of the map.
+          found: detections of one image, boxes and masks in pixels of the map.
           semantic: label of every pixel; -1 beyond the image.
         """
         ...

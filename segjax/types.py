@@ -38,7 +38,7 @@ IGNORE = 255
 def struct(cls: type[_T]) -> type[_T]:
     """Makes `cls` a frozen dataclass and a pytree.
 
-    Fields made by `static_field()` are no arrays: they are compared when programs are compiled.
+    Fields made by `static_field()` are not arrays: they are compared when programs are compiled.
     Unflattening bypasses `__init__`: JAX also unflattens with placeholders
     (axis numbers, shardings, `object()`), which run-time shape checks on
     `__init__` would refuse.

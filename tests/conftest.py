@@ -1,4 +1,4 @@
-"""Shared settings of the test run: strict shapes, one compilation cache, what runs beside what."""
+"""Shared settings of the test run: strict shapes, one compilation cache, what runs next to what."""
 
 import os
 import resource

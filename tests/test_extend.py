@@ -1,4 +1,4 @@
-"""docs/extend.md: a package of one's own trains, is read back, is evaluated and predicts."""
+"""docs/extend.md: a package of your own trains, is read back, is evaluated and predicts."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What torchvision, Detectron2 and mmdet computed, key by key.
+"""Numbers of torchvision, Detectron2 and mmdet, compared key by key.
 
     pytest -m "golden and not slow"    # CI's: one file of each peer in full, the others forward
     pytest -m golden                   # all files in full
@@ -94,7 +94,7 @@ def test_golden_forward(file):
 
 
 def compare(golden):
-    """Checks every key, and prints each deviation beside its bound."""
+    """Checks every key, and prints each deviation next to its bound."""
     unknown, rows = [], []
     for key in golden.keys:
         check = golden.check_for(key)
@@ -137,7 +137,7 @@ def at_least(what, value, bound):
 
 
 class Golden:
-    """One file beside our computation of the same things."""
+    """One file next to our computation of the same things."""
 
     def __init__(self, file, in_full=True):
         self.name, self.in_full = file.stem, in_full
@@ -254,7 +254,7 @@ class Golden:
 
     @property
     def steps(self):
-        """Five, but for files where the peer does not repeat its own numbers for so long."""
+        """Five, except for files where the peer does not repeat its own numbers for so long."""
         return len(self.data["loss_trajectory"]) if self.in_full else 1
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the README and the pages around it name is there."""
+"""Things that the README and its pages name exist."""
 
 import re
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What the peers compute: makes the files of tests/goldens with the peers themselves."""
+"""Golden files from the peers themselves: makes the files of tests/goldens."""

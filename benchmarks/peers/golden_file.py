@@ -148,7 +148,7 @@ class GoldenFile:
             self.add("detection/num_masks", np.int64(count))
 
     def train(self, losses: Callable[[], dict[str, torch.Tensor]]) -> None:
-        """Steps of SGD on the one image; `losses` gives the terms anew each time."""
+        """Steps of SGD on the one image; `losses` gives the terms again each time."""
         parameters = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
         }

@@ -64,7 +64,7 @@ def _roi_align(
 
 
 def import_mmdet() -> None:
-    """Makes mmdet 3.3.0 importable beside mmcv-lite 2.2.0, and sorting stable."""
+    """Makes mmdet 3.3.0 importable next to mmcv-lite 2.2.0, and sorting stable."""
     sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
     version, mmcv.__version__ = mmcv.__version__, "2.1.0"  # mmdet's check refuses 2.2.0
     importlib.import_module("mmdet")

@@ -1,4 +1,4 @@
-"""`compile_for`: a config's programs, compiled for devices that need not be here."""
+"""`compile_for`: a config's programs, compiled for devices that do not have to be here."""
 
 import dataclasses
 import json
@@ -60,7 +60,7 @@ class CompileReport:
 
     @property
     def fits(self) -> bool:
-        """Whether all programs fit into the devices' memory."""
+        """True if all programs fit into the devices' memory."""
         return all(program.fits for program in self.programs)
 
 
@@ -74,7 +74,7 @@ def compile_for(
     save: str | os.PathLike[str] | None = None,
     find_batch: bool = True,
 ) -> CompileReport:
-    """Compiles a run's training step and prediction for devices that need not be present.
+    """Compiles a run's training step and prediction for devices that do not have to be present.
 
     Reads no data and makes no weights. Each program is compiled in a process of its own, which
     takes seconds for a small model and minutes for a large one on a TPU. XLA picks some GPU
@@ -82,7 +82,7 @@ def compile_for(
     to the data, COCO's numbers are used: 80 things, 133 panoptic classes.
 
     Args:
-      config: of the run.
+      config: settings of the run.
       target: "h100", "h200", "a100" or "l4", also "h100:8"; "v5e:4x4", "v5p:2x2x1" or "v6e:2x2";
         "cpu". TPUs need the extra `tpu`, GPUs the extra `aot`, on Linux.
       what: of "train", "predict", "maps" (the semantic and panoptic maps made of a prediction),

@@ -24,7 +24,7 @@ class Instruction:
     Attributes:
       name: unique in its program.
       opcode: XLA's, such as "fusion".
-      type: of the result, as XLA writes it.
+      type: type of the result, as XLA writes it.
       operands: names.
       attributes: what follows the operands.
     """

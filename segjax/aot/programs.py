@@ -28,7 +28,7 @@ NUM_CLASSES, SEMANTIC_CLASSES = 80, 133
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a program is lowered for.
+    """Shapes and devices that a program is lowered for.
 
     Attributes:
       per_device: images on each device.
@@ -82,8 +82,8 @@ def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.st
 
     Args:
       config: completed.
-      devices: of a mesh, real or compile-only.
-      shapes: of the batch.
+      devices: devices of a mesh, real or compile-only.
+      shapes: shapes of the batch.
     """
     model = config.model
     frozen = model.frozen_paths()
@@ -130,7 +130,7 @@ def lower_maps(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.sta
 def _prediction_inputs(
     config: TrainConfig, devices: Devices, shapes: Shapes
 ) -> tuple[NamedSharding, tuple[Any, ...]]:
-    """Where a prediction runs; its variables, images, their sizes inside and before resizing."""
+    """Returns device, variables, images, and the images' sizes inside and before resizing."""
     arrays = empty_batch(shapes.per_device, shapes.canvas, config.data)
     variables = jax.eval_shape(lambda key: init_variables(config.model, key), _key())
     inputs = (arrays["images"], arrays["image_sizes"], arrays["original_sizes"])
@@ -206,7 +206,7 @@ def _placed(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def mesh_devices(config: TrainConfig, devices: Sequence[Any]) -> Devices:
-    """How a run uses the devices.
+    """Makes the mesh over which a run uses the devices.
 
     Raises:
       ValueError: for pmap, which cannot be lowered for devices that are not there, or if

@@ -73,7 +73,7 @@ class Memory:
     Attributes:
       arguments: parameters, optimizer and batch.
       outputs: results.
-      aliased: of the outputs, written over arguments.
+      aliased: bytes of outputs that are written over arguments.
       temporaries: intermediate results.
       code: the program itself, if the compiler reports it.
     """
@@ -171,7 +171,7 @@ class ProgramReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits into a device's memory."""
+        """True if the program fits into a device's memory."""
         return self.memory.total <= self.available
 
     @property

@@ -23,7 +23,7 @@ class Request:
     """One program to compile.
 
     Attributes:
-      config: of the run.
+      config: settings of the run.
       target: a name for `parse_target`.
       what: a key of `PROGRAMS`.
       per_device: images on each device; None: as the config says.
@@ -113,7 +113,7 @@ CUBLAS = "products by cuBLAS alone: without autotuning, XLA found no tiles for a
 
 
 def compute_dtype(module: Any) -> str:
-    """What the model's parts compute in: one name, or several joined by "+"."""
+    """Returns the dtypes that the model's parts compute in: one name, or several joined by "+"."""
     found: set[str] = set()
 
     def look(part: Any) -> None:

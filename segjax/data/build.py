@@ -2,7 +2,7 @@
 
 TFDS's own `coco/2017` has no instance masks and cuts areas to whole numbers, so that AP by size
 shifts; this one keeps the image bytes as they are, areas and boxes as the file's floats, and
-masks as RLE text. Examples stand in the order of their image ids, and beside the records lies a
+masks as RLE text. Examples stand in the order of their image ids, and next to the records lies a
 small index (sizes, counts), so that batches are planned without reading images.
 
 Processes that prepare one dataset at once wait for each other.
@@ -61,7 +61,7 @@ _UNPACKED = "unpacked"
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-    """Which data to build.
+    """Names the data to build.
 
     Attributes:
       data: names the format, where the data lie, and the labels.

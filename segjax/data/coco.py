@@ -49,7 +49,7 @@ class Annotation:
       is_crowd: True for a region of many objects.
       counts: canonical compressed RLE of the mask over the whole image; `rle.empty_counts` where
         the segmentation covers no pixel, which evaluation counts as an object that nothing can
-        match, as pycocotools does; "" if there is no segmentation.
+        match, as pycocotools does; "" if there is not a segmentation.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""What to train on and how to feed it: one frozen dataclass."""
+"""Settings of the data and of feeding them: one frozen dataclass."""
 
 import dataclasses
 from typing import Literal
@@ -38,7 +38,7 @@ class DataConfig:
         "stuffthingmaps", "panoptic", "folder" or "instances"; docs/data.md has a table of them.
       semantic_root: folder with the maps ("stuffthingmaps" and "folder": `train/`; "panoptic": the
         json and its folder) where they do not lie below `root`.
-      semantic_ignore: the number in the PNGs of "folder" that counts for nothing, beside 255.
+      semantic_ignore: number in the PNGs of "folder" that is ignored, in addition to 255.
       semantic_values: numbers in the PNGs of "folder" that are the classes 0, 1, ..., in order,
         where they are not 0, 1, ... themselves: (0, 255) for black and white masks. Then
         `semantic_ignore` counts for nothing unless it is one of them.
@@ -81,10 +81,10 @@ class DataConfig:
       mask_frame: what a raster covers: its object's "box", or the whole "image" pixel by pixel,
         as the peers do, at `max_instances` canvases of memory an image.
       min_box_size: training drops objects with a side of at most this many input pixels.
-      filter_empty: train only on images with an object that is no crowd.
+      filter_empty: train only on images with an object that is not a crowd.
       num_workers: worker processes; 0 loads in threads, which is faster on few cores.
       prefetch: batches prepared ahead, for each worker.
-      seed: of shuffling and augmentation.
+      seed: seed of shuffling and augmentation.
       transforms: what happens to an image, in order, in place of what `resize`, `short_side`,
         `eval_short_side`, `long_side`, `size`, `size_rounding`, `interpolation` and `flip` say:
         values of `segjax.data.transforms`, or others that follow `segjax.data.protocols`. Only

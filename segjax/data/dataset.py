@@ -29,14 +29,14 @@ class Dataset:
 
     Attributes:
       class_names: by class index.
-      category_ids: of the annotation file, by class index.
+      category_ids: the annotation file's ids, by class index.
       splits: "train" and "val", as far as there are.
       fingerprint: changes with annotations, images and labels, not with where they lie.
       semantic: what the semantic labels were made from, as `DataConfig.semantic` names it.
       semantic_names: classes of the semantic labels, by label; empty if there are none.
       merge_things: what became of the things among them, as `DataConfig.merge_things` names it.
       label_table: the label that each label of the records has become.
-      panoptic_categories: of panoptic segments, in the order of their ids; empty but for
+      panoptic_categories: categories of panoptic segments, in the order of their ids; empty unless
         `semantic="panoptic"`.
       problems: what all splits together showed, a line a kind; each split has its own.
     """

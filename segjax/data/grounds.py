@@ -23,7 +23,7 @@ def draw_grounds(
 
     Args:
       size: side of the image, in pixels.
-      classes: the first so many of `GROUNDS` can occur; at least 2.
+      classes: number of `GROUNDS`, from the first, that can occur; at least 2.
       rng: source of everything random.
 
     Returns:

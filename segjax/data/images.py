@@ -30,7 +30,7 @@ class ImageError(ValueError):
 
 
 class Header(NamedTuple):
-    """What an image file says of itself before its pixels.
+    """Facts from an image file's header.
 
     Attributes:
       height: rows as stored.
@@ -186,7 +186,7 @@ def decode_map(
       The numbers; without last axis for 1 channel.
 
     Raises:
-      ImageError: if it is no such PNG, of another size, damaged or too large.
+      ImageError: if it is not such a PNG, of another size, damaged or too large.
     """
     from PIL import Image
 

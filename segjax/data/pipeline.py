@@ -115,10 +115,10 @@ def train_iterator(
     Args:
       dataset: from `open_dataset`.
       config: batches and transforms.
-      seed: of shuffling and augmentation.
+      seed: seed of shuffling and augmentation.
       process_index: this process of a multi-host run; it gets its rows of each global batch.
-      process_count: of the run.
-      start_state: from `get_state`, to go on where another iterator stood.
+      process_count: number of processes in the run.
+      start_state: from `get_state`, to continue where another iterator stopped.
 
     Returns:
       An iterator of dictionaries: the fields of `segjax.types.Batch` and `image_ids`,
@@ -173,7 +173,7 @@ def eval_iterator(
       split: "val", or "train".
       config: batches and transforms.
       process_index: this process of a multi-host run.
-      process_count: of the run.
+      process_count: number of processes in the run.
 
     Returns:
       An iterator as `train_iterator`'s, but finite and without semantic labels; `example_valid`
@@ -228,7 +228,7 @@ class _Loader:
 
 @dataclasses.dataclass(frozen=True)
 class _Draws:
-    """What training draws at random.
+    """Random draws of training.
 
     Attributes:
       seed: seed of the run.

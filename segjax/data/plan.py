@@ -17,7 +17,7 @@ from jaxtyping import Int64
 
 @dataclasses.dataclass(frozen=True)
 class PlannedBatch:
-    """Which images a process loads for one batch.
+    """Images that a process loads for one batch.
 
     Attributes:
       canvas: index of the canvas.
@@ -128,7 +128,7 @@ def group_by_canvas(
     """Sorts positions into one list for each canvas.
 
     Args:
-      positions: of images in their split.
+      positions: places of images in their split.
       canvas: the canvas of each.
       count: how many canvases there are.
 

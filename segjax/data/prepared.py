@@ -1,4 +1,4 @@
-"""What a prepared dataset consists of, and reading it from its folder."""
+"""Parts of a prepared dataset, and reading them from its folder."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from segjax.data import rle
 from segjax.data.coco import Category, ImageRecord
 from segjax.data.segments import PanopticCategory
 
-# "objects" are no crowds and have a box with an area; those "masked" have a mask too.
+# "objects" are not crowds and have a box with an area; those "masked" have a mask too.
 INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
 # Marks a folder whose dataset is complete.
 META = "segjax.json"

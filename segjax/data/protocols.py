@@ -1,4 +1,4 @@
-"""What the data side asks of parts that others can add: sources, transforms and mixes."""
+"""Contracts of the parts that others can add: sources, transforms and mixes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """What a source may use while its dataset is prepared.
+    """Tools for a source while its dataset is prepared.
 
     Attributes:
       download: fetches URLs, by any names, and returns the path of each file by the same names;

@@ -19,7 +19,7 @@ class Segment:
 
     Attributes:
       id: the value of its pixels in the map, above 0.
-      category_id: of a `PanopticCategory`.
+      category_id: `id` of its `PanopticCategory`.
       is_crowd: ground truth only: several objects of the class that were not told apart.
     """
 

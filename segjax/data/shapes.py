@@ -2,7 +2,7 @@
 
 Objects overlap, so that the visible mask differs from the drawn shape; every class has its own
 texture over a random colour; some images hold a crowd of tiny objects, some hold nothing. The
-ground can be divided into regions of stuff, and then a panoptic annotation lies beside that of the
+ground can be divided into regions of stuff, and then a panoptic annotation lies next to that of the
 instances. Everything follows from the seed.
 """
 
@@ -29,20 +29,20 @@ _MARKER = "shapes.json"
 
 @dataclasses.dataclass(frozen=True)
 class ShapesConfig:
-    """What to draw.
+    """Settings of the drawings.
 
     Attributes:
       image_size: side of the square images, in pixels.
       num_train: training images.
       num_val: validation images.
-      max_objects: most objects an image; the least is one, but for empty images.
+      max_objects: most objects an image; the least is one, except for empty images.
       min_side: smallest diameter of an object, in pixels.
       max_side: largest diameter of an object, in pixels.
       crowd_fraction: part of the images with a crowd region.
       empty_fraction: part of the images without objects.
       min_visible: part of what is seen of an object that stays visible under each one drawn
         after it.
-      seed: of everything random.
+      seed: seed of all random choices.
       stuff_regions: classes of ground, 2 to 4 of `segjax.data.grounds.GROUNDS`: each image shows at
         least two of them, and `semantic="panoptic"` can be read. 0 is a ground of no class.
     """
@@ -86,7 +86,7 @@ def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
     Args:
       config: what to draw.
       root: folder for `train/`, `val/` and `annotations/instances_{train,val}.json`. A folder
-        left by another config is drawn anew. With `stuff_regions` there are
+        left by another config is drawn again. With `stuff_regions` there are
         `annotations/panoptic_{train,val}.json` and the folders of that name too.
 
     Raises:

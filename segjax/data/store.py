@@ -1,4 +1,4 @@
-"""Where image files lie: in a folder or in an archive, addressed by names from untrusted files."""
+"""Image files in a folder or an archive, addressed by names from untrusted files."""
 
 import os
 import re

@@ -17,7 +17,7 @@ def merge_things(
     """Makes all things one class and numbers stuff in its order.
 
     Args:
-      names: of the classes, by label.
+      names: names of the classes, by label.
       is_thing: whether each is a thing.
       how: "first" makes things 0 and stuff 1..S, as Detectron2 does; "last" makes stuff 0..S-1 and
         things S, as MMDetection does; "no" changes nothing.

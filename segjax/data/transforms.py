@@ -217,7 +217,7 @@ def resize_labels(
     up to half a pixel away.
 
     Args:
-      labels: of the image as stored.
+      labels: labels of the image as stored.
       size: new height and width.
 
     Returns:
@@ -238,7 +238,7 @@ def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float | int) -> Float[np.
 
     Args:
       boxes: `(x0, y0, x1, y1)` in pixels.
-      width: of the image.
+      width: width of the image.
 
     Returns:
       The mirrored boxes, still with x0 <= x1.

@@ -37,8 +37,8 @@ class AveragePrecision:
       ap_large: area above 96^2.
       ar: mean recall, one for each of `max_dets`.
       ar_small: recall of small objects at the largest of `max_dets`.
-      ar_medium: of medium ones.
-      ar_large: of large ones.
+      ar_medium: average recall for medium objects.
+      ar_large: average recall for large objects.
       per_class: category id to AP; nan for a class without ground truth.
       max_dets: detections per image and class that were counted, ascending.
     """
@@ -109,7 +109,7 @@ class CocoScores:
     boundary: AveragePrecision | None = None
 
     def _kinds(self) -> list[tuple[str, AveragePrecision]]:
-        """What was scored, by the name it has in logs."""
+        """Returns the scored kinds by their names in logs."""
         kinds = (("box", self.box), ("segm", self.segm), ("boundary", self.boundary))
         return [(title, scores) for title, scores in kinds if scores is not None]
 

@@ -1,4 +1,4 @@
-"""Which maps of a model are scored on a split, and their scores."""
+"""Scores of a model's maps on a split, for the maps that can be scored."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -21,7 +21,7 @@ class MapScores:
     Args:
       model: whose maps they are.
       dataset: with the truth.
-      split: of it.
+      split: name of the split that is scored.
       classes: names of the model's classes.
       boundary: also score the boundary IoU of classes of pixels.
 
@@ -47,12 +47,12 @@ class MapScores:
             self._segments = dataset.panoptic(split)
 
     def __bool__(self) -> bool:
-        """Whether any map is scored."""
+        """True if any map is scored."""
         return self._semantic is not None or self._panoptic is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is not scored, and why; and what the panoptic maps so far leave out."""
+        """Reasons for what is not scored, and counts of what the panoptic maps so far leave out."""
         left_out = () if self._dropped in (None, Dropped()) else (self._dropped.text(),)
         return (*self._unscored, *left_out)
 
@@ -80,7 +80,7 @@ class MapScores:
 
 
 def _unscored(model: Model, dataset: Dataset) -> tuple[str, ...]:
-    """What is not scored, and why."""
+    """Reasons for what is not scored."""
     source = dataset.semantic
     if "semantic" in model.tasks:
         notes: list[str] = []

@@ -32,13 +32,13 @@ class SemanticScores:
       frequency_weighted_iou: IoU weighted by a class's share of the true pixels (fwIoU).
       mean_accuracy: recall of pixels, mean over classes in the ground truth (mACC).
       pixel_accuracy: share of labelled pixels predicted right (pACC).
-      iou: of each class; nan for one that occurs in neither map.
+      iou: IoU of each class; nan for one that occurs in neither map.
       accuracy: recall of pixels of each class; nan for one without true pixels.
       class_names: the name of each class.
       num_images: images scored.
       num_pixels: labelled pixels in them.
-      boundary_iou: of the bands along the outlines of each class, nan as `iou`; None if they were
-        not counted.
+      boundary_iou: IoU of the bands along the outlines of each class, nan as `iou`; None if they
+        were not counted.
     """
 
     mean_iou: float
@@ -203,7 +203,7 @@ class MeanIou:
         """Adds what another process counted with the same classes and the same `boundary`.
 
         Args:
-          state: of its `state()`, or the sum of several.
+          state: `state()` of another process, or the sum of several.
 
         Raises:
           ValueError: for a state of another number of classes, or of another `boundary`.

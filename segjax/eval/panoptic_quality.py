@@ -191,7 +191,7 @@ class PanopticQuality:
         """Adds what another process counted with the same categories.
 
         Args:
-          state: of its `state()`, or the sum of several.
+          state: `state()` of another process, or the sum of several.
 
         Raises:
           ValueError: for a state of another number of categories.

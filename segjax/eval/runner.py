@@ -38,7 +38,7 @@ from segjax.types import Detections
 
 @dataclasses.dataclass(frozen=True)
 class EvalResults:
-    """What an evaluation found.
+    """Scores of an evaluation.
 
     What the model does not give, or the data have no truth for, has no scores: `notes` says why.
 
@@ -46,7 +46,7 @@ class EvalResults:
       scores: box and mask AP and AR; None for a model that knows no objects.
       detections: COCO results entries of all images.
       seconds: wall-clock time, scoring included.
-      images_per_second: of prediction and the encoding of masks and maps alone.
+      images_per_second: speed of prediction and of encoding masks and maps, without the scoring.
       num_unreadable: images of the annotation file that are not scored, because they could not
         be read (`on_bad_image="skip"`).
       semantic: mean IoU of the classes of pixels.
@@ -91,7 +91,7 @@ class Evaluator:
       dataset: as `data.pipeline.open_dataset` returns it.
       data: how images are resized and batched.
       split: "val" or "train".
-      score_threshold: detections at or below are left out, besides the model's own threshold;
+      score_threshold: detections at or below are left out, besides those below the model's own;
         panoptic maps have a threshold of their own, in the model's `merge`.
       max_detections: per image, the best; None takes what the model gives.
       max_dets: pycocotools' `maxDets`.
@@ -125,7 +125,7 @@ class Evaluator:
     def __call__(self, variables: Any, results_json: str | Path | None = None) -> EvalResults:
         """Predicts every image of the split and scores the result.
 
-        Panoptic maps are written beside `results_json`, as `NAME_panoptic.json` and a folder of
+        Panoptic maps are written next to `results_json`, as `NAME_panoptic.json` and a folder of
         PNGs of that name; semantic maps of a model of those alone as `NAME_semantic/`
         (`files.MapWriter`).
 

@@ -2,7 +2,7 @@
 
 Follows Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual
 scenes" (Nature 2006): affinities from brightness, colour and filter responses, each level an
-aggregation of the one below, statistics computed anew on every level and modulating the affinities
+aggregation of the one below, statistics computed again on every level and modulating the affinities
 there, work that shrinks geometrically. There are two ways to the next level: weighted aggregation,
 as in the paper (`weighted_aggregation.py`), and a plain merge, in which segments join in the order
 of their difference until the next level's capacity holds them. Both start from the same finest
@@ -68,7 +68,7 @@ def _merge_levels(start: Finest, sizes: tuple[int, ...], config: BottomUp) -> Hi
 
 @struct
 class _Coarser:
-    """What a span of levels gives: of every step, the level that it made."""
+    """Result of a span of levels: the level that each step made."""
 
     level: Level
     parent: Int32[Array, "*steps n"]

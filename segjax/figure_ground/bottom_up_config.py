@@ -13,7 +13,7 @@ _FEW_SEGMENTS = 1000
 
 @dataclasses.dataclass(frozen=True)
 class BottomUp:
-    """How an image is grouped.
+    """Settings of the grouping of an image.
 
     Attributes:
       cell: pixels between the seeds of the finest level, along each axis.
@@ -92,5 +92,5 @@ class BottomUp:
         return spans
 
     def room(self, segments: int) -> int:
-        """Capacity for the borders between so many segments."""
+        """Capacity for the borders between that many segments."""
         return math.ceil(self.borders_per_segment * segments)

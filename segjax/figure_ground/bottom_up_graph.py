@@ -21,7 +21,7 @@ class Segments:
       size: pixels; 0 for rows that only fill the shape.
       colour: RGB.
       square: squared distance of the features from 0.
-      response: of the filters.
+      response: response of the filters.
       response_square: their squares.
       inside: affinity between neighbours within the segment.
     """
@@ -67,7 +67,7 @@ def first_segments(pixels: Pixels, label: Int32[Array, "H W"], number: int) -> S
     Args:
       pixels: what was measured.
       label: the seed of every pixel.
-      number: of seeds.
+      number: number of seeds.
     """
     planes = [
         jnp.ones((1, *label.shape)),
@@ -99,8 +99,8 @@ def first_borders(
 
     Args:
       feature: what contrast is measured in.
-      row: of the cell whose seed every pixel joined.
-      column: of the same.
+      row: row of the seed's cell that every pixel joined.
+      column: column of that cell.
       cells: rows and columns of the grid.
       capacity: borders kept.
 
@@ -121,7 +121,7 @@ def first_borders(
 def _place_of_pairs(
     row: Int32[Array, "H W"], column: Int32[Array, "H W"], axis: int, cells: tuple[int, int]
 ) -> Int32[Array, "h w"]:
-    """Where each pair of pixels adjacent along an axis counts in a table of places by cells."""
+    """Entries, in a table of places by cells, of the pixel pairs adjacent along an axis."""
     (y0, y1), (x0, x1) = (
         [jax.lax.slice_in_dim(m, start, m.shape[axis] - 1 + start, axis=axis) for start in (0, 1)]
         for m in (row, column)

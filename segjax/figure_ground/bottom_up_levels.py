@@ -1,4 +1,4 @@
-"""What both ways of coarsening share: the finest level, and levels put together to a hierarchy."""
+"""Parts that both ways of coarsening share: the finest level, and the hierarchy of all levels."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ class Finest:
 
     Attributes:
       leaf: segment of every pixel.
-      segments: of this level.
+      segments: segments of this level.
       borders: between them.
       lost: borders that found no room.
       whole: whether all values of the image are finite; if not, these are of a black image.
@@ -79,7 +79,7 @@ def describe(
     """Means and variances of the segments of a level, and what ties them to their neighbours.
 
     Args:
-      segments: of the level.
+      segments: segments of the level.
       ends: the two segments at every border.
       along: length, contrast and affinity of every border; 0 for invalid rows.
     """
@@ -99,7 +99,7 @@ def appearance(segments: Segments) -> tuple[Float32[Array, "3 n"], Float32[Array
     """Mean colours; mean responses, their variances, and the variance of the colour.
 
     Args:
-      segments: of any levels.
+      segments: segments of any levels.
     """
     count = jnp.maximum(segments.size, 1.0)
     colour, response = segments.colour / count[None], segments.response / count[None]
@@ -120,7 +120,7 @@ def assemble(
     Args:
       start: the finest level.
       levels: all, from the finest on.
-      parents: of each level, numbered within the next; of the top level, within itself.
+      parents: parents of each level, numbered within the next; of the top level, within itself.
       dropped: what found no room.
 
     Returns:
@@ -149,7 +149,7 @@ def among_all(parents: list[Int32[Array, "*s _"]]) -> Int32[Array, "*s N"]:
     """Numbers within a level as numbers among the nodes of all levels.
 
     Args:
-      parents: of each level, numbered within the next; of the top level, within itself.
+      parents: parents of each level, numbered within the next; of the top level, within itself.
     """
     starts = [rows.start for rows in level_slices(tuple(p.shape[-1] for p in parents))]
     starts = [*starts[1:], starts[-1]]

@@ -32,9 +32,9 @@ class Aggregated:
     """The next level, in arrays of the same length.
 
     Attributes:
-      segments: of the next level, each the sum of the weighted parts that belong to it.
+      segments: segments of the next level, each the sum of the weighted parts that belong to it.
       links: between those.
-      parent: of every old segment some new ones, the one that most of it belongs to first.
+      parent: new segments that each old one belongs to, the largest share first.
       weight: which part of it belongs to each; they add up to 1.
       lost: segments that no coupling ties to any seed, and links that found no room.
     """
@@ -52,7 +52,7 @@ def aggregate(
     """One step of weighted aggregation.
 
     Args:
-      segments: of this level.
+      segments: segments of this level.
       links: between them.
       seats: segments of the next level, at the most.
       config: see `Aggregation`.
@@ -96,7 +96,7 @@ def product(
     different ones.
 
     Args:
-      segments: of the old level.
+      segments: segments of the old level.
       links: between them.
       hangs: the weights, with the parents' new numbers.
       most: a bound on the number of new segments.
@@ -138,7 +138,7 @@ def modulated(segments: Segments, links: Links, config: Aggregation) -> Links:
     """Couplings lowered by the difference of the segments' mean colours and responses.
 
     Args:
-      segments: of the level.
+      segments: segments of the level.
       links: between them.
       config: with the scales.
     """
@@ -161,9 +161,9 @@ def strongest(links: Links, room: int, number: int) -> tuple[Links, Int32[Array,
     """The links that there is room for: those go that are the weakest for both of their ends.
 
     Args:
-      links: of one level.
+      links: links of one level.
       room: how many to keep.
-      number: of segments.
+      number: number of segments.
 
     Returns:
       Links in arrays of that length, and how many found no room.

@@ -27,7 +27,7 @@ from segjax.types import struct
 
 @dataclasses.dataclass(frozen=True)
 class MergeCost:
-    """How different two neighbouring segments are.
+    """Dissimilarity of two neighbouring segments.
 
     Attributes:
       border: weight of the mean contrast along their border.
@@ -61,7 +61,7 @@ class Coarsened:
     """The next level, in arrays of the same length.
 
     Attributes:
-      segments: of the next level.
+      segments: segments of the next level.
       borders: between those.
       parent: the new number of every old segment.
       dropped: segments beyond the capacity, which joined the last one.
@@ -83,7 +83,7 @@ def coarsen(
     """Joins segments until the next level holds them.
 
     Args:
-      segments: of this level.
+      segments: segments of this level.
       borders: between them.
       capacity: segments of the next level, at least half of this level's.
       cost: what joins first.
@@ -133,10 +133,10 @@ def choose(
     valid: Bool[Array, " n"],
     capacity: Int32[Array, ""],
 ) -> Int32[Array, " n"]:
-    """Which segments join, as the number of one of each new segment's parts.
+    """Chooses the segments that join, as the number of one of each new segment's parts.
 
     Args:
-      costs: of every border, not negative; equal ones by position.
+      costs: cost of every border, not negative. Equal costs count by position.
       borders: between the segments.
       valid: which segments there are.
       capacity: how many are to remain, or fewer where costs are equal.
@@ -192,7 +192,7 @@ def _join_segments(
 
 
 def affinity(borders: Borders, cost: MergeCost) -> Float32[Array, " e"]:
-    """What ties the segments at every border together: its length where there is no contrast."""
+    """Strength that ties the segments at each border: its length where there is no contrast."""
     return borders.length * jnp.exp(-borders.mean_contrast / cost.affinity)
 
 

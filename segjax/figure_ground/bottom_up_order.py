@@ -1,4 +1,4 @@
-"""Sorted words and ordered values, without sorting what need not be."""
+"""Sorted words and ordered values, without sorting what does not have to be."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def pairs_of_words(
     """The pairs again, lower numbers first; 0 and 0 for `NO_PAIR`.
 
     Args:
-      words: of `pair_words`.
+      words: values that `pair_words` returned.
       most: as there.
     """
     there = words != NO_PAIR

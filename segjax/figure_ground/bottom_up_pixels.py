@@ -2,7 +2,7 @@
 
 Seeds stand in a fixed pattern, one in every cell of c x c pixels. Every pixel may belong to the
 seeds of the 3 x 3 cells around it; it joins the one that its colour and place are coupled to
-most, then the seeds' statistics are computed anew, and again. That is weighted aggregation with
+most, then the seeds' statistics are computed again, and again. That is weighted aggregation with
 interpolation weights reduced to the strongest (and a round of SLIC, Achanta et al. 2012).
 """
 
@@ -23,7 +23,7 @@ _FAR = 1e3
 
 @struct
 class Pixels:
-    """What is measured at every pixel.
+    """Measurements at every pixel.
 
     Attributes:
       colour: RGB in 0..1.
@@ -180,8 +180,8 @@ def plane_sums(
 
     Args:
       planes: maps.
-      label: of every pixel; those of `number` and above count nowhere.
-      number: of labels.
+      label: label of every pixel. Labels of `number` and above are not counted.
+      number: number of labels.
     """
     flat = label.reshape(-1)
     rows = planes.reshape(planes.shape[0], -1)
@@ -192,7 +192,7 @@ def plane_sums(
 def _nearest(
     values: Float32[Array, "C K h w"], seeds: Float32[Array, "C h w"]
 ) -> Int32[Array, "K h w"]:
-    """Which of the 3 x 3 seeds around its cell is nearest to every pixel, the own first."""
+    """Finds the nearest of the 3 x 3 seeds around each pixel's cell; its own wins ties."""
     h, w = seeds.shape[1:]
     framed = jnp.pad(seeds, ((0, 0), (1, 1), (1, 1)), constant_values=_FAR)
     best = jnp.full(values.shape[1:], jnp.inf)

@@ -4,8 +4,8 @@ After Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmen
 scenes" (Nature 2006), as in algebraic multigrid. Segments are looked at in the order of their
 sizes; one becomes a seed unless a good part of its coupling is to seeds already. Every other
 segment is interpolated between the seeds around it, in proportion to its couplings. Added to the
-paper: what hardly anything ties to its surroundings, beside the coupling inside, stays a seed.
-Without that, salient segments would join others on the next level like any.
+paper: a segment whose coupling to its surroundings is small compared with that inside stays a seed.
+Otherwise salient segments would join others on the next level.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class Aggregation:
     """Settings of weighted aggregation.
 
     Attributes:
-      seed: a segment is no seed if this part of its coupling, or more, is to seeds.
+      seed: a segment is not a seed if this part of its coupling, or more, is to seeds.
       alone: coupling to seeds, as a part of that inside, below which a segment stays a seed all
         the same: nothing ties it to its surroundings. 0 as in the paper.
       parts: seeds that a segment is interpolated between, at the most.
@@ -59,8 +59,8 @@ class Links:
       low: the segment of lower number.
       high: the segment of higher number.
       coupling: how much the two belong together.
-      length: of their common border, in pairs of adjacent pixels; where segments overlap, the
-        interpolated part of it. 0 for rows that only fill the shape.
+      length: length of the common border, in pairs of adjacent pixels. Where segments overlap
+        it is interpolated. 0 for rows that only fill the shape.
       contrast: summed along that border.
     """
 
@@ -89,7 +89,7 @@ class Links:
         """The coupling of every segment to all others.
 
         Args:
-          number: of segments.
+          number: number of segments.
         """
         one, _, coupling = self.directed
         return jax.ops.segment_sum(coupling, one, number)
@@ -97,11 +97,11 @@ class Links:
 
 @struct
 class Interpolation:
-    """How the segments of a level hang on its seeds.
+    """Weights that tie the segments of a level to its seeds.
 
     Attributes:
       seed: whether a segment is one.
-      parent: of every segment some seeds, by their segment's number, the strongest first.
+      parent: seeds that every segment hangs on, by their segment's number, the strongest first.
       weight: parts of the segment that belong to these; they add up to 1, and are 0 beyond the
         seeds that there are. Rows that only fill the shape are all 0.
       adrift: segments that nothing ties to any seed; they hang on the last one.
@@ -120,7 +120,7 @@ def ranks(size: Float32[Array, " n"]) -> Int32[Array, " n"]:
     in the order of places in the image each would have to wait for the one before it.
 
     Args:
-      size: of every segment.
+      size: size of every segment.
     """
     index = jnp.arange(size.size, dtype=jnp.uint32)
     chance = (index * jnp.uint32(2654435769) >> 8).astype(jnp.float32) / 2**24
@@ -135,7 +135,7 @@ def choose_seeds(
     seats: Int32[Array, ""],
     needed: Float32[Array, " n"],
 ) -> Bool[Array, " n"]:
-    """Which segments become seeds: just those of a sweep through all of them, one by one.
+    """Chooses the segments that become seeds, exactly as a sweep through all of them, one by one.
 
     Segments are decided together once those of their neighbours that come before them are, so
     that a few rounds take the place of the sweep.
@@ -172,7 +172,7 @@ def interpolate(
 ) -> Interpolation:
     """The weights `w_ik / sum of w_ik over seeds k`, of the seeds that each is coupled to most.
 
-    A segment without a seed beside it, as there are where seats were short, takes over the
+    A segment without a seed next to it, as there are where seats were short, takes over the
     weights of the neighbour that it is coupled to most, of those that have weights.
 
     Args:

@@ -54,8 +54,8 @@ class Combined:
     """Figure and ground of one image; D stands for several top-down maps of it, if any.
 
     Attributes:
-      figure: of every segment, in the cheapest labelling; False for invalid ones.
-      probability: of every segment to be figure.
+      figure: True for segments that are figure in the cheapest labelling; False for invalid ones.
+      probability: probability that each segment is figure.
       map: True where the finest segment of a pixel is figure.
       soft: probability of the pixel's finest segment.
     """
@@ -75,7 +75,7 @@ def combine(
     """Labels the segments of a hierarchy as figure or ground; jit, and vmap for batches.
 
     Args:
-      hierarchy: of one image.
+      hierarchy: hierarchy of one image.
       evidence: the top-down map: probability of every pixel to be figure, [H, W].
       confidence: weight of the map at every pixel, 0..1, [H, W]; None is 1 everywhere.
       config: weights.
@@ -107,7 +107,7 @@ def combine_leaves(
     """`combine` from the finest segments, for any number of top-down maps at once.
 
     Args:
-      hierarchy: of one image.
+      hierarchy: hierarchy of one image.
       preference: confidence times (2 p - 1) of every finest segment, -1..1.
       config: weights.
 
@@ -131,7 +131,7 @@ def log_odds_at(
     Takes half of the time: most segments are on the finest level.
 
     Args:
-      hierarchy: of one image.
+      hierarchy: hierarchy of one image.
       preference: as there, of D top-down maps.
       config: weights.
       leaf: the finest segments wanted of each map.
@@ -144,7 +144,7 @@ def log_odds_at(
     odds = belief[0][leaf, column]
     if len(belief) == 1:
         return odds
-    # Kept in one array with the levels above: else XLA computes these anew for each element.
+    # Kept in one array with the levels above: else XLA computes these again for each element.
     above = _odds_down_to(1, hierarchy, belief, coupling)
     parent = hierarchy.parent[leaf] - hierarchy.level_sizes[0]
     return _odds_below(above[parent, column], odds, coupling[leaf])
@@ -153,7 +153,7 @@ def log_odds_at(
 def _heat(hierarchy: Hierarchy, config: CombineConfig) -> Float32[Array, ""]:
     """Cost that makes a label e times less probable, in pixels.
 
-    Neighbouring pixels are no independent witnesses: costs count by the finest segment's size.
+    Neighbouring pixels are not independent evidence: costs count by the finest segment's size.
     """
     number = hierarchy.level_sizes[0]
     pixels = hierarchy.size[:number].sum() / jnp.maximum(hierarchy.valid[:number].sum(), 1)
@@ -166,12 +166,12 @@ def terms(
     """The cost's terms.
 
     Args:
-      hierarchy: of one image.
-      preference: of every finest segment for figure, -1..1.
+      hierarchy: hierarchy of one image.
+      preference: preference of each finest segment for figure, -1..1.
       config: weights.
 
     Returns:
-      What each segment gains by being figure, beside ground, in pixels; and what it pays for
+      What each segment gains by being figure rather than ground, in pixels; and what it pays for
       disagreeing with its parent.
     """
     number = hierarchy.level_sizes[0]
@@ -193,7 +193,7 @@ def min_sum(
 
     Args:
       hierarchy: whose tree.
-      gain: of being figure.
+      gain: gain of labelling a segment as figure.
       coupling: not negative; of the top level's segments it counts nothing.
 
     Returns:
@@ -259,7 +259,7 @@ def _pass_up(
 
 
 def _clipped(belief: Array, weight: Array) -> Array:
-    """What a parent is told: no preference counts more than disagreeing costs."""
+    """Clips the message to a parent: no preference counts more than disagreeing costs."""
     return jnp.clip(belief, -weight, weight)
 
 

@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-# Of cv2's drawing calls: coordinates have so many fractional bits.
+# Of cv2's drawing calls: coordinates have that many fractional bits.
 _SHIFT = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class CreaturesConfig:
-    """What to draw.
+    """Settings of the drawings.
 
     Attributes:
       image_size: side of the square images, in pixels.
@@ -27,7 +27,7 @@ class CreaturesConfig:
       num_grounds: images without.
       bend: standard deviation of the joints' angles, in radians.
       clutter: bars and blobs on every ground.
-      seed: of everything random.
+      seed: seed of all random choices.
     """
 
     image_size: int = 96

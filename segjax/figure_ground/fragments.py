@@ -19,7 +19,7 @@ class Fragments:
       patches: grey levels of mean 0 and norm 1.
       sizes: side of each patch.
       thresholds: a fragment is detected where the correlation reaches this.
-      information: of the detection about the class, in bits, 0..1.
+      information: information that a detection carries about the class, in bits, 0..1.
       labels: probability of each cell of a fragment to be figure, 0..1.
       downsample: side of a cell in pixels of the images it was learned from; static.
     """
@@ -34,7 +34,7 @@ class Fragments:
 
 @dataclasses.dataclass(frozen=True)
 class TopDownConfig:
-    """How fragments are learned and used; the same for both.
+    """Settings of learning and using fragments; the same for both.
 
     Attributes:
       downsample: side in pixels of the cells that images are reduced to.
@@ -43,9 +43,9 @@ class TopDownConfig:
       least_contrast: standard deviation of a candidate's grey levels (0..1), at the least.
       max_fragments: most to keep.
       least_gain: a fragment is kept for adding more than this to each other one, in bits.
-      border_weight: of the edges along a fragment's border against its degree of cover, where its
-        first label is chosen.
-      label_rounds: how often the class images are covered anew to learn the labels.
+      border_weight: weight of the edges along a fragment's border, relative to its degree of
+        cover, when its first label is chosen.
+      label_rounds: how often the class images are covered again to learn the labels.
       peaks: detections of a fragment in an image, at the most.
       max_disagreement: a detection is left out of the cover if its label differs by more than
         this (mean absolute difference, 0..1) from those before it where they overlap.

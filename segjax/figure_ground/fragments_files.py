@@ -42,7 +42,7 @@ def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
 
     Args:
       path: the file's full name; nothing is appended to it.
-      fragments: of `learn_fragments`.
+      fragments: fragments that `learn_fragments` returned.
     """
     arrays = {name: np.asarray(getattr(fragments, name)) for name in _ARRAYS}
     with written_whole(path) as partial, partial.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What the detection of a fragment tells of the class, in bits, and which fragments to keep.
+"""Information that a fragment's detection carries about the class, and the choice of fragments.
 
 Plain counting over a few hundred images: numpy on the host. After Borenstein and Ullman,
 "Learning to segment", ECCV 2004, and Ullman, Vidal-Naquet and Sali, "Visual features of

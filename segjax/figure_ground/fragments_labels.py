@@ -1,11 +1,11 @@
 """Figure and ground of class fragments, learned without masks.
 
 After Borenstein and Ullman, "Learning to segment", ECCV 2004. Fragments of a class are found on
-the figure more than beside it, so more of them overlap there: the degree of cover. Edges between
+the figure more than outside it, so more of them overlap there: the degree of cover. Edges between
 figure and ground lie at the same place of a fragment wherever it is found, others do not: the
 border consistency. Both choose the segments of a fragment's own image that are its figure; then
 the class images are covered by the labelled fragments, divided into figure and ground along their
-segments, and the labels are read off anew.
+segments, and the labels are read off again.
 """
 
 import dataclasses
@@ -98,10 +98,10 @@ def mean_windows(
     """Averages what lies under each fragment wherever it is found, S the largest size.
 
     Args:
-      maps: of the class images.
+      maps: maps of the class images.
       found: whether fragment f is in image n.
       places: rows and columns of the upper left corners.
-      sizes: of the fragments.
+      sizes: sizes of the fragments.
 
     Returns:
       Means; 0 beyond a fragment's size, and for those that are found nowhere.
@@ -155,7 +155,7 @@ def choose_figure(
       segments: L segmentations of the fragment's own image.
       cover_degree: mean degree of cover over its detections.
       edges: mean edge strength over its detections.
-      border_weight: of the second term.
+      border_weight: weight of the second term.
 
     Returns:
       The figure; never empty, all of the fragment only if no segmentation divides it.

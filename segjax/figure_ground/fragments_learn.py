@@ -34,7 +34,7 @@ def learn_fragments(
       segments: L bottom-up segmentations of each class image, [N, L, H, W], from any source:
         integer labels of 0 or more, whose numbers mean nothing beyond one map.
       config: see `TopDownConfig`.
-      seed: of the places that candidates are cut from.
+      seed: seed of the places that candidates are cut from.
 
     Returns:
       Fragments, in the order they were chosen.

@@ -1,4 +1,4 @@
-"""Where class fragments are found: normalised cross-correlation with an image's grey levels.
+"""Detection of class fragments: normalised cross-correlation with an image's grey levels.
 
 A fragment is a square patch in the upper left of a padded one, so that fragments of several sizes
 are one array and one convolution. After Borenstein and Ullman, "Class-specific, top-down
@@ -22,7 +22,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)
 
 @struct
 class Peaks:
-    """Where fragments match best.
+    """Places where fragments match best.
 
     Attributes:
       scores: normalised correlations in -1..1.
@@ -92,7 +92,7 @@ def correlate(
 
     Args:
       image: grey levels in 0..1.
-      patches: of `normalise_patches`.
+      patches: patches that `normalise_patches` returned.
       sizes: side of each.
 
     Returns:
@@ -133,7 +133,7 @@ def _products(
 
 
 def _fits(sizes: Int32[Array, " F"], shape: tuple[int, ...]) -> Bool[Array, "F h w"]:
-    """Whether the window at each corner lies inside of an image of this shape."""
+    """True for corners whose window is inside an image of this shape."""
     height, width = shape
     rows = jnp.arange(height)[None] + sizes[:, None] <= height
     columns = jnp.arange(width)[None] + sizes[:, None] <= width
@@ -173,7 +173,7 @@ def find_peaks(
 
     Args:
       images: grey levels in 0..1.
-      patches: of `normalise_patches`.
+      patches: patches that `normalise_patches` returned.
       sizes: side of each.
       count: P, of places a fragment and image, best first; they are at least half a fragment
         apart in rows or in columns.

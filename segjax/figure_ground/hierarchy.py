@@ -21,7 +21,7 @@ class Hierarchy:
       level: 0 for the finest.
       valid: False for rows that only fill the shape.
       size: pixels; 0 for invalid rows.
-      mean_colour: of the image's RGB, in 0..1.
+      mean_colour: mean RGB of the image, in 0..1.
       texture: mean responses of the filters, then their variances; last the variance of the
         colour.
       boundary: mean contrast along the segment's border, in 0..1; 0 without a border.
@@ -64,7 +64,7 @@ class Hierarchy:
         """Means of a map over the finest segments; 0 for invalid ones.
 
         Args:
-          values: of every pixel of the image.
+          values: values of every pixel of the image.
         """
         number = self.level_sizes[0]
         sums = jax.ops.segment_sum(
@@ -102,8 +102,8 @@ def sum_children(
     """Sums the values of one level's nodes over the children of every node above.
 
     Args:
-      values: of the nodes of `level`.
-      parent: of all nodes.
+      values: values of the nodes of `level`.
+      parent: parents of all nodes.
       level_sizes: capacities of the levels.
       level: whose values they are; not the top level.
     """

@@ -1,11 +1,11 @@
-"""What the functions of this package take for an image."""
+"""Checks of the images that the functions of this package take."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 
 def check_image(image: Shaped[Array, "..."]) -> None:
-    """Refuses what is no image, by its shape and type; values are not looked at.
+    """Refuses what is not an image, by its shape and type; values are not looked at.
 
     Args:
       image: RGB, [H, W, 3], uint8 or floats, if all is well.

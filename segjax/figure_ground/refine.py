@@ -19,7 +19,7 @@ class MaskRefinement:
 
     Attributes:
       side: cells of the resulting grids, along both axes.
-      own_weight: of the mask's own value at a pixel, beside that of its segment.
+      own_weight: weight of the mask's own value at a pixel, relative to that of its segment.
       grouping: how segments are made.
       combining: how segments and masks are weighed.
     """
@@ -126,7 +126,7 @@ def refine_in_hierarchy(
     """`refine_masks` where the image's hierarchy is there already.
 
     Args:
-      hierarchy: of the image.
+      hierarchy: hierarchy of the image.
       mask_probs: as there.
       boxes: as there.
       valid: as there.
@@ -163,12 +163,12 @@ def _check_detections(mask_probs: Array, boxes: Array, valid: Array | None) -> N
 def mask_preference(
     hierarchy: Hierarchy, mask_probs: Float32[Array, "D M M"], boxes: Float32[Array, "D 4"]
 ) -> Float32[Array, "n0 D"]:
-    """What masks say of the finest segments, at their centres: 1 object, -1 not; -1 outside.
+    """Evidence of masks for the finest segments, at their centres: 1 object, -1 not; -1 outside.
 
     Args:
-      hierarchy: of the image.
-      mask_probs: of every detection, over its box.
-      boxes: of the detections.
+      hierarchy: hierarchy of the image.
+      mask_probs: mask probabilities of each detection, over its box.
+      boxes: boxes of the detections.
     """
     cells = mask_probs.shape[1]
     places, inside = [], jnp.ones((), bool)

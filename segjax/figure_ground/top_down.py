@@ -19,10 +19,10 @@ from segjax.types import struct
 
 @struct
 class TopDown:
-    """What fragments tell of an image.
+    """Evidence of fragments about an image.
 
     Attributes:
-      probability: of each pixel to be figure, 0..1.
+      probability: probability that each pixel is figure, 0..1.
       confidence: the detections' part of that, against the prior's: 0 where there are none,
         towards 1 where many informative ones overlap.
     """
@@ -41,7 +41,7 @@ def top_down(
 
     Args:
       image: RGB, [H, W, 3], 0..255 if uint8, else 0..1; at least as large as the largest fragment.
-      fragments: of `learn_fragments` with the same config.
+      fragments: fragments that `learn_fragments` returned for the same config.
       config: as the fragments were learned with.
 
     Returns:

@@ -2,7 +2,7 @@
 
 Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual scenes"
 (Nature 2006). From level to level seeds are chosen by coupling, every segment is interpolated
-between the seeds around it, statistics and couplings are computed anew of the weighted parts, and
+between the seeds around it, statistics and couplings are computed again of the weighted parts, and
 the couplings are lowered by the difference of these statistics: `bottom_up_seeds.py` and
 `bottom_up_links.py`. The saliency of a segment is its coupling to all others over that inside.
 
@@ -40,8 +40,8 @@ class WeightedAggregation:
     Attributes:
       hierarchy: the tree. Sizes, colours and textures are those of its segments; boundaries and
         saliencies those of the overlapping ones.
-      parent: of every node some of the next level, the one of the largest weight first; of the top
-        level, themselves. S is `Aggregation.parts`.
+      parent: parents of every node some of the next level, the one of the largest weight first; of
+        the top level, themselves. S is `Aggregation.parts`.
       weight: the parts of the node that belong to each of them, 0..1. They add up to 1; to 0 for
         rows that only fill the shape.
     """
@@ -93,7 +93,7 @@ def weighted_aggregation(
 
 @struct
 class _Coarser:
-    """What a step gives: the seeds' level, and the weights of the segments below."""
+    """Result of a step: the seeds' level, and the weights of the segments below."""
 
     level: Level
     parent: Int32[Array, "*steps s n"]

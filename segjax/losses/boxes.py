@@ -63,7 +63,7 @@ class SoftmaxCrossEntropy:
         """Sum over the valid rows, and `count`.
 
         Args:
-          logits: of K classes and background.
+          logits: logits of K classes and background.
           classes: 0..K, K for background.
           valid: rows that count.
           count: normaliser.
@@ -86,7 +86,7 @@ class SigmoidCrossEntropy:
         """Sum over the valid rows, and `count`.
 
         Args:
-          logits: of being an object.
+          logits: logits that a box is an object.
           positive: whether each is one.
           valid: rows that count.
           count: normaliser.

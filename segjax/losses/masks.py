@@ -22,7 +22,7 @@ class MaskCrossEntropy:
         """Sum over the positive rows, and the number of their cells.
 
         Args:
-          logits: of each region's own class.
+          logits: logits of each region's own class.
           targets: 0..1.
           positive: rows that show an object.
         """

@@ -15,10 +15,10 @@ from segjax.types import IGNORE, LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class SemanticLoss:
-    """How a semantic branch is trained; the default is the mean cross entropy.
+    """Loss of a semantic branch; the default is the mean cross entropy.
 
     Attributes:
-      weight: of the cross entropy; 0 or more, as all weights.
+      weight: weight of the cross entropy. All weights are 0 or more.
       full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
         n-th label (mmdet).
       averaged_over: "labelled" divides by the (weighted) cells that count. "all" divides by all
@@ -26,11 +26,12 @@ class SemanticLoss:
         whatever the canvas. mmdet does so for HTC, where unlabelled ground and padding weaken the
         loss.
       class_weights: factor on each class's cells; None for equal ones.
-      focal_gamma: of the focal loss (1708.02002): cells count (1 - p)^gamma times; 0 is plain.
+      focal_gamma: exponent of the focal loss (1708.02002), which weights cells by
+        (1 - p)^gamma; 0 is plain cross entropy.
       hardest: fraction of the labelled cells with the largest loss that is kept in each image,
         rounded up (bootstrapped cross entropy, 1604.04339); 1 keeps all. Padding, unlabelled
         ground and classes of weight 0 take no place.
-      dice_weight: of a dice loss (1606.04797) beside the cross entropy, averaged over the
+      dice_weight: weight of an added dice loss (1606.04797), averaged over the
         classes in each image; 0 for none.
     """
 
@@ -67,7 +68,7 @@ class SemanticLoss:
         """Loss terms "loss_semantic" and, with a dice loss, "loss_semantic_dice".
 
         Args:
-          logits: of a semantic head.
+          logits: logits of a semantic head.
           labels: class of every pixel of the canvas, 255 where it counts for nothing; H and W
             are the same multiple of h and w.
           image_sizes: (height, width) inside the padding.

@@ -164,7 +164,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     Attributes, in addition to those of `BoxCascade`:
       mask_head: the mask branch of all stages. Its parameters stand among the model's own.
       interleaved: in training, a stage's mask head sees the boxes that the stage's
-        box head has just refined, matched and drawn anew (section 3.1, figure 2b),
+        box head has just refined, matched and drawn again (section 3.1, figure 2b),
         rather than those which that box head saw.
       semantic_head: feature of the whole image that is added to the region features of both
         branches (figure 2d); None for HTC without semantic.

@@ -28,7 +28,7 @@ from segjax.types import Batch, Detections, Dtype, Masks
 
 @dataclasses.dataclass(frozen=True)
 class PanopticMerge:
-    """How instances and stuff become one map; see `segjax.ops.panoptic.merge_panoptic`.
+    """Settings that merge instances and stuff; see `segjax.ops.panoptic.merge_panoptic`.
 
     Attributes:
       score_threshold: an instance must score at least this.
@@ -38,7 +38,7 @@ class PanopticMerge:
         where all semantic classes are stuff.
 
     Raises:
-      ValueError: for a threshold, overlap or area that is no finite number, or an overlap or area
+      ValueError: if a threshold, overlap or area is not a finite number, or an overlap or area is
         below 0.
     """
 
@@ -131,7 +131,7 @@ class PanopticFPN(nn.Module):
         """Merges the objects and the semantic labels of one image; needs no variables.
 
         Args:
-          found: of one image, boxes and masks in pixels of the map.
+          found: detections of one image, boxes and masks in pixels of the map.
           semantic: label of every pixel; where it is -1, the panoptic map is 0.
         """
         return panoptic_map(found, semantic, self.merge)
@@ -143,7 +143,7 @@ class PanopticFPN(nn.Module):
     def panoptic(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> PanopticSegments:
-        """Panoptic maps of a batch at the padded input's size; the padding is no segment."""
+        """Panoptic maps of a batch at the padded input's size; the padding is not a segment."""
         padded_size = (images.shape[1], images.shape[2])
 
         def one(row: tuple[Detections, Array]) -> PanopticSegments:
@@ -175,7 +175,7 @@ def panoptic_map(
 
     Args:
       found: what the model predicts for the image, masks in pixels of the map.
-      semantic: of `semantic_labels`; where it is -1, the panoptic map is 0.
+      semantic: labels that `semantic_labels` returned. Where they are -1, the panoptic map is 0.
       merge: rule of merging.
     """
     assert found.masks is not None and found.semantic_logits is not None

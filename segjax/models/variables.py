@@ -54,7 +54,7 @@ def flatten_variables(variables: Any) -> dict[str, Any]:
 
 
 def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """What `flatten_variables` was given, from what it gave; both collections are there.
+    """Inverts `flatten_variables`; both collections are present.
 
     Raises:
       ValueError: if a name is both an array and a group of arrays.

@@ -35,7 +35,7 @@ class Conv(nn.Module):
         TensorFlow's, no more than needed, the odd one at the end.
       use_bias: whether to add a bias [features].
       kernel_init: initialiser of the kernel [k, k, C / groups, features].
-      dtype: of the computation; parameters are float32.
+      dtype: dtype of the computation; parameters are float32.
     """
 
     features: int

@@ -26,7 +26,7 @@ class DepthwiseConv(nn.Module):
     Attributes:
       kernel_size: side of the square kernel.
       stride: step in both directions, at most `kernel_size`.
-      dtype: of the computation; the parameter `kernel` [k, k, 1, C] is float32.
+      dtype: dtype of the computation; the parameter `kernel` [k, k, 1, C] is float32.
     """
 
     kernel_size: int

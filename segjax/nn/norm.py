@@ -13,7 +13,7 @@ from segjax.types import Dtype
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-    """Which normalisation a network uses.
+    """Normalisation of a network.
 
     Attributes:
       kind: "frozen": statistics and affine parameters are constants

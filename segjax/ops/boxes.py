@@ -41,7 +41,7 @@ def _product(width: Float[Array, "..."], height: Float[Array, "..."]) -> Float[A
     """Width times height, 0 unless both are positive; rounded once, wherever it is used.
 
     One side is clamped before the product and the product after it. Clamping both sides
-    would give the same number, but leave a bare product beside the sums of the union,
+    would give the same number, but leave a bare product next to the sums of the union,
     which compilers contract to a fused multiply-add in some loops and not in others: then
     IoU(a, b) differs from IoU(b, a) in the last bit, ties break, and the forms of NMS
     disagree. A maximum in between forbids it, at no cost.

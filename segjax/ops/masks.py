@@ -84,8 +84,8 @@ def paste_masks(
     Args:
       mask_probs: probability of each cell of the grid over the box.
       boxes: in pixels; an empty or inverted box pastes nothing.
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
       padded: False for Detectron2 and mmdet: bilinear at pixel centres, zero outside of the
         box. True for torchvision (`paste_masks_in_image`): the mask is padded by one cell,
         its box enlarged to match and truncated to whole pixels, and filled including the

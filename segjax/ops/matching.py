@@ -25,7 +25,7 @@ _BLOCK = 4
 
 @struct
 class Matches:
-    """What each box was matched with.
+    """Match of each box.
 
     Attributes:
       gt_index: the object in 0..G-1; meaningful where label is 1, in range everywhere.
@@ -98,7 +98,7 @@ class Matcher:
           boxes_valid: False for boxes that take no part: they are ignored, and no object
             counts them as its best. None if all take part.
           gt_boxes: objects in pixels.
-          gt_valid: False for padding and for objects that are no targets (crowds).
+          gt_valid: False for padding and for objects that are not targets (crowds).
 
         Returns:
           One object and label a box. Without valid objects, all valid boxes are negative.

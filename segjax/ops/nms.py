@@ -146,7 +146,7 @@ class _Problem:
         self.threshold = threshold
 
     def suppresses(self, rows: Int32[Array, "R"]) -> Bool[Array, "R N"]:
-        """Whether box i of `rows` would suppress box j, if i is kept: i before j."""
+        """True where box i of `rows`, if it is kept, suppresses a later box j."""
         iou = iou_of_sides(self.sides.at(rows).at((slice(None), None)), self.sides.at(None))
         later = rows[:, None] < jnp.arange(self.size, dtype=jnp.int32)[None]
         suppresses = (iou > self.threshold) & later

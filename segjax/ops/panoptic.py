@@ -16,7 +16,7 @@ BLOCK_VALUES = 2**21
 
 @struct
 class PanopticDropped:
-    """What did not get into a panoptic map, and why: counts, as `eval.panoptic_merge.Dropped`.
+    """Counts of what a panoptic map leaves out, by cause, as `results.panoptic_merge.Dropped`.
 
     Attributes:
       low_score: instances below the score threshold.
@@ -24,7 +24,7 @@ class PanopticDropped:
       overlapping: instances of which better ones had taken too large a part.
       small_stuff: stuff classes with pixels left, but too few.
       small_stuff_pixels: the pixels of those.
-      other_pixels: pixels of the image left to classes that are no stuff.
+      other_pixels: pixels of the image left to classes that are not stuff.
     """
 
     low_score: Int32[Array, ""]
@@ -72,7 +72,7 @@ def semantic_labels(
     at the output's size exist for a block of rows at a time only.
 
     Args:
-      logits: of the padded input's cells.
+      logits: logits of the padded input's cells.
       image_size: (height, width) of the image inside the padding.
       output_size: (height, width) wanted, at most `canvas`.
       padded_size: (height, width) of the padded input.
@@ -143,12 +143,12 @@ def merge_panoptic(
       instances: the masks [N, H, W]; or whatever `mask_of` makes masks of, with N rows. Made one
         at a time, all masks never exist together.
       scores: best first.
-      classes: of the instances.
+      classes: classes of the instances.
       valid: False for rows that only fill the shape.
       semantic: class of every pixel in 0..num_semantic - 1; -1 beyond the image.
       num_semantic: semantic classes.
       mask_of: gives the mask of a row of `instances`; only called for those that may be kept.
-      things: the semantic class that means "some instance", which is no stuff, counted from the
+      things: the semantic class that means "some instance", which is not stuff, counted from the
         end if negative; None if all are stuff.
       score_threshold: an instance must score at least this.
       overlap: see above.
@@ -158,7 +158,7 @@ def merge_panoptic(
       The map, with rows for all instances and semantic classes.
 
     Raises:
-      ValueError: if `things` is no semantic class.
+      ValueError: if `things` is not a semantic class.
     """
     if things is not None and not -num_semantic <= things < num_semantic:
         raise ValueError(

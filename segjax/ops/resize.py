@@ -59,7 +59,7 @@ def resize_corners_within(
       new_sizes: (height, width) that the parts become, at most `size`.
 
     Returns:
-      [B, h, w, C], of the dtype of `x`; beyond the new sizes the part's edge goes on.
+      [B, h, w, C], of the dtype of `x`; beyond the new sizes the part's edge continues.
     """
     rows, columns = (
         _corner_weights(old_sizes[:, axis], new_sizes[:, axis], x.shape[1 + axis], size[axis])
@@ -155,7 +155,7 @@ def image_weights(
     padded input, cropped to the image, then to the output.
 
     Args:
-      cells: of the map that covers the padded input.
+      cells: cells of the map that covers the padded input.
       padded: pixels of the padded input.
       image_size: pixels of the image inside the padding.
       output_size: pixels of the image at the size wanted.

@@ -21,7 +21,7 @@ LevelConvention = Literal["torchvision", "detectron2", "mmdet"]
 
 @dataclasses.dataclass(frozen=True)
 class RoIAlign:
-    """How regions are pooled.
+    """Pooling of regions.
 
     Attributes:
       output_size: bins along each axis of a region.

@@ -168,7 +168,7 @@ def _for_each_cell(
     """Calls `add(rows, cols, weights, total)` for every cell that some bin reads.
 
     Args:
-      reads: of one chunk of regions.
+      reads: places that one chunk of regions reads.
       block: cells along each axis that a step of the loops takes.
       add: takes rows `[N, S]` and columns `[N, S]` of the maps and the weights `[N, S, S]`
         of their cells, and returns the new total.

@@ -1,4 +1,4 @@
-"""Where RoIAlign reads along one axis, and with which weights.
+"""Positions that RoIAlign reads along one axis, and their weights.
 
 RoIAlign is separable: a bin's value is the mean over `ny * nx` bilinear samples, which is a
 weighted sum over rows of a weighted sum over columns. So all the geometry is that of one axis,
@@ -146,7 +146,7 @@ def cell_range(axis: Axis) -> tuple[Int32[Array, "N S"], Int32[Array, " N"]]:
 
 
 def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N S T"]:
-    """What share of a bin's adaptive mean the given cells have.
+    """Shares of the given cells in a bin's adaptive mean.
 
     All samples that touch a cell are merged into one weight: `n + 1` cells rather than the
     `2 * n` taps of `n` samples. Their bilinear weights are evaluated one by one, so this is exact.

@@ -49,8 +49,8 @@ class BoxMasks:
         """Binary masks of the image's pixels, or of windows of them.
 
         Args:
-          height: of the result, in pixels.
-          width: of the result, in pixels.
+          height: height of the result, in pixels.
+          width: width of the result, in pixels.
           origin: (x, y) in the image of each result's first pixel; None is (0, 0).
         """
         soft = paste_masks(self.probs, self.boxes, height, width, padded=self.padded, origin=origin)
@@ -87,7 +87,7 @@ class CanvasMasks:
     image and resized to the output, is 0 or more.
 
     Attributes:
-      logits: of the padded input's cells.
+      logits: logits of the padded input's cells.
       image_sizes: (height, width) of the image inside the padding, of each mask.
       output_sizes: (height, width) of the image that masks are pasted into: `image_sizes`, or the
         original's after `to_original`.
@@ -126,8 +126,8 @@ class CanvasMasks:
         """Binary masks of the image's pixels, or of windows of them.
 
         Args:
-          height: of the result, in pixels.
-          width: of the result, in pixels.
+          height: height of the result, in pixels.
+          width: width of the result, in pixels.
           origin: (x, y) in the image of each result's first pixel; None is (0, 0).
         """
         if origin is None:

@@ -24,7 +24,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 @dataclasses.dataclass(frozen=True)
 class FilesReport:
-    """What `predict_files` did.
+    """Report of `predict_files`.
 
     Attributes:
       counts: picture to the number of objects drawn on it.
@@ -77,8 +77,8 @@ def predict_files(
         all names are different numbers (as in COCO), else its place in `paths` from 1. Panoptic
         models write `panoptic.json` and `panoptic/NAME.png` in COCO's format, semantic ones
         `semantic/NAME.png` of labels and `semantic.txt` of their names.
-      score_threshold: of objects that are drawn, 0.5 if None; for a panoptic model also of those
-        that become segments, which its `merge` decides if None.
+      score_threshold: lowest score of objects that are drawn; None means 0.5. For a panoptic
+        model also of objects that become segments; None leaves that to its `merge`.
       max_detections: per picture, the best.
       draw: "instances", "semantic" or "panoptic"; None takes panoptic before instances before
         semantic, as far as the model gives them.
@@ -121,7 +121,7 @@ def predict_files(
 
 
 def _drawing(model: Model, wanted: Drawing | None) -> Drawing:
-    """What to draw of a model's results; a `ValueError` if it does not give what is wanted."""
+    """Chooses what to draw of a model's results; raises a `ValueError` if the model lacks it."""
     given: dict[Drawing, bool] = {
         "panoptic": "panoptic" in model.tasks,
         "instances": model.classes.things is not None,

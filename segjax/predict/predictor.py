@@ -67,7 +67,7 @@ class Predictor:
         Args:
           image: uint8, [h, w] or [h, w, 1] gray, [h, w, 3] RGB or [h, w, 4] RGBA, of any size.
           score_threshold: leave out scores at or below it, besides the model's own threshold.
-          max_detections: keep the best so many; None takes what the model gives.
+          max_detections: largest number of objects, the best ones; None keeps all.
 
         Returns:
           Objects in pixels of `image`, best first.
@@ -96,9 +96,9 @@ class Predictor:
 
         Args:
           image: as for calling the predictor.
-          score_threshold: of the objects, as there; the panoptic map has a threshold of its own,
-            in the model's `merge`.
-          max_detections: of the objects, as there.
+          score_threshold: lowest score of the objects, as there. The panoptic map has its own
+            threshold, in the model's `merge`.
+          max_detections: largest number of objects, as there.
 
         Returns:
           All in pixels of `image`.

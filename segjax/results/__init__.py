@@ -1,1 +1,1 @@
-"""What a model finds in a picture: objects, maps, names of classes, files; conversions between."""
+"""Results of a model on a picture: objects, maps, class names, files, and their conversions."""

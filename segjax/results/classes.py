@@ -16,10 +16,10 @@ class Classes:
     """The classes of a model, all in its order; what is empty is unknown, or not there.
 
     Attributes:
-      names: of the instance classes.
+      names: names of the instance classes.
       category_ids: the data set's ids of those.
-      semantic_names: of the classes of pixels, by label.
-      panoptic_categories: of the segments of panoptic maps, in the order of their ids.
+      semantic_names: names of the pixel classes, by label.
+      panoptic_categories: categories of panoptic segments, in the order of their ids.
     """
 
     names: tuple[str, ...] = ()
@@ -87,7 +87,8 @@ def data_categories(classes: Classes, dataset: Dataset) -> tuple[int | None, ...
     """The data's category id of every instance class of a model, found by name.
 
     Args:
-      classes: of the model; without names, they must be as many as the data's and in their order.
+      classes: classes of the model. Without names, they must match the data's in number and
+        order.
       dataset: to evaluate on.
 
     Returns:

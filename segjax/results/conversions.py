@@ -77,7 +77,7 @@ def semantic_of_panoptic(panoptic: PanopticMap) -> SemanticMap:
 def instances_of_panoptic(panoptic: PanopticMap) -> ImageDetections:
     """The things of a panoptic map as objects without overlap, best first.
 
-    Boxes are those of the masks. Crowds are no single objects and left out. There are scores if
+    Boxes are those of the masks. Crowds are not single objects and are skipped. There are scores if
     every thing has one; else the order is the map's.
     """
     things = [category for category in panoptic.categories if category.is_thing]
@@ -122,8 +122,8 @@ def panoptic_of_parts(
 
     Args:
       instances: with masks, unless there are none.
-      semantic: of the same image.
-      categories: of the panoptic map; () takes the instances' classes as things and the
+      semantic: labels of the same image.
+      categories: categories of the panoptic map. () takes the instances' classes as things and the
         semantic classes of other names, but "things", as stuff, with ids from 1.
       score_threshold: least score of an instance.
       overlap_threshold: largest part of an instance that better ones may have taken.
@@ -168,9 +168,9 @@ def class_categories(
     """Says which category an instance class or a semantic label is, as `panoptic_of_parts` has it.
 
     Args:
-      thing_names: of the instance classes; () takes them for the things, in order.
+      thing_names: names of the instance classes; () takes them for the things, in order.
       semantic_names: by label.
-      categories: of the panoptic map; () makes them.
+      categories: categories of the panoptic map; () makes them.
       highest_class: highest instance class that occurs.
 
     Returns:
@@ -195,13 +195,13 @@ def check_names(
     """Says before training whether the data's names can be merged to a panoptic map afterwards.
 
     Args:
-      thing_names: of the instance classes, from `instances_*.json`.
-      semantic_names: of the semantic labels.
+      thing_names: names of the instance classes, from `instances_*.json`.
+      semantic_names: names of the semantic labels.
       categories: from `panoptic_*.json`; () where there is none, which fits all.
 
     Raises:
-      ValueError: if an instance class is no thing of the categories, two categories have one name
-        or id, or no semantic class is stuff of the categories.
+      ValueError: if an instance class is not a thing of the categories, two categories have one
+        name or id, or no semantic class is stuff of the categories.
     """
     if not categories:
         return

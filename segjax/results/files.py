@@ -1,4 +1,4 @@
-"""What is found, as files: COCO results, COCO's panoptic PNGs and json, label PNGs."""
+"""Results as files: COCO results, COCO's panoptic PNGs and json, label PNGs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class MapWriter:
     255 for unknown, and the names of the classes, one a line, to `PREFIXsemantic.txt`.
 
     Args:
-      prefix: of the paths: a folder's name and "/", or the beginning of a file name.
+      prefix: beginning of the paths: a folder's name and "/", or the beginning of a file name.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -50,8 +50,8 @@ class MapWriter:
 
         Args:
           found: in the picture.
-          image_id: of the json's entry.
-          name: of the PNG, without suffix.
+          image_id: image id for the json's entry.
+          name: name of the PNG, without suffix.
           image_file: name of the picture's file for the json's list of images; None if unknown.
         """
         if found.panoptic is not None:

@@ -1,4 +1,4 @@
-"""What a picture is made of, pixel by pixel: semantic and panoptic maps on the host."""
+"""Semantic and panoptic maps of a picture, pixel by pixel, on the host."""
 
 import collections
 import dataclasses
@@ -18,7 +18,7 @@ class SemanticMap:
 
     Attributes:
       labels: 0..C-1, or 255 where the class is unknown.
-      names: of the classes, by label; () where unknown.
+      names: names of the classes, by label; () where unknown.
       contested_pixels: pixels that objects of several classes claimed, and the best got; 0 for
         a map that was not made from objects.
     """
@@ -62,7 +62,7 @@ class PanopticSegment:
       id: the value of its pixels, above 0.
       category: its class.
       area: in pixels, above 0.
-      score: of the object it comes from; None for stuff and ground truth.
+      score: score of the object it comes from; None for stuff and ground truth.
       is_crowd: ground truth only: several objects of the class that were not told apart.
       instance: place of the instance among the detections it came from; None for stuff and ground
         truth.

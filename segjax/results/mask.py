@@ -108,7 +108,7 @@ def _outlines(pixels: Bool[np.ndarray, "h w"]) -> list[Int64[np.ndarray, "corner
 
 
 def _edges(pixels: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "4 H W"]:
-    """Whether a unit step in each direction leaves from each corner along the mask's edge."""
+    """True where a unit step in a direction leaves a corner along the mask's edge."""
     framed = np.pad(pixels, 1)
     up_left, up_right = framed[:-1, :-1], framed[:-1, 1:]
     down_left, down_right = framed[1:, :-1], framed[1:, 1:]

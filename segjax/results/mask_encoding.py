@@ -32,7 +32,7 @@ def encode_masks(
     """Pastes masks of one image and encodes them.
 
     Args:
-      masks: of a batch [B, D], in pixels of the original images, on the device.
+      masks: masks of a batch [B, D], in pixels of the original images, on the device.
       row: place of the image in the batch.
       index: which detections, [n] integers.
       image_size: (height, width) of the original image.
@@ -105,12 +105,12 @@ def window_rle(
 
 
 def _edges(columns: Bool[np.ndarray, "w h"], x0: int, y0: int, height: int) -> np.ndarray:
-    """Where runs begin and end, in turn, as pixel numbers down the image's columns."""
+    """Alternating begins and ends of runs, as pixel numbers down the image's columns."""
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), bool)
     framed[:, 1:-1] = columns
     column, pixel = np.nonzero(framed[:, 1:] != framed[:, :-1])
     edges = (column + x0) * height + pixel + y0
-    # A run that leaves a column at the image's bottom goes on at the top of the next.
+    # A run that leaves a column at the image's bottom continues at the top of the next.
     touching = np.flatnonzero(edges[1:] == edges[:-1])
     return np.delete(edges, np.concatenate([touching, touching + 1]))
 

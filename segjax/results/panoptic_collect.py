@@ -25,12 +25,12 @@ def collect_panoptic(
     """Brings the panoptic map of one image to the host.
 
     Args:
-      found: of `merge_panoptic`, one image.
+      found: segments that `merge_panoptic` returned for one image.
       image_size: (height, width) of the image, from the map's upper left.
-      thing_names: of the instance classes.
-      semantic_names: of the semantic head's classes.
-      categories: of the panoptic map; as for `conversions.panoptic_of_parts`.
-      instance_rows: which of the rows that were merged the instances are that are given beside
+      thing_names: names of the instance classes.
+      semantic_names: names of the semantic head's classes.
+      categories: categories of the panoptic map; as for `conversions.panoptic_of_parts`.
+      instance_rows: which of the rows that were merged the instances are that are given next to
         the map, in their order, so that segments know their place among them; None if there are
         none.
 
@@ -38,7 +38,7 @@ def collect_panoptic(
       The map, things by descending score and then stuff by label, and what was left out.
 
     Raises:
-      ValueError: if names do not belong together, or a segment is of a label that is no stuff.
+      ValueError: if names do not belong together, or a segment is of a label that is not stuff.
     """
     height, width = image_size
     host = jax.device_get(found)

@@ -23,7 +23,7 @@ class MergedSegment(NamedTuple):
       id: the value of its pixels: 1, 2, ... things by descending score, then stuff by label.
       class_index: the class of the instance, or the label of the semantic map.
       is_thing: which of the two.
-      score: of the instance; None for stuff.
+      score: score of the instance; None for stuff.
       area: in pixels of the merged map.
       instance: place of the instance among those given; None for stuff.
     """
@@ -38,7 +38,7 @@ class MergedSegment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """What did not get into the merged map, and why.
+    """Counts of what the merged map leaves out, by cause.
 
     Attributes:
       low_score: instances below the score threshold.
@@ -46,7 +46,7 @@ class Dropped:
       overlapping: instances of which better ones had taken too large a part.
       small_stuff: stuff classes with pixels left, but too few.
       small_stuff_pixels: the pixels of those, now void.
-      other_pixels: pixels left to labels that are no stuff (things, or unknown), now void.
+      other_pixels: pixels left to labels that are not stuff (things, or unknown), now void.
     """
 
     low_score: int = 0

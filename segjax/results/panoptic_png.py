@@ -53,7 +53,7 @@ def annotation(panoptic: PanopticMap, image_id: int, file_name: str) -> dict[str
     Args:
       panoptic: the map; its categories' ids become `category_id`.
       image_id: the image's id.
-      file_name: of the PNG, in the folder of PNGs.
+      file_name: name of the PNG, in the folder of PNGs.
 
     Returns:
       `{"image_id", "file_name", "segments_info"}`; a segment has `id`, `category_id`, `area`,

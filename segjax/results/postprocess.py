@@ -38,7 +38,7 @@ SMALLEST_CANVAS = 128
 
 @struct
 class MapOutputs:
-    """What every pixel is, on the device.
+    """Maps of every pixel, on the device.
 
     Attributes:
       semantic: class of every pixel; 255 beyond the image.
@@ -115,12 +115,12 @@ def collect(
     """Brings detections to the host, image by image.
 
     Args:
-      detections: of `predict_original`, on the device.
+      detections: detections that `predict_original` returned, on the device.
       original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
         shape and are left out.
       class_names: the name of every class.
       score_threshold: leave out scores at or below it; NaN scores stay, to be noticed.
-      max_detections: at most so many per image, the best; None takes all.
+      max_detections: largest number per image, the best ones; None keeps all.
 
     Returns:
       One `ImageDetections` per size.
@@ -197,7 +197,7 @@ def maps_original(
 
     Args:
       model: that found it; a panoptic one merges.
-      found: of `predict_original`, with semantic logits; and with masks, to be merged.
+      found: detections that `predict_original` returned, with semantic logits. Merging needs masks.
       image_sizes: (height, width) of each resized image inside the padding.
       original_sizes: (height, width) of the maps; what exceeds the canvas is cut off.
       padded_size: (height, width) of the padded input.
@@ -238,12 +238,12 @@ def collect_maps(
     """Brings maps to the host.
 
     Args:
-      maps: of `maps_original`.
+      maps: maps that `maps_original` returned.
       original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
         shape and are left out.
       classes: names; those of panoptic maps must be known.
-      instance_rows: of each image, as for `collect_panoptic`; () where no instances are given
-        beside the maps.
+      instance_rows: rows of each image, as for `collect_panoptic`; () where no instances are given
+        next to the maps.
 
     Returns:
       The maps of each image.
@@ -298,12 +298,12 @@ def collect_results(
 
     Args:
       model: that found it.
-      found: of `predict_original`.
-      maps: of `maps_original`; None for none.
+      found: detections that `predict_original` returned.
+      maps: maps that `maps_original` returned, or None.
       original_sizes: (height, width) of each image, as for `collect`.
       classes: names.
-      score_threshold: of the instances, as for `collect`.
-      max_detections: of the instances, as for `collect`.
+      score_threshold: lowest score of the instances, as for `collect`.
+      max_detections: largest number of instances, as for `collect`.
 
     Raises:
       ValueError: if logits are not finite, or names do not belong together.

@@ -55,7 +55,7 @@ class Object:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """What a model found in one picture, in the picture's own pixels, on the host.
+    """Results of a model on one picture, in the picture's own pixels, on the host.
 
     A model fills what it gives; the methods make the rest of it, each by a rule of its own
     (`eval/conversions.py`), and change nothing here: `dataclasses.replace` puts what they
@@ -118,7 +118,7 @@ class Result:
 
     @functools.cached_property
     def segment_names(self) -> dict[int, str]:
-        """What the segments of the panoptic map are called: the names of `objects`, by segment id.
+        """Names of the panoptic map's segments, by segment id: those of `objects`.
 
         Stuff, crowds, and segments of objects that `instances` does not hold (those of low score
         may have been left out) have no name of their own.

@@ -48,10 +48,10 @@ class Checkpoints:
     A checkpoint counts only once it is complete.
 
     Args:
-      folder: of the run.
+      folder: folder of the run.
       keep_best: name of the metric (larger is better) whose best checkpoint is kept, or None.
       keep_last: how many of the newest are kept.
-      read_only: nothing in the folder is made, changed or cleaned up: the run may be going on.
+      read_only: nothing in the folder is made, changed or cleaned up: the run may still be active.
 
     Raises:
       FileNotFoundError: if there is nothing to read.
@@ -116,8 +116,8 @@ class Checkpoints:
 
         Args:
           state: to save.
-          data_state: of the data after the last batch; what JSON can hold.
-          metrics: of an evaluation at this step; those that are not finite are left out.
+          data_state: state of the data after the last batch; what JSON can hold.
+          metrics: metrics of an evaluation at this step; those that are not finite are left out.
         """
         step = int(state.step)
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
@@ -240,11 +240,11 @@ class Run:
     """A trained model, as its folder describes it.
 
     Attributes:
-      config: of the run.
+      config: settings of the run.
       model: the module, its number of classes filled in.
       variables: {"params", "batch_stats"}, on the first device.
       classes: their names and ids, in the model's order.
-      step: of the checkpoint.
+      step: step of the checkpoint.
     """
 
     config: TrainConfig
@@ -271,9 +271,9 @@ def load_run(
 
     Args:
       folder: as `segjax train --workdir` wrote it.
-      step: of the checkpoint; None: the best one, or the newest where none was evaluated.
+      step: step of the checkpoint; None: the best one, or the newest where none was evaluated.
       trust: names of further packages, such as ("my_package",), whose classes and functions the
-        config may name, for models with parts of one's own. These packages are imported.
+        config may name, for models with custom parts. These packages are imported.
       model: takes the place of the config's model, which is not rebuilt then; its number of
         classes can be 0, to follow the run. Its dtypes stay as they are.
 

@@ -1,4 +1,4 @@
-"""What is looked at before a run starts: its data, its folder, its weights."""
+"""Checks before a run starts: its data, its folder, its weights."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
     Args:
       dataset: that was opened.
       data: that it was opened by.
-      names: of the splits that will be read.
+      names: names of the splits that will be read.
 
     Raises:
       ValueError: if one is missing; it names the split and the folder.
@@ -49,9 +49,9 @@ def check_same_run(folder: Path, config: TrainConfig, classes: Classes) -> None:
     """Compares a config with the one that the checkpoints in a folder belong to.
 
     Args:
-      folder: of a run that has checkpoints.
-      config: to go on with, its model resolved.
-      classes: of the data that the model knows.
+      folder: folder of a run that has checkpoints.
+      config: config to continue with, its model resolved.
+      classes: classes of the data that the model knows.
 
     Raises:
       ValueError: if the model or the classes are others; it names the fields that differ.

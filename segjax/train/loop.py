@@ -47,13 +47,13 @@ INIT_STREAM, STEP_STREAM = 0, 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainResults:
-    """What a run leaves behind.
+    """Outcome of a run.
 
     Attributes:
       model: the module, its number of classes filled in.
       variables: {"params"} and the model's other collections after the last step, on the
         first device; averaged parameters if the run kept any.
-      metrics: of the last evaluation, such as "segm/AP"; empty if there was none.
+      metrics: metrics of the last evaluation, such as "segm/AP"; empty if there was none.
       classes: their names, in the model's order.
       workdir: folder with config, checkpoints, metrics and pictures.
       compilations: how often the step was compiled: once for each bucket of image shapes.
@@ -72,11 +72,11 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 ) -> TrainResults:
     """Trains, evaluates and checkpoints as `config` says; resumes a run that was stopped.
 
-    A run whose folder holds checkpoints goes on from the newest one, with the same numbers
+    A run whose folder holds checkpoints continues from the newest one, with the same numbers
     as if it had never stopped.
 
     Args:
-      config: of the run; `workdir` must be set.
+      config: settings of the run; `workdir` must be set.
       trust: names of further packages whose classes the config of the folder `init_from` may
         name; they are imported. The run's own config and model need none.
 
@@ -106,7 +106,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
     # What is opened is closed in the other order, also if a step fails.
     with contextlib.ExitStack() as closing:
-        # ------------------------------------------------------------ Checkpoint to go on from
+        # ------------------------------------------------------------ Checkpoint to continue from
         checkpoints = closing.enter_context(
             Checkpoints(workdir, best_metric(config), config.keep_last)
         )
@@ -198,7 +198,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
 @dataclasses.dataclass(frozen=True)
 class DataPlace:
-    """How far a run has come in its data, as a checkpoint keeps it.
+    """Progress of a run through its data, as a checkpoint keeps it.
 
     Attributes:
       iterator: the data iterator's state after the last batch.
@@ -243,7 +243,7 @@ def _score_and_save(
 
 
 def _is_due(step: int, every: int) -> bool:
-    """Tells whether something that happens every so many steps, or never at 0, does now."""
+    """Tells whether something that happens at regular steps, or never for 0, is due."""
     return every > 0 and step % every == 0
 
 

@@ -59,7 +59,7 @@ class Progress:
     """A bar with loss, images/s and time left on a terminal; elsewhere the lines suffice.
 
     Args:
-      steps: of the whole run.
+      steps: number of steps of the whole run.
       first: steps already taken.
     """
 
@@ -80,7 +80,7 @@ class Progress:
         self._bar.update()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows metrics beside the bar, or as a line."""
+        """Shows metrics next to the bar, or as a line."""
         if self._on_terminal:
             rate = f"{metrics['images_per_second']:.1f} images/s"
             self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate}")
@@ -136,7 +136,7 @@ class Window:
         self._paused += seconds
 
     def read(self) -> dict[str, float]:
-        """Means over the window (of the learning rate: the last) and speeds; starts anew."""
+        """Means over the window (of the learning rate: the last) and speeds; starts again."""
         fetched: Sequence[Mapping[str, np.ndarray]] = jax.device_get(self._metrics)
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}

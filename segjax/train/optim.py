@@ -51,7 +51,7 @@ def make_optimizer(
     Its `init` raises a `ValueError` for a rule that holds for no parameter.
 
     Args:
-      config: of the optimizer.
+      config: settings of the optimizer.
       steps: length of the run, for the schedule.
       frozen_paths: "/"-joined prefixes of parameter paths, such as "backbone/stem".
       layer_of: from the whole "/"-joined path of a parameter to its layer, 0 for the stem, or
@@ -125,7 +125,7 @@ def check_rules(rules: Sequence[Rule], names: Sequence[str]) -> None:
     """Checks that every `ParamRule` holds for some parameter.
 
     Args:
-      rules: of a config.
+      rules: rules of a config.
       names: "/"-joined paths of all parameters, frozen ones included.
 
     Raises:

@@ -84,7 +84,7 @@ def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: in
 
     Args:
       mode: "auto" is "shard_map" on several devices and "jit" on one.
-      number: of devices; 0: all, except that "jit" takes one.
+      number: number of devices; 0: all, except that "jit" takes one.
 
     Raises:
       ValueError: if there are fewer devices, or "jit" shall use several.

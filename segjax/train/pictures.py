@@ -22,9 +22,9 @@ def write_pictures(
 
     Args:
       evaluator: knows model, data and split.
-      variables: of the model.
+      variables: variables of the model.
       folder: to write to; made if missing.
-      number: of pictures.
+      number: number of pictures.
       score_threshold: only detections above it are drawn.
 
     Returns:

@@ -11,14 +11,14 @@ from segjax.types import Batch
 
 @runtime_checkable
 class DataIterator(Protocol):
-    """What `segjax.data.pipeline.train_iterator` returns."""
+    """Contract of the iterators of `segjax.data.pipeline.train_iterator`."""
 
     def __next__(self) -> HostBatch:
         """The next batch; never ends."""
         ...
 
     def get_state(self) -> Any:
-        """Where the next batch begins, as something that JSON can hold."""
+        """Returns the position of the next batch, as a value that JSON can hold."""
         ...
 
     def close(self) -> None:
@@ -87,6 +87,6 @@ class Prefetch(Iterator[Prefetched]):
 
 
 def _light(host: HostBatch) -> HostBatch:
-    """What the loop needs of a batch on the host: not the pixels."""
+    """Returns the parts of a batch that the loop needs on the host: all but the pixels."""
     pixels = ("images", "gt_masks", "gt_semantic")
     return {name: array for name, array in host.items() if name not in pixels}

@@ -1,4 +1,4 @@
-"""What a config leaves to the data, and whether model and data fit together."""
+"""Fields that a config leaves to the data, and checks that model and data fit together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ def resolve(
     """Fills in what the config leaves to the data, and the compute dtype of every part.
 
     Args:
-      config: of the run.
-      class_names: of the data.
+      config: settings of the run.
+      class_names: names of the data's classes.
       semantic_names: classes of the data's semantic labels, if it has any.
 
     Raises:
@@ -55,7 +55,7 @@ def check_objects(model: Model, data: DataConfig) -> None:
 
     Args:
       model: any.
-      data: of the run.
+      data: data settings of the run.
     """
     if (model.classes.things is not None) == data.instances:
         return
@@ -77,7 +77,7 @@ def check_things(model: Model, data: DataConfig) -> None:
 
     Args:
       model: any, its semantic classes filled in.
-      data: of the run.
+      data: data settings of the run.
     """
     if "panoptic" not in model.tasks or not LABELS[data.semantic].knows_things:
         return

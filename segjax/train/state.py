@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""State that a run carries from step to step."""
 
 from typing import Any
 

@@ -48,7 +48,7 @@ def make_step(
     images of a call, so that dropout and drop-path depend on how many images a device and
     a micro-batch have. They are the same for the same split.
 
-    With `accumulate` > 1 each device's images are taken in so many equal parts, one after
+    With `accumulate` > 1 each device's images are taken in that many equal parts, one after
     the other, for the memory of one part. The gradient is the mean of the parts', as in the
     usual loop of torch. Each part divides by its own counts: where these differ, as the
     number of sampled regions can, the loss is not exactly that of the undivided batch.
@@ -165,7 +165,8 @@ def first_place(images: int, axis_name: str | None) -> Int32[Array, ""] | int:
 
     Args:
       images: number of images on each device.
-      axis_name: of the devices, each of which holds a run of consecutive images; None for one.
+      axis_name: name of the mesh axis. Each device holds a run of consecutive images. None for
+        one device.
     """
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * images
 
@@ -176,7 +177,7 @@ def image_keys(
     """One key for each image, by its place in the global batch.
 
     Args:
-      key: of the step; the same on every device.
+      key: key of the step; the same on every device.
       images: number of images.
       first: place of the first of them.
 
@@ -190,7 +191,7 @@ def stream_keys(key: PRNGKeyArray, first: Int32[Array, ""] | int) -> dict[str, P
     """A key for each of linen's streams.
 
     Args:
-      key: of the step; the same on every device.
+      key: key of the step; the same on every device.
       first: place in the global batch of the first image that draws from them, so that devices
         and micro-batches draw differently.
 
@@ -209,13 +210,13 @@ def reduce_losses(terms: dict[str, LossTerm], axis_name: str | None) -> tuple[Ar
 
     Args:
       terms: this device's sums and counts.
-      axis_name: of the devices, or None.
+      axis_name: name of the mesh axis, or None for one device.
 
     Returns:
       This device's part of the total loss (the parts' gradients add up to the total's),
       and the total's metrics "loss" and "loss/NAME", equal on every device.
     """
-    # Counts are no function of the parameters, or only through decisions (which proposals
+    # Counts do not depend on the parameters, or only through decisions (which proposals
     # are positive): nothing is differentiated through the psum.
     counts = {
         name: jnp.maximum(_psum(jax.lax.stop_gradient(term.count), axis_name), 1.0)

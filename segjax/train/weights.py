@@ -47,11 +47,11 @@ def pretrained_run(
     trust: Sequence[str] = (),
     model: Model | None = None,
 ) -> hub.Pretrained:
-    """What a run has trained, as `pretrained` gives it.
+    """Loads the weights that a run has trained, as `pretrained` does.
 
     Args:
-      folder: of the run.
-      step: of the checkpoint; None takes the best.
+      folder: folder of the run.
+      step: step of the checkpoint; None takes the best.
       trust: as for `pretrained`.
       model: as for `pretrained`.
     """
@@ -77,10 +77,10 @@ def load(
 
     Args:
       name_or_path: as for `pretrained`.
-      num_classes: of instances, to train on others; None: as the weights have them. The layers
-        whose shapes depend on it are drawn at random and named in the log "segjax".
-      semantic_classes: of pixels, likewise.
-      seed: of what is drawn at random.
+      num_classes: number of instance classes, to train on others. None keeps the weights'. The
+        layers whose shapes depend on it are drawn at random and named in the log "segjax".
+      semantic_classes: number of pixel classes, likewise.
+      seed: seed of the layers that are drawn at random.
       trust: as for `pretrained`.
       model: as for `pretrained`.
 

@@ -1,4 +1,4 @@
-"""Shapes of a model that a file describes which nobody vouches for."""
+"""Limits on model sizes read from untrusted files."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def bounded_shapes(model: Model | Backbone, described: Any, arrays: int) -> dict
 
 
 def _layers(value: Any, counts: bool = False) -> int:
-    """How many layers the fields of a config ask for, before any is made."""
+    """Counts the layers that a config's fields ask for, before any is made."""
     if isinstance(value, dict):
         return sum(_layers(item, counts or key in _COUNTS) for key, item in value.items())
     if isinstance(value, list):

@@ -43,7 +43,7 @@ def card(found: Any) -> str:
 
 
 def _table(found: Any) -> list[str]:
-    """What is known of the weights, a row each."""
+    """Facts about the weights, a row each."""
     origin = found.origin
     rows = {
         "converted from": origin.get("url") or origin.get("file"),

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """What is known of a file beforehand."""
+    """Facts known about a file beforehand."""
 
     sha256: str
     md5: str
@@ -75,7 +75,7 @@ def fetch(
 ) -> Path:
     """Gives the path of a file of the web, which is fetched if it is not there yet.
 
-    Goes through the proxies of the environment (`https_proxy`, ...), goes on where an earlier try
+    Goes through the proxies of the environment (`https_proxy`, ...), continues where an earlier try
     was cut off, and waits for another process that fetches the same file.
 
     Args:
@@ -136,7 +136,7 @@ def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
       URL's hash, since many files of the web are called `model_final.pkl`.
 
     Raises:
-      ValueError: if it is no URL of the web.
+      ValueError: if it is not a web URL.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):

@@ -1,4 +1,4 @@
-"""What one row of the zoo's table says."""
+"""Rows of the zoo's table."""
 
 import dataclasses
 import re
@@ -57,11 +57,11 @@ class Entry:
       kind: a whole model, or a backbone trained on ImageNet.
       data: how the published figures' images are resized; the rest are defaults.
       classes: names and ids of the model's classes; none for backbones.
-      preprocess: of a backbone's pixels; detectors have their own.
+      preprocess: normalisation of a backbone's pixels; detectors have their own.
       published: figures as published, 0..100: "box/AP", "segm/AP", "panoptic/PQ" on COCO val2017,
         "imagenet/top1".
       source: page that publishes them, or the weights where there are none.
-      licence: of the weights.
+      licence: licence of the weights.
     """
 
     name: str

@@ -60,7 +60,7 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
       found: the model and its weights, in the library's own conventions: an anchor or a mean
         that differs is not in the file.
       library: "torchvision", "detectron2" or "mmdet".
-      path: of the file; its suffix says the format.
+      path: path of the file; its suffix says the format.
 
     Returns:
       The path.

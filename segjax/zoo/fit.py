@@ -1,4 +1,4 @@
-"""Whether weights to start from fit a model that will be trained."""
+"""Checks that weights to start from fit the model that will be trained."""
 
 import dataclasses
 from typing import Any
@@ -43,7 +43,7 @@ def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Whether two settings are equal, numbers up to rounding."""
+    """Returns True if two settings are equal, numbers up to rounding."""
     if a is None or b is None:  # an open setting that is off
         return not a and not b
     if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(x, float) for x in a + b):

@@ -79,7 +79,7 @@ class Pretrained:
 
     @property
     def label(self) -> str:
-        """What the weights are called, for people."""
+        """Name of the weights for people."""
         origin = self.origin
         if "run" in origin:
             return f"{origin['run']}, step {origin.get('step', 'unknown')}"
@@ -104,9 +104,9 @@ class Pretrained:
         and named in `fresh` and the log "segjax". The names of classes that change are dropped.
 
         Args:
-          num_classes: of instances; None leaves them.
-          semantic_classes: of pixels; None leaves them.
-          seed: of what is drawn.
+          num_classes: number of instance classes; None keeps them.
+          semantic_classes: number of pixel classes; None keeps them.
+          seed: seed of the layers that are drawn.
         """
         model, classes = self.model, self.classes
         if not isinstance(model, Model):
@@ -203,7 +203,7 @@ def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
 
 
 def _is_the_published(path: str | os.PathLike[str], weights: table.Weights) -> bool:
-    """Whether a file is the published one, as far as a hash of that is known."""
+    """Returns True if a file is the published one, as far as a hash of that is known."""
     if not (weights.sha256 or weights.md5) or weights.member:
         return False
     return problem_of(path, sha256=weights.sha256, md5=weights.md5, size=weights.size) is None
@@ -326,7 +326,7 @@ def read_folder(
 
 
 def _described(record: Mapping[str, Any], trust: Sequence[str]) -> Pretrained:
-    """What a config says, without weights."""
+    """Reads a config, without weights."""
     parts = ("model", "data", "preprocess")
     model, data, preprocess = (from_json(record[part], trust) for part in parts)
     for key, value, kind in (
@@ -356,7 +356,7 @@ def _check_counts(model: Model | Backbone, classes: Classes) -> None:
 
 
 def _differences(wanted: Any, given: Any) -> list[str]:
-    """What tells two trees of arrays apart: names, shapes, and numbers that are no fractions."""
+    """Lists the differences of two trees of arrays: names, shapes, and integers for fractions."""
     wrong = differing_shapes(wanted, given)
     kinds = {name: leaf.dtype for name, leaf in flatten_variables(wanted).items()}
     return wrong + [

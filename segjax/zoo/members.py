@@ -11,7 +11,7 @@ from segjax._files import written_whole
 
 
 def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
-    """A file out of a zip archive, kept beside the archive for the next time.
+    """A file out of a zip archive, kept next to the archive for the next time.
 
     Args:
       archive: a zip archive whose hash has been checked.
@@ -21,7 +21,7 @@ def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
       The extracted file: the member's own name behind that of the archive.
 
     Raises:
-      ValueError: if it is no zip archive, or damaged, or has no such file.
+      ValueError: if it is not a zip archive, or damaged, or has no such file.
     """
     archive = Path(archive)
     path = archive.with_name(f"{archive.name}.{member.rsplit('/', maxsplit=1)[-1]}")

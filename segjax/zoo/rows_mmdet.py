@@ -63,7 +63,7 @@ class _Family:
 
     Attributes:
       file: how the names of its files begin.
-      folder: of files and configs.
+      folder: folder with files and configs.
       architecture: our name for it, with a place for the backbone.
       make: the factory with all arguments but the backbone's.
       rows: backbone and schedule, the rest of the file's name, and figures.

@@ -35,11 +35,11 @@ class _BrokenOffError(Exception):
 
 @dataclasses.dataclass
 class Transfer:
-    """A download in progress, which goes on where an earlier one stopped.
+    """A download in progress, which continues where an earlier one stopped.
 
     Attributes:
       url: where from; http or https.
-      part: the partial file; a file beside it keeps what the server calls this version.
+      part: the partial file; a file next to it keeps what the server calls this version.
       size: bytes that the file must have; None where nobody knows.
       checked: whether the content is checked afterwards, so that a server without versions (ETag
         or Last-Modified) may be trusted to send the rest of the same file.

@@ -2,7 +2,7 @@
 
     pytest -n 2 -m "aot and not nightly"       # needs: pip install -e '.[aot,tpu]'
 
-With SEGJAX_STORE_PROGRAMS=1 it stores the counts anew, after a change that is meant.
+With SEGJAX_STORE_PROGRAMS=1 it stores the counts again, after a change that is meant.
 
 The counts are kept by jaxlib's version. Under a version that has none, those of the newest that
 has any hold for what the compiler's version does not decide: which products are float32, and how
@@ -41,7 +41,7 @@ CASES = [
 
 
 def counts(report):
-    """What is compared, by module where there are several."""
+    """Counts that are compared, by module where there are several."""
     unknown = {}
     for loop in report.loops:
         if loop.trips is None:

@@ -1,4 +1,4 @@
-"""What is lowered for a config, without data."""
+"""Programs that are lowered for a config, without data."""
 
 import dataclasses
 

@@ -210,7 +210,7 @@ def test_resuming_is_exact(config, dataset, workers):
 
 
 def left_of(blocks, seconds=20):
-    """What is still there in a while: a block is freed by a thread of its own."""
+    """Blocks that are still there after a while: a separate thread frees them."""
     end = time.monotonic() + seconds
     while blocks and time.monotonic() < end:
         time.sleep(0.05)

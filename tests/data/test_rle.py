@@ -80,7 +80,7 @@ def near_the_truth(rng):
 
 
 def test_fuzz_near_the_truth():
-    """What passes the parser is safe for pycocotools and re-encodes to the same mask."""
+    """Text that passes the parser is safe for pycocotools and re-encodes to the same mask."""
     rng = np.random.default_rng(0)
     accepted = sum(check_hostile(near_the_truth(rng)) for _ in range(3000))
     assert 600 < accepted < 2400

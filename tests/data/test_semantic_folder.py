@@ -31,7 +31,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def alone(tmp_path):
-    """Images in folders of two levels, labels beside them, and nothing else."""
+    """Images in folders of two levels, labels next to them, and nothing else."""
     for split, names in (("train", ("a/2.jpeg", "a/10.png", "b.PNG")), ("val", ("b.PNG",))):
         for seed, name in enumerate(names):
             form = "JPEG" if name.endswith("jpeg") else "PNG"

@@ -56,7 +56,7 @@ def test_panoptic_truth_is_what_the_files_say(config):
 
 
 def test_truth_outlives_the_folder(config, tmp_path):
-    """What was opened can be evaluated when its files are gone."""
+    """A dataset that was opened can be evaluated when its files are gone."""
     panoptic = open_dataset(dataclasses.replace(config, semantic="panoptic"))
     plain = open_dataset(dataclasses.replace(config, semantic="folder"))
     shutil.rmtree(tmp_path / "data")

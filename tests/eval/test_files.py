@@ -29,7 +29,7 @@ def panoptic(shape, *segments):
 
 
 def read_back(folder):
-    """What `read_panoptic` and the PNGs say: {image id: map}."""
+    """Maps from `read_panoptic` and the PNGs: {image id: map}."""
     categories, entries = read_panoptic(folder / "panoptic.json")
     maps = {}
     for image_id, entry in entries.items():

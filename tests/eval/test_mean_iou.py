@@ -52,7 +52,7 @@ def test_boundary_iou_agrees_with_the_oracle(seed, ratio):
     known = [value for value in wanted if not math.isnan(value)]
     if known:
         assert results.mean_boundary_iou == pytest.approx(sum(known) / len(known))
-    # Bands are counted beside everything else, which stays as it is.
+    # Bands are counted next to everything else, which stays as it is.
     plain = MeanIou(NAMES)
     for pair in pairs:
         plain.add(*pair)

@@ -34,7 +34,7 @@ def on_grid(plane, box, side):
 
 
 def coarse_mask(truth, box=BOX):
-    """What a detector of little resolution would say: blurred, on few cells, never sure."""
+    """Mask of a low-resolution detector: blurred, on few cells, never certain."""
     blurred = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 4.0)
     return 0.1 + 0.8 * on_grid(blurred, box, CELLS)
 

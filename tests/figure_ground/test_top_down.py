@@ -90,7 +90,7 @@ class TestCover:
         apart[1] = 6
         alone = covered(Peaks(*map(jnp.asarray, (scores, here, here))), fragments)
         both = covered(Peaks(*map(jnp.asarray, (scores, here, apart))), fragments)
-        # On top of the first the second has no vote; beside it it has.
+        # On top of the first the second has no vote; next to it it has.
         np.testing.assert_allclose(alone.confidence[2:6, 2:6], 0.3 / 0.4, atol=1e-6)
         np.testing.assert_allclose(both.confidence[2:6, 6:10], 0.2 / 0.3, atol=1e-6)
 

@@ -86,7 +86,7 @@ def test_seeds_are_those_of_a_sweep_one_by_one(seed):
 
 @given(SEEDS)
 def test_weights_are_parts_of_the_coupling_to_seeds(seed):
-    """Where seats were short too, so that some have no seed beside them, or none at all."""
+    """Holds with too few seats, too, where some have no seed next to them, or none at all."""
     links, used, rng = graph(seed)
     seeds = sorted(rng.choice(used, int(rng.integers(1, used + 1)), replace=False).tolist())
     chosen, valid = np.isin(np.arange(NUMBER), seeds), np.arange(NUMBER) < used
@@ -214,7 +214,7 @@ def check_members(made, level, here, above):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_joining_keeps_all_coupling(seed):
-    """What was between segments is between the new ones or inside them."""
+    """Couplings between segments end up between the new ones or inside them."""
     segments, links = start_of(CONFIG, jnp.asarray(picture(seed)))
     seed = jnp.arange(42) % 3 == 0
     hangs = weights_of(links, seed, segments.size > 0, 3)

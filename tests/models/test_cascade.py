@@ -84,7 +84,7 @@ def test_box_heads_send_a_part_of_their_gradient_into_the_features():
 
 
 def handed_on(model, is_gt, boxes):
-    """What `train_boxes` hands on for regions of one image, the last of them invalid."""
+    """Regions that `train_boxes` hands on for one image, the last of them invalid."""
     count = len(boxes)
     samples = RoISamples(
         boxes=jnp.asarray(boxes, jnp.float32)[None],
@@ -294,7 +294,7 @@ def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
 
 @pytest.fixture(scope="module")
 def masks():
-    """What the cascade of boxes is compared with."""
+    """Reference for the cascade of boxes."""
     return shared("cascade_mask_rcnn_detectron2")
 
 

@@ -1,4 +1,4 @@
-"""What every detector keeps to, on models that compile in seconds."""
+"""Rules that every detector keeps, on models that compile in seconds."""
 
 import dataclasses
 

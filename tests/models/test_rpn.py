@@ -1,4 +1,4 @@
-"""Proposals of the RPN beside the plain algorithm, also where probabilities tie."""
+"""Proposals of the RPN next to the plain algorithm, also where probabilities tie."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def greedy(boxes, threshold):
 
 
 def plain_proposals(rpn, output, probabilities, train):
-    """As the papers' programs do it, one box after the other, in float64 but for the ranking."""
+    """As the papers' programs do it, one box after the other, in float64 except for the ranking."""
     found, scores = [], []
     levels = output.objectness_logits, output.box_deltas, rpn.anchors(SHAPES, SIZE)
     for logits, deltas, level in zip(*levels, strict=True):

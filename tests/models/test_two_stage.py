@@ -106,7 +106,7 @@ def test_frozen_stages_get_no_gradient():
 
 @pytest.fixture(scope="module")
 def masks():
-    """What Faster R-CNN is compared with."""
+    """Reference for Faster R-CNN."""
     return shared("mask_rcnn")
 
 

@@ -54,7 +54,7 @@ def oracle_overwrite(iou: np.ndarray, index, label, min_iou: float) -> None:
 
 
 def oracle(matcher: Matcher, boxes, valid, gt, gt_valid) -> tuple[np.ndarray, np.ndarray]:
-    """What the peer does with the real boxes and the real objects alone."""
+    """The peer's result for the real boxes and the real objects alone."""
     rows, columns = np.flatnonzero(valid), np.flatnonzero(gt_valid)
     index, label = np.zeros(len(boxes), int), np.full(len(boxes), -1)
     if len(rows) == 0:

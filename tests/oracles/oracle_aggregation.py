@@ -7,7 +7,7 @@ def sweep(coupling, order, seats, needed):
     """The seeds, in the order in which they are found.
 
     Args:
-      coupling: of all pairs, [n, n], symmetric, 0 on the diagonal.
+      coupling: couplings of all pairs, [n, n], symmetric, 0 on the diagonal.
       order: the segments, as they are looked at.
       seats: seeds at the most.
       needed: coupling to seeds that keeps each segment from being one.
@@ -63,7 +63,7 @@ def coarse(weights, matrix):
 
 
 def modulation(colour, response, size, scales):
-    """What couplings are multiplied by, [n, n]: of brightness and colour differences as in JPEG."""
+    """Factors of the couplings, [n, n]: from brightness and colour differences as in JPEG."""
     red, green, blue = colour / size
     brightness = 0.299 * red + 0.587 * green + 0.114 * blue
     feature = np.stack(

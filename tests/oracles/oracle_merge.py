@@ -1,4 +1,4 @@
-"""What `bottom_up` does, stated plainly: one pixel, one border, one segment at a time."""
+"""`bottom_up` stated plainly: one pixel, one border, one segment at a time."""
 
 import numpy as np
 
@@ -43,10 +43,10 @@ def borders_of(feature, label):
 
 
 def join(costs, segments, capacity):
-    """Which segments join, as a set of sets.
+    """Finds the segments that join, as a set of sets.
 
     Args:
-      costs: of joining, by pair of segments, in the order in which equal ones count.
+      costs: costs of joining, by pair of segments, in the order in which equal ones count.
       segments: their numbers.
       capacity: how many are to remain.
     """

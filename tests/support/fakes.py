@@ -121,7 +121,7 @@ def write_folder(root):
 
 
 def oracle_variables() -> dict[str, np.ndarray]:
-    """What `OracleModel` needs to know: relative boxes, classes, scores and mask rasters."""
+    """Knowledge of `OracleModel`: relative boxes, classes, scores and mask rasters."""
     count = 26  # images are looked up by their colour
     found = {
         "boxes": np.zeros((count, SLOTS, 4), np.float32),

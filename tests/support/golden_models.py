@@ -1,4 +1,4 @@
-"""What a golden file's peer is here: the model, the converter, and the peer's names for things."""
+"""Counterparts of the golden files' peers: the model, the converter, and the peer's names."""
 
 import dataclasses
 import re
@@ -53,7 +53,7 @@ def _mmdet_stuff_first(labels: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """How one library names and orders what a golden file holds.
+    """Names and orders of a golden file's contents in one library.
 
     Attributes:
       rules: the converter's table.
@@ -313,12 +313,12 @@ def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
 
 
 def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) -> dict[str, Any]:
-    """What the files hold of the heads, each a list over stages, within `model.apply`.
+    """Head outputs that the files hold, each a list over stages, within `model.apply`.
 
     Args:
       model: bound to variables.
       features: P2..P6.
-      image_sizes: of the batch.
+      image_sizes: sizes of the batch.
       rois: [1, R, 4]; masks are of the first 8.
     """
     if isinstance(model, PanopticFPN):

@@ -89,7 +89,7 @@ class KnowingModel(FakeModel):
 
 
 def truth(dataset, split="val") -> dict[str, np.ndarray]:
-    """What `KnowingModel` needs to know; crowds are no answer."""
+    """Knowledge of `KnowingModel`; crowds are not answers."""
     labels, segments = dataset.semantic_labels(split), dataset.panoptic(split)
     class_of = {number: place for place, number in enumerate(dataset.category_ids)}
     count = len(labels)

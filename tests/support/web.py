@@ -29,7 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/{path}"
 
     def first_times(self, path, count):
-        """Whether `path` was asked for `count` times at most."""
+        """Returns True for the first `count` requests of `path`."""
         self.left[path] = self.left.get(path, count) - 1
         return self.left[path] >= 0
 
@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
 
     def start(self):
-        """Where the client wants to go on, if it has the version that is served."""
+        """Offset at which the client wants to continue, if it has the version that is served."""
         wanted = self.headers.get("Range")
         version = self.headers.get("If-Range", self.server.etag)
         return int(wanted[6:-1]) if wanted and version == self.server.etag else 0

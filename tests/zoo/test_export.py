@@ -1,4 +1,4 @@
-"""What was converted goes back, name by name and bit by bit, and so does what was trained here."""
+"""Converted weights go back name by name and bit by bit, and so do weights trained here."""
 
 import json
 import zlib

@@ -1,4 +1,4 @@
-"""The zoo's table beside what the three libraries publish, line by line.
+"""The zoo's table next to what the three libraries publish, line by line.
 
 `published.csv` was written by a program from torchvision 0.29's weights enums, Detectron2's
 `model_zoo.py` and MODEL_ZOO.md (models with FPN, on COCO), and the `metafile.yml`s of mmdet 3.3.0's
@@ -112,7 +112,7 @@ def test_every_row_was_published():
 
 
 def _meta(line):
-    """What a golden file of a config says of itself."""
+    """Metadata of a config's golden file."""
     known = {"source": f"{line['library']} 1.0", "sampling": "all", "config": line["config"]}
     if line["library"] != "torchvision":
         return known | {"num_classes": 80}

@@ -17,7 +17,7 @@ NAMES = [case[0] for case in CASES]
 
 
 def probed(folder, contents):
-    """What reading each file came to, in a process that has nothing else to do."""
+    """Outcome of reading each file, in a process of its own."""
     for index, data in enumerate(contents):
         (folder / f"{index:04}.pth").write_bytes(data)
     command = [sys.executable, "-m", "tests.support.hostile_probe", str(folder)]

@@ -131,7 +131,7 @@ def find_splits(
     Args:
       root: the folder; `annotations/instances_train.json` with `train/`, COCO's own
         `instances_train2017.json` with `train2017/` or `images/`, and `_annotations.coco.json`
-        beside the images are known.
+        next to the images are known.
       need_annotations: False also takes folders of images that have no annotation file.
 
     Returns:
@@ -182,7 +182,7 @@ def list_images(
       read have height and width 0, so that building and checking meet them again.
 
     Raises:
-      CocoError: if there is no image.
+      CocoError: if there is not an image.
     """
     problems, folder = Problems(), store.root
     records: list[ImageRecord] = []

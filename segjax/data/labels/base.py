@@ -1,4 +1,4 @@
-"""What every kind of semantic labels is made of, and reading its PNGs.
+"""Parts that all kinds of semantic labels share, and the reading of their PNGs.
 
 Label maps are PNGs whose pixels are numbers, read under names that nobody has checked yet.
 """

@@ -50,7 +50,7 @@ class InstanceReader:
 
     Where objects overlap the one of the smaller area wins, and of equal ones the later in the
     file. Pixels of no object are one more class. What an object without mask covers is not known:
-    its box is `IGNORE`, but for the masks of others.
+    its box is `IGNORE`, except for the masks of others.
 
     Args:
       labels: labels by category id.

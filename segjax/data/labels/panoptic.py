@@ -34,13 +34,13 @@ _NAMES = ("panoptic_{}", "panoptic_{}2017")
 
 
 class PanopticEntry(NamedTuple):
-    """What a panoptic json says about an image, not yet compared with anything.
+    """An image's entry of a panoptic json, not yet compared with anything.
 
     Attributes:
-      file_name: of the PNG.
-      ids: of the segments, in the order of the json.
-      category_ids: of the same segments.
-      is_crowd: of the same segments.
+      file_name: name of the PNG.
+      ids: ids of the segments, in the order of the json.
+      category_ids: ids of the same segments.
+      is_crowd: True for segments that are crowds.
     """
 
     file_name: Any
@@ -106,7 +106,7 @@ class PanopticReader:
 
     Args:
       files: the json and the PNGs.
-      entries: of the json, by image id.
+      entries: entries of the json, by image id.
       categories: whose ranks are the labels.
     """
 
@@ -173,7 +173,7 @@ def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, Panopti
       Its categories in the order of their ids, and its entries by image id.
 
     Raises:
-      CocoError: if it is no such file; the text names the first entry that is wrong.
+      CocoError: if it is not such a file; the text names the first entry that is wrong.
     """
     content = load_json(path, "panoptic")
     categories: dict[int, PanopticCategory] = {}

@@ -20,7 +20,7 @@ from segjax.types import Dtype
 
 @dataclasses.dataclass(frozen=True)
 class CascadeFlavour:
-    """Conventions of one library's cascade; the fields are those of `BoxCascade` but for these.
+    """Conventions of one library's cascade; the fields are those of `BoxCascade` except for these.
 
     Attributes:
       library: conventions that the cascade shares with the library's Mask R-CNN.
@@ -42,7 +42,7 @@ class CascadeFlavour:
 
     def mask_branches(self, num_classes: int, dtype: Dtype) -> tuple[RoIMaskBranch, ...]:
         """The mask branches of Cascade Mask R-CNN."""
-        # Each anew: clones of a branch would share its head, and with it the parameters.
+        # Each again: clones of a branch would share its head, and with it the parameters.
         number = range(self.num_mask_heads)
         return tuple(self.library.mask_branch(num_classes, dtype) for _ in number)
 

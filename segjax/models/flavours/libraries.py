@@ -1,4 +1,4 @@
-"""What the three libraries do differently in two-stage detectors, as one value each.
+"""Conventions of the three libraries in two-stage detectors, as one value each.
 
 A `Flavour` is only the source of a factory's constructor arguments. Models hold none of it.
 """

@@ -33,7 +33,7 @@ class Stage:
       sampler: the regions it is trained on; its matcher holds the stage's IoU
         threshold.
       coder: scale of its box deltas.
-      loss_weight: of its losses.
+      loss_weight: weight of the stage's losses.
 
     Set the matcher's `low` and `high` to the same threshold; regions between them would be
     ignored.
@@ -59,8 +59,8 @@ class BoxCascade(PyramidRPN):
       averaged: what the final scores average over the stages: "logits" (mmdet)
         or "probabilities" (Detectron2).
       passes_gt: whether ground-truth boxes among a stage's regions, once refined,
-        go on to the next stage (Detectron2) or not (mmdet).
-      passes_empty: whether boxes that were refined to nothing go on in training
+        move on to the next stage (Detectron2) or not (mmdet).
+      passes_empty: whether boxes that were refined to nothing stay in training
         (mmdet) or not (Detectron2).
       feature_gradient: factor on the gradient that each box head sends into the
         region features (Detectron2: one over the number of stages).
@@ -124,7 +124,7 @@ class BoxCascade(PyramidRPN):
 
         Args:
           stage: which head, from 0.
-          box_features: of B * R regions.
+          box_features: features of B * R regions.
           shape: (B, R).
           valid: keeps padding rows out of batch norm's statistics.
           train: lets batch norm use batch statistics.
@@ -201,7 +201,7 @@ class BoxCascade(PyramidRPN):
 
         Args:
           box_features: gives the region features of boxes.
-          proposals: of the RPN.
+          proposals: proposals of the RPN.
           image_sizes: (height, width) inside the padding.
         """
         boxes = proposals.boxes

@@ -89,7 +89,7 @@ class RoISampler:
     append_gt: Literal["before_matching", "after_matching", "never"] = "before_matching"
 
     def max_positives(self, num_samples: int) -> int:
-        """How many of `num_samples` rows can be positive."""
+        """Number of the `num_samples` rows that can be positive."""
         wanted = num_samples if self.num_samples is None else self.num_samples
         return min(num_samples, int(wanted * self.positive_fraction))
 

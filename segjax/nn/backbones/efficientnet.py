@@ -30,10 +30,10 @@ class MBConv(nn.Module):
     Attributes:
       features: output channels.
       expansion: how much wider it is inside; 1 leaves out the first 1x1.
-      kernel_size: of the depthwise convolution.
-      stride: of the depthwise convolution.
+      kernel_size: kernel size of the depthwise convolution.
+      stride: stride of the depthwise convolution.
       norm: the normalisation.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int

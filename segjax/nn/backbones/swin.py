@@ -123,14 +123,14 @@ class WindowAttention(nn.Module):
         return values.reshape(*qkv.shape[:3], tokens, channels // 3)
 
     def _position_bias(self) -> Float32[Array, "h N N"]:
-        """What each head adds to the logit of a query and a key, by their offset."""
+        """Bias that each head adds to the logit of a query and a key, by their offset."""
         shape = ((2 * self.window_size - 1) ** 2, self.num_heads)
         table = self.param("relative_position_bias_table", _normal, shape)
         return table[_relative_positions(self.window_size)].transpose(2, 0, 1)
 
 
 class SwinBlock(nn.Module):
-    """Attention in windows and a two-layer perceptron, each behind a LayerNorm and beside a skip.
+    """Windowed attention and a two-layer perceptron, each after a LayerNorm with a skip around it.
 
     Attributes:
       num_heads: heads of the attention.
@@ -172,7 +172,7 @@ class SwinBlock(nn.Module):
 class SwinTransformer(nn.Module):
     """A Swin Transformer body.
 
-    Images whose sides are no multiples of 4 are padded with zeros at the bottom and the right,
+    Images whose sides are not multiples of 4 are padded with zeros at the bottom and the right,
     as mmdet does; torchvision leaves out the last pixels. Odd maps are padded the same way before
     they are halved, as in both, so that a map at stride s has ceil(side / s) cells.
 

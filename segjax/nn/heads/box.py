@@ -24,7 +24,7 @@ class BoxHead(nn.Module):
       fc_features: their width.
       norm: normalisation after each convolution (then without bias), or None.
       class_agnostic: one box per region rather than one per class.
-      dtype: of the computation; outputs are float32.
+      dtype: dtype of the computation; outputs are float32.
     """
 
     num_classes: int

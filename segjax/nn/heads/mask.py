@@ -17,7 +17,7 @@ class MaskHead(nn.Module):
       num_convs: 3x3 convolutions.
       features: channels throughout.
       norm: normalisation after each convolution (then without bias), or None.
-      dtype: of the computation; outputs are float32.
+      dtype: dtype of the computation; outputs are float32.
     """
 
     num_classes: int
@@ -85,7 +85,7 @@ class MaskHead(nn.Module):
     def logits(
         self, x: Float[Array, "N S S F"], classes: Int32[Array, " N"] | None = None
     ) -> Float[Array, "N M M *K"]:
-        """What `__call__` does with the output of `trunk`."""
+        """Mask logits from the output of `trunk`, as in `__call__`."""
         x = nn.relu(self.deconv(x))  # [N, M, M, F]
         kernel = self.kernel[0, 0].astype(self.dtype)
         bias = self.bias.astype(self.dtype)

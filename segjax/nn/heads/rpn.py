@@ -14,7 +14,7 @@ _init = nn.initializers.normal(0.01)
 
 @struct
 class RPNOutput:
-    """What the head says of every anchor; anchors of a level in order (H, W, A).
+    """Outputs for every anchor; anchors of a level are in the order (H, W, A).
 
     Attributes:
       objectness_logits: one [B, h * w * A] per level.
@@ -31,7 +31,7 @@ class RPNHead(nn.Module):
     Attributes:
       num_anchors: anchors per cell, A.
       num_convs: 1, or 2 (torchvision v2, Detectron2 LSJ).
-      dtype: of the computation; outputs are float32.
+      dtype: dtype of the computation; outputs are float32.
     """
 
     num_anchors: int = 3

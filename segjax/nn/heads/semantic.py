@@ -22,12 +22,12 @@ class FusedSemanticHead(nn.Module):
     every convolution but the classes' (mmdet's `FusedSemanticHead`).
 
     Attributes:
-      num_classes: of pixels; 0 until the data decide.
+      num_classes: number of pixel classes; 0 until the data decide.
       fusion_level: index of the level whose size the others are brought to; 1 is
         P3, at stride 8.
       num_convs: 3x3 convolutions.
       features: channels throughout.
-      dtype: of the computation; logits are float32.
+      dtype: dtype of the computation; logits are float32.
     """
 
     num_classes: int = 183
@@ -95,12 +95,12 @@ class SemanticFPNHead(nn.Module):
     `PanopticFPNHead`).
 
     Attributes:
-      num_classes: of pixels; 0 until the data decide.
+      num_classes: number of pixel classes; 0 until the data decide.
       num_levels: how many levels are used, finest first; each has half the cells of
         the one before.
       features: channels of the branch.
       norm: after each convolution (then without bias), or None.
-      dtype: of the computation; logits are float32.
+      dtype: dtype of the computation; logits are float32.
     """
 
     num_classes: int = 54
@@ -150,13 +150,13 @@ class FCNHead(nn.Module):
     is no dropout here.
 
     Attributes:
-      num_classes: of pixels; 0 until the data decide.
+      num_classes: number of pixel classes; 0 until the data decide.
       level: index of the level; 0 is P2, at stride 4.
       num_convs: 3x3 convolutions.
       features: their channels.
       concat_input: one more 3x3 convolution, of the level and what became of it side by side.
       norm: after each convolution (then without bias), or None.
-      dtype: of the computation; logits are float32.
+      dtype: dtype of the computation; logits are float32.
     """
 
     num_classes: int = 0

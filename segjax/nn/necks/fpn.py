@@ -21,7 +21,7 @@ class FPN(nn.Module):
     Attributes:
       features: channels of every level.
       norm: normalisation after each convolution, or None.
-      dtype: of the computation.
+      dtype: dtype of the computation.
     """
 
     features: int = 256

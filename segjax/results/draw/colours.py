@@ -67,6 +67,6 @@ def mixed_lab(colours: Int64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
 def _gaps(
     colours: Int64[np.ndarray, "n 3"], seen: Float64[np.ndarray, "n 3"], one: int
 ) -> Float64[np.ndarray, " n"]:
-    """How unlike all colours are to one of them: in RGB, or in CIELAB where that is less."""
+    """Distances of all colours from one of them: in RGB or in CIELAB, whichever is less."""
     levels = np.linalg.norm(colours - colours[one][None], axis=1) / 2
     return np.minimum(levels, 2 * np.linalg.norm(seen - seen[one][None], axis=1))

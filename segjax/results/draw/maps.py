@@ -39,7 +39,7 @@ def draw_result(
     Args:
       image: uint8 picture, as for `segjax.draw`, of the result's size.
       found: in the picture.
-      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
+      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
 
     Returns:
       A new RGB picture.
@@ -74,7 +74,7 @@ def draw_semantic(
       image: uint8 picture, as for `segjax.draw`, of the map's size.
       semantic: the class of every pixel.
       show_legend: add the legend.
-      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
+      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
 
     Returns:
       A new RGB picture, `scale` times as wide and high, and the legend's height more.
@@ -117,12 +117,12 @@ def draw_panoptic(
     Args:
       image: uint8 picture, as for `segjax.draw`, of the map's size.
       panoptic: the segment of every pixel.
-      names: of the objects by segment id, as `Result.segment_names` of the result that the map is
-        part of; an object without a name is labelled with its class. None numbers the objects of
-        the map alone.
+      names: names of the objects by segment id, as `Result.segment_names` of the result that the
+        map is part of; an object without a name is labelled with its class. None numbers the
+        objects of the map alone.
       show_labels: write the objects' names.
       show_legend: add the legend.
-      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
+      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
 
     Returns:
       A new RGB picture, `scale` times as wide and high, and the legend's height more.
@@ -283,7 +283,7 @@ def _with_legend(
 
 
 def _swatch(colour: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """What the colour looks like over a middle gray picture; white stands for none."""
+    """Returns the colour as it looks over a middle gray picture; white means none."""
     if colour is None:
         return WHITE
     red, green, blue = (round(128 * (1 - MAP_OPACITY) + v * MAP_OPACITY) for v in colour)

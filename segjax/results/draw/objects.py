@@ -48,7 +48,7 @@ def draw(
       show_masks: fill and outline the masks.
       show_boxes: draw the boxes.
       show_labels: write the labels.
-      scale: enlarge the picture so many times first; `readable_scale` suggests a number.
+      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
 
     Returns:
       A new RGB picture, `scale` times as high and wide.
@@ -93,7 +93,7 @@ def instance_colour(rank: int) -> tuple[int, int, int]:
 
 
 def readable_scale(image_size: tuple[int, int]) -> int:
-    """How many times to enlarge a small picture so that labels leave its objects visible."""
+    """Factor by which to enlarge a small picture so that labels leave its objects visible."""
     return max(1, round(480 / max(image_size)))
 
 
@@ -220,7 +220,7 @@ def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str
 
 @functools.lru_cache(maxsize=8)
 def label_font(size: int) -> Any:
-    """Pillow's own font, text of so many pixels."""
+    """Pillow's own font, text of that many pixels."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
@@ -240,7 +240,7 @@ def _place(
     image_size: tuple[int, int],
     placed: Sequence[_Label],
 ) -> _Label:
-    """The first free place: on the box's corners, then beside it, then a few lines away."""
+    """The first free place: on the box's corners, then next to it, then a few lines away."""
     height, width = image_size
     ascent, descent = font.getmetrics()
     pad = max(1, (ascent + descent) // 6)

@@ -18,12 +18,12 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How an array lies on both sides.
+    """Layout of an array on both sides.
 
     Attributes:
       ours: the peer's array -> ours.
       peers: our array -> the peer's.
-      background: so many first rows of the peer's array are of the background, which has none
+      background: number of the peer's first rows that belong to the background, which has none
         here: `ours` leaves them out, `peers` makes them zeros.
     """
 
@@ -130,7 +130,7 @@ def norm_rules(peer: str, ours: str, *, frozen: bool = True) -> list[Rule]:
       peer: its name there.
       ours: its name here.
       frozen: the peer has another norm for constants, which does not count its batches as
-        batch norms do; ours is one if scale and bias are no parameters.
+        batch norms do; ours is one if scale and bias are not parameters.
     """
     counts = f"params/{ours}/scale" if frozen else f"batch_stats/{ours}/mean"
     return [
@@ -309,7 +309,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _numbers(template: str | None, text: str) -> tuple[str, ...] | None:
-    """What the template's "#" are in `text`; None if it does not fit."""
+    """Returns the numbers that stand for the template's "#" in `text`; None if it does not fit."""
     match = None if template is None else _pattern(template).fullmatch(text)
     return None if match is None else match.groups()
 

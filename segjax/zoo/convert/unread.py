@@ -1,4 +1,4 @@
-"""What a peer's file holds that our models have no use for, kept so that the way back is exact.
+"""Arrays of a peer's file that segjax does not use, kept so that exporting is lossless.
 
 Batch norms' counters, classifiers of backbones, and what torchvision's heads say of the
 background: nothing here reads them, and `export` alone would write zeros or leave them out.
@@ -12,7 +12,7 @@ from segjax.zoo.convert.rules import Array, Rule, path_of
 
 
 def unread(state: Mapping[str, Array], rules: Sequence[Rule]) -> dict[str, Array]:
-    """What `convert` leaves behind.
+    """Collects the arrays that `convert` leaves behind.
 
     Args:
       state: the peer's tensors by its names.

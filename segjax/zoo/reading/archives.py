@@ -23,10 +23,10 @@ _BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Where a member's bytes lie.
+    """Place of a member's bytes.
 
     Attributes:
-      start: of the first byte in the file.
+      start: offset of the first byte in the file.
       size: in bytes.
       crc: their check sum; None where the archive has none.
     """
@@ -39,7 +39,7 @@ class Member:
         """Returns the bytes.
 
         Args:
-          data: of the whole file.
+          data: bytes of the whole file.
 
         Raises:
           ValueError: if they do not have the check sum.

@@ -1,4 +1,4 @@
-"""What the names in pickles of numpy arrays mean: the few that `ndarray.__reduce__` writes.
+"""Meanings of the names in pickles of numpy arrays: the few that `ndarray.__reduce__` writes.
 
 numpy 1 calls its modules `numpy.core`, numpy 2 `numpy._core`, Python 2 its builtins
 `__builtin__`. Nothing here calls the function that a name belongs to.

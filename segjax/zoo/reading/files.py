@@ -1,4 +1,4 @@
-"""Which form a file has, by its content: names and suffixes say nothing."""
+"""Recognises the kind of a file by its content: names and suffixes prove nothing."""
 
 import mmap
 import os
@@ -37,7 +37,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         arrays (Detectron2's and Caffe2's .pkl), whatever it is called.
 
     Returns:
-      The tensors by name, and what the file says beside them. Arrays are read-only, and may be
+      The tensors by name, and whatever else the file holds. Arrays are read-only, and may be
       views of the file: replace it by renaming another over it, do not write into it.
 
     Raises:

@@ -25,7 +25,7 @@ _PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Symbol:
-    """What stands for a global of the file: never the thing itself.
+    """Placeholder for a global of the file: never the thing itself.
 
     Attributes:
       name: module and attribute, as the file says it.
@@ -88,7 +88,7 @@ class Machine:
 
         Raises:
           UnsafeFileError: if it asks for anything else.
-          ValueError: if it is no complete pickle.
+          ValueError: if it is not a complete pickle.
         """
         self._begin()
         budget, actions = self._budget, _ACTIONS

@@ -20,12 +20,12 @@ _MAX_PLAIN = 100_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
       tensors: by the names that the file gives them; read-only, in the machine's byte order;
         floating point of less than 32 bits is widened to float32, all else is as stored.
-      meta: what the file says beside them: texts, numbers and plain containers of such. For
+      meta: whatever else the file holds: texts, numbers and plain containers of such. For
         Caffe2's files `momentum_blobs` counts the dropped momenta.
       form: "safetensors", "torch zip", "torch legacy", "torch tar" or "pickle".
       left_out: names of what is neither: the optimizer's state, say.
@@ -44,8 +44,8 @@ def find_state(value: Any, form: str) -> Checkpoint:
     torch's DataParallel writes is taken off where every name has it.
 
     Args:
-      value: of the pickle.
-      form: of the file.
+      value: object that the pickle holds.
+      form: kind of file.
 
     Returns:
       The tensors and the rest.
@@ -94,7 +94,7 @@ def check_names(names: list[Any]) -> None:
     """Refuses names that no tensor has.
 
     Args:
-      names: of the tensors of a file.
+      names: names of a file's tensors.
 
     Raises:
       UnsafeFileError: for too many names, and such as lead to other files (`../x`, `/x`).
@@ -110,7 +110,7 @@ def widen(array: np.ndarray) -> np.ndarray:
     """Gives an array in a type that every program computes with.
 
     Args:
-      array: of any type of numbers and byte order.
+      array: array of any type of numbers and byte order.
 
     Returns:
       Itself, or float32 in place of narrower floating point, or in the machine's byte order;
@@ -129,7 +129,7 @@ class _Odd(Exception):
 
 
 def _plain_entries(values: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Divides what stands beside the tensors into plain values and the rest's names."""
+    """Divides what accompanies the tensors into plain values and the rest's names."""
     kept: dict[str, Any] = {}
     odd: list[str] = []
     left = [_MAX_PLAIN]

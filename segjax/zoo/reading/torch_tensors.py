@@ -1,4 +1,4 @@
-"""What the names in torch's pickles mean: storages, and tensors that lie in them.
+"""Meanings of the names in torch's pickles: storages, and tensors inside them.
 
 A tensor is a storage, an offset and strides; the numbers of the storages lie elsewhere in the
 file, in every form of it at another place. Follows `torch/_utils.py` and the allow-list of
@@ -80,7 +80,7 @@ class Storage:
     Attributes:
       block: whose bytes they are.
       dtype: their type.
-      start: of the first, in bytes.
+      start: offset of the first number, in bytes.
       count: how many numbers.
     """
 
@@ -133,7 +133,7 @@ class Storages:
         Args:
           budget: what the file may cost.
           storage: where the tensor lies.
-          offset: of its first number.
+          offset: place of the tensor's first number.
           shape: its sides.
           strides: how many numbers lie between neighbours, for each side.
           *rest: whether it takes gradients, hooks, and metadata, of which none may be set.
@@ -165,7 +165,7 @@ class Storages:
 
         Args:
           storage: where its numbers lie.
-          offset: of the first, in numbers.
+          offset: place of the first number, in numbers.
           shape: its sides.
           strides: how many numbers lie between neighbours, for each side.
 
@@ -203,9 +203,9 @@ class Tensor:
     """A tensor of the file, whose numbers are looked up when they are asked for.
 
     Attributes:
-      storages: of its file.
+      storages: storages of its file.
       storage: where its numbers lie.
-      offset: of the first, in numbers.
+      offset: place of the first number, in numbers.
       shape: as the file says.
       strides: as the file says.
     """

@@ -1,4 +1,4 @@
-"""What a file that nobody vouches for may cost, and what its words may look like."""
+"""Limits on the cost and the names of files from untrusted sources."""
 
 import dataclasses
 import math
@@ -17,11 +17,11 @@ class UnsafeFileError(ValueError):
 
 @dataclasses.dataclass
 class Budget:
-    """What reading may still cost; a file that needs more was built to do harm.
+    """Budget that is left for reading; a file that needs more was built to do harm.
 
     Attributes:
-      bytes: of tensors and decoded texts. Twice the file is enough for every honest one, since
-        what it shares is made once, and a little more for small broadcast tensors.
+      bytes: bytes of tensors and decoded texts. Twice the file is enough for any honest file, as
+        shared data are made once, plus a little for small broadcast tensors.
       steps: instructions of pickles.
     """
 
