@@ -1,45 +1,79 @@
 """Files that several processes share: locked while they are made, and never seen half written."""
 
 import errno
+import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-# Errors of file systems that know no locks, as some network file systems.
+# Errors of file systems without locks, such as some network file systems.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
     """Lets one process, or thread, work while the others wait.
 
-    A file system without `flock` gets a lock file in its place, with a warning (`filelock`): it may
-    be left behind by a process that is killed.
+    A file system without `flock` gets a file with the process's number in its place. The next
+    process of this machine takes it over if that process is gone.
 
     Args:
       path: lock file, which may stay; its folder must exist.
+      wait: False to raise an error instead of waiting.
 
     Raises:
-      OSError: if the file system knows no locks at all, or the folder cannot be written to.
+      TimeoutError: if another process has the lock and `wait` is False.
+      OSError: if the folder cannot be written to.
     """
-    from filelock import FileLock
+    from filelock import FileLock, SoftFileLock, Timeout
 
+    timeout = -1 if wait else 0
     lock = FileLock(path, thread_local=False)
     try:
-        lock.acquire()
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        raise OSError(
-            error.errno,
-            f"the file system of {Path(path).parent} has no file locks ({error.strerror}): choose "
-            "a cache folder on another one, such as a local disk",
-        ) from error
+        try:
+            lock.acquire(timeout=timeout)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            logging.getLogger("segjax").warning(
+                "the file system of %s has no file locks (%s): %s.pid takes their place",
+                *(Path(path).parent, error.strerror, Path(path).name),
+            )
+            lock = SoftFileLock(f"{path}.pid", thread_local=False)
+            lock.acquire(timeout=timeout)
+    except Timeout as error:
+        raise TimeoutError(f"another process has locked {path}") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def free_bytes(path: str | os.PathLike[str]) -> int:
+    """Returns the room on the file system of a file or folder, which may not exist yet."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def check_room(path: str | os.PathLike[str], needed: int, what: str) -> None:
+    """Raises an `OSError` (ENOSPC) if the file system of a path has fewer bytes than needed.
+
+    Args:
+      path: file or folder that is going to be written.
+      needed: bytes.
+      what: subject of the message, such as "the checkpoint of step 3".
+    """
+    free = free_bytes(path)
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs {needed / 2**20:.0f} MiB, the file system of {path} has"
+            f" {free / 2**20:.0f} MiB left: make room, or choose a folder elsewhere",
+        )
 
 
 @contextmanager

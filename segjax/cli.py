@@ -4,6 +4,7 @@
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(segjax.xla_flags_added)
     try:
         return known.command(known, flags)
+    except KeyboardInterrupt as stop:
+        print(f"segjax: {stop or 'stopped'}", file=sys.stderr)
+        return 128 + getattr(stop, "number", signal.SIGINT)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"segjax: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

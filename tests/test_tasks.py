@@ -204,10 +204,10 @@ def test_the_classes_of_a_run_are_kept(tmp_path):
     (tmp_path / "classes.json").write_text('{"names": ["disc"], "category_ids": [1]}')
     assert read_classes(tmp_path) == Classes(("disc",), (1,))
     # An old run, which did not keep them, may go on; one on other labels may not.
-    check_same_run(tmp_path, config_of(tiny_panoptic()), classes)
+    check_same_run(tmp_path, config_of(tiny_panoptic()), classes, 1)
     save_classes(tmp_path, dataclasses.replace(classes, semantic_names=("things", "sea")))
     with pytest.raises(ValueError, match=r"semantic classes things, sea \(2\), the data have"):
-        check_same_run(tmp_path, config_of(tiny_panoptic()), classes)
+        check_same_run(tmp_path, config_of(tiny_panoptic()), classes, 1)
 
 
 def test_semantic_weights_are_saved_as_a_run(tmp_path):

@@ -9,6 +9,7 @@ Processes that prepare one dataset at once wait for each other.
 """
 
 import dataclasses
+import errno
 import hashlib
 import io
 import itertools
@@ -25,7 +26,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from segjax._files import locked, written_whole
+from segjax._files import free_bytes, locked, written_whole
 from segjax.data.coco import (
     Category,
     CocoDataset,
@@ -270,7 +271,7 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # whole pages of it in a log file
-    with _quiet():
+    with _quiet(), _room_errors(cache):
         builder = SegjaxCoco(config=CocoConfig(name="prepared", data=config), data_dir=str(home))
         builder.download_and_prepare(
             download_dir=str(cache / "downloads"), download_config=downloads
@@ -360,6 +361,25 @@ def _panoptic_fields(reader: SegmentReader, image: ImageRecord) -> tuple[bytes, 
     png, segments = reader.segments(image)
     rows = [dataclasses.asdict(segment) for segment in segments]
     return png + json.dumps(rows).encode(), {"panoptic": io.BytesIO(png), "segments": rows}
+
+
+@contextmanager
+def _room_errors(cache: Path) -> Iterator[None]:
+    """Says which folder is full; the writers of TFDS and of ArrayRecord name none."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        causes: list[BaseException | None] = [error]
+        while (last := causes[-1]) is not None:
+            causes.append(last.__cause__ or last.__context__)
+        words = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota exceeded")
+        if not any(word in str(cause) for cause in causes[:-1] for word in words):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"the file system of the cache, {cache}, is full ({free_bytes(cache) / 2**20:.0f} MiB"
+            " left): make room, or choose another folder with --data.cache-dir",
+        ) from None
 
 
 @contextmanager

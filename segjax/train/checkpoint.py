@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from segjax._files import check_room
 from segjax.config import TrainConfig
 from segjax.config_json import read_config, save_config
 from segjax.models.variables import differing_shapes, variable_shapes
@@ -120,6 +121,8 @@ class Checkpoints:
           metrics: metrics of an evaluation at this step; those that are not finite are left out.
         """
         step = int(state.step)
+        self.wait()  # the one before may have taken the room
+        check_room(self._path, _room(_items(state)), f"the checkpoint of step {step}")
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         self._manager.save(
@@ -360,6 +363,11 @@ def _items(state: TrainState) -> dict[str, Any]:
     """The fields of a state that hold arrays: orbax saves no empty trees."""
     fields = {name: getattr(state, name) for name in FIELDS}
     return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
+
+
+def _room(items: Mapping[str, Any]) -> int:
+    """Bytes that a checkpoint may need while it is written, as orbax merges its parts."""
+    return 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items))) + 2**20
 
 
 def _as_array(leaf: Any) -> jax.Array:

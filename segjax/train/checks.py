@@ -45,17 +45,26 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
         say(line)
 
 
-def check_same_run(folder: Path, config: TrainConfig, classes: Classes) -> None:
+def check_same_run(folder: Path, config: TrainConfig, classes: Classes, step: int) -> None:
     """Compares a config with the one that the checkpoints in a folder belong to.
+
+    Fields that may change, such as the learning rate, are named with the value that holds.
 
     Args:
       folder: folder of a run that has checkpoints.
       config: config to continue with, its model resolved.
       classes: classes of the data that the model knows.
+      step: the newest checkpoint's.
 
     Raises:
-      ValueError: if the model or the classes are others; it names the fields that differ.
+      ValueError: if the model or the classes are others, or fewer steps are wanted than the run
+        has; it names the fields that differ.
     """
+    if config.steps < step:
+        raise ValueError(
+            f"{folder} holds a run of {step} steps already, and steps is {config.steps}: give at"
+            f" least {step} to go on, or another --workdir for a new run"
+        )
     advice = (
         f"give another --workdir for a new run (--init-from={folder} starts from these weights),"
         " or go on with the config that this run was started with"
@@ -72,11 +81,16 @@ def check_same_run(folder: Path, config: TrainConfig, classes: Classes) -> None:
                 )
     if (folder / CONFIG_FILE).exists():
         # The JSON itself is compared: a module of the user's own can be written, but not read.
-        saved = json.loads((folder / CONFIG_FILE).read_text())["config"]["fields"]["model"]
-        if differences := differing_fields(saved, json.loads(json.dumps(to_json(config.model)))):
+        saved = json.loads((folder / CONFIG_FILE).read_text())["config"]["fields"]
+        now = json.loads(json.dumps(to_json(config)))["fields"]
+        if differences := differing_fields(saved["model"], now["model"]):
             raise ValueError(
                 f"{folder} holds a run of another model: {'; '.join(differences[:5])}: {advice}"
             )
+        for name in sorted(now.keys() - {"model", "workdir"}):
+            for line in differing_fields(saved.get(name), now[name], name):
+                holds = "the new value holds" if name != "init_from" else "neither is read again"
+                say(f"{line}: {holds} from step {step + 1} on")
 
 
 def differing_fields(saved: Any, new: Any, name: str = "model") -> list[str]:

@@ -24,6 +24,7 @@ from segjax.results.classes import Classes
 from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
+from segjax.train.interrupts import Interrupts, TrainingInterrupted
 from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
 from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import choose_devices, compile_step
@@ -37,6 +38,7 @@ from segjax.train.resolve import (
 from segjax.train.state import TrainState, init_state
 from segjax.train.step import make_step
 from segjax.train.weights import start_weights
+from segjax.train.workdir import claimed
 from segjax.types import Batch
 
 Closes = TypeVar("Closes", Writer, Progress, Prefetch)
@@ -87,32 +89,36 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
       ValueError: if config and data, devices or the run in the folder do not fit together, or
         weights would stay random for being frozen.
       FloatingPointError: if a loss or gradient is not finite; it names step, terms and images.
+      TrainingInterrupted: after Ctrl-C or SIGTERM, when the step is saved.
+      OSError: if a checkpoint has no room; the one before stays.
     """
     # ---------------------------------------------------------------- Work directory, devices
     if not config.workdir:
         raise ValueError("workdir is not set: give a folder for checkpoints and metrics")
-    workdir = Path(config.workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    workdir = Path(config.workdir).expanduser()
     devices = choose_devices(config.parallel, config.num_devices)
     devices.check_batch_size(config.data.batch_size, config.accumulate)
-    say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {devices.devices[0].device_kind}")
-
-    # ---------------------------------------------------------------- Data
-    dataset = pipeline.open_dataset(config.data)
-    check_splits(dataset, config.data, ("train", "val"))
-    config = resolve(config, dataset.class_names, dataset.semantic_names)
-    training_data = semantic_wanted(config)
-    classes = Classes.of(config.model, dataset).checked()
 
     # What is opened is closed in the other order, also if a step fails.
     with contextlib.ExitStack() as closing:
+        closing.enter_context(claimed(workdir))
+        device = devices.devices[0].device_kind
+        say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {device}")
+
+        # ------------------------------------------------------------ Data
+        dataset = pipeline.open_dataset(config.data)
+        check_splits(dataset, config.data, ("train", "val"))
+        config = resolve(config, dataset.class_names, dataset.semantic_names)
+        training_data = semantic_wanted(config)
+        classes = Classes.of(config.model, dataset).checked()
+
         # ------------------------------------------------------------ Checkpoint to continue from
         checkpoints = closing.enter_context(
             Checkpoints(workdir, best_metric(config), config.keep_last)
         )
         resumes = checkpoints.latest_step is not None
-        if resumes:
-            check_same_run(workdir, config, classes)
+        if checkpoints.latest_step is not None:
+            check_same_run(workdir, config, classes, checkpoints.latest_step)
 
         # ------------------------------------------------------------ Model, optimizer, step
         model = config.model
@@ -136,9 +142,6 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             state, saved = checkpoints.restore(state)
             place = DataPlace(**saved)
             say(f"going on from step {int(state.step)} of {config.steps}")
-        # Only now: what is in the folder belongs to the checkpoints until they are taken over.
-        save_config(workdir / CONFIG_FILE, config, library_versions())
-        save_classes(workdir, classes)
 
         # ------------------------------------------------------------ Training
         evaluator = Evaluator(
@@ -156,10 +159,15 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             dataset, training_data, seed=config.seed + config.data.seed, start_state=place.iterator
         )
         closing.callback(iterator.close)  # also if nothing gets to draw from it
+        # Only now: a run that is refused leaves the folder as it was, and until the checkpoints
+        # and the place in the data are taken over, all in the folder is the earlier run's.
+        save_config(workdir / CONFIG_FILE, config, library_versions())
+        save_classes(workdir, classes)
         writer = _closed_by(closing, Writer(workdir, config.tensorboard))
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
         finite, window = FiniteCheck(), Window()
+        interrupts = closing.enter_context(Interrupts(say))
 
         for step in range(first + 1, config.steps + 1):
             batch, host, data_state = next(batches)
@@ -183,6 +191,16 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
                 scores = evaluate if evaluates else None
                 results = _score_and_save(checkpoints, state, place, scores, writer)
                 window.exclude(time.perf_counter() - started)
+            if interrupts.number is not None and step < config.steps:
+                finite.flush()
+                place = DataPlace(data_state, dropped)
+                _score_and_save(checkpoints, state, place, None, writer)
+                checkpoints.wait()
+                raise TrainingInterrupted(
+                    f"stopped and saved at step {step} of {config.steps}; the same command goes on"
+                    " from there",
+                    interrupts.number,
+                )
 
     # ---------------------------------------------------------------- Scores and pictures
     if results is None:  # a run that had all its steps

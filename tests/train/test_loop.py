@@ -1,5 +1,8 @@
 import dataclasses
 import json
+import os
+import shutil
+import signal
 import sys
 import threading
 
@@ -14,6 +17,7 @@ from segjax.data.shapes import ShapesConfig
 from segjax.optim import Cosine, Warmup
 from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints, load_run
+from segjax.train.interrupts import TrainingInterrupted
 from segjax.train.loop import train
 from tests.support import tiny
 from tests.support.toy import SemanticToy, Toy
@@ -205,6 +209,8 @@ def test_a_failing_evaluation_loses_no_training(config, tmp_path, monkeypatch):
             "another model: model.features was 8 and is 4: give another --workdir",
         ),
         ({}, r"on the classes disc, box, triangle, star \(4\), the data have"),
+        ({"steps": 3}, "holds a run of 8 steps already, and steps is 3: give at least 8"),
+        ({"seed": 5}, "resume with the same data, seed and batch size"),
     ],
 )
 def test_another_run_does_not_take_over_the_folder(straight, config, monkeypatch, changes, words):
@@ -216,6 +222,42 @@ def test_another_run_does_not_take_over_the_folder(straight, config, monkeypatch
     with pytest.raises(ValueError, match=words):
         train(dataclasses.replace(config, workdir=str(straight.workdir), **changes))
     assert {name: (straight.workdir / name).read_text() for name in RECORDS} == before
+
+
+def test_what_may_change_is_named_with_the_value_that_holds(straight, config, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(straight.workdir, folder)
+    optim = dataclasses.replace(config.optim, clip_norm=7.0)
+    train(
+        dataclasses.replace(config, workdir=str(folder), optim=optim, log_every=3, num_pictures=0)
+    )
+    text = capsys.readouterr().out
+    assert "optim.clip_norm was None and is 7.0: the new value holds from step 9 on" in text
+    assert "log_every was" in text and "model" not in text.partition("from step 9")[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_step_and_the_same_command_goes_on(
+    straight, config, tmp_path, monkeypatch, number
+):
+    make = pipeline.train_iterator
+
+    class Signals(StopsAfter):
+        def __next__(self):
+            if self._left == 4:
+                os.kill(os.getpid(), number)
+            return super().__next__()
+
+    config = dataclasses.replace(config, workdir=str(tmp_path), checkpoint_every=0, eval_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.pipeline, "train_iterator", lambda *a, **k: Signals(make(*a, **k), 9))
+        with pytest.raises(TrainingInterrupted, match=r"saved at step \d of 8; the same command"):
+            train(config)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert 1 <= checkpoints.latest_step < 8
+    again = train(config)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, straight.variables)
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".train")]
 
 
 def test_nothing_stays_open_without_the_tensorboard_extra(config, tmp_path, monkeypatch):
