@@ -12,7 +12,7 @@ from typing import Any
 
 import segjax
 from segjax import cli_data
-from segjax.cli_data import positive
+from segjax.cli_data import class_names, positive
 
 TRAIN_HELP = """\
 Every field of the config is a flag, checked against its type:
@@ -149,6 +149,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument(
         "--as", metavar="NAME", dest="name", help="of `segjax models`: whose model the file holds"
+    )
+    convert.add_argument(
+        "--num-classes",
+        metavar="N",
+        type=positive,
+        help="instance classes of the file; default: as its shapes say",
+    )
+    convert.add_argument(
+        "--names", metavar="A,B,...", help="names of these classes, or a file of them, one a line"
     )
     convert.add_argument(
         "--to",
@@ -348,6 +357,9 @@ def _convert(known: argparse.Namespace, _: list[str]) -> int:
         return 0
     from segjax.zoo import hub, table
 
-    found = hub.read_as(known.source, table.find(known.name))
+    names = () if known.names is None else class_names(known.names)
+    found = hub.read_as(
+        known.source, table.find(known.name), num_classes=known.num_classes, names=names
+    )
     print(f"{known.source} -> {hub.write_folder(known.out, found)}")
     return 0

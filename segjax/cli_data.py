@@ -1,6 +1,7 @@
 """Commands on data: `segjax check-data`."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -44,6 +45,15 @@ def add_check(commands: Any) -> None:
         "--max-image-pixels", metavar="N", type=positive, default=50_000_000, help="of an image"
     )
     check.set_defaults(command=_check)
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Reads a flag of names: a file with one a line, or the names themselves with commas."""
+    from segjax.data.labels.folder import read_label_names
+
+    if Path(text).expanduser().is_file():
+        return read_label_names(Path(text).expanduser())
+    return tuple(name.strip() for name in text.split(","))
 
 
 def positive(text: str) -> int:

@@ -69,7 +69,7 @@ def name_fault(name: Any) -> str | None:
         return f"is not text but {type(name).__name__}"
     if not 0 < len(name) <= _MAX_NAME:
         return f"has {len(name)} characters, wanted 1 to {_MAX_NAME}"
-    for letter in name:
+    for letter in "" if name.isascii() and name.isprintable() else name:
         if unicodedata.category(letter) in _UNUSABLE or letter in _BIDIRECTIONAL:
             return f"holds the control character U+{ord(letter):04X}"
     for pattern, fault in _FAULTS:

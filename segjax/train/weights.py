@@ -10,6 +10,7 @@ from segjax.train.checkpoint import CONFIG_FILE, load_run
 from segjax.train.classes import CLASSES_FILE
 from segjax.zoo import hub
 from segjax.zoo.fit import check_same_inputs
+from segjax.zoo.memory import Facts, remember
 
 
 def pretrained(
@@ -93,6 +94,7 @@ def load(
     found = pretrained(name_or_path, trust=trust, model=model).adapted(
         num_classes, semantic_classes, seed=seed
     )
+    remember(found.model, Facts(found.classes, found.data, found.preprocess, found.origin))
     return found.model, found.variables
 
 

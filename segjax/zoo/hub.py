@@ -38,8 +38,11 @@ from segjax.zoo import table
 from segjax.zoo.bounded import bounded_shapes
 from segjax.zoo.card import card
 from segjax.zoo.convert import RULES, convert, unread
+from segjax.zoo.convert.own import count_classes, without_prefix
+from segjax.zoo.convert.rules import Rule
 from segjax.zoo.download import fetch, problem_of
 from segjax.zoo.members import extract_member, installed_member
+from segjax.zoo.memory import remembered
 from segjax.zoo.reading import read_checkpoint
 
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
@@ -111,6 +114,9 @@ class Pretrained:
         model, classes = self.model, self.classes
         if not isinstance(model, Model):
             raise ValueError(f"{self.label} is a backbone, which has no classes")
+        for name, number in (("num_classes", num_classes), ("semantic_classes", semantic_classes)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}: wanted 1 or more, or None to keep them")
         if num_classes not in (None, model.classes.things):
             model = model.with_classes(things=num_classes)
             classes = dataclasses.replace(classes, names=(), category_ids=())
@@ -177,29 +183,70 @@ def _weights_file(weights: table.Weights, progress: bool) -> Path:
     return extract_member(file, weights.member) if weights.member else file
 
 
-def read_as(path: str | os.PathLike[str], entry: table.Entry) -> Pretrained:
+def read_as(
+    path: str | os.PathLike[str],
+    entry: table.Entry,
+    *,
+    num_classes: int | None = None,
+    names: Sequence[str] = (),
+) -> Pretrained:
     """A peer's file, converted as one of the zoo's rows.
+
+    Prefixes of trainers (Lightning, DataParallel, averaged copies) are taken off the names, with
+    a note in the log "segjax".
 
     Args:
       path: a `.pth`, `.pkl` or `.safetensors` file of the peer's parameter names: the published
-        one, or another of that model.
-      entry: the row whose model it is.
+        one, or another of that model, with any number of classes.
+      entry: the row whose architecture it is.
+      num_classes: number of instance classes; None reads it off the file.
+      names: names of the instance classes, in the model's order; () where unknown, or where the
+        file has the row's own classes.
 
     Raises:
-      ValueError: if the file cannot be read safely, or names and shapes are not the row's; it
-        lists them.
+      ValueError: if the file cannot be read safely, names and shapes are not the row's, of which
+        it lists some, or there are more or fewer names than classes.
     """
-    model, rules = entry.make(), RULES[entry.peer]
-    tensors = read_checkpoint(path).tensors
-    return Pretrained(
+    rules, read = RULES[entry.peer], read_checkpoint(path)
+    tensors, prefix, others = without_prefix(read.tensors, rules)
+    if prefix or "ema" in read.place:
+        where = " and ".join(f'"{part}"' for part in (read.place, prefix) if part)
+        _log.warning("%s: took the weights under %s, left out %d others", path, where, len(others))
+    model, classes = _as_trained(entry, tensors, rules, num_classes)
+    if names:
+        classes = dataclasses.replace(classes, names=tuple(names), category_ids=())
+    found = Pretrained(
         model,
         convert(tensors, rules, variable_shapes(model)),
-        entry.classes,
+        classes,
         entry.data,
         entry.preprocess,
         _origin(entry) if _is_the_published(path, entry.weights) else _own_file(path, entry),
         unread=unread(tensors, rules),
     )
+    _check_counts(model, classes)
+    return found
+
+
+def _as_trained(
+    entry: table.Entry,
+    tensors: Mapping[str, np.ndarray],
+    rules: Sequence[Rule],
+    num_classes: int | None,
+) -> tuple[Model | Backbone, Classes]:
+    """The row's model with the file's numbers of classes, and the names that then still hold."""
+    model, classes = entry.make(), entry.classes
+    if not isinstance(model, Model):
+        return model, classes
+    things, pixels = count_classes(tensors, rules, model)
+    things = num_classes or things
+    if things not in (None, model.classes.things):
+        model = model.with_classes(things=things)
+        classes = dataclasses.replace(classes, names=(), category_ids=(), panoptic_categories=())
+    if pixels not in (None, model.classes.pixels):
+        model = model.with_classes(pixels=pixels)
+        classes = dataclasses.replace(classes, semantic_names=(), panoptic_categories=())
+    return model, classes
 
 
 def _is_the_published(path: str | os.PathLike[str], weights: table.Weights) -> bool:
@@ -228,20 +275,23 @@ def save(
     folder: str | os.PathLike[str],
     model: Model | Backbone,
     variables: Mapping[str, Any],
-    classes: Classes = Classes(),
+    classes: Classes | None = None,
     *,
     data: DataConfig | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a model to a folder that `load` reads, to share it or to keep it.
 
+    A model that `load` returned keeps its names of classes, its way of resizing and its origin
+    unless others are given.
+
     Args:
       folder: is made; its three files are replaced.
       model: the linen module.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      classes: names and ids of the model's classes, as far as they are known.
-      data: how images are resized; None takes the defaults.
-      origin: where the weights are from; see `Pretrained`.
+      classes: names and ids of the model's classes, as far as they are known. None: as loaded.
+      data: how images are resized. None: as loaded, or the defaults for other models.
+      origin: where the weights are from; see `Pretrained`. None: as loaded.
 
     Returns:
       The folder.
@@ -254,8 +304,16 @@ def save(
     variables = {"batch_stats": dict[str, Any]()} | dict(variables)
     if wrong := _differences(variable_shapes(model), variables):
         raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
-    _check_counts(model, classes)
-    found = Pretrained(model, variables, classes, data or DataConfig(), origin=origin or {})
+    known = remembered(model)
+    found = Pretrained(
+        model,
+        variables,
+        known.classes if classes is None else classes,
+        known.data if data is None else data,
+        known.preprocess,
+        known.origin if origin is None else origin,
+    )
+    _check_counts(model, found.classes)
     return write_folder(folder, found)
 
 

@@ -75,7 +75,8 @@ def test_the_probe_sees_what_python_does(tmp_path):
 
 def test_instructions_that_make_objects_are_not_known():
     known = {op.name for op in pickletools.opcodes}
-    made = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER"}
+    # NEWOBJ leaves a placeholder for classes of trainers, and is refused for any other.
+    made = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER"}
     assert made | set(_BY_NAME) <= known
     assert not made & set(_BY_NAME)
 

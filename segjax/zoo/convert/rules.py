@@ -204,7 +204,7 @@ def convert(
         model or the same as another one, the variables that nothing filled, and
         shapes that differ.
     """
-    wanted = _by_path(variables)
+    wanted = by_path(variables)
     filled: dict[str, Array] = {}
     source: dict[str, str] = {}
     problems: list[str] = []
@@ -264,7 +264,7 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
     names = _flatten(variables)
     state: dict[str, Array] = {}
     problems: list[str] = []
-    for path, leaf in _by_path(variables).items():
+    for path, leaf in by_path(variables).items():
         value = np.asarray(leaf, np.float32)
         found = _writer(rules, path, names)
         if found is None:
@@ -330,8 +330,8 @@ def _raise(problems: Sequence[str]) -> None:
 # ---- Trees ------------------------------------------------------------------------------------
 
 
-def _by_path(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """All variables by their paths below the collections, which never share one."""
+def by_path(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns all variables by their paths below the collections, which never share one."""
     return {path: leaf for tree in variables.values() for path, leaf in _flatten(tree).items()}
 
 

@@ -10,8 +10,7 @@ import zipfile
 import zlib
 from typing import Any
 
-from segjax.data.store import bad_name
-from segjax.zoo.reading.untrusted import UnsafeFileError, short
+from segjax.zoo.reading.untrusted import UnsafeFileError, short, unsafe_name
 
 _MAX_DIRECTORY = 2 << 20  # bytes: about 20,000 members
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -88,7 +87,7 @@ def zip_members(data: Any, file: Any) -> dict[str, Member]:
 
 def _zip_member(data: Any, info: zipfile.ZipInfo) -> Member:
     name = info.orig_filename
-    if bad_name(name):
+    if unsafe_name(name):
         raise UnsafeFileError(f"the zip archive has a member named {short(name)}")
     if info.flag_bits & 0x41:
         raise UnsafeFileError(f"member {short(name)} is encrypted")
@@ -151,7 +150,7 @@ def tar_members(data: Any, count: int) -> dict[str, Member]:
         unsigned = sum(header) - sum(header[148:156]) + 8 * 32
         if _octal(header[148:156]) != unsigned:
             raise ValueError(f"the tar archive is damaged at byte {at}")
-        if kind not in (b"0", b"\0") or bad_name(name) or name in found or len(found) == count:
+        if kind not in (b"0", b"\0") or unsafe_name(name) or name in found or len(found) == count:
             raise UnsafeFileError(
                 f"the tar archive has a member {short(name)} of kind {short(kind)}, which torch "
                 "does not write"

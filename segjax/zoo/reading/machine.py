@@ -12,6 +12,7 @@ import codecs
 import dataclasses
 import pickletools
 import struct
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -50,6 +51,47 @@ class Buildable(abc.ABC):
           budget: what it may cost.
           state: what the file gives.
         """
+
+
+class Foreign(Buildable):
+    """Stands for an object of a trainer's own classes, which is skipped: nothing of it is made.
+
+    Attributes:
+      name: module and attribute of its class, as the file says it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, budget: Budget, state: Any) -> None:
+        """Drops the content."""
+
+
+def _foreign(name: str) -> Symbol | None:
+    """A symbol for classes of trainers; None for names that have no place next to weights.
+
+    Nothing is ever looked up or called, so this is not what keeps a file from doing harm. A file
+    that names functions of Python, numpy or torch beyond the few of tensors was built to do some,
+    and is refused as a whole.
+    """
+    package = name.partition(".")[0]
+    known = package in _OWN or package in sys.stdlib_module_names
+    if known and package != "__main__" and name not in _PLAIN_CLASSES:
+        return None
+    return Symbol(name, lambda budget, *arguments: Foreign(name), Foreign)
+
+
+_OWN = {"numpy", "torch", "jax", "jaxlib", "flax", "segjax", "pip", "setuptools", "__builtin__"}
+_OWN |= {"copy_reg", "commands", "cPickle"}  # of Python 2
+# Settings and paths that trainers keep next to the weights.
+_PLAIN_CLASSES = {
+    "argparse.Namespace",
+    "pathlib.Path",
+    "pathlib.PosixPath",
+    "pathlib.PurePosixPath",
+    "pathlib.WindowsPath",
+    "types.SimpleNamespace",
+}
 
 
 class Machine:
@@ -202,7 +244,7 @@ class Machine:
         words = [part for part in (module, name) if isinstance(part, str) and len(part) < _MAX_WORD]
         if len(words) < 2:
             raise UnsafeFileError(f"its pickle names a global by {short(module)} and {short(name)}")
-        symbol = self._symbols.get(f"{module}.{name}")
+        symbol = self._symbols.get(f"{module}.{name}") or _foreign(f"{module}.{name}")
         if symbol is None:
             raise UnsafeFileError(
                 f"its pickle asks for {short(f'{module}.{name}')}, "
@@ -219,6 +261,15 @@ class Machine:
         if not isinstance(arguments, tuple):
             raise ValueError(f"{symbol.name} is called with {short(arguments)}")
         self.stack.append(symbol.call(self._budget, *arguments))
+
+    def new(self, code: int, count: int) -> None:
+        """Makes an object of a class below `count` arguments: of a trainer's class alone."""
+        place = len(self.stack) - count - 1
+        symbol = self.stack[place] if place >= 0 else None
+        if not isinstance(symbol, Symbol) or symbol.value is not Foreign:
+            self._refuse(code)
+        del self.stack[place:]
+        self.stack.append(Foreign(symbol.name))
 
     def build(self) -> None:
         """Gives the object below the top the state on top."""
@@ -238,6 +289,8 @@ class Machine:
     def add_items(self, items: list[Any]) -> None:
         """Adds to the list on top."""
         target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return
         if type(target) is not list:
             raise ValueError(f"items are added to {short(target)}")
         target.extend(items)
@@ -245,6 +298,8 @@ class Machine:
     def set_items(self, items: list[Any]) -> None:
         """Adds pairs to the dictionary on top."""
         target = self.stack[-1]
+        if isinstance(target, Foreign):
+            return
         if not isinstance(target, dict):
             raise ValueError(f"keys are set on {short(target)}")
         target.update(pairs(items))
@@ -380,6 +435,8 @@ _BY_NAME: dict[str, Callable[[Machine], Any]] = {
     "STACK_GLOBAL": lambda m: m.find(*_last_two(m)),
     "REDUCE": Machine.call,
     "BUILD": Machine.build,
+    "NEWOBJ": lambda machine: machine.new(0x81, 1),
+    "NEWOBJ_EX": lambda machine: machine.new(0x92, 2),
     "PERSID": lambda m: m.persist(m.word()),
     "BINPERSID": lambda m: m.persist(m.stack.pop()),
 }

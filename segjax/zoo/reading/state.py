@@ -6,11 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from segjax.data.store import bad_name
-from segjax.zoo.reading.untrusted import MAX_TENSORS, UnsafeFileError, short
+from segjax.zoo.reading.machine import Foreign
+from segjax.zoo.reading.untrusted import MAX_TENSORS, UnsafeFileError, short, unsafe_name
 
-STATE_KEYS = ("state_dict", "model", "model_state_dict", "blobs")
-"""Where torch's examples, mmdet, Detectron2 and timm, and Caffe2 put the tensors."""
+STATE_KEYS = (
+    *("state_dict_ema", "model_ema", "ema_state"),
+    *("state_dict", "model", "model_state_dict", "blobs"),
+)
+"""Where trainers put the tensors: averaged ones (timm, add-ons of Detectron2) before the last.
+
+MMEngine's `ema_state_dict` is not among them: when it averages, its `state_dict` is the average
+(`EMAHook.before_save_checkpoint` swaps the two).
+"""
 
 _MOMENTUM = "_momentum"
 _PREFIX = re.compile(r"(?:module\.)*")
@@ -29,12 +36,14 @@ class Checkpoint:
         Caffe2's files `momentum_blobs` counts the dropped momenta.
       form: "safetensors", "torch zip", "torch legacy", "torch tar" or "pickle".
       left_out: names of what is neither: the optimizer's state, say.
+      place: key under which the tensors were, one of `STATE_KEYS`; "" for the top.
     """
 
     tensors: dict[str, np.ndarray]
     meta: dict[str, Any]
     form: str
     left_out: tuple[str, ...] = ()
+    place: str = ""
 
 
 def find_state(value: Any, form: str) -> Checkpoint:
@@ -53,6 +62,11 @@ def find_state(value: Any, form: str) -> Checkpoint:
     Raises:
       ValueError: if there are none, or names that no tensor has.
     """
+    if isinstance(value, Foreign):
+        raise ValueError(
+            f"it holds an object of {value.name}, of which nothing is read: save its state_dict()"
+            " in the program that made it"
+        )
     if not isinstance(value, dict):
         raise ValueError(f"it holds {short(value)}, not a dictionary of tensors")
     place = next((key for key in STATE_KEYS if _holds_tensors(value.get(key))), None)
@@ -73,7 +87,7 @@ def find_state(value: Any, form: str) -> Checkpoint:
         meta["momentum_blobs"] = len(momenta)
         tensors = {key: item for key, item in tensors.items() if key not in momenta}
     arrays = {name: item.array() for name, item in _named(tensors).items()}
-    return Checkpoint(arrays, meta, form, tuple(left_out))
+    return Checkpoint(arrays, meta, form, tuple(left_out), place or "")
 
 
 def _is_tensor(value: Any) -> bool:
@@ -102,7 +116,7 @@ def check_names(names: list[Any]) -> None:
     if len(names) > MAX_TENSORS:
         raise UnsafeFileError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
     for name in names:
-        if bad_name(name):
+        if unsafe_name(name):
             raise UnsafeFileError(f"it has a tensor named {short(name)}")
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from segjax.data.store import bad_name
+
 MAX_STEPS = 300_000  # a cascade of 1,500 tensors and its optimizer's state take about 150,000
 MAX_TENSORS = 20_000
 MAX_DIMS = 16
@@ -92,3 +94,8 @@ def short(value: Any) -> str:
     if isinstance(value, tuple | list) and len(value) <= 8 and all(map(_is_simple, value)):
         return "[" + ", ".join(short(item) for item in value) + "]"
     return f"a {type(value).__name__}"
+
+
+def unsafe_name(name: Any) -> bool:
+    """Returns True for a name of a tensor or member that could lead elsewhere on any system."""
+    return bad_name(name) or ":" in name

@@ -1,0 +1,98 @@
+"""Files that others trained: prefixes of their trainers, and their own number of classes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from segjax.models.variables import variable_shapes
+from segjax.protocols import Model
+from segjax.zoo.convert.rules import Array, Rule, by_path, path_of
+
+# Wrappers of models that may stand before the names: Lightning, DataParallel, torch.compile,
+# averaged copies. Outer ones come first.
+_WRAPPER = re.compile(
+    r"(?:ema_model|model_ema|averaged_model|ema|model|module|net|network|detector|_orig_mod)\."
+)
+
+
+def without_prefix(
+    state: Mapping[str, Array], rules: Sequence[Rule]
+) -> tuple[dict[str, Array], str, tuple[str, ...]]:
+    """Takes off the prefix that a trainer put before the names.
+
+    Where a file holds a model several times, averaged weights are taken before the last ones.
+
+    Args:
+      state: tensors by the file's names.
+      rules: the peer's table.
+
+    Returns:
+      The tensors by the peer's names; the prefix, "" for none; and the names of tensors without
+      it, which are left out. Names that fit no table stay as they are.
+    """
+    prefixes = {""}
+    for name in state:
+        place = 0
+        while found := _WRAPPER.match(name, place):
+            place = found.end()
+            prefixes.add(name[:place])
+    known = {p: sum(_knows(rules, n[len(p) :]) for n in state if n.startswith(p)) for p in prefixes}
+    best = max(prefixes, key=lambda p: (known[p], "ema" in p or "averaged" in p, -len(p)))
+    if not best or not known[best]:
+        return dict(state), "", ()
+    kept = {name[len(best) :]: array for name, array in state.items() if name.startswith(best)}
+    return kept, best, tuple(name for name in state if not name.startswith(best))
+
+
+def _knows(rules: Sequence[Rule], name: str) -> bool:
+    try:
+        path_of(rules, name)
+    except KeyError:
+        return False
+    return True
+
+
+def count_classes(
+    state: Mapping[str, Array], rules: Sequence[Rule], model: Model
+) -> tuple[int | None, int | None]:
+    """Reads the numbers of classes off the shapes of a file's tensors.
+
+    Args:
+      state: tensors by the peer's names.
+      rules: the peer's table.
+      model: of the same architecture, with any number of classes.
+
+    Returns:
+      Instance classes and pixel classes; None where the model has none, or the file does not
+      say one number.
+    """
+    counts = model.classes
+    things = pixels = None
+    if counts.things is not None:
+        things = _count(state, rules, model.with_classes(things=1), model.with_classes(things=2))
+    if counts.pixels is not None:
+        pixels = _count(state, rules, model.with_classes(pixels=1), model.with_classes(pixels=2))
+    return things, pixels
+
+
+def _count(state: Mapping[str, Array], rules: Sequence[Rule], one: Model, two: Model) -> int | None:
+    """Solves for the number: sides grow evenly with it, from a model of 1 class to one of 2."""
+    first, second = (by_path(variable_shapes(model)) for model in (one, two))
+    found: set[float] = set()
+    for name, array in state.items():
+        if not _knows(rules, name):
+            continue
+        path, layout = path_of(rules, name)
+        if path not in first or first[path].shape == second[path].shape:
+            continue
+        try:
+            shape: tuple[Any, ...] = layout.ours(np.asarray(array)).shape
+        except (ValueError, IndexError):
+            return None
+        for side, low, high in zip(shape, first[path].shape, second[path].shape, strict=True):
+            if low != high:
+                found.add(1 + (side - low) / (high - low))
+    number = found.pop() if len(found) == 1 else 0
+    return int(number) if number >= 1 and number == int(number) else None
