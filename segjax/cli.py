@@ -86,7 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(command=_evaluate)
 
     predict = _run_parser(commands, "predict", "what is in pictures, drawn and as json and maps")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture files or folders")
+    predict.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help='pictures, folders, patterns such as "photos/*.jpg", URLs, videos, or camera:0',
+    )
     predict.add_argument("--out", metavar="FOLDER", required=True, help="for pictures, json, maps")
     predict.add_argument(
         "--draw",
@@ -95,10 +100,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument(
         "--score-threshold",
+        "--conf",
         type=float,
+        dest="score_threshold",
         help="of objects that are drawn (default 0.5) or become segments (default: the model's)",
     )
     predict.add_argument("--max-detections", type=positive, help="of a picture")
+    predict.add_argument("--classes", metavar="A,B,...", help="keep objects of these classes alone")
+    predict.add_argument("--recursive", action="store_true", help="look into sub-folders, too")
+    predict.add_argument(
+        "--stride", metavar="N", type=positive, default=1, help="predict every Nth frame of videos"
+    )
     predict.set_defaults(command=_predict)
 
     compile_ = commands.add_parser(
@@ -315,7 +327,7 @@ def _evaluated_fields(found: Any, data: Any) -> Any:
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.predict.files import predict_files
+    from segjax.predict.files import describe_counts, predict_files
 
     predictor = dataclasses.replace(_weights(known).predictor(), refine=_refinement(known))
     report = predict_files(
@@ -324,9 +336,14 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
         known.out,
         score_threshold=known.score_threshold,
         max_detections=known.max_detections,
+        classes=() if known.classes is None else class_names(known.classes),
         draw=known.draw,
+        recursive=known.recursive,
+        stride=known.stride,
         progress=sys.stderr.isatty(),
     )
+    for name, counts in report.counts.items():
+        print(f"{name}: {describe_counts(counts) or 'nothing found'}")
     print(report.text())
     return 1 if report.failed else 0
 

@@ -2,16 +2,17 @@
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
-from segjax.data.images import decode_image
+from segjax.predict.frames import Drawings, read_all, with_progress
 from segjax.predict.predictor import Predictor
+from segjax.predict.sources import find_sources
 from segjax.protocols import Model, PanopticModel
 from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz
@@ -19,7 +20,6 @@ from segjax.results.files import MapWriter, write_results
 from segjax.results.result import Result
 
 Drawing = Literal["panoptic", "instances", "semantic"]
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,31 +27,45 @@ class FilesReport:
     """Report of `predict_files`.
 
     Attributes:
-      counts: picture to the number of objects drawn on it.
-      overlays: picture to the overlay written for it.
-      failed: picture to why it could not be read.
-      results_json: the COCO results file; None for a model that knows no objects.
+      counts: number of objects drawn, by class and picture.
+      overlays: drawing written for each picture.
+      failed: reason for each picture, or argument, that could not be read.
+      skipped: counts of files in folders that were left out, by the reason.
+      results_json: the COCO results file; None for a model that knows no objects, or if no
+        picture could be read.
       maps: json, folders and lists written for the maps; empty for a model without.
     """
 
-    counts: dict[Path, int]
-    overlays: dict[Path, Path]
-    failed: dict[Path, str]
-    results_json: Path | None
+    counts: dict[str, dict[str, int]]
+    overlays: dict[str, Path]
+    failed: dict[str, str]
+    skipped: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    results_json: Path | None = None
     maps: tuple[Path, ...] = ()
 
     def text(self) -> str:
-        """A line of totals, and a line per picture that could not be read."""
-        total, written = sum(self.counts.values()), [str(path) for path in self.maps]
+        """A line of totals, one for each kind of file left out, and one for each failure."""
+        total: collections.Counter[str] = collections.Counter()
+        for counts in self.counts.values():
+            total.update(counts)
+        written = [str(path) for path in self.maps]
         first = f"{len(self.counts)} pictures"
         if self.results_json is not None:
-            first += f", {total} objects drawn"
+            first += f", {sum(total.values())} objects drawn"
+            first += f" ({describe_counts(total)})" if total else ""
             written.insert(0, str(self.results_json))
         lines = [f"{first}; results in {', '.join(written)}" if written else first]
+        lines += [f"skipped {count} {reason}" for reason, count in sorted(self.skipped.items())]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be read:")
             lines += [f"  {path}: {reason}" for path, reason in self.failed.items()]
         return "\n".join(lines)
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Writes "2 person, 1 dog", the most frequent first."""
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {name}" for name, count in order)
 
 
 def predict_files(
@@ -61,63 +75,79 @@ def predict_files(
     *,
     score_threshold: float | None = None,
     max_detections: int | None = None,
+    classes: Sequence[str] = (),
     draw: Drawing | None = None,
+    recursive: bool = False,
+    stride: int = 1,
     progress: bool = False,
 ) -> FilesReport:
-    """Predicts picture files: a drawing each, a COCO results json for all, and their maps.
+    """Predicts pictures: a drawing each, a COCO results json for all, and their maps.
 
-    A picture that cannot be read is named in the report and does not stop the others.
+    A picture that cannot be read is named in the report and does not stop the others. If none
+    can be read, results of an earlier run stay as they were.
 
     Args:
       predictor: the model to use.
-      paths: picture files, or folders of them.
+      paths: files, folders, patterns, URLs, videos or "camera:0", as
+        `segjax.predict.sources.find_sources` takes them.
       out: folder for `NAME_KIND.{png,jpg}`, KIND as `draw` has it, small pictures enlarged, and
-        `detections.json`. The json has every
-        detection, in original pixels, with its `file_name`; `image_id` is the file's number where
-        all names are different numbers (as in COCO), else its place in `paths` from 1. Panoptic
-        models write `panoptic.json` and `panoptic/NAME.png` in COCO's format, semantic ones
-        `semantic/NAME.png` of labels and `semantic.txt` of their names.
+        `detections.json`. The json has every detection, in original pixels, with its `file_name`;
+        `image_id` is the file's number where all names are different numbers (as in COCO), else
+        its place from 1. Panoptic models write `panoptic.json` and `panoptic/NAME.png` in COCO's
+        format, semantic ones `semantic/NAME.png` of labels and `semantic.txt` of their names.
+        Videos give `NAME_KIND.mp4`, and their frames the names `NAME#1`, `NAME#2`, ...
       score_threshold: lowest score of objects that are drawn; None means 0.5. For a panoptic
         model also of objects that become segments; None leaves that to its `merge`.
-      max_detections: per picture, the best.
+      max_detections: largest number per picture, the best ones.
+      classes: names of the classes to keep; () keeps all.
       draw: "instances", "semantic" or "panoptic"; None takes panoptic before instances before
         semantic, as far as the model gives them.
+      recursive: True to look into sub-folders of folders.
+      stride: every how many frames of a video are predicted.
       progress: show a progress bar.
 
     Returns:
-      What was written, and what could not be read; a command should fail if `failed` is not
-      empty.
+      A report of what was written, and what could not be read; a command should fail if `failed`
+      is not empty.
+
+    Raises:
+      ValueError: for classes that the model does not know, or a drawing that it cannot give.
     """
     draw = _drawing(predictor.model, draw)
     model = predictor.model
     if isinstance(model, PanopticModel) and score_threshold is not None:
         model = model.with_score_threshold(score_threshold)
         predictor = dataclasses.replace(predictor, model=model)
-    folder = Path(out)
+    wanted = _wanted(predictor, classes, draw)
+    folder = Path(out).expanduser()
+    found = find_sources(paths, recursive=recursive, out=folder)
+    report = FilesReport({}, {}, dict(found.failed), found.skipped)
     folder.mkdir(parents=True, exist_ok=True)
-    files, failed = _expand(paths)
-    things = model.classes.things
-    results_json = None if things is None else folder / "detections.json"
-    report = FilesReport({}, {}, failed, results_json)
     entries: list[dict[str, Any]] = []
-    maps, ids = MapWriter(f"{folder}/"), _image_ids(files)
-    for path in _progress(files, progress):
-        try:
-            image = read_image(path)
-        except (OSError, ValueError) as error:
-            report.failed[path] = str(error)
-            continue
-        found = predictor.result(image, max_detections=max_detections)
-        shown = _shown(found, draw, 0.5 if score_threshold is None else score_threshold)
-        name = _draw(report, path, folder, image, shown, draw)
-        maps.add(found, ids[path], name, path.name)
-        if found.instances is not None:
-            category_ids = predictor.classes.category_ids or range(1, (things or 0) + 1)
-            for entry in found.instances.to_coco(ids[path], category_ids):
-                entries.append({"file_name": path.name} | entry)
-    if report.results_json is not None:
-        write_results(report.results_json, entries)
-    return dataclasses.replace(report, maps=maps.close())
+    maps, drawings = MapWriter(f"{folder}/"), Drawings(folder, draw)
+    threshold = 0.5 if score_threshold is None else score_threshold
+    things = model.classes.things
+    category_ids = predictor.classes.category_ids or range(1, (things or 0) + 1)
+    frames = read_all(found.sources, report.failed, stride)
+    total = 0 if any(s.is_video for s in found.sources) else len(found.sources)
+    for image_id, frame in with_progress(frames, total, progress):
+        result = _only(predictor.result(frame.image, max_detections=max_detections), wanted)
+        shown = _shown(result, draw, threshold)
+        scale = viz.readable_scale(shown.image_size)
+        path, name = drawings.write(frame, viz_maps.draw_result(frame.image, shown, scale=scale))
+        report.counts[frame.name] = _counts(shown)
+        report.overlays[frame.name] = path
+        maps.add(result, image_id, name, frame.name)
+        if result.instances is not None:
+            for entry in result.instances.to_coco(image_id, category_ids):
+                entries.append({"file_name": frame.name} | entry)
+    drawings.close()
+    if not report.counts:
+        return report
+    results_json = None if things is None else folder / "detections.json"
+    if results_json is not None:
+        write_results(results_json, entries)
+    return dataclasses.replace(report, results_json=results_json, maps=maps.close())
 
 
 def _drawing(model: Model, wanted: Drawing | None) -> Drawing:
@@ -143,87 +173,39 @@ def _shown(found: Result, draw: Drawing, score_threshold: float) -> Result:
     return found
 
 
-def _draw(
-    report: FilesReport,
-    path: Path,
-    folder: Path,
-    image: UInt8[np.ndarray, "h w 3"],
-    shown: Result,
-    kind: Drawing,
-) -> str:
-    """Writes the drawing of a picture and reports it; returns a name that no other has."""
-    count = 0
+def _counts(shown: Result) -> dict[str, int]:
+    """Objects that are drawn, by their class."""
+    counts: collections.Counter[str] = collections.Counter()
     if shown.panoptic is not None:
-        count = sum(s.category.is_thing for s in shown.panoptic.segments)
+        counts.update(s.category.name for s in shown.panoptic.segments if s.category.is_thing)
     elif shown.instances is not None:
-        count = len(shown.instances)
-    target, name = _overlay_path(path, folder, kind, set(report.overlays.values()))
-    report.counts[path], report.overlays[path] = count, target
-    _write_image(
-        target,
-        viz_maps.draw_result(image, shown, scale=viz.readable_scale(shown.image_size)),
-    )
-    return name
+        counts.update(shown.instances.names)
+    return dict(counts)
 
 
-def read_image(path: str | Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture file as RGB.
+def _wanted(predictor: Predictor, classes: Sequence[str], draw: Drawing) -> list[int] | None:
+    """Indices of the classes to keep; None for all.
 
     Raises:
-      OSError: if the file cannot be opened.
-      ValueError: if it is not a picture that can be decoded.
+      ValueError: for a name that the model does not know, or a drawing that is not of objects.
     """
-    return decode_image(Path(path).read_bytes())
+    if not classes:
+        return None
+    if draw != "instances":
+        raise ValueError(f'classes choose among objects, not {draw} maps: take draw="instances"')
+    names = predictor.classes.names or tuple(
+        str(index) for index in range(predictor.model.classes.things or 0)
+    )
+    if unknown := [name for name in classes if name not in names]:
+        raise ValueError(
+            f"the model has no class {', '.join(map(repr, unknown))}: it has {', '.join(names)}"
+        )
+    return [index for index, name in enumerate(names) if name in classes]
 
 
-def _expand(paths: Iterable[str | Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Picture files, folders replaced by those inside, each once; and folders without any."""
-    files: list[Path] = []
-    failed: dict[Path, str] = {}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not inside:
-            failed[path] = "a folder without pictures"
-        files += inside
-    return list(dict.fromkeys(files)), failed
-
-
-def _image_ids(files: Sequence[Path]) -> dict[Path, int]:
-    stems = [path.stem for path in files]
-    numbered = all(stem.isascii() and stem.isdigit() for stem in stems)
-    numbers = [int(stem) for stem in stems] if numbered else []
-    if len(set(numbers)) < len(files):
-        numbers = list(range(1, len(files) + 1))
-    return dict(zip(files, numbers, strict=True))
-
-
-def _overlay_path(path: Path, folder: Path, kind: str, taken: set[Path]) -> tuple[Path, str]:
-    """PNG for PNG, JPEG for the rest; numbered where pictures of two folders share a name.
-
-    Maps are PNGs whatever the picture is: the second thing returned, the name without kind and
-    suffix, is unlike all others too.
-    """
-    suffix = ".png" if path.suffix.lower() == ".png" else ".jpg"
-    names = {target.stem for target in taken}
-    name, number = path.stem, 2
-    while f"{name}_{kind}" in names:
-        name = f"{path.stem}_{number}"
-        number += 1
-    return folder / f"{name}_{kind}{suffix}", name
-
-
-def _write_image(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
-    from PIL import Image
-
-    Image.fromarray(image).save(path, quality=92)
-
-
-def _progress(files: Sequence[Path], progress: bool) -> Iterable[Path]:
-    if not progress:
-        return files
-    from tqdm import tqdm
-
-    return tqdm(files, desc="predict", unit="image", leave=False)
+def _only(found: Result, wanted: list[int] | None) -> Result:
+    """The objects of some classes."""
+    if wanted is None or found.instances is None:
+        return found
+    keep = np.isin(found.instances.classes, wanted)
+    return dataclasses.replace(found, instances=found.instances.select(keep))

@@ -6,18 +6,17 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 import numpy as np
-from jaxtyping import Shaped
 
 from segjax.data import canvas
 from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
+from segjax.predict.images import as_image
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.results.detections import ImageDetections
-from segjax.results.draw import objects as viz
 from segjax.results.postprocess import (
     MapOutputs,
     collect_results,
@@ -27,6 +26,9 @@ from segjax.results.postprocess import (
 )
 from segjax.results.result import Result
 from segjax.types import Detections
+
+# A path, a URL, a PIL image, or an array: see `segjax.predict.images.as_image`.
+Picture: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +57,30 @@ class Predictor:
     pad_multiple: int = 128
     refine: MaskRefinement | None = None
 
-    def __call__(
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
         self,
-        image: Shaped[np.ndarray, "h w *c"],
+        image: list[Any] | tuple[Any, ...],
         *,
         score_threshold: float = 0.0,
         max_detections: int | None = None,
-    ) -> ImageDetections:
-        """Finds the objects of one picture; `result` gives semantic and panoptic maps too.
+    ) -> list[ImageDetections]: ...
+    @overload
+    def __call__(
+        self, image: Picture, *, score_threshold: float = 0.0, max_detections: int | None = None
+    ) -> ImageDetections: ...
+    def __call__(
+        self,
+        image: Picture,
+        *,
+        score_threshold: float = 0.0,
+        max_detections: int | None = None,
+    ) -> ImageDetections | list[ImageDetections]:
+        """Finds the objects of one picture; `result` returns semantic and panoptic maps too.
 
         Args:
-          image: uint8, [h, w] or [h, w, 1] gray, [h, w, 3] RGB or [h, w, 4] RGBA, of any size.
+          image: a picture of any size, as `segjax.predict.images.as_image` takes it: a path, a
+            URL, a PIL image or an array. A list or a batch [n, h, w, c] gives a list.
           score_threshold: leave out scores at or below it, besides the model's own threshold.
           max_detections: largest number of objects, the best ones; None keeps all.
 
@@ -73,9 +88,15 @@ class Predictor:
           Objects in pixels of `image`, best first.
 
         Raises:
-          ValueError: if `image` is not a uint8 picture, or has no pixels, or the model knows no
-            objects.
+          OSError: if a file cannot be opened or fetched.
+          ValueError: if `image` is not a picture, the model knows no objects, or the threshold is
+            not a number or the largest number negative.
         """
+        if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
+            return [
+                self(one, score_threshold=score_threshold, max_detections=max_detections)
+                for one in image
+            ]
         if self.model.classes.things is None:
             raise ValueError(
                 "the model knows no objects, it gives the class of every pixel: use"
@@ -87,7 +108,7 @@ class Predictor:
 
     def result(
         self,
-        image: Shaped[np.ndarray, "h w *c"],
+        image: Picture,
         *,
         score_threshold: float = 0.0,
         max_detections: int | None = None,
@@ -104,19 +125,24 @@ class Predictor:
           All in pixels of `image`.
 
         Raises:
-          ValueError: if `image` is not a uint8 picture, or has no pixels, or the names of classes
-            do not belong together.
+          OSError: if a file cannot be opened or fetched.
+          ValueError: if `image` is not a picture, the names of classes do not belong together, or
+            the threshold is not a number or the largest number negative.
         """
         return self._find(image, "semantic" in self.model.tasks, score_threshold, max_detections)
 
     def _find(
         self,
-        image: Shaped[np.ndarray, "h w *c"],
+        image: Picture,
         maps: bool,
         score_threshold: float,
         max_detections: int | None,
     ) -> Result:
-        rgb = viz.as_rgb(image)
+        if not score_threshold <= 1:
+            raise ValueError(f"score_threshold is {score_threshold}: wanted a number in 0..1")
+        if max_detections is not None and max_detections < 0:
+            raise ValueError(f"max_detections is {max_detections}: wanted 0 or more, or None")
+        rgb = as_image(image)
         height, width = rgb.shape[:2]
         padded, resized = canvas.fit(rgb, self.data, self._divisor)
         inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
@@ -153,7 +179,7 @@ class Predictor:
 def predict(
     model: Model,
     variables: Any,
-    image: Shaped[np.ndarray, "h w *c"],
+    image: Picture,
     *,
     classes: Classes = Classes(),
     data: DataConfig | None = None,
