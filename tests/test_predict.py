@@ -359,4 +359,3 @@ def test_videos_are_drawn_and_counted_frame_by_frame(predictor, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     report = predict_files(predictor, [tmp_path / "broken.mp4"], tmp_path / "out")
     assert list(report.failed.values()) == ["is not a video that OpenCV can open"]
-

@@ -8,6 +8,7 @@ import pytest
 from segjax.data import rle
 from segjax.results.detections import ImageDetections
 from segjax.results.draw import objects as viz
+from segjax.results.draw.fonts import fitting_font
 
 
 def _objects(height=120, width=160, scored=True):
@@ -67,7 +68,7 @@ def test_labels_stay_inside_and_apart(size):
 
     height, width = size
     pen = ImageDraw.Draw(Image.new("RGB", (width, height)))
-    font = viz.label_font(viz.label_size(size))
+    font, _ = fitting_font(["person 1 0.98"], viz.label_size(size))
     placed = []
     corners = [(0, 0), (width - 10, 0), (0, height - 10), (width - 10, height - 10)]
     if height > 100:

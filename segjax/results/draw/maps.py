@@ -12,6 +12,7 @@ from segjax.data.images import IGNORE
 from segjax.results import conversions
 from segjax.results.draw import objects as viz
 from segjax.results.draw.colours import class_colour
+from segjax.results.draw.fonts import fitting_font
 from segjax.results.maps import PanopticMap, PanopticSegment, SemanticMap
 from segjax.results.result import Result
 
@@ -262,7 +263,9 @@ def _with_legend(
     if unknown:
         lines.append(_Entry(f"{UNKNOWN} {_percent(unknown, pixels)}", None))
     width = canvas.shape[1]
-    font = viz.label_font(viz.label_size(canvas.shape[:2]))
+    size = viz.label_size(canvas.shape[:2])
+    font, texts = fitting_font([entry.text for entry in lines], size)
+    lines = [entry._replace(text=text) for entry, text in zip(lines, texts, strict=True)]
     row = round(1.5 * sum(font.getmetrics()))
     swatch, gap = row // 2, row // 3
     places, x, y = [], gap, 0

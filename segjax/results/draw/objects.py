@@ -1,12 +1,13 @@
 """Pictures of detections and ground truth: masks, boxes and labels over the image."""
 
 import colorsys
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
+
+from segjax.results.draw.fonts import fitting_font
 
 # Successive hues a golden ratio of the circle apart are all well apart, however many there are.
 GOLDEN_RATIO = 0.618033988749895
@@ -32,13 +33,14 @@ def draw(
     show_boxes: bool = True,
     show_labels: bool = True,
     scale: int = 1,
+    font: str | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draws objects over an image.
 
     Every object has its own colour for mask, outline, box and label. Labels read
     "person 1 0.98": class, number within the class from the best score down, score. Line and
-    text sizes follow the image's size, labels stay inside the image and out of each other's way
-    where there is room.
+    text sizes follow the image's size. Labels stay inside the image and out of each other's way
+    where there is room; in crowds those are left out that would cover small objects.
 
     Args:
       image: uint8 picture: [h, w] or [h, w, 1] gray, [h, w, 3] RGB, or [h, w, 4] RGBA.
@@ -49,6 +51,8 @@ def draw(
       show_boxes: draw the boxes.
       show_labels: write the labels.
       scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
+      font: path of a font file for the labels; None finds one that has all letters of the names,
+        see `segjax.results.draw.fonts`.
 
     Returns:
       A new RGB picture, `scale` times as high and wide.
@@ -79,7 +83,7 @@ def draw(
             _draw_box(canvas, boxes[i], colours[i], width)
     if show_labels:
         names = detections.class_names if class_names is None else class_names
-        draw_labels(canvas, boxes, label_texts(detections, order, names), order, colours)
+        draw_labels(canvas, boxes, label_texts(detections, order, names), order, colours, font)
     return canvas
 
 
@@ -177,6 +181,7 @@ def draw_labels(
     texts: Sequence[str],
     order: Sequence[int],
     colours: dict[int, tuple[int, int, int]],
+    font_path: str | None = None,
 ) -> None:
     """Writes a label at every object, on the canvas itself.
 
@@ -185,19 +190,22 @@ def draw_labels(
       boxes: (x0, y0, x1, y1) of the objects, in pixels of the canvas.
       texts: one per object, in the order of `order`.
       order: indices of the objects; the first find the most room.
-      colours: by index.
+      colours: colour of each object, by index.
+      font_path: path of a font file; None finds one that has all letters.
     """
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    size = label_size(canvas.shape[:2])
-    font = label_font(size if len(order) <= CROWDED else max(9, round(0.8 * size)))
+    size, crowded = label_size(canvas.shape[:2]), len(order) > CROWDED
+    # Pillow's own space is so narrow that "1 0.98" would read as "10.98".
+    wide = [text.replace(" ", "  ") for text in texts]
+    font, wide = fitting_font(wide, max(9, round(0.8 * size)) if crowded else size, font_path)
     placed: list[_Label] = []
-    for i, label_text in zip(order, texts, strict=True):
-        # The font's space is so narrow that "1 0.98" would read as "10.98".
-        text = label_text.replace(" ", "  ")
+    for i, text in zip(order, wide, strict=True):
         label = _place(pen, font, text, boxes[i], canvas.shape[:2], placed)
+        if crowded and _hides(label, boxes, placed):
+            continue
         placed.append(label)
         pen.rectangle((label.left, label.top, label.right - 1, label.bottom - 1), fill=colours[i])
         centre = (label.left + label.right) / 2, (label.top + label.bottom) / 2
@@ -216,14 +224,6 @@ def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str
         score = "" if detections.scores is None else f" {detections.scores[i]:.2f}"
         texts.append(f"{name} {counts[k]}{score}")
     return texts
-
-
-@functools.lru_cache(maxsize=8)
-def label_font(size: int) -> Any:
-    """Pillow's own font, text of that many pixels."""
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
 
 
 def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -262,6 +262,20 @@ def _place(
     ]
     candidates = [_inside(text, left, top, w, h, width, height) for left, top in corners]
     return min(candidates, key=lambda label: sum(_overlap(label, other) for other in placed))
+
+
+def _hides(label: _Label, boxes: np.ndarray, placed: Sequence[_Label]) -> bool:
+    """True for a label that covers most of a small object, or of another label."""
+    area = (label.right - label.left) * (label.bottom - label.top)
+    sides = np.minimum(boxes[:, 2:], (label.right, label.bottom)) - np.maximum(
+        boxes[:, :2], (label.left, label.top)
+    )
+    covered = np.prod(np.maximum(sides, 0), axis=1)
+    sizes = np.maximum(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), 1)
+    small = sizes < area
+    return bool((covered > 0.5 * sizes)[small].any()) or any(
+        _overlap(label, other) > 0.5 * area for other in placed
+    )
 
 
 def _inside(text: str, left: int, top: int, w: int, h: int, width: int, height: int) -> _Label:
