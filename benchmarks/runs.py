@@ -1,7 +1,7 @@
 """Trains a config as `segjax train` does and keeps what came out, with the time it took.
 
-    python -m benchmarks.runs shapes --config configs/shapes_mask_rcnn.py
-    python -m benchmarks.runs dsb_ci --config configs/finetune_coco_format.py --data.root=FOLDER
+    python -m benchmarks.runs shapes --config shapes_mask_rcnn
+    python -m benchmarks.runs dsb_ci --config finetune_coco_format --data.root=FOLDER
 
 The name is that of the file under benchmarks/results/. Times hold everything: reading and
 preparing the data, compiling, training, evaluating, pictures.

@@ -12,7 +12,7 @@ The published run starts from torchvision's ImageNet weights of the backbone, wh
 stage stay frozen and whose norms keep ImageNet's statistics: `resnet50.tv_in1k_v1` of the zoo,
 fetched by the first run. This recipe has not been run in full here yet.
 
-    segjax train --config configs/cascade_mask_rcnn_r50_fpn_20e_coco.py
+    segjax train --config cascade_mask_rcnn_r50_fpn_20e_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

@@ -11,7 +11,7 @@ later stages draw no new regions. The published run starts from MSRA's ImageNet 
 backbone, whose stem and first stage stay frozen: `resnet50.d2_msra` of the zoo, fetched by the
 first run. This recipe has not been run in full here yet.
 
-    segjax train --config configs/cascade_mask_rcnn_r50_fpn_3x_coco.py
+    segjax train --config cascade_mask_rcnn_r50_fpn_3x_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

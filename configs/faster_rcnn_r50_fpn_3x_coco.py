@@ -9,7 +9,7 @@ The published run starts from MSRA's ImageNet weights of the backbone, whose ste
 stay frozen: `resnet50.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
 in full here yet.
 
-    segjax train --config configs/faster_rcnn_r50_fpn_3x_coco.py
+    segjax train --config faster_rcnn_r50_fpn_3x_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

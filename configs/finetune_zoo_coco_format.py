@@ -1,6 +1,6 @@
 """Mask R-CNN R50-FPN fine-tuned on your own images, from Detectron2's COCO weights.
 
-    segjax train --config configs/finetune_zoo_coco_format.py --data.root=FOLDER --workdir runs/mine
+    segjax train --config finetune_zoo_coco_format --data.root=FOLDER --workdir runs/mine
 
 FOLDER holds `train/`, `val/` and `annotations/instances_{train,val}.json`; the classes, their
 names and ids are read from the json. The weights (`mask_rcnn_resnet50_fpn.d2_3x` of the zoo, box

@@ -15,7 +15,7 @@ whose stem and first stage stay frozen and whose norms keep ImageNet's statistic
 `resnext101_64x4d.mm_in1k` of the zoo, fetched by the first run. This recipe has not been run in
 full here yet.
 
-    segjax train --config configs/htc_x101_64x4d_fpn_20e_coco.py
+    segjax train --config htc_x101_64x4d_fpn_20e_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

@@ -1,6 +1,6 @@
 """Mask R-CNN on EfficientNet-Lite0, from ImageNet weights, on your own images in COCO format.
 
-    segjax train --config configs/lite_coco_format.py --data.root=FOLDER --workdir runs/mine
+    segjax train --config lite_coco_format --data.root=FOLDER --workdir runs/mine
 
 FOLDER holds `train/`, `val/` and `annotations/instances_{train,val}.json`; the classes, their
 names and ids are read from the json. `segjax check-data FOLDER` lists defects beforehand.

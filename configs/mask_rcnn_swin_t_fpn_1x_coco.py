@@ -8,7 +8,7 @@ The published run starts from the Swin authors' ImageNet weights; this one from 
 training of the same model, `swin_t.tv_in1k_v1` of the zoo, fetched by the first run. Nothing is
 frozen. This recipe has not been run in full here yet.
 
-    segjax train --config configs/mask_rcnn_swin_t_fpn_1x_coco.py
+    segjax train --config mask_rcnn_swin_t_fpn_1x_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

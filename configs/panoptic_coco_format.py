@@ -1,6 +1,6 @@
 """Panoptic FPN on EfficientNet-Lite0, on your own images in COCO's panoptic format.
 
-    segjax train --config configs/panoptic_coco_format.py --data.root=FOLDER --workdir runs/mine
+    segjax train --config panoptic_coco_format --data.root=FOLDER --workdir runs/mine
 
 FOLDER holds `train/`, `val/`, `annotations/instances_{train,val}.json`,
 `annotations/panoptic_{train,val}.json` and the folders of PNGs of those names; things, stuff, their

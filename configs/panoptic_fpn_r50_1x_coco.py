@@ -10,7 +10,7 @@ The published run starts from MSRA's ImageNet weights of the backbone, whose ste
 stay frozen: `resnet50.d2_msra` of the zoo, fetched by the first run. This recipe has not been run
 in full here yet.
 
-    segjax train --config configs/panoptic_fpn_r50_1x_coco.py
+    segjax train --config panoptic_fpn_r50_1x_coco
 """
 
 from segjax.config import OptimConfig, TrainConfig

@@ -1,6 +1,6 @@
 """Hybrid Task Cascade on synthetic shapes: all of it, small enough for a laptop.
 
-    segjax train --config configs/shapes_htc.py --workdir runs/shapes_htc
+    segjax train --config shapes_htc --workdir runs/shapes_htc
 
 The data of `shapes_mask_rcnn.py`, and a Hybrid Task Cascade (1901.07518) with that model's widths:
 three stages at IoU 0.5, 0.6 and 0.7, interleaved, with mask information flow and a semantic branch.

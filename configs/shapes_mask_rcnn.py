@@ -1,6 +1,6 @@
 """Mask R-CNN on synthetic shapes: the whole way from data to pictures, on a laptop.
 
-    segjax train --config configs/shapes_mask_rcnn.py --workdir runs/shapes
+    segjax train --config shapes_mask_rcnn --workdir runs/shapes
 
 Discs, boxes, triangles and stars with exact masks are drawn by seed, trained on from random
 weights, and evaluated by pycocotools. Model: Mask R-CNN (1703.06870) with a ResNet-18 and an FPN

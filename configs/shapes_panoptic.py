@@ -1,6 +1,6 @@
 """Panoptic FPN on synthetic shapes over textured grounds: things and stuff, on a laptop.
 
-    segjax train --config configs/shapes_panoptic.py --workdir runs/shapes_panoptic
+    segjax train --config shapes_panoptic --workdir runs/shapes_panoptic
 
 Discs, boxes, triangles and stars on grounds of grass, sand, water and sky, told apart by texture
 alone. Model: Panoptic FPN (1901.02446) in Detectron2's conventions, with the widths of

@@ -4,15 +4,18 @@
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import segjax
-from segjax import cli_data
-from segjax.cli_data import class_names, positive
+from segjax.commands import compiling, data, zoo
+from segjax.commands.data import class_names, positive
+from segjax.recipes import find_config
+from segjax.spellings import split_flag, understood
+from segjax.startup import choose_device, explained, keep_programs
 
 TRAIN_HELP = """\
 Every field of the config is a flag, checked against its type:
@@ -34,12 +37,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
     known, flags = parser.parse_known_args(arguments)
-    if flags and known.command not in (_train, _evaluate, _compile):
+    if flags and not getattr(known, "takes_fields", False):
         parser.error(f"unrecognized arguments: {' '.join(flags)}")
     if segjax.xla_flags_added and known.command in (_train, _evaluate, _predict):
         print(segjax.xla_flags_added)
     try:
+        if getattr(known, "device", None):
+            choose_device(known.device)
+        if known.command in (_train, _evaluate, _predict):
+            keep_programs()
         return known.command(known, flags)
+    except BrokenPipeError:  # as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except RuntimeError as error:  # XLA's
+        sentence = explained(error)
+        if sentence is None:
+            raise
+        print(f"segjax: {sentence}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as stop:
         print(f"segjax: {stop or 'stopped'}", file=sys.stderr)
         return 128 + getattr(stop, "number", signal.SIGINT)
@@ -63,11 +79,16 @@ def _parser() -> argparse.ArgumentParser:
         usage="segjax train --config FILE [--workdir FOLDER] [--any.field=value ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    train.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a recipe (`segjax configs`), or a Python file with get_config()",
+    )
+    _add_device(train)
     train.add_argument("--workdir", metavar="FOLDER", help="default: runs/NAME_OF_CONFIG")
     _add_trust(train, "of the model in the folder of --init-from")
     train.add_argument("-h", "--help", action="store_true", help="this, or a config's fields")
-    train.set_defaults(command=_train, parser=train)
+    train.set_defaults(command=_train, parser=train, takes_fields=True)
 
     evaluate = _run_parser(commands, "evaluate", "scores of a trained model")
     evaluate.add_argument(
@@ -83,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also boundary AP of masks and boundary IoU of semantic maps (2103.16562)",
     )
     evaluate.epilog = "--data.FIELD, --model.FIELD and --max-detections change the run's config."
-    evaluate.set_defaults(command=_evaluate)
+    evaluate.set_defaults(command=_evaluate, takes_fields=True)
 
     predict = _run_parser(commands, "predict", "what is in pictures, drawn and as json and maps")
     predict.add_argument(
@@ -113,73 +134,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(command=_predict)
 
-    compile_ = commands.add_parser(
-        "compile",
-        help="compile a config's programs for a device that need not be present",
-        description="Compiles the training step and the prediction of a config for a device that"
-        " need not be present, and prints their memory, kernels, loops and communication.",
-        allow_abbrev=False,
-        epilog="Every field of the config is a flag too, such as --compute-dtype=bfloat16.",
-    )
-    compile_.add_argument(
-        "--config", metavar="NAME", required=True, help="a file, or a name of configs/"
-    )
-    compile_.add_argument(
-        "--target",
-        required=True,
-        help="h100, h200, a100, l4, h100:8, v5e:4x4, v5p:2x2x1, v6e:2x2, cpu",
-    )
-    compile_.add_argument(
-        "--per-device-batch", metavar="N", type=positive, help="images; default: the config's"
-    )
-    compile_.add_argument(
-        "--image-size",
-        metavar=("H", "W"),
-        nargs=2,
-        type=positive,
-        help="pixels of the padded images; default: as the config resizes landscape images",
-    )
-    compile_.add_argument(
-        "--what",
-        metavar="A,B",
-        type=lambda text: text.split(","),
-        help="of train, predict, maps, refine, bottom_up; default: what the run compiles",
-    )
-    compile_.add_argument("--save", metavar="FOLDER", help="keep the programs' texts")
-    compile_.set_defaults(command=_compile)
-
-    models = commands.add_parser("models", help="names of published weights")
-    models.add_argument("--like", metavar="PATTERN", default="*", help='as "mask_rcnn*.d2_*"')
-    models.set_defaults(command=_models)
-
-    convert = commands.add_parser("convert", help="weights of another library to ours, or back")
-    convert.add_argument(
-        "source",
-        metavar="FILE",
-        help="a .pth, .pkl or .safetensors file; for"
-        " --to, a name of `segjax models`, a run's folder or a converted one",
-    )
-    convert.add_argument(
-        "--as", metavar="NAME", dest="name", help="of `segjax models`: whose model the file holds"
-    )
-    convert.add_argument(
-        "--num-classes",
-        metavar="N",
-        type=positive,
-        help="instance classes of the file; default: as its shapes say",
-    )
-    convert.add_argument(
-        "--names", metavar="A,B,...", help="names of these classes, or a file of them, one a line"
-    )
-    convert.add_argument(
-        "--to",
-        choices=("torchvision", "detectron2", "mmdet"),
-        help="write the weights as this library reads them",
-    )
-    convert.add_argument("--out", metavar="PATH", required=True, help="a folder; for --to, a file")
-    convert.set_defaults(command=_convert)
-
-    cli_data.add_check(commands)
+    compiling.add_compile(commands)
+    zoo.add_configs(commands)
+    zoo.add_models(commands)
+    zoo.add_convert(commands)
+    data.add_check(commands)
     return parser
 
 
@@ -192,6 +151,7 @@ def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         "--model", metavar="NAME", help="a name of `segjax models`, or a folder of `segjax convert`"
     )
     _add_trust(parser, "of the model")
+    _add_device(parser)
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best")
     parser.add_argument(
         "--refine-masks",
@@ -199,6 +159,12 @@ def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         help="make masks follow the contours of the image (segjax.figure_ground)",
     )
     return parser
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, tpu, or numbers of CUDA devices such as 0,1"
+    )
 
 
 def _add_trust(parser: argparse.ArgumentParser, what: str) -> None:
@@ -228,41 +194,19 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
     if known.config is None:
         known.parser.print_help()
         return 0 if known.help else 2
+    path = find_config(known.config)  # before the seconds that importing JAX takes
+    epochs, flags = split_flag(understood(flags), "--epochs")
     from segjax.config import load_config
     from segjax.train.loop import train
+    from segjax.train.resolve import with_epochs
 
-    workdir = known.workdir or f"runs/{Path(known.config).stem}"
+    workdir = known.workdir or f"runs/{path.stem}"
     help_flag = ["--help"] if known.help else []
-    config = load_config(known.config, [f"--workdir={workdir}", *flags, *help_flag])
+    config = load_config(path, [f"--workdir={workdir}", *flags, *help_flag])
+    if epochs is not None:
+        config = with_epochs(config, float(epochs))
     train(config, trust=known.trust)
     return 0
-
-
-def _compile(known: argparse.Namespace, flags: list[str]) -> int:
-    from segjax.aot.compile import CompilationError, compile_for
-    from segjax.aot.report import ProgramReport
-    from segjax.aot.text import lines, shortage
-    from segjax.config import find_config, load_config
-
-    config = load_config(find_config(known.config), flags)
-    try:
-        found = compile_for(
-            config,
-            known.target,
-            what=known.what,
-            per_device_batch=known.per_device_batch,
-            image_size=known.image_size and tuple(known.image_size),
-            save=known.save,
-        )
-    except CompilationError as error:
-        print(f"segjax: {error}", file=sys.stderr)
-        return 1
-    for program in found.programs:
-        if isinstance(program, ProgramReport):
-            print("\n".join(lines(program)))
-        if not program.fits:
-            print(shortage(program, found.fitting_batches[program.what]), file=sys.stderr)
-    return 0 if found.fits else 1
 
 
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
@@ -346,37 +290,3 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
         print(f"{name}: {describe_counts(counts) or 'nothing found'}")
     print(report.text())
     return 1 if report.failed else 0
-
-
-def _models(known: argparse.Namespace, _: list[str]) -> int:
-    from segjax.zoo.table import ENTRIES, list_models
-
-    found = [ENTRIES[name] for name in list_models(known.like)]
-    if not found:
-        raise ValueError(f"none of the {len(ENTRIES)} names is like {known.like!r}")
-    width = max(len(entry.name) for entry in found)
-    for entry in found:
-        figures = ", ".join(f"{metric} {value}" for metric, value in entry.published.items())
-        print(f"{entry.name:{width}}  {figures or 'no figure published'}  ({entry.licence})")
-    print(f"{len(found)} of {len(ENTRIES)}; figures as published, not measured here")
-    return 0
-
-
-def _convert(known: argparse.Namespace, _: list[str]) -> int:
-    if (known.name is None) == (known.to is None):
-        raise ValueError("give --as NAME to read another library's file, or --to LIBRARY to write")
-    if known.to is not None:
-        from segjax.train.weights import pretrained
-        from segjax.zoo.export import export_file
-
-        path = export_file(pretrained(known.source), known.to, known.out)
-        print(f"{known.source} -> {path}")
-        return 0
-    from segjax.zoo import hub, table
-
-    names = () if known.names is None else class_names(known.names)
-    found = hub.read_as(
-        known.source, table.find(known.name), num_classes=known.num_classes, names=names
-    )
-    print(f"{known.source} -> {hub.write_folder(known.out, found)}")
-    return 0

@@ -5,7 +5,11 @@ returns a `TrainConfig`. Config files are Python and therefore trusted code; wha
 a run writes next to its checkpoints is plain JSON (`config_json.py`).
 """
 
+import contextlib
 import dataclasses
+import difflib
+import io
+import re
 import runpy
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 from segjax.data.config import DataConfig
 from segjax.optim import SGD, LayerDecay, Optimizer, Rule, Schedule, Steps, Warmup
 from segjax.protocols import Model, as_model
+from segjax.recipes import find_config
 from segjax.types import Dtype
 
 Config = TypeVar("Config")
@@ -126,28 +131,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
 
-def find_config(name: str) -> Path:
-    """The file of a config: a path, or a name of configs/ such as "htc_r50_fpn_1x_coco".
-
-    Raises:
-      FileNotFoundError: if there is none.
-    """
-    path, named = Path(name), Path("configs") / f"{name}.py"
-    if path.is_file():
-        return path
-    # A path with a folder or a suffix means that very file, and no other of its name.
-    if path.name == name and not path.suffix and named.is_file():
-        return named
-    raise FileNotFoundError(
-        f"no config file {path}, nor a recipe {named} here; configs/ holds the ready ones"
-    )
-
-
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Executes a config file's `get_config()` and applies flags to what it returns.
 
     Args:
-      path: a Python file.
+      path: a Python file, or the name of a recipe; see `segjax.recipes.find_config`.
       overrides: flags such as `["--optim.learning-rate", "0.01", "--data.root=x"]`,
         checked against the fields' types. Any number, text or choice of the config, of its
         parts and of the model can be set, but no part be left out or swapped for another
@@ -159,11 +147,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if the file has no `get_config`, or it returns something else.
-      SystemExit: if a flag is unknown or its value has another type; tyro prints which.
+        Also if a flag is unknown or its value has another type; it says which.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no config file {path}; configs/ holds the ready ones")
+    path = find_config(str(path))
     names = runpy.run_path(str(path))
     if not callable(names.get("get_config")):
         raise ValueError(f"{path} defines no get_config(); a config file returns a TrainConfig")
@@ -182,7 +168,8 @@ def override(config: Config, flags: Sequence[str], prog: str | None = None) -> C
       prog: the command to name in help and error texts.
 
     Raises:
-      SystemExit: if a flag is unknown or its value has another type; tyro prints which.
+      ValueError: if a flag is unknown or its value has another type; it says which.
+      SystemExit: after printing the help that `--help` asks for.
     """
     if not flags:
         return config
@@ -191,15 +178,42 @@ def override(config: Config, flags: Sequence[str], prog: str | None = None) -> C
         tyro.conf.SuppressFixed,  # what no flag can say (functions) stays out of the help
         tyro.conf.FlagConversionOff,  # --data.flip=False, like every other field
     )
-    with _PARTS:
-        return tyro.cli(
-            type(config),
-            default=config,
-            args=list(flags),
-            prog=prog,
-            config=markers,
-            use_underscores=False,
-        )
+    errors = io.StringIO()
+    try:
+        with _PARTS, contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                type(config),
+                default=config,
+                args=list(flags),
+                prog=prog,
+                config=markers,
+                use_underscores=False,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_plain(errors.getvalue(), config)) from None
+
+
+def _plain(text: str, config: Any) -> str:
+    """An error of tyro as a sentence: without the box, and with the flags that come near."""
+    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    first = " ".join(inside).split("─" * 20)[0].strip() if inside else text.strip()
+    known, near = _flags(config), list[str]()
+    if "Unrecognized" in first:
+        for flag in re.findall(r"--[\w.-]+", first):
+            near += difflib.get_close_matches(flag, known, 2, cutoff=0.75)
+    hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return f"{first}{hint} (--help lists all flags)"
+
+
+def _flags(config: Any, prefix: str = "--") -> list[str]:
+    """Lists the flags of a dataclass's fields, with those of its parts."""
+    found: list[str] = []
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}{field.name.replace('_', '-')}", getattr(config, field.name, None)
+        found += _flags(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+    return found
 
 
 _PARTS = ConstructorRegistry()

@@ -1,5 +1,6 @@
 """The command line, from a config file to scores and pictures."""
 
+import importlib
 import json
 import os
 import shutil
@@ -292,10 +293,57 @@ def test_a_missing_extra_is_one_line(monkeypatch, capsys):
 
 def test_unknown_fields_are_refused(tmp_path, capsys):
     (tmp_path / "tiny.py").write_text(CONFIG.replace("MODEL", MODELS["toy"]))
-    with pytest.raises(SystemExit) as error:
-        cli.main(["train", "--config", str(tmp_path / "tiny.py"), "--optim.speed=3"])
-    assert error.value.code == 2
-    assert "--optim.speed" in capsys.readouterr().err
+    assert cli.main(["train", "--config", str(tmp_path / "tiny.py"), "--optim.speed=3"]) == 1
+    assert "Unrecognized options: --optim.speed=3" in capsys.readouterr().err
+
+
+def test_recipes_are_listed(capsys):
+    assert cli.main(["configs", "lite"]) == 0
+    text = capsys.readouterr().out
+    assert "lite_coco_format" in text and "EfficientNet-Lite0" in text
+    assert cli.main(["configs", "nothing"]) == 1
+
+
+def test_models_are_found_by_a_part_of_their_name(capsys):
+    assert cli.main(["models", "swin"]) == 0
+    assert "swin" in capsys.readouterr().out
+    assert cli.main(["models", "no such thing"]) == 1
+
+
+def test_epochs_are_counted_in_steps(tmp_path, capsys, monkeypatch):
+    (tmp_path / "tiny.py").write_text(CONFIG.replace("MODEL", MODELS["toy"]))
+    monkeypatch.chdir(tmp_path)
+    importlib.import_module("segjax.train.loop")
+    seen = []
+    monkeypatch.setattr(
+        sys.modules["segjax.train.loop"], "train", lambda config, **_: seen.append(config)
+    )
+    arguments = ["train", "--config", str(tmp_path / "tiny.py"), f"--data.cache-dir={tmp_path}"]
+    arguments += [f"--data.root={tmp_path}/shapes", "--batch-size=2", "--lr", "0.5"]
+    assert cli.main([*arguments, "--epochs=3"]) == 0
+    (config,) = seen
+    assert (config.data.batch_size, config.optim.learning_rate) == (2, 0.5)
+    text = capsys.readouterr().out
+    images = int(text.split("3 epochs of ")[1].split()[0])
+    assert config.steps == -(-3 * images // 2)
+    assert cli.main([*arguments, "--epochs=0"]) == 1
+    assert "wanted a number above 0" in capsys.readouterr().err
+
+
+def test_errors_of_the_device_are_sentences(monkeypatch, capsys):
+    def full(*_):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 3 bytes.")
+
+    monkeypatch.setattr(cli, "_train", full)
+    assert cli.main(["train"]) == 1
+    assert "out of memory: lower --data.batch-size" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m segjax models | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.stdout.splitlines()[-1] in ("0", "141")
 
 
 def test_train_without_config_explains_itself(capsys):

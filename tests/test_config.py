@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from segjax.config import OptimConfig, TrainConfig, find_config, load_config, override
+from segjax.config import OptimConfig, TrainConfig, load_config, override
 from segjax.config_json import from_json, read_config, save_config, to_json
 from segjax.data.config import DataConfig
 from segjax.models import mask_rcnn, resnet
 from segjax.nn.norm import NormSpec
 from segjax.optim import AdamW, LayerDecay, ParamRule, Steps
+from segjax.recipes import find_config, recipes, summary
 from segjax.types import Dtype
 from tests.support.fakes import FakeModel
 from tests.support.toy import Toy
@@ -79,10 +80,15 @@ def test_every_field_has_a_flag(flags, path, value):
     [["--stepz=3"], ["--steps=many"], ["--optim.warmup.form=poly"], ["--model.dtype=int8"], ["3"]],
 )
 def test_unknown_and_ill_typed_flags_are_errors(flags, capsys):
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(ValueError, match=flags[0].split("=")[0].lstrip("-")) as error:
         override(CONFIG, flags)
-    assert error.value.code == 2
-    assert flags[0].split("=")[0].lstrip("-") in capsys.readouterr().err
+    assert not set("│╭╰") & set(str(error.value))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_flag_names_those_that_come_near():
+    with pytest.raises(ValueError, match=r"--data\.rot=x; did you mean --data\.root\?"):
+        override(CONFIG, ["--data.rot=x"])
 
 
 def test_help_names_model_fields_but_not_linens_own(capsys):
@@ -282,3 +288,18 @@ def test_a_recipe_is_found_by_its_name_and_a_path_is_that_file_alone(tmp_path, m
     for wrong in ("elsewhere/mine.py", "mine.py", "other"):
         with pytest.raises(FileNotFoundError, match=f"no config file {wrong}"):
             find_config(wrong)
+
+
+def test_recipes_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("lite_coco_format") == recipes()["lite_coco_format"]
+    assert load_config("lite_coco_format").steps == 600
+    with pytest.raises(FileNotFoundError, match=r"did you mean lite_coco_format.*segjax configs"):
+        find_config("lite_coco")
+    assert set(recipes("htc")) == {name for name in recipes() if "htc" in name}
+    assert set(recipes("*_r50_*")) == {name for name in recipes() if "_r50_" in name}
+
+
+def test_every_recipe_has_a_summary():
+    for name, path in recipes().items():
+        assert 20 < len(summary(path)) < 140, name

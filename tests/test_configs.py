@@ -102,7 +102,7 @@ def test_config_builds(name):
     frozen_mask(variables["params"], model.frozen_paths())
     weight_decays(config.optim, variables["params"])
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
-    assert f"segjax train --config configs/{name}" in (FOLDER / name).read_text()
+    assert f"segjax train --config {name.removesuffix('.py')}" in (FOLDER / name).read_text()
 
 
 def test_all_published_recipes_are_there():

@@ -189,6 +189,11 @@ def eval_iterator(
     return BatchIterator(plan, _Loader(source, config, canvases, None), config, identity)
 
 
+def trained_on(dataset: Dataset, config: DataConfig) -> Int64[np.ndarray, " n"]:
+    """Returns the positions of the images that `train_iterator` reads, in the training split."""
+    return _trained_on(dataset.split("train"), config)
+
+
 class _Loader:
     """Makes the batch that a plan describes; opens the records on first use in each process."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from segjax.protocols import Backbone, Model
 
@@ -103,9 +103,13 @@ def start_from(trained: Any, model: Model, key: PRNGKeyArray) -> tuple[dict[str,
     """
     taken, drawn = matching(trained, variable_shapes(model))
     if drawn:
+
+        def draw(key: PRNGKeyArray) -> list[Array]:
+            every = flatten_variables(_init(model, key))
+            return [every[name] for name in drawn]
+
         # Compiles little: what nobody asks for is not drawn.
-        draw = jax.jit(lambda key: [flatten_variables(_init(model, key))[name] for name in drawn])
-        taken |= dict(zip(drawn, draw(key), strict=True))
+        taken |= dict(zip(drawn, jax.jit(draw)(key), strict=True))
     return unflatten_variables(taken), drawn
 
 

@@ -171,7 +171,10 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
         for step in range(first + 1, config.steps + 1):
             batch, host, data_state = next(batches)
+            started, compiled = time.perf_counter(), len(shapes)
             state, metrics = take_step(state, batch, step_key)
+            if len(shapes) > compiled:  # compiling is not training
+                window.exclude(time.perf_counter() - started)
             if config.check_finite:
                 finite.add(step, metrics, host["image_ids"])
             window.add(metrics, len(host["image_ids"]))

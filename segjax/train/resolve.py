@@ -1,9 +1,11 @@
 """Fields that a config leaves to the data, and checks that model and data fit together."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from segjax.config import TrainConfig
+from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.labels import LABELS
 from segjax.nn.dtype import with_dtype
@@ -184,3 +186,23 @@ def semantic_wanted(config: TrainConfig) -> DataConfig:
         return dataclasses.replace(config.data, semantic="none")
     say(f"semantic labels: {source!r} ({LABELS[source].title}), {number} classes")
     return config.data
+
+
+def with_epochs(config: TrainConfig, epochs: float) -> TrainConfig:
+    """Sets the number of steps by passes over the training images.
+
+    Args:
+      config: of the run; its data are opened, and prepared if they are not yet.
+      epochs: passes, above 0; parts of one count.
+
+    Raises:
+      ValueError: if the number is not above 0, or there are no images to train on.
+    """
+    if not 0 < epochs < math.inf:
+        raise ValueError(f"epochs is {epochs}: wanted a number above 0")
+    images = len(pipeline.trained_on(pipeline.open_dataset(config.data), config.data))
+    if not images:
+        raise ValueError("there is no image to train on, to count epochs by")
+    steps = math.ceil(epochs * images / config.data.batch_size)
+    say(f"{epochs:g} epochs of {images} images, {config.data.batch_size} a step: {steps} steps")
+    return dataclasses.replace(config, steps=steps)

@@ -27,8 +27,14 @@ class Coco2017:
         """Makes the source that a config names.
 
         Raises:
-          ValueError: for labels that have files but cannot be downloaded, without `semantic_root`.
+          ValueError: if `root` is set, which would be ignored; and for labels that have files but
+            cannot be downloaded, without `semantic_root`.
         """
+        if config.root:
+            raise ValueError(
+                f'root is "{config.root}", but name="2017" downloads COCO and reads nothing there:'
+                " --data.name=folder reads a folder, --data.cache-dir says where downloads go"
+            )
         labels = LABELS.get(config.semantic)
         if labels is None or not labels.has_files or config.semantic_root:
             return cls(config.base_url)

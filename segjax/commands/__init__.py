@@ -1,0 +1,1 @@
+"""Commands of `segjax`, a file for each kind; `segjax.cli` puts them together."""

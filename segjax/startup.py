@@ -1,0 +1,60 @@
+"""Before JAX starts: the device of a command, and the cache of compiled programs."""
+
+import os
+from pathlib import Path
+
+_PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
+PROGRAMS = Path("~/.cache/segjax/programs")
+
+
+def choose_device(name: str) -> None:
+    """Makes JAX use one kind of device; must be called before JAX is imported.
+
+    Args:
+      name: "cpu", "cuda" (or "gpu"), "tpu"; or numbers of CUDA devices, "0" or "0,1", with or
+        without "cuda:" before them.
+
+    Raises:
+      ValueError: for anything else.
+    """
+    plain = name.lower().removeprefix("cuda:")
+    if all(part.isdigit() for part in plain.split(",")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = plain
+        plain = "cuda"
+    if plain not in _PLATFORMS:
+        raise ValueError(
+            f"device is {name!r}: wanted cpu, cuda, tpu, or numbers of CUDA devices such as 0,1"
+        )
+    os.environ["JAX_PLATFORMS"] = _PLATFORMS[plain]
+
+
+def keep_programs() -> None:
+    """Keeps compiled programs in the user's cache, unless JAX was given a folder or told not to.
+
+    `JAX_COMPILATION_CACHE_DIR` names another folder; the variable SEGJAX_PROGRAM_CACHE=off keeps
+    none.
+    """
+    if os.environ.get("SEGJAX_PROGRAM_CACHE", "").lower() in ("off", "0", "no"):
+        return
+    import jax
+
+    if not jax.config.values.get("jax_compilation_cache_dir"):
+        jax.config.update("jax_compilation_cache_dir", str(PROGRAMS.expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def explained(error: BaseException) -> str | None:
+    """Says in a sentence what to do about an error of XLA; None for errors that are not known."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        return (
+            "the device is out of memory: lower --data.batch-size or the size of images, take the"
+            " batch in parts with --accumulate=2, or compute with --compute-dtype=bfloat16"
+            f" ({text.splitlines()[0][:200]})"
+        )
+    if "Unable to initialize backend" in text or "no devices found" in text.lower():
+        return (
+            f"JAX cannot use the device that was asked for ({text.splitlines()[0][:200]}): install"
+            " segjax[cuda12], segjax[cuda13] or segjax[tpu], or choose --device=cpu"
+        )
+    return None
