@@ -6,7 +6,6 @@ import functools
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from segjax.data.build import prepare
 from segjax.data.canvas import Canvas, derive_canvases
 from segjax.data.config import DataConfig, MergeThings
 from segjax.data.labels import LABELS
@@ -147,6 +146,8 @@ def open_dataset(config: DataConfig) -> Dataset:
       CocoError: if annotations, images or label maps cannot be used.
       ValueError: if the config lacks a field that its format needs.
     """
+    from segjax.data.build import prepare  # which needs TFDS: predicting does not
+
     prepared = prepare(config)
     how: MergeThings = "no" if config.semantic == "none" else config.merge_things
     names, table = merge_things(prepared.semantic_names, prepared.semantic_things, how)

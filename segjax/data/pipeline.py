@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from segjax.data.build import open_records
 from segjax.data.canvas import Canvas, assign_canvases
 from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset, image_sizes, open_dataset
@@ -214,6 +213,8 @@ class _Loader:
 
     def __call__(self, plan: PlannedBatch) -> HostBatch:
         if self._records is None:
+            from segjax.data.build import open_records  # which needs TFDS: predicting does not
+
             self._records = open_records(self.split)
         batch = empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
         for place, (row, draw) in enumerate(zip(plan.rows, plan.draws, strict=True)):

@@ -11,7 +11,6 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
-from segjax.data.build import open_records
 from segjax.data.coco import CocoDataset, ImageRecord
 from segjax.data.images import decode_labels, decode_map
 from segjax.data.prepared import PreparedSplit
@@ -77,6 +76,8 @@ class Truth(Mapping[int, Value], Generic[Value]):
         if row is None:
             raise KeyError(f'no image {image_id} in the split "{self._split.name}"')
         if self._records is None:
+            from segjax.data.build import open_records  # which needs TFDS: predicting does not
+
             self._records = open_records(self._split)
         return self._read(self._records[row])
 

@@ -2,14 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from segjax.data import rle
 from segjax.results.coco_entries import checked_rle
+
+if TYPE_CHECKING:
+    from segjax.results.result import Object
+
+_SHOWN = 30  # objects in a printed table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,69 @@ class ImageDetections:
     def __len__(self) -> int:
         """The number of objects."""
         return len(self.boxes)
+
+    @functools.cached_property
+    def objects(self) -> "tuple[Object, ...]":
+        """The objects one by one, in their order."""
+        from segjax.results.result import Result  # which is made of detections
+
+        found = Result(self.image_size, instances=self).objects
+        return tuple(sorted(found, key=lambda one: one.index))
+
+    def __iter__(self) -> "Iterator[Object]":
+        """Yields the objects one by one."""
+        return iter(self.objects)
+
+    @overload
+    def __getitem__(self, key: int) -> "Object": ...
+    @overload
+    def __getitem__(self, key: slice | Sequence[int] | np.ndarray) -> "ImageDetections": ...
+    def __getitem__(
+        self, key: int | slice | Sequence[int] | np.ndarray
+    ) -> "Object | ImageDetections":
+        """Returns one object, or those that a slice, indices or a boolean array choose."""
+        if isinstance(key, int | np.integer):
+            return self.objects[key]
+        chosen = np.arange(len(self))[key if isinstance(key, slice) else np.asarray(key)]
+        return self._taken(chosen)
+
+    def __str__(self) -> str:
+        """A table: name, score, box and area of each object."""
+        height, width = self.image_size
+        rows: list[tuple[str, ...]] = [("", "name", "score", "x0", "y0", "x1", "y1", "area")]
+        for one in self.objects:
+            area = f"{one.mask.area}" if one.mask_rle is not None else ""
+            score = "" if one.score is None else f"{one.score:.3f}"
+            rows.append((str(one.index), one.name, score, *(f"{v:.1f}" for v in one.box), area))
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        aligned = ["<" if place == 1 else ">" for place in range(len(sizes))]
+        lines = [
+            "  ".join(f"{t:{a}{n}}" for t, a, n in zip(row, aligned, sizes, strict=True)).rstrip()
+            for row in rows[: 1 + _SHOWN]
+        ]
+        if len(self) > _SHOWN:
+            lines.append(f"... and {len(self) - _SHOWN} more")
+        return "\n".join([f"{len(self)} objects in {height} x {width} pixels", *lines])
+
+    def to_supervision(self) -> Any:
+        """Returns the objects as `supervision.Detections`, for tracking, zones and its pictures.
+
+        Raises:
+          ModuleNotFoundError: without the package supervision.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "to_supervision needs the package supervision: pip install supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.reshape(-1, 4),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.classes.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
     def mask(self, index: int) -> Bool[np.ndarray, "h w"]:
         """Mask of one object over the whole image.
@@ -65,7 +133,9 @@ class ImageDetections:
 
     def select(self, keep: Bool[np.ndarray, "n"]) -> "ImageDetections":
         """The objects where `keep` is True."""
-        chosen = np.flatnonzero(keep)
+        return self._taken(np.flatnonzero(keep))
+
+    def _taken(self, chosen: np.ndarray) -> "ImageDetections":
         return dataclasses.replace(
             self,
             boxes=self.boxes[chosen],

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -138,6 +138,16 @@ class Result:
             if found is not None and found.score == segment.score:
                 names[segment.id] = found.name
         return names
+
+    def to_supervision(self) -> Any:
+        """Returns the instances as `supervision.Detections`.
+
+        Raises:
+          ValueError: if there are neither instances nor a panoptic map.
+          ModuleNotFoundError: without the package supervision.
+        """
+        found = self.panoptic_to_instances() if self.instances is None else self.instances
+        return found.to_supervision()
 
     def counts(self, score_threshold: float = 0.5) -> dict[str, int]:
         """Objects per class, in the order of the classes; classes without objects left out.

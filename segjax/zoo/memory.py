@@ -11,6 +11,7 @@ from typing import Any
 
 from segjax.data.config import DataConfig
 from segjax.ops.preprocess import Preprocess
+from segjax.protocols import Backbone, Model
 from segjax.results.classes import Classes
 
 
@@ -28,13 +29,13 @@ class Facts:
 _loaded: dict[int, tuple[weakref.ref[Any], Facts]] = {}
 
 
-def remember(model: Any, facts: Facts) -> None:
+def remember(model: Model | Backbone, facts: Facts) -> None:
     """Keeps the facts of a model as long as the module lives."""
     key = id(model)
     _loaded[key] = weakref.ref(model, lambda _: _loaded.pop(key, None)), facts
 
 
-def remembered(model: Any) -> Facts:
+def remembered(model: Model | Backbone) -> Facts:
     """Returns the facts of a model that was loaded; the defaults for any other."""
     reference, facts = _loaded.get(id(model), (None, Facts()))
     return facts if reference is not None and reference() is model else Facts()

@@ -165,4 +165,4 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, capsys, tmp_p
 
 def test_the_command_finds_recipes_by_name(capsys):
     assert main(["compile", "--config", "no_such_recipe", "--target", "cpu"]) == 1
-    assert "configs/no_such_recipe.py" in capsys.readouterr().err
+    assert "no config file no_such_recipe" in capsys.readouterr().err
