@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_models(commands)
     zoo.add_convert(commands)
     data.add_check(commands)
+    data.add_convert(commands)
     return parser
 
 

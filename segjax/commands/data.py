@@ -1,4 +1,4 @@
-"""Commands on data: `segjax check-data`."""
+"""Commands on data: `segjax check-data` and `segjax convert-data`."""
 
 import argparse
 from pathlib import Path
@@ -47,6 +47,39 @@ def add_check(commands: Any) -> None:
     check.set_defaults(command=_check)
 
 
+def add_convert(commands: Any) -> None:
+    """Adds the command `convert-data`."""
+    convert = commands.add_parser(
+        "convert-data", help="write a dataset of another format as a folder in COCO format"
+    )
+    convert.add_argument("root", metavar="FOLDER")
+    convert.add_argument("--out", metavar="FOLDER", required=True, help="a new folder")
+    convert.add_argument(
+        "--format", metavar="NAME", default="folder", help="as --data.name; default: recognised"
+    )
+    convert.add_argument("--link", action="store_true", help="link images instead of copying them")
+    convert.add_argument(
+        "--exif", choices=("stored", "upright"), default="stored", help="as for check-data"
+    )
+    convert.set_defaults(command=_convert)
+
+
+def _convert(known: argparse.Namespace, _: list[str]) -> int:
+    from segjax.data.config import DataConfig
+    from segjax.data.export import write_coco
+
+    config = DataConfig(root=known.root, name=known.format, exif=known.exif)
+    written, notes = write_coco(config, known.out, link=known.link)
+    print("\n".join(notes.lines()))
+    for split in written.values():
+        print(f"{split.annotations}: {split.images} images, {split.objects} objects")
+        print("\n".join(split.problems.lines()))
+    failed = any(split.problems.fatal() for split in written.values())
+    if failed:
+        print("entries with an ERROR were left out")
+    return 1 if failed else 0
+
+
 def class_names(text: str) -> tuple[str, ...]:
     """Reads a flag of names: a file with one a line, or the names themselves with commas."""
     from segjax.data.labels.folder import read_label_names
@@ -86,7 +119,9 @@ def _check(known: argparse.Namespace, _: list[str]) -> int:
     files = {name: split.files for name, split in splits_to_check(config).items()}
     found = check_dataset(config, decode=not known.no_decode, masks=not known.no_masks)
     for name, problems in found.items():
-        where = ", ".join(map(str, files.get(name, ()))) or "images without annotations"
+        listed = files.get(name, ())
+        where = ", ".join(map(str, listed[:1])) or "images without annotations"
+        where += f" and {len(listed) - 1} more files" if len(listed) > 1 else ""
         print(name if name not in files else f"{name}: {where}")
         print("\n".join(problems.lines()) or "no defects")
     return 1 if any(problems.fatal() for problems in found.values()) else 0

@@ -53,7 +53,7 @@ from segjax.data.prepared import (
 from segjax.data.problems import Problems
 from segjax.data.protocols import Workspace
 from segjax.data.store import ImageStore, StoreError
-from segjax.data.together import check_classes, match_categories, raise_fatal
+from segjax.data.together import check_classes, check_format, match_categories, raise_fatal
 
 VERSION = "1.4.0"
 # What must be unpacked to be read is put here, in the folder of the dataset, and then deleted.
@@ -151,6 +151,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         splits = open_splits(open_source(config), config, workspace)
         datasets = {name: split.load() for name, split in splits.items()}
         datasets, self.together = match_categories(datasets)
+        self.together.update(check_format(splits, config.name))
         self.together.update(check_classes(datasets))
         raise_fatal(self.together, config.root or config.name)
         self.annotated = {name: bool(dataset.categories) for name, dataset in datasets.items()}

@@ -19,6 +19,7 @@ from segjax.data.store import ImageStore, StoreError
 from segjax.data.together import (
     check_caps,
     check_classes,
+    check_format,
     check_masks,
     check_names,
     match_categories,
@@ -72,6 +73,7 @@ def check_dataset(
     datasets = {name: split.load(on_problem="collect") for name, split in splits.items()}
     found = {name: dataset.problems for name, dataset in datasets.items()}
     together = check_names(datasets)
+    together.update(check_format(splits, config.name))
     try:
         datasets, matched = match_categories(datasets)
         together.update(matched)

@@ -113,14 +113,46 @@ def load_coco(
       CocoError: if the file cannot be read, or names of defects with counts and first places.
     """
     store = images if isinstance(images, ImageStore) else FolderStore(images)
-    reader = _Reader(store, max_pixels, upright)
-    dataset = reader.read(load_json(Path(annotations_json)))
+    content = load_json(Path(annotations_json))
+    return read_content(
+        content,
+        str(annotations_json),
+        store,
+        on_problem=on_problem,
+        max_pixels=max_pixels,
+        upright=upright,
+    )
+
+
+def read_content(
+    content: dict[str, Any],
+    where: str,
+    store: ImageStore,
+    *,
+    on_problem: str = "raise",
+    max_pixels: int = MAX_IMAGE_PIXELS,
+    upright: bool = False,
+) -> CocoDataset:
+    """Validates what an annotation file holds; other formats bring theirs to this form.
+
+    Args:
+      content: object with the lists "images", "annotations" and "categories", as COCO's.
+      where: name of the file or folder in messages.
+      store: images.
+      on_problem: as for `load_coco`.
+      max_pixels: as for `load_coco`.
+      upright: as for `load_coco`.
+
+    Raises:
+      CocoError: names of defects with counts and first places.
+    """
+    dataset = _Reader(store, max_pixels, upright).read(content)
     if on_problem == "raise" and dataset.problems.fatal():
         names = list(dataset.problems.fatal())
         raise CocoError(
-            f"{annotations_json} cannot be used as it is:\n"
+            f"{where} cannot be used as it is:\n"
             + "\n".join(dataset.problems.lines(names))
-            + "\nCorrect the file; `segjax check-data` lists everything."
+            + "\nCorrect it; `segjax check-data` lists everything."
         )
     return dataset
 

@@ -26,6 +26,7 @@ HARMLESS = {
     "missing_segmentation": "no segmentation; dropped in mask training",
     "objects_over_cap": "more objects in an image than --data.max-instances; the smallest are left "
     "out of training",
+    "recognised": "the format of the data, by their files",
     "short_polygon": "a polygon of fewer than 3 points; that part is left out",
     "size_from_file": "no size in the json; the image file's is taken",
     "unused_duplicate_category": "two categories of one name, one without objects",

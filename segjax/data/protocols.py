@@ -26,12 +26,14 @@ class Split:
       labels: files of the semantic labels that `DataConfig.semantic` names; None if they have no
         files, or the source knows none.
       files: annotation files, for messages and to notice when they change.
+      note: words that say which format was recognised; "" for the one that was asked for.
     """
 
     images: ImageStore
     load: Callable[..., CocoDataset]
     labels: LabelFiles | None = None
     files: tuple[Path, ...] = ()
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

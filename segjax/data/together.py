@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from segjax.data.coco import Category, CocoDataset, CocoError, merge_categories
 from segjax.data.prepared import INDEX_COLUMNS
 from segjax.data.problems import Problems
+from segjax.data.protocols import Split
 
 
 def match_categories(
@@ -133,6 +134,15 @@ def check_names(datasets: Mapping[str, CocoDataset]) -> Problems:
                 f'no split "{name}": training wants annotations/instances_{name}.json and the'
                 f" folder {name}/",
             )
+    return problems
+
+
+def check_format(splits: Mapping[str, Split], named: str) -> Problems:
+    """Notes a format that was recognised and not asked for by name."""
+    problems = Problems()
+    for note in dict.fromkeys(split.note for split in splits.values()):
+        if note and named == "folder":
+            problems.add("recognised", note)
     return problems
 
 

@@ -6,11 +6,13 @@ A new one is a file with a class that follows `segjax.data.protocols.Source`, an
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 from segjax.data.config import DataConfig
 from segjax.data.formats.coco_2017 import Coco2017
-from segjax.data.formats.coco_folder import CocoFolder
+from segjax.data.formats.coco_folder import CocoFolder, has_annotations
 from segjax.data.formats.shapes import Shapes
+from segjax.data.formats.yolo import YoloFolder
 from segjax.data.labels import find_labels
 from segjax.data.protocols import Source, Split, Workspace
 
@@ -19,12 +21,28 @@ FORMATS: dict[str, type[Source]] = {
     "folder": CocoFolder,
     "2017": Coco2017,
     "shapes": Shapes,
+    "yolo": YoloFolder,
 }
 
 
 def open_source(config: DataConfig) -> Source:
     """Returns the source that a config names; raises a `ValueError` if a field is missing."""
-    return FORMATS[config.name].of(config)
+    return FORMATS[config.name if recognised(config) is None else "yolo"].of(config)
+
+
+def recognised(config: DataConfig) -> str | None:
+    """Says what a folder is that is not in COCO format, but in another one that is known.
+
+    Args:
+      config: `name` and `root` are used; a format that is named is taken at its word.
+
+    Returns:
+      A few words, such as "data.yaml and labels/*.txt: YOLO"; None otherwise.
+    """
+    if config.name != "folder" or not config.root or not config.instances:
+        return None
+    root = Path(config.root).expanduser()
+    return None if has_annotations(root) else YoloFolder.recognises(root)
 
 
 def open_splits(source: Source, config: DataConfig, workspace: Workspace) -> Mapping[str, Split]:

@@ -123,6 +123,13 @@ class SplitFiles:
     images: Path
 
 
+def has_annotations(root: Path) -> bool:
+    """Returns True for a folder with an annotation file of any split."""
+    return any(
+        path.is_file() for split in ALIASES for path in candidates(root, _ANNOTATIONS, split)
+    )
+
+
 def find_splits(
     root: str | os.PathLike[str], *, need_annotations: bool = True
 ) -> dict[str, SplitFiles]:
@@ -186,7 +193,7 @@ def list_images(
     """
     problems, folder = Problems(), store.root
     records: list[ImageRecord] = []
-    for name in _names(folder):
+    for name in image_names(folder):
         problem = store.problem(name)
         if problem:
             problems.add(problem.kind, f"{name!r}, which {problem.reason}")
@@ -206,7 +213,8 @@ def list_images(
     return CocoDataset((), tuple(records), problems)
 
 
-def _names(folder: Path) -> list[str]:
+def image_names(folder: Path) -> list[str]:
+    """Lists the images below a folder by their paths in it, hidden ones left out."""
     found: list[str] = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
