@@ -128,6 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--max-detections", type=positive, help="of a picture")
     predict.add_argument("--classes", metavar="A,B,...", help="keep objects of these classes alone")
+    predict.add_argument(
+        "--save",
+        metavar="A,B,...",
+        type=lambda text: text.split(","),
+        default=[],
+        help="also write masks, crops, csv, yolo, labelme or coco files of the objects drawn",
+    )
     predict.add_argument("--recursive", action="store_true", help="look into sub-folders, too")
     predict.add_argument(
         "--stride", metavar="N", type=positive, default=1, help="predict every Nth frame of videos"
@@ -285,6 +292,7 @@ def _predict(known: argparse.Namespace, _: list[str]) -> int:
         draw=known.draw,
         recursive=known.recursive,
         stride=known.stride,
+        save=known.save,
         progress=sys.stderr.isatty(),
     )
     for name, counts in report.counts.items():

@@ -359,3 +359,13 @@ def test_videos_are_drawn_and_counted_frame_by_frame(predictor, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
     report = predict_files(predictor, [tmp_path / "broken.mp4"], tmp_path / "out")
     assert list(report.failed.values()) == ["is not a video that OpenCV can open"]
+
+
+def test_objects_are_saved_in_other_forms(predictor, pictures, tmp_path):
+    out = tmp_path / "out"
+    report = predict_files(predictor, [pictures], out, save=["csv", "yolo", "coco"])
+    assert {path.name for path in report.maps} == {"detections.csv", "labels", "coco.json"}
+    rows = (out / "detections.csv").read_text().splitlines()
+    assert len(rows) == 1 + sum(sum(counts.values()) for counts in report.counts.values())
+    with pytest.raises(ValueError, match="cannot save pdf"):
+        predict_files(predictor, [pictures], out, save=["pdf"])

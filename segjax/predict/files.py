@@ -18,6 +18,7 @@ from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz
 from segjax.results.files import MapWriter, write_results
 from segjax.results.result import Result
+from segjax.results.save import open_writers
 
 Drawing = Literal["panoptic", "instances", "semantic"]
 
@@ -33,7 +34,7 @@ class FilesReport:
       skipped: counts of files in folders that were left out, by the reason.
       results_json: the COCO results file; None for a model that knows no objects, or if no
         picture could be read.
-      maps: json, folders and lists written for the maps; empty for a model without.
+      maps: further files and folders written, for maps and for `save`.
     """
 
     counts: dict[str, dict[str, int]]
@@ -79,6 +80,7 @@ def predict_files(
     draw: Drawing | None = None,
     recursive: bool = False,
     stride: int = 1,
+    save: Sequence[str] = (),
     progress: bool = False,
 ) -> FilesReport:
     """Predicts pictures: a drawing each, a COCO results json for all, and their maps.
@@ -104,6 +106,8 @@ def predict_files(
         semantic, as far as the model gives them.
       recursive: True to look into sub-folders of folders.
       stride: every how many frames of a video are predicted.
+      save: names of `segjax.results.save.WRITERS`, such as "csv" or "yolo": further files of the
+        objects that are drawn.
       progress: show a progress bar.
 
     Returns:
@@ -119,11 +123,14 @@ def predict_files(
         model = model.with_score_threshold(score_threshold)
         predictor = dataclasses.replace(predictor, model=model)
     wanted = _wanted(predictor, classes, draw)
+    if save and draw == "semantic":
+        raise ValueError("there are no objects to save: the model gives the class of every pixel")
     folder = Path(out).expanduser()
     found = find_sources(paths, recursive=recursive, out=folder)
     report = FilesReport({}, {}, dict(found.failed), found.skipped)
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
+    writers = open_writers(save, folder)
     maps, drawings = MapWriter(f"{folder}/"), Drawings(folder, draw)
     threshold = 0.5 if score_threshold is None else score_threshold
     things = model.classes.things
@@ -138,6 +145,11 @@ def predict_files(
         report.counts[frame.name] = _counts(shown)
         report.overlays[frame.name] = path
         maps.add(result, image_id, name, frame.name)
+        for writer in writers:
+            objects = shown.instances
+            if objects is None or shown.panoptic is not None:
+                objects = shown.panoptic_to_instances()
+            writer.add(frame.name, name, frame.image, objects)
         if result.instances is not None:
             for entry in result.instances.to_coco(image_id, category_ids):
                 entries.append({"file_name": frame.name} | entry)
@@ -147,7 +159,8 @@ def predict_files(
     results_json = None if things is None else folder / "detections.json"
     if results_json is not None:
         write_results(results_json, entries)
-    return dataclasses.replace(report, results_json=results_json, maps=maps.close())
+    saved = tuple(path for writer in writers for path in writer.close())
+    return dataclasses.replace(report, results_json=results_json, maps=maps.close() + saved)
 
 
 def _drawing(model: Model, wanted: Drawing | None) -> Drawing:

@@ -1,0 +1,301 @@
+"""Objects of pictures as files for other programs: masks, crops, csv, YOLO, labelme, COCO."""
+
+import base64
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from segjax.results.detections import ImageDetections
+from segjax.results.mask import Mask
+
+
+@runtime_checkable
+class ObjectWriter(Protocol):
+    """Writes the objects of pictures; a row of `WRITERS`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes a writer to a folder."""
+        ...
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Writes the objects of one picture.
+
+        Args:
+          name: name of the picture.
+          stem: beginning of file names that no other picture has.
+          image: the picture.
+          found: objects in it.
+        """
+        ...
+
+    def close(self) -> tuple[Path, ...]:
+        """Completes what is common to all pictures; returns the files and folders written."""
+        ...
+
+
+class MaskWriter:
+    """`masks/NAME.png`: 16 bits, 0 for none, 1.. for the objects; `NAME.json` names them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _made(folder / "masks")
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Writes the masks of one picture; better objects cover others."""
+        from PIL import Image
+
+        ids = np.zeros(found.image_size, np.uint16)
+        for index in reversed(range(len(found))):
+            ids[found.mask(index)] = index + 1
+        Image.fromarray(ids).save(self._folder / f"{stem}.png")
+        legend = {
+            one.index + 1: {"name": one.name, "class": one.class_name, "score": one.score}
+            for one in found
+        }
+        (self._folder / f"{stem}.json").write_text(json.dumps(legend), encoding="utf-8")
+
+    def close(self) -> tuple[Path, ...]:
+        """Returns the folder."""
+        return (self._folder,)
+
+
+class CropWriter:
+    """`crops/CLASS/NAME_NUMBER.png`: each object alone, transparent around its mask."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _made(folder / "crops")
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Writes the crops of one picture; objects without a pixel have none."""
+        from PIL import Image
+
+        for one in found:
+            if one.mask_rle is None:
+                x0, y0 = np.floor(one.box[:2]).astype(int)
+                x1, y1 = np.ceil(one.box[2:]).astype(int)
+                alpha = np.full((y1 - y0, x1 - x0), 255, np.uint8)
+            else:
+                x0, y0, x1, y1 = one.mask.box
+                alpha = one.mask.pixels[y0:y1, x0:x1].astype(np.uint8) * 255
+            if alpha.size:
+                crop = np.dstack([image[y0:y1, x0:x1], alpha])
+                folder = _made(self._folder / _as_file_name(one.class_name))
+                Image.fromarray(crop).save(folder / f"{stem}_{one.index + 1}.png")
+
+    def close(self) -> tuple[Path, ...]:
+        """Returns the folder."""
+        return (self._folder,)
+
+
+class CsvWriter:
+    """`detections.csv`: a row for each object of all pictures."""
+
+    COLUMNS = ("image", "object", "class", "score", "x0", "y0", "x1", "y1", "mask_pixels")
+
+    def __init__(self, folder: Path) -> None:
+        self._path = _made(folder) / "detections.csv"
+        self._rows: list[Sequence[Any]] = [self.COLUMNS]
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Adds the rows of one picture."""
+        for one in found:
+            area = "" if one.mask_rle is None else one.mask.area
+            score = "" if one.score is None else round(one.score, 6)
+            box = (round(float(side), 3) for side in one.box)
+            self._rows.append((name, one.name, one.class_name, score, *box, area))
+
+    def close(self) -> tuple[Path, ...]:
+        """Writes the table."""
+        with self._path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(self._rows)
+        return (self._path,)
+
+
+class YoloWriter:
+    """`labels/NAME.txt` and `classes.txt`: YOLO's polygons; holes and parts hang on bridges."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _made(folder / "labels")
+        self._names: tuple[str, ...] = ()
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Writes the polygons of one picture; boxes where there are no masks."""
+        height, width = found.image_size
+        self._names = found.class_names or self._names
+        lines: list[str] = []
+        for one in found:
+            if one.mask_rle is None:
+                x0, y0, x1, y1 = (float(side) for side in one.box)
+                values = [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]
+            else:
+                values = bridged(one.mask).ravel().tolist()
+            if values:
+                shares = (v / (height if i % 2 else width) for i, v in enumerate(values))
+                lines.append(
+                    " ".join([str(one.class_index), *(f"{share:.8g}" for share in shares)])
+                )
+        (self._folder / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
+
+    def close(self) -> tuple[Path, ...]:
+        """Writes the names of the classes."""
+        path = self._folder / "classes.txt"
+        path.write_text("".join(f"{name}\n" for name in self._names), encoding="utf-8")
+        return (self._folder,)
+
+
+class LabelmeWriter:
+    """`labelme/NAME.json`: polygons, or masks as PNGs for objects with holes or several parts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = _made(folder / "labelme")
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Writes the shapes of one picture."""
+        height, width = found.image_size
+        content = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": [_shape(one) for one in found if one.mask_rle is None or one.mask.area],
+            "imagePath": name,
+            "imageData": None,
+            "imageHeight": height,
+            "imageWidth": width,
+        }
+        (self._folder / f"{stem}.json").write_text(json.dumps(content), encoding="utf-8")
+
+    def close(self) -> tuple[Path, ...]:
+        """Returns the folder."""
+        return (self._folder,)
+
+
+class CocoWriter:
+    """`coco.json`: a dataset in COCO format, to be corrected in annotation tools and trained on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = _made(folder) / "coco.json"
+        self._names: tuple[str, ...] = ()
+        self._images: list[dict[str, Any]] = []
+        self._objects: list[dict[str, Any]] = []
+
+    def add(
+        self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
+    ) -> None:
+        """Adds one picture."""
+        height, width = found.image_size
+        number = len(self._images) + 1
+        self._images.append({"id": number, "file_name": name, "height": height, "width": width})
+        self._names = found.class_names or self._names
+        ids = range(1, 1 + max((int(k) for k in found.classes), default=0) + 1)
+        for one, entry in zip(found, found.to_coco(number, ids), strict=True):
+            area = (
+                one.mask.area if one.mask_rle is not None else entry["bbox"][2] * entry["bbox"][3]
+            )
+            made = {"id": len(self._objects) + 1, "iscrowd": 0, "area": area, "segmentation": []}
+            self._objects.append(made | entry)
+
+    def close(self) -> tuple[Path, ...]:
+        """Writes the file."""
+        used = max((entry["category_id"] for entry in self._objects), default=0)
+        names = [*self._names, *(f"class {k}" for k in range(len(self._names), used))]
+        content = {
+            "images": self._images,
+            "annotations": self._objects,
+            "categories": [{"id": k + 1, "name": name} for k, name in enumerate(names)],
+        }
+        self._path.write_text(json.dumps(content), encoding="utf-8")
+        return (self._path,)
+
+
+# What `segjax predict --save` can write.
+WRITERS: dict[str, type[ObjectWriter]] = {
+    "masks": MaskWriter,
+    "crops": CropWriter,
+    "csv": CsvWriter,
+    "yolo": YoloWriter,
+    "labelme": LabelmeWriter,
+    "coco": CocoWriter,
+}
+
+
+def open_writers(names: Sequence[str], folder: Path) -> list[ObjectWriter]:
+    """Makes the writers of some names; raises a `ValueError` for names that are not known."""
+    if unknown := [name for name in names if name not in WRITERS]:
+        raise ValueError(f"cannot save {', '.join(unknown)}: wanted some of {', '.join(WRITERS)}")
+    return [WRITERS[name](folder) for name in names]
+
+
+def bridged(mask: Mask) -> Float64[np.ndarray, "points 2"]:
+    """One closed polygon for a mask with holes and parts, joined by bridges without width.
+
+    Outlines keep their directions, so that the nonzero and the even-odd rule both give the mask
+    back.
+
+    Args:
+      mask: any mask.
+
+    Returns:
+      (x, y) of the corners; none for an empty mask.
+    """
+    rings = [np.array(ring).reshape(-1, 2) for ring in mask.polygon()]
+    if not rings:
+        return np.zeros((0, 2))
+    path = rings[0]
+    for ring in rings[1:]:
+        far = np.abs(path[:, None] - ring[None]).sum(-1)
+        here, there = np.unravel_index(far.argmin(), far.shape)
+        around = np.concatenate([ring[there:], ring[: there + 1]])
+        path = np.concatenate([path[: here + 1], around, path[here:]])
+    return path
+
+
+def _shape(one: Any) -> dict[str, Any]:
+    """An object as labelme has it."""
+    shape: dict[str, Any] = {
+        "label": one.class_name,
+        "group_id": None,
+        "description": "" if one.score is None else f"score {one.score:.4f}",
+        "flags": {},
+    }
+    if one.mask_rle is None:
+        x0, y0, x1, y1 = (float(side) for side in one.box)
+        return shape | {"shape_type": "rectangle", "points": [[x0, y0], [x1, y1]]}
+    rings = one.mask.polygon()
+    if len(rings) == 1:
+        points = np.array(rings[0]).reshape(-1, 2).tolist()
+        return shape | {"shape_type": "polygon", "points": points}
+    x0, y0, x1, y1 = one.mask.box
+    crop = one.mask.pixels[y0:y1, x0:x1].astype(np.uint8) * 255
+    corners = [[float(x0), float(y0)], [float(x1 - 1), float(y1 - 1)]]
+    return shape | {"shape_type": "mask", "points": corners, "mask": _png(crop)}
+
+
+def _png(pixels: UInt8[np.ndarray, "h w"]) -> str:
+    import cv2
+
+    return base64.b64encode(cv2.imencode(".png", pixels)[1].tobytes()).decode("ascii")
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w. -]", "_", text).strip(". ") or "class"
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
