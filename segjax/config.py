@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import runpy
 from collections.abc import Sequence
@@ -197,8 +198,10 @@ def override(config: Config, flags: Sequence[str], prog: str | None = None) -> C
 
 def _plain(text: str, config: Any) -> str:
     """An error of tyro as a sentence: without the box, and with the flags that come near."""
-    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    first = " ".join(inside).split("─" * 20)[0].strip() if inside else text.strip()
+    lines = [line.strip("│╭╮╰╯─-| ") for line in text.splitlines()]
+    _, *after = [*itertools.dropwhile(lambda line: not line, lines), ""]  # without the title
+    body = itertools.dropwhile(lambda line: not line, after)
+    first = " ".join(itertools.takewhile(bool, body)) or text.strip()
     known, near = _flags(config), list[str]()
     if "Unrecognized" in first:
         for flag in re.findall(r"--[\w.-]+", first):

@@ -114,7 +114,7 @@ def check_classes(datasets: Mapping[str, CocoDataset]) -> Problems:
         problems.add(
             "only_crowds",
             f"all {crowds} objects of train are crowds (iscrowd=1), which nothing is learned from:"
-            " tools that write run lengths set it by mistake; set iscrowd to 0",
+            " tools that write run lengths set it by mistake, set iscrowd to 0",
         )
     return problems
 
