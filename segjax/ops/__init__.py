@@ -1,1 +1,1 @@
-"""Detection mathematics without parameters: pure functions, finite for every box."""
+"""Parameter-free detection ops: pure functions whose results are finite for every box."""

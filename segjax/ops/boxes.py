@@ -1,11 +1,11 @@
-"""Boxes: areas, overlaps, clipping, and their coding as deltas to anchors.
+"""Bounding boxes: areas, overlaps, clipping, and encoding as deltas to anchors.
 
 Boxes are `(x0, y0, x1, y1)` in absolute pixels, half-open: no function here adds
 the "+1 pixel" of Detectron1 and mmdet's legacy coders.
 
-Every function is total: value and gradient are finite for zero-area, inverted,
-denormal and astronomically large boxes, because a network in its first steps
-produces all of them and one NaN in a padded row poisons the whole gradient.
+Every function is total: values and gradients are finite for zero-area, inverted,
+denormal and astronomically large boxes. An untrained network produces all of them,
+and a single NaN in a padded row poisons the whole gradient.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32, Num
 
-# Areas are products of two sides, and a union adds two areas. With coordinates inside
-# +-4e18 a side stays below 8e18, an area below 6.4e37 and a union below 1.3e38: inside
-# float32. No picture comes near it, so every box that means something is untouched.
+# An area is the product of two sides, and a union adds two areas. With coordinates within
+# +-4e18, sides stay below 8e18, areas below 6.4e37 and unions below 1.3e38, which float32
+# can represent. No image comes close, so meaningful boxes are unaffected.
 COORDINATE_LIMIT = 4e18
 
-# The smallest normal float32. Below it a processor may or may not flush to zero, and
-# 1 / x overflows: such areas count as none.
+# The smallest normal float32. Smaller values may be flushed to zero, depending on the
+# processor, and their reciprocals overflow, so areas below it count as zero.
 _TINY = 1.1754944e-38
 
-# A side shorter than this many pixels is treated as this long where it divides.
+# Lower limit, in pixels, on sides used as divisors.
 _MIN_SIDE = 1e-6
 
 
@@ -38,22 +38,22 @@ def bound_coordinates(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:
 
 
 def _product(width: Float[Array, "..."], height: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Width times height, 0 unless both are positive; rounded once, wherever it is used.
+    """Width times height, 0 unless both are positive; always rounded exactly once.
 
-    One side is clamped before the product and the product after it. Clamping both sides
-    would give the same number, but leave a bare product next to the sums of the union,
-    which compilers contract to a fused multiply-add in some loops and not in others: then
-    IoU(a, b) differs from IoU(b, a) in the last bit, ties break, and the forms of NMS
-    disagree. A maximum in between forbids it, at no cost.
+    This clamps one side before the product, and then the product itself. Clamping both sides
+    would produce the same number but leave a bare product next to the sums of the union.
+    Compilers contract those to a fused multiply-add in some loops and not in others. IoU(a, b)
+    would then differ from IoU(b, a) in the last bit, ties would break, and the NMS methods
+    would disagree. The maximum in between prevents the contraction at no cost.
     """
     return jnp.maximum(jnp.maximum(width, 0.0) * height, 0.0)
 
 
 def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
-    """The area of each box in square pixels; 0 for empty and inverted boxes.
+    """Area of each box in square pixels; 0 for empty and inverted boxes.
 
     Args:
-      boxes: float, pixels.
+      boxes: boxes in pixels.
 
     Returns:
       Areas in 0..6.4e37 (coordinates beyond 4e18 count as 4e18).
@@ -64,15 +64,15 @@ def box_area(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
 
 @jax.custom_jvp
 def _ratio(part: Float[Array, "*s"], whole: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`part / whole`, and 0 with zero gradient where `whole` is not a normal positive."""
+    """`part / whole`; 0 with zero gradient where `whole` is not a positive normal float."""
     proper = whole >= _TINY
     return jnp.where(proper, part / jnp.where(proper, whole, 1.0), 0.0)
 
 
 @_ratio.defjvp
 def _ratio_jvp(primals, tangents):
-    # The stock rule squares the divisor, which under- or overflows for areas that are
-    # themselves representable; this form divides twice by what divided the value.
+    # The default rule squares the divisor, which under- or overflows for areas that are
+    # themselves representable. This form divides by it twice instead.
     part, whole = primals
     part_dot, whole_dot = tangents
     out = _ratio(part, whole)
@@ -82,9 +82,9 @@ def _ratio_jvp(primals, tangents):
 
 
 class Sides(NamedTuple):
-    """Boxes as one array a coordinate, with their areas, ready to be compared.
+    """Boxes as one array per coordinate, with precomputed areas.
 
-    The long axis is the minor one, which is what vectorises.
+    The long axis is the minor one, so that comparisons vectorise.
     """
 
     x0: Float[Array, "*b"]
@@ -94,12 +94,12 @@ class Sides(NamedTuple):
     area: Float[Array, "*b"]
 
     def at(self, index: Any) -> "Sides":
-        """The same index of every array."""
+        """Indexes every array with `index`."""
         return Sides(*(value[index] for value in self))
 
 
 def sides_of(boxes: Float[Array, "*b 4"]) -> Sides:
-    """Splits boxes into coordinates, bounded to +-`COORDINATE_LIMIT`, and areas."""
+    """Splits boxes into areas and coordinates, the latter clamped to +-`COORDINATE_LIMIT`."""
     x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
     return Sides(x0, y0, x1, y1, box_area(boxes))
 
@@ -112,10 +112,10 @@ def _intersection(a: Sides, b: Sides) -> Float[Array, "..."]:
 
 
 def iou_of_sides(a: Sides, b: Sides) -> Float[Array, "..."]:
-    """Intersection over union, elementwise, of boxes whose arrays broadcast.
+    """Elementwise intersection over union of boxes whose arrays broadcast.
 
-    The one formula behind `pairwise_iou`, matching and every form of NMS. It rounds as
-    the peers' do, in the order `inter / (area_a + area_b - inter)`.
+    `pairwise_iou`, matching and all NMS methods share this formula. It rounds as in the peers:
+    the order of operations is `inter / (area_a + area_b - inter)`.
     """
     inter = _intersection(a, b)
     return _ratio(inter, a.area + b.area - inter)
@@ -139,14 +139,14 @@ def pairwise_iou(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[
 
 
 def pairwise_ioa(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[Array, "*b N M"]:
-    """Intersection over the area of the box of `a` (COCO's crowd overlap, mmdet's "iof").
+    """Intersection over the area of the box in `a` (COCO's crowd overlap, mmdet's "iof").
 
     Args:
-      a: boxes in pixels, whose area divides.
+      a: boxes in pixels; their areas are the divisors.
       b: boxes in pixels.
 
     Returns:
-      Ratios in 0..1; 0 where the box of `a` is empty or either box is NaN.
+      Ratios in 0..1; 0 where the box in `a` is empty or either box is NaN.
     """
     columns, rows = _columns_and_rows(a, b)
     inter = _intersection(columns, rows)
@@ -156,11 +156,11 @@ def pairwise_ioa(a: Float[Array, "*b N 4"], b: Float[Array, "*b M 4"]) -> Float[
 def clip_boxes(
     boxes: Float[Array, "*b N 4"], image_size: Num[Array, "*b 2"]
 ) -> Float[Array, "*b N 4"]:
-    """Clips boxes to their picture (not to the padding around it).
+    """Clips boxes to their image, excluding the padding.
 
     Args:
       boxes: boxes in pixels.
-      image_size: (height, width) of each picture in pixels.
+      image_size: (height, width) of each image in pixels.
 
     Returns:
       Boxes with x in 0..width and y in 0..height; NaN stays NaN.
@@ -175,15 +175,15 @@ def rescale_boxes(
     image_sizes: Int32[Array, "B 2"],
     original_sizes: Int32[Array, "B 2"],
 ) -> Float32[Array, "B D 4"]:
-    """Moves boxes from resized to original pixels and clips them to the image.
+    """Rescales boxes from resized to original pixels and clips them to the image.
 
-    Each axis has its own factor, original / resized: rounding the resized size makes the two
-    differ (Detectron2, `detector_postprocess`; mmdet's `scale_factor`).
+    Each axis has its own factor, original / resized. The two differ because the resized sides
+    are rounded (Detectron2, `detector_postprocess`; mmdet's `scale_factor`).
 
     Args:
-      boxes: in pixels of the resized image.
+      boxes: boxes in pixels of the resized image.
       image_sizes: (height, width) after resizing.
-      original_sizes: (height, width) before.
+      original_sizes: (height, width) before resizing.
     """
     factors = original_sizes.astype(jnp.float32) / image_sizes.astype(jnp.float32)
     xyxy = jnp.stack([factors[:, 1], factors[:, 0]] * 2, axis=-1)
@@ -197,12 +197,12 @@ def nonempty(
 
     Args:
       boxes: boxes in pixels.
-      min_size: in pixels.
-      inclusive: also True where a side equals `min_size`: torchvision keeps proposals of
-        sides >= 1e-3, Detectron2 and mmdet those of sides > 0.
+      min_size: lower limit on both sides, in pixels.
+      inclusive: also return True for sides equal to `min_size`. torchvision keeps proposals
+        with sides >= 1e-3, Detectron2 and mmdet those with sides > 0.
 
     Returns:
-      One flag a box; False for NaN.
+      One flag per box; False for NaN.
     """
     x0, y0, x1, y1 = jnp.moveaxis(boxes, -1, 0)
     width, height = x1 - x0, y1 - y0
@@ -212,33 +212,33 @@ def nonempty(
 
 
 def _centre_form(boxes: Float[Array, "*b 4"]) -> tuple[Float[Array, "*b"], ...]:
-    """Centre and sides, every side at least `_MIN_SIDE`, so that it may divide."""
+    """Centres and sides of boxes; sides are at least `_MIN_SIDE`, to be safe as divisors."""
     x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(boxes), -1, 0)
     width, height = x1 - x0, y1 - y0
-    # The centre comes from the true sides: an inverted box keeps its midpoint.
+    # Centres use the sides before clamping, so that an inverted box keeps its midpoint.
     centre_x, centre_y = x0 + 0.5 * width, y0 + 0.5 * height
     return centre_x, centre_y, jnp.maximum(width, _MIN_SIDE), jnp.maximum(height, _MIN_SIDE)
 
 
-# exp(delta) of the sides is already limited by `max_ratio`; the shifts of the centre are
-# limited here, far beyond any picture, only so that shift * side stays in float32.
+# `max_ratio` already limits exp(delta) of the sides. This limit on the shifts of the centre is
+# far beyond any image and only keeps shift * side within float32.
 _MAX_SHIFT = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
 class DeltaCoder:
-    """Boxes as deltas to anchors, after R-CNN (Girshick et al., 2014, appendix C).
+    """Encodes boxes as deltas to anchors, after R-CNN (Girshick et al., 2014, appendix C).
 
     `dx = wx (cx - cx_a) / w_a`, `dw = ww log(w / w_a)`, and the same for y and h.
-    The peers differ in how they limit the sides on decoding, and in the weights:
-    torchvision and Detectron2 multiply by weights (10, 10, 5, 5) in the box head and
-    limit growth alone; mmdet divides by standard deviations (weights are their
-    inverses) and limits growth and shrinkage alike.
+    The peers differ in the weights and in how decoding limits the sides. torchvision and
+    Detectron2 multiply by weights, (10, 10, 5, 5) in the box head, and limit growth only.
+    mmdet divides by standard deviations, the inverses of the weights, and limits both growth
+    and shrinkage.
 
     Attributes:
-      weights: what the deltas (dx, dy, dw, dh) are multiplied by.
-      symmetric_clamp: limit shrinkage to 1 / `max_ratio` too (mmdet).
-      max_ratio: the largest growth of a side that decoding allows.
+      weights: factors applied to the deltas (dx, dy, dw, dh).
+      symmetric_clamp: also limit shrinkage, to 1 / `max_ratio` (mmdet).
+      max_ratio: largest factor by which decoding can enlarge a side.
     """
 
     weights: tuple[float | int, float | int, float | int, float | int] = (1.0, 1.0, 1.0, 1.0)
@@ -256,15 +256,15 @@ class DeltaCoder:
     def encode(
         self, boxes: Float[Array, "*#b 4"], anchors: Float[Array, "*#b 4"]
     ) -> Float[Array, "*b 4"]:
-        """The deltas that turn `anchors` into `boxes`.
+        """Computes the deltas that turn `anchors` into `boxes`.
 
         Args:
           boxes: target boxes in pixels.
-          anchors: reference boxes in pixels, same leading shape (or broadcastable).
+          anchors: reference boxes in pixels, of the same or a broadcastable leading shape.
 
         Returns:
-          (dx, dy, dw, dh) times the weights. Sides below 1e-6 pixels count as that long,
-          so that empty boxes and anchors give finite deltas.
+          (dx, dy, dw, dh) times the weights. Sides are clamped to at least 1e-6 pixels, so
+          that deltas of empty boxes and anchors are finite.
         """
         x, y, width, height = _centre_form(boxes)
         x_a, y_a, width_a, height_a = _centre_form(anchors)
@@ -279,14 +279,14 @@ class DeltaCoder:
     def decode(
         self, deltas: Float[Array, "*#b 4"], anchors: Float[Array, "*#b 4"]
     ) -> Float[Array, "*b 4"]:
-        """The boxes that `deltas` make of `anchors`; the inverse of `encode`.
+        """Applies `deltas` to `anchors`; the inverse of `encode`.
 
         Args:
           deltas: (dx, dy, dw, dh) times the weights.
-          anchors: reference boxes in pixels, same leading shape (or broadcastable).
+          anchors: reference boxes in pixels, of the same or a broadcastable leading shape.
 
         Returns:
-          Boxes in pixels, not clipped to any picture; NaN where a delta is NaN.
+          Boxes in pixels, not clipped to the image; NaN where a delta is NaN.
         """
         x0, y0, x1, y1 = jnp.moveaxis(bound_coordinates(anchors), -1, 0)
         width_a, height_a = x1 - x0, y1 - y0

@@ -1,7 +1,7 @@
-"""Masks between the image and the box: training targets, pasting, and packing for RLE.
+"""Resampling of masks between image and box, and packing for run-length encoding.
 
-Every resampling here is separable, so it is two dense weight matrices a mask and two matrix
-products: no gathers, any box shape, and fixed shapes throughout.
+All resampling here is separable: two dense weight matrices per mask and two matrix products.
+This needs no gathers, handles boxes of any shape, and has fixed shapes throughout.
 """
 
 import jax
@@ -21,26 +21,26 @@ def mask_targets(
     aligned: bool,
     threshold: float | None,
 ) -> Float32[Array, "N size size"]:
-    """Resamples each raster over a box: the mask head's targets.
+    """Resamples each raster over a box, for the targets of the mask head.
 
-    This is RoIAlign with adaptive sampling on the raster, as all three peers have it
-    (torchvision `project_masks_on_boxes`, Detectron2 `BitMasks.crop_and_resize`, mmdet
-    `BitmapMasks.crop_and_resize`): exact for every box shape.
+    This is RoIAlign with adaptive sampling on the raster, exact for boxes of every shape, as in
+    all three peers (torchvision `project_masks_on_boxes`, Detectron2
+    `BitMasks.crop_and_resize`, mmdet `BitmapMasks.crop_and_resize`).
 
     Args:
       gt_masks: rasters of the objects, 0/1 or soft.
-      frames: the box in pixels that each raster covers; the whole image for the peers'
-        exact numbers. A frame without area gives zeros.
-      boxes: regions in pixels to take the target over; any value gives finite results.
+      frames: box in pixels that each raster covers. Use the whole image to match the peers
+        exactly. A frame without area yields zeros.
+      boxes: regions in pixels to resample over. Results are finite for any value.
       size: side of the target, in bins.
       aligned: False for torchvision, True for Detectron2 and mmdet; see `RoIAlign.aligned`.
-      threshold: None returns the mean coverage, 0..1 (torchvision); a number returns 1
-        where the coverage reaches it and else 0 (Detectron2 and mmdet: 0.5).
+      threshold: None returns the mean coverage, 0..1 (torchvision). A number returns 1
+        where the coverage reaches it and 0 elsewhere (0.5 in Detectron2 and mmdet).
 
     Returns:
-      Targets.
+      Targets in 0..1.
     """
-    # Beyond this, differences of coordinates would overflow.
+    # Differences of larger coordinates would overflow.
     frames, boxes = jnp.clip(frames, -FAR, FAR), jnp.clip(boxes, -FAR, FAR)
     rows = _target_weights(frames[:, 1::2], boxes[:, 1::2], gt_masks.shape[1], size, aligned)
     cols = _target_weights(frames[:, 0::2], boxes[:, 0::2], gt_masks.shape[2], size, aligned)
@@ -57,7 +57,7 @@ def _target_weights(
     size: int,
     aligned: bool,
 ) -> Float32[Array, "N size cells"]:
-    """Weight of every raster row (or column) in every bin, for boxes `low..high` in pixels."""
+    """Weight of each raster row (or column) in each bin, for intervals `low..high` in pixels."""
     extent = frame[:, 1] - frame[:, 0]
     scale = jnp.where(extent > 0, cells / jnp.where(extent > 0, extent, 1.0), 0.0)
     low, high = ((box[:, i] - frame[:, 0]) * scale for i in (0, 1))
@@ -79,22 +79,22 @@ def paste_masks(
     padded: bool,
     origin: Int32[Array, "N 2"] | None = None,
 ) -> Float32[Array, "N height width"]:
-    """Resamples each box's mask to the pixels of the image.
+    """Resamples the mask of each box to the pixels of the image.
 
     Args:
       mask_probs: probability of each cell of the grid over the box.
-      boxes: in pixels; an empty or inverted box pastes nothing.
+      boxes: boxes in pixels; masks of empty or inverted boxes are zero.
       height: height of the image, in pixels.
       width: width of the image, in pixels.
-      padded: False for Detectron2 and mmdet: bilinear at pixel centres, zero outside of the
-        box. True for torchvision (`paste_masks_in_image`): the mask is padded by one cell,
-        its box enlarged to match and truncated to whole pixels, and filled including the
-        pixel of its far corner.
-      origin: (x, y) in the image of each result's first pixel, for pasting windows; None
-        starts at (0, 0). A window holds exactly the values of the whole image's paste.
+      padded: False for Detectron2 and mmdet: bilinear at pixel centres, zero outside the
+        box. True for torchvision (`paste_masks_in_image`): the mask is padded by one cell.
+        Its box is enlarged to match, truncated to whole pixels, and filled up to and including
+        the pixel of its far corner.
+      origin: (x, y) in the image of the first pixel of each result, to paste windows; None
+        is (0, 0). Values in a window equal those of pasting into the whole image.
 
     Returns:
-      Soft masks, zero outside of the boxes; the peers call a pixel the object's from 0.5 on.
+      Soft masks, zero outside the boxes. The peers threshold them at 0.5.
     """
     boxes = jnp.clip(boxes, -FAR, FAR)
     weights = _padded_weights if padded else _grid_weights
@@ -111,9 +111,9 @@ def paste_masks(
 def _grid_weights(
     box: Float32[Array, "N 2"], pixel: Float32[Array, "#N pixels"], cells: int
 ) -> Float32[Array, "N pixels cells"]:
-    """Bilinear weights of the cells at each pixel's centre, none beyond the outer cells."""
+    """Bilinear weights of the cells at each pixel centre; zero padding beyond the outer cells."""
     low, high = box[:, :1], box[:, 1:]
-    # A millionth of a pixel holds no pixel's centre to speak of, and gradients stay finite.
+    # Keeps gradients finite. A box this small practically never contains a pixel centre.
     extent = jnp.maximum(high - low, 1e-6)
     position = (pixel + 0.5 - low) / extent * cells - 0.5
     return _hat(position, cells)
@@ -122,10 +122,10 @@ def _grid_weights(
 def _padded_weights(
     box: Float32[Array, "N 2"], pixel: Float32[Array, "#N pixels"], cells: int
 ) -> Float32[Array, "N pixels cells"]:
-    """Weights in torchvision: the outermost of the `cells + 2` padded cells are zero."""
+    """Weights as in torchvision: the outermost of the `cells + 2` padded cells are zero."""
     middle = (box[:, 1:] + box[:, :1]) * 0.5
-    # The minimum changes nothing but keeps XLA from a fused multiply-add: the next line
-    # truncates, and the peer's rounding decides by a whole pixel.
+    # The minimum never applies but keeps XLA from fusing multiply and add. The next line
+    # truncates, so a last bit that differs from torchvision's moves the box by a whole pixel.
     half = jnp.minimum((box[:, 1:] - box[:, :1]) * 0.5 * ((cells + 2) / cells), 1e30)
     low, high = jnp.trunc(middle - half), jnp.trunc(middle + half)
     extent = jnp.maximum(high - low + 1.0, 1.0)
@@ -136,7 +136,7 @@ def _padded_weights(
 
 
 def _hat(position: Float32[Array, "N P"], cells: int) -> Float32[Array, "N P cells"]:
-    """Linear interpolation's weight of each cell at each position, in cells."""
+    """Linear interpolation weight of each cell at each position, in cells."""
     cell = jnp.arange(cells, dtype=jnp.float32)[None, None]
     return jnp.maximum(1.0 - jnp.abs(position[..., None] - cell), 0.0)
 
@@ -146,20 +146,20 @@ def _resample(
     rows: Float32[Array, "N H h"],
     cols: Float32[Array, "N W w"],
 ) -> Float32[Array, "N H W"]:
-    """Weighs rows, then columns; in full float32, as thresholds follow."""
+    """Applies row weights, then column weights, in full float32 because results get thresholded."""
     exact = jax.lax.Precision.HIGHEST
     partial = jnp.einsum("nHh,nhw->nHw", rows, masks, precision=exact)
     return jnp.einsum("nHw,nWw->nHW", partial, cols, precision=exact)
 
 
 def pack_mask_bits(masks: Bool[Array, "N H W"]) -> UInt8[Array, "N W packed"]:
-    """Packs masks eight pixels a byte, column by column, which is the order of COCO's RLE.
+    """Packs masks column by column, eight pixels per byte, in the pixel order of COCO's RLE.
 
     Args:
       masks: binary masks.
 
     Returns:
-      `[N, W, ceil(H / 8)]`; `np.unpackbits(packed, axis=-1, count=H)` gives the columns.
+      Packed columns `[N, W, ceil(H / 8)]`; `np.unpackbits(packed, axis=-1, count=H)` unpacks them.
     """
     count, height, width = masks.shape
     padded = jnp.pad(masks, ((0, 0), (0, -height % 8), (0, 0)))

@@ -1,10 +1,10 @@
-"""Matching boxes (anchors or proposals) with ground truth by overlap.
+"""Matches boxes (anchors or proposals) with ground truth by overlap.
 
-The work is N boxes times G objects, 27 million pairs for the anchors of one picture,
-in every training step. It runs over objects in blocks of a few rows, each row as long
-as there are boxes: rows vectorise, memory stays at a few rows, and the best overlap of
-an object and the comparison with it see the very same numbers, which the low-quality
-rule needs (it asks for equality).
+Every training step compares N boxes with G objects: 27 million pairs for the anchors of one
+image. A scan goes through the objects in blocks of a few rows, each with one entry per box.
+Rows vectorise, and memory is limited to a few of them. An object's best overlap is also
+compared with the very numbers it was computed from, because the low-quality rule tests for
+equality.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from jaxtyping import Array, Bool, Float, Int32
 from segjax.ops.boxes import Sides, iou_of_sides, sides_of
 from segjax.types import struct
 
-# Rows of one block: enough that the running maxima are read and written rarely, few
-# enough to stay in a processor's cache. For 268,000 anchors and 100 objects a two-core
-# machine took 29 ms with blocks of 4, 36 with 8, 123 with 16.
+# Objects per block: enough to amortise reading and writing the running maxima, few enough
+# to stay in the processor's cache. With 268,000 anchors and 100 objects, a two-core machine
+# takes 29 ms with blocks of 4, 36 ms with 8 and 123 ms with 16.
 _BLOCK = 4
 
 
 @struct
 class Matches:
-    """Match of each box.
+    """Matched object and label of each box.
 
     Attributes:
-      gt_index: the object in 0..G-1; meaningful where label is 1, in range everywhere.
+      gt_index: index of the object, always in 0..G-1; only meaningful where `label` is 1.
       label: 1 positive, 0 negative, -1 ignored.
     """
 
@@ -38,7 +38,7 @@ class Matches:
 
 @struct
 class _Running:
-    """The state of the scan over blocks of objects."""
+    """State of the scan over blocks of objects."""
 
     best: Float[Array, "N"]
     best_index: Int32[Array, "N"]
@@ -50,24 +50,23 @@ class _Running:
 class Matcher:
     """Labels boxes by their overlap with ground truth (Faster R-CNN, section 3.1.2).
 
-    A box is positive if its best IoU is >= `high`, negative if it is < `low`, ignored
-    between. The low-quality rule gives objects that no box reaches with `high` their
-    best boxes nevertheless, ties included:
+    A box is positive if its best IoU is >= `high`, negative if it is < `low`, and ignored in
+    between. The low-quality rule makes the best boxes of every object positive, ties included,
+    even if their IoU is below `high`:
 
     - "none": no such rule (the box heads of torchvision and Detectron2).
     - "keep_argmax": the box becomes positive but keeps the object that it overlaps most.
-      There is no minimum IoU (torchvision, Detectron2): a valid object that overlaps
-      nothing makes every box positive, as it does there, so leave empty objects out of
-      `gt_valid`.
-    - "overwrite": if the object's best IoU is >= `min_low_quality_iou`, the box is given
-      to that object; a later object takes it from an earlier one (mmdet's
+      There is no minimum IoU (torchvision, Detectron2). As in the peers, a valid object that
+      overlaps nothing makes every box positive, so exclude empty objects from `gt_valid`.
+    - "overwrite": if the object's best IoU is >= `min_low_quality_iou`, the box is assigned
+      to that object. Later objects take precedence over earlier ones (mmdet's
       `MaxIoUAssigner`).
 
     Attributes:
-      high: least IoU of a positive.
+      high: minimum IoU of a positive box.
       low: IoU below which a box is negative; at most `high`.
-      low_quality: the rule.
-      min_low_quality_iou: for "overwrite" alone.
+      low_quality: rule for objects that no box overlaps well, see above.
+      min_low_quality_iou: minimum IoU for "overwrite"; the other rules do not use it.
     """
 
     high: float | int
@@ -91,19 +90,19 @@ class Matcher:
         gt_boxes: Float[Array, "G 4"],
         gt_valid: Bool[Array, "G"],
     ) -> Matches:
-        """Matches the boxes of one picture; a batch goes by vmap.
+        """Matches the boxes of one image; use `jax.vmap` for a batch.
 
         Args:
           boxes: anchors or proposals in pixels.
-          boxes_valid: False for boxes that take no part: they are ignored, and no object
-            counts them as its best. None if all take part.
-          gt_boxes: objects in pixels.
+          boxes_valid: False for boxes to exclude. They are labelled as ignored and are never
+            the best box of an object. None includes all.
+          gt_boxes: boxes of the objects in pixels.
           gt_valid: False for padding and for objects that are not targets (crowds).
 
         Returns:
-          One object and label a box. Without valid objects, all valid boxes are negative.
+          Object and label of each box. Without valid objects, all valid boxes are negative.
         """
-        # Targets are constants of the loss in every peer.
+        # As in all peers, no gradient flows through the targets.
         boxes, gt_boxes = jax.lax.stop_gradient((boxes, gt_boxes))
         final = self._scan(boxes, boxes_valid, gt_boxes, gt_valid)
         positive = (final.best >= self.high) | final.forced
@@ -130,15 +129,15 @@ class Matcher:
         gt_valid = jnp.pad(gt_valid, (0, padding))
 
         def overlaps(gt: Sides, valid: Bool[Array, ""]) -> Float[Array, "N"]:
-            # -1 ranks below every overlap: neither a padded object nor a box that takes no
-            # part is ever the best of anything.
+            # -1 is below every overlap, so padded objects and excluded boxes are never the
+            # best match of anything.
             real = valid if boxes_valid is None else valid & boxes_valid
             return jnp.where(real, iou_of_sides(gt.at(None), box_sides), -1.0)
 
         def step(state: _Running, xs: tuple[Array, Sides, Array]) -> tuple[_Running, None]:
             first, block_sides, block_valid = xs
-            # Written out once: a division is too dear to be repeated for the maximum and
-            # for the comparison with it, and those two must see the same number.
+            # The barrier materialises the overlaps. Divisions are too expensive to repeat for
+            # the maximum and for the comparison with it, and both must see the same number.
             rows = jax.lax.optimization_barrier(
                 [overlaps(block_sides.at(k), block_valid[k]) for k in range(block)]
             )
@@ -146,8 +145,8 @@ class Matcher:
                 state = self._add(state, first + k, row, block_valid[k])
             return state, None
 
-        # Like a row rather than plain constants: inside shard_map a loop's carry must vary
-        # over the mesh from the start on. The row itself is not computed.
+        # Inside shard_map, the carry of a loop must vary over the mesh from the start, so derive
+        # it from a row instead of using constants. The row itself is never computed.
         like = overlaps(gt_sides.at(0), gt_valid[0])
         start = _Running(
             best=jnp.full_like(like, -1.0),
@@ -167,8 +166,8 @@ class Matcher:
         row: Float[Array, "N"],
         valid: Bool[Array, ""],
     ) -> _Running:
-        """Takes one object's overlaps into account; objects come in ascending order."""
-        better = row > state.best  # strict: the first of equal objects stays the argmax
+        """Updates the state with the overlaps of one object; call it in ascending order."""
+        better = row > state.best  # strict, so that the first of equal objects wins
         best_index = jnp.where(better, index, state.best_index)
         best = jnp.maximum(row, state.best)
         if self.low_quality == "none":

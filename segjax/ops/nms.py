@@ -1,16 +1,16 @@
-"""Greedy non-maximum suppression with static shapes, exact, in three forms.
+"""Exact greedy non-maximum suppression with static shapes, by three methods.
 
-All forms compute the one answer of the sequential algorithm: in descending order of
-score (equal scores: lower index first) a box is kept unless a kept box before it, of the
-same group, overlaps it with an IoU strictly above the threshold.
+All methods return the result of the sequential algorithm: in descending order of score
+(lower index first for equal scores), a box is kept unless an earlier kept box of the same
+group overlaps it with an IoU strictly above the threshold.
 
-- "loop": the algorithm itself, one row of overlaps a box. O(N) memory; quickest on CPUs.
-- "fixpoint": on a GPU a serial loop costs a kernel launch a box. Instead iterate
+- "loop": the algorithm itself, one row of overlaps per box. O(N) memory; fastest on CPUs.
+- "fixpoint": on a GPU, a serial loop costs one kernel launch per box. This method iterates
   `keep <- not any(keep_i and i suppresses j)` on all boxes at once. A box whose longest
-  chain of suppressors has length t is right after t rounds and stays so, hence the fixed
-  point is unique and is the greedy answer. Real pictures need four to six rounds.
-- "blocked": the same within tiles of boxes, tile after tile (Google's TPU Mask R-CNN in
-  MLPerf): O(tile * N) memory for very many boxes.
+  chain of suppressors has length t is correct after t rounds and stays so. The fixed point
+  is therefore unique and equals the greedy result. Real images need four to six rounds.
+- "blocked": "fixpoint" within tiles of boxes, one tile after another (Google's TPU Mask
+  R-CNN in MLPerf). O(tile * N) memory, for very many boxes.
 """
 
 from typing import Literal
@@ -23,8 +23,8 @@ from segjax.ops.boxes import iou_of_sides, sides_of
 
 Method = Literal["auto", "loop", "fixpoint", "blocked"]
 
-# A data-dependent while loop asks the host before every round. Nearly all inputs are done
-# after this many rounds, and pay for one question instead of eight.
+# A data-dependent while loop synchronises with the host before every round. Nearly all inputs
+# converge within this many unrolled rounds, so that they synchronise once instead of eight times.
 _UNROLLED_ROUNDS = 8
 
 _TILE = 256
@@ -41,16 +41,16 @@ def nms(
     *,
     method: Method = "auto",
 ) -> Bool[Array, "N"]:
-    """Marks the boxes that survive suppression; a batch goes by vmap.
+    """Marks the boxes that survive suppression; use `jax.vmap` for a batch.
 
     Args:
       boxes: boxes in pixels.
-      scores: higher comes first; equal scores by index; NaN last.
-      valid: False for padding, which neither survives nor suppresses.
-      iou_threshold: a box is suppressed by IoU > threshold, never by equality.
-      groups: only boxes of equal group (class or pyramid level) suppress each other. No
-        coordinates are shifted for it, so grouping costs no precision.
-      method: "auto" is "loop" on CPUs and "fixpoint" elsewhere. All give the same answer.
+      scores: scores to sort by, descending; equal scores are sorted by index, NaN comes last.
+      valid: False for padding, which neither survives nor suppresses other boxes.
+      iou_threshold: IoU above which, but not at which, a box is suppressed.
+      groups: class or pyramid level of each box; only boxes of the same group suppress each
+        other. Grouping does not shift coordinates, so it costs no precision.
+      method: "auto" is "loop" on CPUs and "fixpoint" elsewhere. The result is always the same.
 
     Returns:
       True where the box is kept, in the order of the input.
@@ -78,26 +78,27 @@ def nms_topk(
 
     Args:
       boxes: boxes in pixels.
-      scores: higher comes first; equal scores by index; NaN last.
-      valid: False for padding, which never appears.
+      scores: scores to sort by, descending; equal scores are sorted by index, NaN comes last.
+      valid: False for padding, which is never returned.
       iou_threshold: as in `nms`.
-      k: how many to return; it may exceed N.
+      k: number of rows to return; it may exceed N.
       groups: as in `nms`.
       method: as in `nms`.
 
     Returns:
-      Positions in the input, and False where fewer than k survive (position 0 there).
+      Positions in the input and their validity. If fewer than k boxes survive, the remaining
+      rows have position 0 and are False.
     """
     order = _descending(scores, valid)
     keep = _keep_in_order(_Problem(boxes, groups, iou_threshold, order), valid[order], method)
-    # The rank of each survivor is its place; the rest goes out of range and is dropped.
+    # Survivors go to the row of their rank, the others out of range, where they are dropped.
     place = jnp.where(keep, jnp.cumsum(keep, dtype=jnp.int32) - 1, k)
     index = jnp.zeros(k, jnp.int32).at[place].set(order, mode="drop")
     return index, jnp.arange(k, dtype=jnp.int32) < keep.sum(dtype=jnp.int32)
 
 
 def _descending(scores: Float[Array, "N"], valid: Bool[Array, "N"]) -> Int32[Array, "N"]:
-    """Positions by descending score, stable, padding last."""
+    """Stable order by descending score, with padding last."""
     key = jnp.where(valid, -jax.lax.stop_gradient(scores), jnp.inf)
     return jnp.argsort(key, stable=True).astype(jnp.int32)
 
@@ -105,11 +106,11 @@ def _descending(scores: Float[Array, "N"], valid: Bool[Array, "N"]) -> Int32[Arr
 def _keep_in_order(
     problem: "_Problem", valid: Bool[Array, "N"], method: Method
 ) -> Bool[Array, "N"]:
-    """Suppression among boxes in descending score; the answer is in that order too."""
+    """Suppresses boxes in descending order of score; the result is in the same order."""
     if problem.size == 0:
         return valid
-    # Inside shard_map a loop's carry must vary over the mesh from the start on, also where
-    # `valid` is a constant and only the boxes differ between devices. No code comes of it.
+    # Inside shard_map, the carry of a loop must vary over the mesh from the start, even if
+    # `valid` is a constant and only the boxes differ between devices. This compiles to nothing.
     first_row = problem.suppresses(jnp.zeros(1, jnp.int32))[0]
     valid &= jnp.full_like(first_row, True)
     match method:
@@ -129,7 +130,7 @@ def _keep_in_order(
 
 
 class _Problem:
-    """Boxes in descending score with what the overlap of any two needs, computed once."""
+    """Boxes in descending order of score, with precomputed areas and coordinates."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class _Problem:
         threshold: float | int | Float[Array, ""],
         order: Int32[Array, "N"],
     ) -> None:
-        # Which boxes survive is not differentiable.
+        # Suppression is not differentiable.
         boxes = jax.lax.stop_gradient(boxes)[order]
         self.size = boxes.shape[0]
         self.sides = sides_of(boxes)
@@ -146,7 +147,7 @@ class _Problem:
         self.threshold = threshold
 
     def suppresses(self, rows: Int32[Array, "R"]) -> Bool[Array, "R N"]:
-        """True where box i of `rows`, if it is kept, suppresses a later box j."""
+        """Returns True where box i of `rows`, if it is kept, suppresses a later box j."""
         iou = iou_of_sides(self.sides.at(rows).at((slice(None), None)), self.sides.at(None))
         later = rows[:, None] < jnp.arange(self.size, dtype=jnp.int32)[None]
         suppresses = (iou > self.threshold) & later
@@ -168,7 +169,7 @@ def _fixpoint(problem: _Problem, valid: Bool[Array, "N"]) -> Bool[Array, "N"]:
 
 
 def _pack(matrix: Bool[Array, "R N"]) -> UInt32[Array, "W N"]:
-    """Packs 32 rows into a word: the rounds are bound by memory, and read 1/8 of it."""
+    """Packs 32 rows into a word. Rounds are memory-bound, and this cuts their reads to 1/8."""
     rows = matrix.shape[0]
     matrix = jnp.pad(matrix, ((0, -rows % _WORD), (0, 0)))
     words = matrix.reshape(-1, _WORD, matrix.shape[1]).astype(jnp.uint32)
@@ -177,7 +178,7 @@ def _pack(matrix: Bool[Array, "R N"]) -> UInt32[Array, "W N"]:
 
 
 def _iterate(packed: UInt32[Array, "W N"], candidates: Bool[Array, "N"]) -> Bool[Array, "N"]:
-    """The fixed point of `keep <- candidates and not suppressed by keep`."""
+    """Computes the fixed point of `keep <- candidates and not suppressed by keep`."""
 
     def round_(keep: Bool[Array, "N"]) -> Bool[Array, "N"]:
         return candidates & ~_suppressed(packed, keep)
@@ -199,14 +200,14 @@ def _blocked(problem: _Problem, valid: Bool[Array, "N"]) -> Bool[Array, "N"]:
     tile = min(_TILE, problem.size)
 
     def step(t: Int32[Array, ""], keep: Bool[Array, "N"]) -> Bool[Array, "N"]:
-        # The last tile is shifted back to end at N. Boxes that it shares with the tile
-        # before are final already, and the fixed point leaves them as they are.
+        # The last tile is shifted back to end at N. Boxes that it shares with the previous
+        # tile are already final, and the fixed point does not change them.
         first = jnp.minimum(t * tile, problem.size - tile)
         rows = first + jnp.arange(tile, dtype=jnp.int32)
         packed = _pack(problem.suppresses(rows))
         inside = jax.lax.dynamic_slice_in_dim(packed, first, tile, axis=1)
         kept = _iterate(inside, jax.lax.dynamic_slice_in_dim(keep, first, tile))
-        # Overlaps look only forward, so boxes before the tile are not touched.
+        # Boxes only suppress later ones, so boxes before the tile do not change.
         keep = jax.lax.dynamic_update_slice_in_dim(keep, kept, first, axis=0)
         return keep & ~_suppressed(packed, kept)
 

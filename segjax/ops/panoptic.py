@@ -1,4 +1,4 @@
-"""Instances and stuff merged into one panoptic map, on the device."""
+"""Merges instances and stuff into one panoptic map, on the device."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,21 +10,21 @@ from jaxtyping import Array, Bool, Float32, Int32, PyTree, Shaped
 from segjax.ops.resize import image_weights
 from segjax.types import struct
 
-# Resized logits that exist at a time, as a bound on memory (8 MiB each of a few).
+# Maximum number of resized logits that exist at a time, to limit memory (8 MiB per array).
 BLOCK_VALUES = 2**21
 
 
 @struct
 class PanopticDropped:
-    """Counts of what a panoptic map leaves out, by cause, as `results.panoptic_merge.Dropped`.
+    """Counts of what a panoptic map omits, by cause, like `results.panoptic_merge.Dropped`.
 
     Attributes:
       low_score: instances below the score threshold.
-      empty: instances without a pixel.
-      overlapping: instances of which better ones had taken too large a part.
-      small_stuff: stuff classes with pixels left, but too few.
-      small_stuff_pixels: the pixels of those.
-      other_pixels: pixels of the image left to classes that are not stuff.
+      empty: instances without any pixel.
+      overlapping: instances that overlap too much with better ones.
+      small_stuff: stuff classes that have free pixels, but too few.
+      small_stuff_pixels: pixels of those classes.
+      other_pixels: free pixels whose semantic class is not stuff.
     """
 
     low_score: Int32[Array, ""]
@@ -40,13 +40,13 @@ class PanopticSegments:
     """A panoptic map and the segments on it; S = instances + semantic classes.
 
     Attributes:
-      ids: the segment of every pixel; 0 where there is none.
-      segment_ids: the id on the map of each row, 1.. in the order of merging; 0 for rows
-        that got no pixels. Rows are the instances, then the semantic classes.
-      classes: the instance's class, or the semantic class.
+      ids: segment id of every pixel; 0 for pixels without a segment.
+      segment_ids: id of each row on the map, from 1 in the order of merging; 0 for rows
+        without pixels. Rows are the instances, then the semantic classes.
+      classes: class of the instance, or the semantic class.
       is_thing: True for instances.
-      scores: the instance's score; 0 for stuff.
-      dropped: what was left out.
+      scores: score of the instance; 0 for stuff.
+      dropped: counts of instances and stuff that were omitted.
     """
 
     ids: Int32[Array, "H W"]
@@ -65,21 +65,21 @@ def semantic_labels(
     padded_size: tuple[int, int],
     canvas: tuple[int, int],
 ) -> Int32[Array, "H W"]:
-    """The class of every pixel of an image at another size.
+    """Predicts the class of every pixel of an image at another size.
 
-    As Detectron2's `sem_seg_postprocess`: logits upsampled to the padded input, cropped to the
-    image, resized to the output, all bilinear; the two interpolations are one matrix here. Logits
-    at the output's size exist for a block of rows at a time only.
+    As in Detectron2's `sem_seg_postprocess`, logits are bilinearly upsampled to the padded input,
+    cropped to the image and resized to the output. Here, one matrix per axis does both
+    interpolations, and logits at the output size only exist for a block of rows at a time.
 
     Args:
-      logits: logits of the padded input's cells.
+      logits: logits of the cells of the padded input.
       image_size: (height, width) of the image inside the padding.
-      output_size: (height, width) wanted, at most `canvas`.
+      output_size: (height, width) of the output, at most `canvas`.
       padded_size: (height, width) of the padded input.
       canvas: (height, width) of the result.
 
     Returns:
-      Classes 0..K-1, and -1 beyond the output's size.
+      Classes 0..K-1, and -1 beyond the output size.
     """
     maps, inside = [], []
     for axis in (0, 1):
@@ -87,7 +87,7 @@ def semantic_labels(
         old, new = image_size[axis], output_size[axis]
         maps.append(image_weights(logits.shape[axis], padded_size[axis], old, new, pixel))
         inside.append(pixel < new.astype(jnp.float32))
-    if logits.shape[0] < logits.shape[1]:  # the longer axis first: fewer multiplications
+    if logits.shape[0] < logits.shape[1]:  # resizing the longer axis first multiplies less
         labels = _best_classes(logits.swapaxes(0, 1), maps[1], maps[0]).T
     else:
         labels = _best_classes(logits, maps[0], maps[1])
@@ -98,13 +98,13 @@ def semantic_labels(
 def _best_classes(
     logits: Float32[Array, "h w K"], rows: Float32[Array, "H h"], columns: Float32[Array, "W w"]
 ) -> Int32[Array, "H W"]:
-    """The highest of logits resized by two matrices, a block of rows at a time."""
+    """Argmax over classes of logits resized by two matrices, one block of rows at a time."""
     height, values = rows.shape[0], columns.shape[0] * logits.shape[2]
     size = max(1, min(BLOCK_VALUES // values, height))
     number = -(-height // size)
     blocks = jnp.pad(rows, ((0, number * size - height), (0, 0))).reshape(number, size, -1)
-    # With the classes in the middle, no product reads or leaves an axis in the wrong place: for
-    # one that reads a transposed product, XLA of jaxlib 0.10 finds no tiles on NVIDIA GPUs.
+    # With the classes in the middle, no product has to transpose its input or output. If one
+    # reads a transposed product, XLA of jaxlib 0.10 finds no tiles for it on NVIDIA GPUs.
     by_class = logits.swapaxes(1, 2)
 
     def best(block: Float32[Array, "n h"]) -> Int32[Array, "n W"]:
@@ -133,26 +133,28 @@ def merge_panoptic(
     overlap: float | int = 0.5,
     stuff_area: int = 4096,
 ) -> PanopticSegments:
-    """Heuristic merge of Panoptic Feature Pyramid Networks (1901.02446, appendix).
+    """Merges heuristically as in Panoptic Feature Pyramid Networks (1901.02446, appendix).
 
-    Instances in the given order take the pixels that are still free; one whose taken part
-    exceeds `overlap` of its area is left out. What remains goes to the semantic classes
-    (Detectron2's `combine_semantic_and_instance_outputs`, mmdet's `HeuristicFusionHead`).
+    Instances take the pixels that are still free, in the given order. An instance is skipped if
+    more than the fraction `overlap` of its area is already taken. The remaining pixels go to the
+    semantic classes (Detectron2's `combine_semantic_and_instance_outputs`, mmdet's
+    `HeuristicFusionHead`).
 
     Args:
-      instances: the masks [N, H, W]; or whatever `mask_of` makes masks of, with N rows. Made one
-        at a time, all masks never exist together.
-      scores: best first.
+      instances: masks [N, H, W], or inputs of `mask_of` with N rows. The latter saves memory:
+        masks are created one at a time and never exist all together.
+      scores: scores of the instances, best first.
       classes: classes of the instances.
-      valid: False for rows that only fill the shape.
+      valid: False for padding rows.
       semantic: class of every pixel in 0..num_semantic - 1; -1 beyond the image.
-      num_semantic: semantic classes.
-      mask_of: gives the mask of a row of `instances`; only called for those that may be kept.
-      things: the semantic class that means "some instance", which is not stuff, counted from the
+      num_semantic: number of semantic classes.
+      mask_of: returns the mask of a row of `instances`. It only runs for valid rows with a
+        sufficient score.
+      things: semantic class that represents all instances and is not stuff, counted from the
         end if negative; None if all are stuff.
-      score_threshold: an instance must score at least this.
-      overlap: see above.
-      stuff_area: pixels that a semantic class must have left.
+      score_threshold: minimum score of an instance.
+      overlap: maximum fraction of an instance's area that may already be taken.
+      stuff_area: minimum number of free pixels of a semantic class.
 
     Returns:
       The map, with rows for all instances and semantic classes.
@@ -200,14 +202,18 @@ def _add_instances(
     semantic: Int32[Array, "H W"],
     overlap: float | int,
 ) -> tuple[Int32[Array, "H W"], Int32[Array, " N"], Int32[Array, " N"]]:
-    """A map of instances; their ids, 0 where left out; their areas, where they are `good`."""
+    """Adds instances in order.
+
+    Returns:
+      The map; the ids of the instances, 0 if skipped; and their areas, 0 if not `good`.
+    """
 
     def add(carry: tuple[Array, Array], instance: Any) -> tuple[tuple[Array, Array], Any]:
         ids, count = carry
         mask = mask_of(instance)
         area = mask.sum(dtype=jnp.int32)
         taken = (mask & (ids > 0)).sum(dtype=jnp.int32)
-        # Divided, as on the host: a product is rounded, so that ties could go either way.
+        # A division, as on the host: a rounded product could decide ties differently.
         kept = (taken < area) & (taken / jnp.maximum(area, 1) <= overlap)
         count = count + kept
         ids = jnp.where(kept & mask & (ids == 0), count, ids)
@@ -219,7 +225,8 @@ def _add_instances(
     def step(carry: tuple[Array, Array], row: tuple[Array, Any]) -> Any:
         return jax.lax.cond(row[0], add, skip, carry, row[1])
 
-    # Made of an input: inside shard_map a loop's carry must vary over the mesh from the start.
+    # Derived from an input, because inside shard_map the carry of a loop must vary over the mesh
+    # from the start.
     start = (jnp.zeros_like(semantic), jnp.zeros_like(semantic[0, 0]))
     (ids, _), (segment_ids, areas) = jax.lax.scan(step, start, (good, instances))
     return ids, segment_ids, areas
@@ -233,7 +240,11 @@ def _add_stuff(
     things: int | None,
     stuff_area: int,
 ) -> tuple[Int32[Array, "H W"], Int32[Array, " K"], Int32[Array, " K"]]:
-    """The map with stuff where no instance is; ids of stuff; areas of stuff that is too small."""
+    """Adds stuff where there are no instances.
+
+    Returns:
+      The map; the ids of stuff classes, 0 if omitted; and the areas of stuff that is too small.
+    """
     labels = jnp.arange(num_semantic, dtype=jnp.int32)
     is_stuff = labels != (num_semantic if things is None else things % num_semantic)
     known = (semantic >= 0) & (semantic < num_semantic)

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what a backbone was trained on, on the device."""
+"""Converts uint8 images to the inputs that a backbone was trained on, on the device."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ from jaxtyping import Array, Float, Int32, UInt8
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Channel order and normalisation.
+    """Channel order and normalisation of a backbone's inputs.
 
     Attributes:
-      mean: subtracted, in 0..255, in the network's channel order.
-      std: divided by, in 0..255.
-      bgr: whether the network wants BGR (Detectron2's and mmdet's "caffe"
-        weights); images always arrive as RGB.
+      mean: mean to subtract, in 0..255, in the network's channel order.
+      std: standard deviation to divide by, in 0..255, in the same order.
+      bgr: True if the network takes BGR (Detectron2's and mmdet's "caffe" weights).
+        Images are always passed as RGB.
     """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
@@ -24,7 +24,7 @@ class Preprocess:
     def __call__(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Float[Array, "B H W 3"]:
-        """Normalises [B, H, W, 3] and sets the padding to 0, as the three peers do."""
+        """Normalises images [B, H, W, 3] and sets the padding to 0, as all three peers do."""
         x = images[..., ::-1] if self.bgr else images
         mean = jnp.array(self.mean, jnp.float32)[None, None, None]
         std = jnp.array(self.std, jnp.float32)[None, None, None]

@@ -1,4 +1,4 @@
-"""Bilinear resizing of feature maps with PyTorch's two conventions."""
+"""Bilinear resizing of feature maps, with both of PyTorch's conventions."""
 
 import functools
 
@@ -12,19 +12,19 @@ from jaxtyping import Array, Float, Int32
 def resize_bilinear(
     x: Float[Array, "B H W C"], size: tuple[int, int], *, align_corners: bool
 ) -> Float[Array, "B h w C"]:
-    """Resizes as torch.nn.functional.interpolate(mode="bilinear"), without antialiasing.
+    """Resizes like torch.nn.functional.interpolate(mode="bilinear"), without antialiasing.
 
-    `jax.image.resize` knows only pixel centres and antialiases what it shrinks.
-    Both axes are products with a matrix, whose gradients XLA compiles well.
+    `jax.image.resize` has no `align_corners`, and antialiases by default when it shrinks.
+    Both axes are matrix products, whose gradients XLA compiles well.
 
     Args:
-      x: maps [B, H, W, C].
+      x: feature maps [B, H, W, C].
       size: new (height, width).
-      align_corners: corner pixels' centres stay in the corners; otherwise pixels
-        are squares and their outer edges stay.
+      align_corners: True keeps the centres of the corner pixels in place. False treats pixels
+        as squares and keeps their outer edges in place.
 
     Returns:
-      [B, h, w, C], of the dtype of `x`.
+      Resized maps [B, h, w, C], in the dtype of `x`.
 
     Raises:
       ValueError: if a side of `size` is below 1.
@@ -47,19 +47,20 @@ def resize_corners_within(
     old_sizes: Int32[Array, "B 2"],
     new_sizes: Int32[Array, "B 2"],
 ) -> Float[Array, "B h w C"]:
-    """`resize_bilinear` with `align_corners`, of a part of each map, at its upper left.
+    """`resize_bilinear` with `align_corners`, of the upper left part of each map.
 
-    Corners are those of the part: what a canvas adds at the right and at the bottom does not
-    move anything.
+    Corners are those of the part, so padding at the right and at the bottom does not shift
+    anything.
 
     Args:
-      x: maps [B, H, W, C].
+      x: feature maps [B, H, W, C].
       size: new (height, width).
-      old_sizes: (height, width) of each map's part, at most (H, W).
-      new_sizes: (height, width) that the parts become, at most `size`.
+      old_sizes: (height, width) of the part of each map, at most (H, W).
+      new_sizes: (height, width) of the resized parts, at most `size`.
 
     Returns:
-      [B, h, w, C], of the dtype of `x`; beyond the new sizes the part's edge continues.
+      Resized maps [B, h, w, C], in the dtype of `x`; beyond the new sizes, the edge of the part
+      is repeated.
     """
     rows, columns = (
         _corner_weights(old_sizes[:, axis], new_sizes[:, axis], x.shape[1 + axis], size[axis])
@@ -71,9 +72,9 @@ def resize_corners_within(
 def _interpolate(
     x: Float[Array, "B H W C"], rows: Float[Array, "B h H"], columns: Float[Array, "B w W"]
 ) -> Float[Array, "B h w C"]:
-    """Both axes as products with their weights, in the dtype of `x`."""
-    # In this order, and with weights for each image, the last product leaves its axes as they
-    # are wanted. A transposition after it takes longer, and where the next product reads its
+    """Multiplies both axes by their weights, in the dtype of `x`."""
+    # In this order, and with weights for each image, the last product leaves its axes in the
+    # right order. A transposition after it takes longer. If another product reads the transposed
     # result, XLA of jaxlib 0.10 finds no tiles for the two together on NVIDIA GPUs.
     x = _weighted("bxw,bhwc->bxhc", "bxw,bxhc->bhwc", columns, x)
     return _weighted("byh,bxhc->byxc", "byh,byxc->bxhc", rows, x)
@@ -81,13 +82,16 @@ def _interpolate(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _weighted(forward: str, backward: str, weights: Array, x: Array) -> Array:
-    """`jnp.einsum(forward, weights, x)`; `backward` gives the gradient of `x`, the only one."""
+    """Computes `jnp.einsum(forward, weights, x)`; `backward` is the einsum for the gradient of `x`.
+
+    The weights get no gradient.
+    """
     del backward
     if x.dtype != jnp.bfloat16:
         return jnp.einsum(forward, weights, x, precision="highest").astype(x.dtype)
-    # At full precision a float32 product is six bfloat16 passes on a TPU, and no work for a GPU's
-    # tensor cores. Two passes do: weights as the sum of two bfloat16 numbers are exact to 2^-17.
-    # One number of 8 bits would not do, as a cell's weights would no longer add up to 1.
+    # A float32 product at full precision takes six bfloat16 passes on a TPU and cannot use a
+    # GPU's tensor cores. Two passes suffice: the sum of two bfloat16 numbers represents weights
+    # to 2^-17. A single one, with 8 bits, does not: the weights of a cell would not add up to 1.
     high = weights.astype(jnp.bfloat16)
     low = (weights - high.astype(jnp.float32)).astype(jnp.bfloat16)
     sums = (
@@ -110,7 +114,7 @@ _weighted.defvjp(_weighted_fwd, _weighted_bwd)
 def _corner_weights(
     old: Int32[Array, " B"], new: Int32[Array, " B"], old_cells: int, new_cells: int
 ) -> Float[Array, "B n o"]:
-    """Weights of `old_cells` cells in each of `new_cells`, for each image's own part."""
+    """Weights of `old_cells` cells in each of `new_cells` cells, for the part of each image."""
     last_old, last_new = (old - 1).astype(jnp.float32), (new - 1).astype(jnp.float32)
     step = last_old / jnp.maximum(last_new, 1.0)
     place = jnp.arange(new_cells, dtype=jnp.float32)[None] * step[:, None]
@@ -120,14 +124,14 @@ def _corner_weights(
 
 
 def _weights_dtype(x: Array) -> DTypeLike:
-    """Weights of 8 bits would not add up to 1."""
+    """Dtype of the weights: at least float32, as weights with 8 bits would not add up to 1."""
     return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def interpolation_matrix(
     old: int, new: int, align_corners: bool
 ) -> Float[np.ndarray, "{new} {old}"]:
-    """Weights of `old` cells in each of `new` cells; every row adds up to 1."""
+    """Weights of `old` cells in each of `new` cells; every row adds up to 1, in float64."""
     target = np.arange(new, dtype=np.float64)
     if align_corners:
         place = target * ((old - 1) / (new - 1) if new > 1 else 0.0)
@@ -149,17 +153,17 @@ def image_weights(
     output_size: Int32[Array, ""],
     pixel: Float[Array, " n"],
 ) -> Float[Array, "n {cells}"]:
-    """Weights of a padded input's cells at pixels of the image at another size, along one axis.
+    """Weights of the cells of a padded input at pixels of the resized image, along one axis.
 
-    Two bilinear interpolations in one matrix, as in Detectron2's `sem_seg_postprocess`: up to the
-    padded input, cropped to the image, then to the output.
+    Combines two bilinear interpolations in one matrix, as in Detectron2's `sem_seg_postprocess`:
+    cells are upsampled to the padded input, cropped to the image, and resized to the output.
 
     Args:
-      cells: cells of the map that covers the padded input.
-      padded: pixels of the padded input.
-      image_size: pixels of the image inside the padding.
-      output_size: pixels of the image at the size wanted.
-      pixel: which of these, as whole numbers.
+      cells: number of cells of the map, which covers the padded input.
+      padded: size of the padded input, in pixels.
+      image_size: size of the image inside the padding, in pixels.
+      output_size: size of the output, in pixels.
+      pixel: indices of pixels of the output, as floats.
     """
     up = jnp.asarray(interpolation_matrix(cells, padded, align_corners=False), jnp.float32)
     old, new = image_size.astype(jnp.float32), output_size.astype(jnp.float32)

@@ -1,7 +1,7 @@
 """RoIAlign over a feature pyramid, and the assignment of boxes to its levels.
 
-He et al., "Mask R-CNN" (2017), section 3, with the conventions of torchvision, Detectron2 and
-MMDetection (mmcv).
+Follows He et al., "Mask R-CNN" (2017), section 3, with the conventions of torchvision,
+Detectron2 and MMDetection (mmcv).
 """
 
 import dataclasses
@@ -21,14 +21,14 @@ LevelConvention = Literal["torchvision", "detectron2", "mmdet"]
 
 @dataclasses.dataclass(frozen=True)
 class RoIAlign:
-    """Pooling of regions.
+    """Settings of RoIAlign.
 
     Attributes:
       output_size: bins along each axis of a region.
-      sampling_ratio: samples along each axis of a bin; 0 takes as many as the bin has cells
-        (rounded up), exactly, for boxes of every shape.
-      aligned: half-cell correct coordinates (Detectron2, mmdet). Without it (torchvision),
-        regions are shifted by half a cell and at least one cell wide and high.
+      sampling_ratio: samples along each axis of a bin; 0 takes as many as the bin has cells,
+        rounded up. This is exact for boxes of every shape.
+      aligned: True for correct coordinates, with the half-cell offset (Detectron2, mmdet). False
+        (torchvision) shifts regions by half a cell and makes them at least one cell wide and high.
     """
 
     output_size: int
@@ -51,7 +51,7 @@ class RoIAlign:
         level: Int32[Array, "B R"],
         strides: Sequence[float | int],
     ) -> Float[Array, "B R S S C"]:
-        """`multilevel_roi_align` with these settings."""
+        """Calls `multilevel_roi_align` with these settings."""
         return multilevel_roi_align(
             features,
             rois,
@@ -74,20 +74,21 @@ def multilevel_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Float[Array, "B R S S C"]:
-    """Pools every region from its level of the pyramid into `S x S` bins.
+    """Pools each region from its level of the pyramid into `S x S` bins.
 
-    A bin is the mean of its bilinear samples; those more than a cell outside of the map count
-    as zero. Values are accumulated in float32 and returned in the features' dtype.
+    A bin is the mean of its bilinear samples; samples more than a cell outside the map count
+    as zero. Values are accumulated in float32 and returned in the dtype of the features.
 
-    Any region gives finite values and gradients: zero-area, inverted, outside, 1e30. The
+    Values and gradients are finite for any region: zero-area, inverted, outside, 1e30. The
     gradient with respect to the features is accumulated in float32 even for bfloat16
-    features; the gradient with respect to the regions is zero, as in the peers.
+    features. The gradient with respect to the regions is zero, as in the peers.
 
     Args:
-      features: maps of the levels, finest first, of any size, all with the same `B` and `C`.
+      features: feature maps of the levels, finest first, of any size, all with the same `B`
+        and `C`.
       rois: regions in pixels.
-      level: index into `features` for each region; clipped to what there is.
-      strides: pixels a cell of each level.
+      level: index into `features` for each region; clipped to the existing levels.
+      strides: pixels per cell of each level.
       output_size: `S`, bins along each axis.
       sampling_ratio: samples along each axis of a bin; 0 for adaptive, `ceil(bin)`.
       aligned: see `RoIAlign.aligned`.
@@ -96,7 +97,7 @@ def multilevel_roi_align(
       Pooled features `[B, R, S, S, C]`.
 
     Raises:
-      ValueError: if `features` and `strides` differ in number or there are none.
+      ValueError: if `features` is empty or does not match `strides` in length.
     """
     if not features or len(features) != len(strides):
         raise ValueError(
@@ -120,7 +121,7 @@ def _place_regions(
     output_size: int,
     aligned: bool,
 ) -> Regions:
-    """Finds the regions' samples, and their map's place in the flattened pyramid."""
+    """Computes the samples of each region and the offset of its map in the flattened pyramid."""
     batch, regions = level.shape
     index = jnp.clip(level, 0, len(shapes) - 1).reshape(-1)
     heights, widths = (jnp.asarray(v, jnp.int32)[index] for v in zip(*shapes, strict=True))
@@ -146,17 +147,17 @@ def assign_levels(
     canonical_level: int = 4,
     min_level: int = 2,
 ) -> Int32[Array, "*b"]:
-    """Chooses each box's level from its size: Lin et al., "Feature Pyramid Networks", eq. 1.
+    """Assigns boxes to levels by their size (Lin et al., "Feature Pyramid Networks", eq. 1).
 
-    The peers differ in where a small constant keeps exact powers of two on their side:
-    torchvision adds 1e-6 to the logarithm, Detectron2 1e-8 and mmdet 1e-6 inside it.
+    A small constant keeps exact powers of two from being rounded down. The peers differ in it:
+    torchvision adds 1e-6 to the logarithm, Detectron2 1e-8 and mmdet 1e-6 to its argument.
 
     Args:
-      boxes: in pixels; boxes without area go to the finest level.
-      convention: whose constant.
-      num_levels: levels to choose from.
-      canonical_size: side in pixels of the box that belongs to `canonical_level`.
-      canonical_level: its level.
+      boxes: boxes in pixels; boxes without area go to the finest level.
+      convention: library that defines the constant.
+      num_levels: number of levels to choose from.
+      canonical_size: side in pixels of a box that belongs to `canonical_level`.
+      canonical_level: level of boxes of `canonical_size`.
       min_level: the finest level.
 
     Returns:
@@ -181,10 +182,10 @@ def assign_levels(
 def _log2(x: Float32[Array, "*b"]) -> Float32[Array, "*b"]:
     """Base-2 logarithm, exact at powers of two.
 
-    `log(x) / log(2)` is not, and a box of side 112 must not fall one level down for it.
+    `log(x) / log(2)` is not exact there, and would put a box of side 112 one level too low.
     """
     mantissa, exponent = jnp.frexp(x)
-    # Mantissa to 0.7..1.4: the logarithm is then small next to any exponent but 0.
+    # With the mantissa in 0.7..1.4, its logarithm is small next to any exponent except 0.
     low = mantissa < 0.70710678
     mantissa = jnp.where(low, 2.0 * mantissa, mantissa)
     exponent = (exponent - low).astype(jnp.float32)

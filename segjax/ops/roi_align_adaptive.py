@@ -1,8 +1,8 @@
-"""RoIAlign with as many samples in a bin as it has cells (Detectron2, mmdet), exactly.
+"""Exact RoIAlign with adaptive sampling: as many samples as a bin has cells (Detectron2, mmdet).
 
-The number of cells that a bin reads is only known at run time. Loops with run-time bounds
-read them; since the bounds are those of the largest region, regions are sorted by size and
-go through in chunks, each with its own.
+The number of cells that a bin reads is only known at run time, so loops with run-time bounds
+read them. The largest region determines the bounds. Regions are therefore sorted by size and
+processed in chunks, each with its own bounds.
 """
 
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from segjax.ops.roi_align_taps import Axis, Regions, cell_range, cell_weights, zeros_varying
 
-# Cells along an axis that one step of the forward loops reads: two by two are unrolled.
+# Cells along each axis that one step of the forward loop reads; the 2 x 2 reads are unrolled.
 FORWARD_BLOCK = 2
 
 
 class _Reads(NamedTuple):
-    """Regions and what they read; arrays `[N, ...]`, or `[chunks, chunk, ...]`.
+    """Regions and the cells they read; arrays are `[N, ...]` or `[chunks, chunk, ...]`.
 
     Attributes:
       regions: the regions.
-      first_row: the first row that each bin reads.
-      first_col: the first column that each bin reads.
-      num_rows: the most rows that a bin of the region reads.
-      num_cols: the most columns.
+      first_row: first row that each bin reads.
+      first_col: first column that each bin reads.
+      num_rows: maximum number of rows that a bin of the region reads.
+      num_cols: maximum number of columns that a bin of the region reads.
     """
 
     regions: Regions
@@ -37,7 +37,7 @@ class _Reads(NamedTuple):
 
 
 def forward(flat: Float[Array, "P C"], regions: Regions, chunk: int) -> Float32[Array, "N S S C"]:
-    """Adds up the cells of every bin, a block of gathers at a time."""
+    """Sums the weighted cells of every bin, a block of gathers at a time."""
     bins = regions.y.start.shape[1]
     order, chunks = _sorted_chunks(regions, chunk)
     num_chunks, chunk = chunks.num_rows.shape
@@ -63,7 +63,7 @@ def forward(flat: Float[Array, "P C"], regions: Regions, chunk: int) -> Float32[
 def backward_scatter(
     total: Float32[Array, "P C"], regions: Regions, grad: Float32[Array, "N S S C"], chunk: int
 ) -> Float32[Array, "P C"]:
-    """Adds the bins' gradients to the cells they read, by scatter-add."""
+    """Adds the gradients of bins to the cells they read, by scatter-add."""
     order, chunks = _sorted_chunks(regions, chunk)
     num_chunks, chunk = chunks.num_rows.shape
     padding = num_chunks * chunk - len(grad)
@@ -89,16 +89,16 @@ def backward_rows(
     grad: Float32[Array, "N S S C"],
     row_block: int,
 ) -> Float32[Array, "P C"]:
-    """The same, reading, adding to and writing a few cells' rows of channels in place.
+    """Like `backward_scatter`, but updates the channels of a few cells at a time, in place.
 
-    One region after another, each with its own bounds, so there is nothing to sort.
+    Regions are processed one by one with their own bounds, so they do not have to be sorted.
 
     Args:
-      total: what to add to.
+      total: array to add to.
       regions: the regions.
-      grad: their bins' gradients.
-      row_block: neighbouring cells of a row to update at once; every row of every map must
-        have as many.
+      grad: gradients of the bins.
+      row_block: number of neighbouring cells of a row to update at once; at most the width of
+        the narrowest map.
     """
     count, bins, _, channels = grad.shape
     bin_grads = grad.reshape(-1, channels)
@@ -112,7 +112,8 @@ def backward_rows(
         def add_cells(i: Array, j: Array, total: Array) -> Array:
             rows, row_weights = _block_of_cells(axes.y, part.first_row, i, 1)
             wanted = part.first_col + j * row_block
-            # A block that would leave the row starts earlier, on cells already done.
+            # A block that would cross the end of the row starts earlier; cells that are already
+            # done get weight 0.
             start = jnp.minimum(wanted, width - row_block)
             cols = start[..., None] + jnp.arange(row_block, dtype=jnp.int32)[None, None]
             done = cols < wanted[..., None]
@@ -138,17 +139,17 @@ def backward_rows(
 
 
 def _find_reads(regions: Regions) -> _Reads:
-    """Adds what the regions read."""
+    """Computes the cells that the regions read."""
     first_row, num_rows = cell_range(regions.y)
     first_col, num_cols = cell_range(regions.x)
     return _Reads(regions, first_row, first_col, num_rows, num_cols)
 
 
 def _sorted_chunks(regions: Regions, chunk: int) -> tuple[Int32[Array, " N"], _Reads]:
-    """Sorts regions by how many rows and then columns they read, and splits them in chunks.
+    """Sorts regions by the number of rows, then columns, they read, and splits them into chunks.
 
     Returns:
-      The order, and the regions in it, the last one repeated to fill the last chunk.
+      The order, and the sorted regions; the last one is repeated to fill the last chunk.
     """
     reads = _find_reads(regions)
     count = len(reads.num_rows)
@@ -165,14 +166,14 @@ def _for_each_cell(
     add: Callable[[Array, Array, Array, Array], Array],
     total: Float32[Array, "..."],
 ) -> Float32[Array, "..."]:
-    """Calls `add(rows, cols, weights, total)` for every cell that some bin reads.
+    """Calls `add(rows, cols, weights, total)` for every cell that any bin reads.
 
     Args:
-      reads: places that one chunk of regions reads.
-      block: cells along each axis that a step of the loops takes.
+      reads: cells that one chunk of regions reads.
+      block: number of cells along each axis per step of the loop.
       add: takes rows `[N, S]` and columns `[N, S]` of the maps and the weights `[N, S, S]`
         of their cells, and returns the new total.
-      total: what to start with.
+      total: initial total.
     """
     y, x = reads.regions.y, reads.regions.x
 
@@ -197,7 +198,8 @@ def _rows_and_columns(
 ) -> Float32[Array, "..."]:
     """Calls `body(row, col, total)` for all rows and columns, row by row."""
 
-    # One loop, not two: a GPU's host waits for the device at every test of such a bound.
+    # One loop instead of two nested ones: with bounds only known on the device, every test of
+    # the loop condition makes the host wait for the GPU.
     def cell(n: Array, total: Array) -> Array:
         return body(n // cols, n % cols, total)
 
@@ -207,7 +209,7 @@ def _rows_and_columns(
 def _block_of_cells(
     axis: Axis, first: Int32[Array, "N S"], step: Int32[Array, ""], block: int
 ) -> tuple[Int32[Array, "N S block"], Float32[Array, "N S block"]]:
-    """The cells that bins read in the given step, clipped to the map, and their weights."""
+    """Cells that bins read in the given step, clipped to the map, and their weights."""
     cells = (first + step * block)[..., None] + jnp.arange(block, dtype=jnp.int32)[None, None]
     weights = cell_weights(axis, cells)
     return jnp.minimum(cells, axis.size[:, None, None] - 1), weights

@@ -1,4 +1,4 @@
-"""RoIAlign with a fixed number of samples in a bin (torchvision: 2 x 2)."""
+"""RoIAlign with a fixed number of samples per bin (torchvision: 2 x 2)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from segjax.ops.roi_align_taps import Regions, fixed_taps
 
 
 def forward(flat: Float[Array, "P C"], regions: Regions, samples: int) -> Float32[Array, "N S S C"]:
-    """Adds up the `2 * samples` by `2 * samples` taps of every bin, one gather each."""
+    """Sums the `2 * samples` by `2 * samples` taps of every bin, with one gather per tap."""
     rows, row_weights = fixed_taps(regions.y, samples)
     cols, col_weights = fixed_taps(regions.x, samples)
     bins = rows.shape[1]
     total = jnp.zeros((len(rows), bins, bins, flat.shape[1]), jnp.float32)
     for i in range(2 * samples):
         for j in range(2 * samples):
-            # Taps are clipped to the map, so that no gather needs a bounds check.
+            # `fixed_taps` clips to the map, so gathers do not need bounds checks.
             cells = regions.cells(rows[..., i], cols[..., j])
             taken = flat.at[cells].get(mode="promise_in_bounds").astype(jnp.float32)
             total += taken * (row_weights[:, :, None, i] * col_weights[:, None, :, j])[..., None]
@@ -28,7 +28,7 @@ def backward_scatter(
     grad: Float32[Array, "N S S C"],
     samples: int,
 ) -> Float32[Array, "P C"]:
-    """Adds the bins' gradients to the cells they read, by scatter-add, tap by tap."""
+    """Adds the gradients of bins to the cells they read, by one scatter-add per tap."""
     rows, row_weights = fixed_taps(regions.y, samples)
     cols, col_weights = fixed_taps(regions.x, samples)
     for i in range(2 * samples):
@@ -45,7 +45,7 @@ def backward_rows(
     grad: Float32[Array, "N S S C"],
     samples: int,
 ) -> Float32[Array, "P C"]:
-    """The same, reading, adding to and writing whole rows of channels in place."""
+    """Like `backward_scatter`, but updates whole rows of channels in place, one by one."""
     rows, row_weights = fixed_taps(regions.y, samples)
     cols, col_weights = fixed_taps(regions.x, samples)
     count, bins, _, channels = grad.shape

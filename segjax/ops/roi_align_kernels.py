@@ -1,12 +1,12 @@
-"""RoIAlign on a flattened pyramid: one function, its gradient, and the form for each platform.
+"""RoIAlign on a flattened pyramid, its gradient, and the choice of a form for each platform.
 
-The forms compute the same sums and differ in how they loop:
+The forms compute the same sums with different loops:
 
-- A fused gather of all samples is slow everywhere. Reading tap by tap, each a gather of whole
-  rows of channels, and adding up is several times faster on a CPU and one kernel on a GPU.
-- XLA's scatter-add on a CPU handles one number at a time. A loop that reads, adds and writes
-  a few whole rows of channels is ten times faster there; on accelerators the loop would
-  launch a kernel a row, and the scatter is the fast form.
+- A single gather of all samples is slow everywhere. Gathering whole rows of channels tap by
+  tap and summing them is several times faster on a CPU, and is one kernel on a GPU.
+- XLA's scatter-add processes one number at a time on a CPU. A loop that reads, updates and
+  writes a few whole rows of channels is ten times faster there. On accelerators, such a loop
+  would launch a kernel per row, and the scatter is faster.
 """
 
 import functools
@@ -20,27 +20,28 @@ from segjax.ops import roi_align_adaptive as adaptive
 from segjax.ops import roi_align_fixed as fixed
 from segjax.ops.roi_align_taps import Regions, zeros_varying
 
-# Regions that share the bounds of a loop over taps. Few keep the sums in a CPU's cache and
-# stop one elongated region from slowing many; an accelerator wants larger kernels.
+# Number of regions that share the bounds of a loop over taps. On a CPU, small chunks keep the
+# sums in cache and keep one elongated region from slowing down many others. Accelerators need
+# larger kernels.
 CPU_CHUNK = 16
 ACCELERATOR_CHUNK = 256
 
 
-# Neighbouring cells of a row to update at once on a CPU: most bins of a region on its own
-# level read at most four.
+# Number of neighbouring cells of a row to update at once on a CPU. Most bins of regions on
+# their assigned level read at most four.
 ROW_BLOCK = 4
 
 
 def pool(
     sampling_ratio: int, min_width: int, flat: Float[Array, "P C"], regions: Regions
 ) -> Float[Array, "N S S C"]:
-    """RoIAlign of regions placed in a flattened pyramid.
+    """Applies RoIAlign to regions placed in a flattened pyramid.
 
     Args:
       sampling_ratio: samples along each axis of a bin, 0 for adaptive.
-      min_width: the least number of columns of a map.
+      min_width: number of columns of the narrowest map.
       flat: all cells of all levels and images.
-      regions: where the regions lie in it; they get no gradient.
+      regions: positions of the regions in `flat`; they get no gradient.
 
     Returns:
       Pooled bins in the dtype of `flat`, accumulated in float32.
@@ -69,7 +70,7 @@ def _pool(
 def _pool_fwd(
     sampling_ratio: int, min_width: int, flat: Float[Array, "P C"], regions: Regions
 ) -> tuple[Float[Array, "N S S C"], tuple[Any, ...]]:
-    # Of the features the gradient needs only shape and dtype.
+    # The gradient only needs the shape and dtype of the features, so save no copy of them.
     out = pool(sampling_ratio, min_width, flat, regions)
     return out, (jnp.empty((len(flat), 0), flat.dtype), regions)
 

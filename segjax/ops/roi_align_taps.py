@@ -1,12 +1,12 @@
 """Positions that RoIAlign reads along one axis, and their weights.
 
-RoIAlign is separable: a bin's value is the mean over `ny * nx` bilinear samples, which is a
-weighted sum over rows of a weighted sum over columns. So all the geometry is that of one axis,
-and both axes of a region use the functions below with their own `Axis`.
+RoIAlign is separable: the value of a bin is the mean of `ny * nx` bilinear samples, which is a
+weighted sum over rows of a weighted sum over columns. The functions below therefore handle one
+axis, and are called for both axes of a region with their own `Axis`.
 
-The rules are those of `torchvision.ops.roi_align` and `mmcv.ops.RoIAlign`: a sample before -1
-or after the axis' size counts as zero (but counts), one in -1..0 reads the first cell, one
-after the last cell's centre reads the last cell.
+Samples follow `torchvision.ops.roi_align` and `mmcv.ops.RoIAlign`. A sample before -1 or after
+the size of the axis is zero but still counts in the mean. A sample in -1..0 reads the first
+cell, and one after the centre of the last cell reads the last cell.
 """
 
 from typing import NamedTuple
@@ -14,23 +14,24 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-# Coordinates beyond this are clamped: still far outside of every feature map, but their
-# products and differences stay finite in float32.
+# Coordinates are clamped to +-FAR. This is still far outside every feature map, but products
+# and differences stay finite in float32.
 FAR = 1e9
-# A cell is touched by the samples less than one cell away on either side. Adaptive samples
-# are more than half a cell apart (two thirds from three samples on), so at most five touch
-# it; the sixth makes up for rounding in the estimate of the first.
+# A cell is read by the samples less than one cell away on either side. Adaptive samples are
+# more than half a cell apart (two thirds if there are three or more), so at most five read it.
+# The sixth compensates for rounding in the estimate of the first.
 CANDIDATES = 6
 
 
 class Axis(NamedTuple):
-    """The samples of some regions along one axis, in cells of their feature map.
+    """Samples of regions along one axis, in cells of their feature map.
 
     Attributes:
-      start: where each bin begins.
-      bin: the length of a bin.
-      samples: samples in a bin, a whole number; 0 for an empty region under adaptive sampling.
-      size: cells of the feature map along the axis.
+      start: start of each bin.
+      bin: length of a bin.
+      samples: number of samples in a bin, an integer stored as float; 0 for an empty region
+        under adaptive sampling.
+      size: number of cells of the feature map along the axis.
     """
 
     start: Float32[Array, "N S"]
@@ -43,9 +44,9 @@ class Regions(NamedTuple):
     """Regions placed in a flattened pyramid of features `[P, C]`.
 
     Attributes:
-      y: their rows.
-      x: their columns.
-      offset: index of the first cell of their image's map of their level.
+      y: samples along the rows.
+      x: samples along the columns.
+      offset: index in the flattened pyramid of the first cell of the region's feature map.
     """
 
     y: Axis
@@ -53,7 +54,7 @@ class Regions(NamedTuple):
     offset: Int32[Array, " N"]
 
     def cells(self, rows: Int32[Array, "N S"], cols: Int32[Array, "N S"]) -> Int32[Array, "N S S"]:
-        """Places in the flattened pyramid of every row of bins with every column of bins."""
+        """Indices in the flattened pyramid of each combination of the given rows and columns."""
         width = self.x.size[:, None, None]
         return self.offset[:, None, None] + rows[:, :, None] * width + cols[:, None, :]
 
@@ -67,25 +68,25 @@ def make_axis(
     sampling_ratio: int,
     aligned: bool,
 ) -> Axis:
-    """Lays the samples of the intervals `low..high` (in cells) along one axis.
+    """Places samples in the intervals `low..high` along one axis.
 
     Args:
-      low: where the regions begin, in cells, any value.
-      high: where they end.
-      size: cells along the axis.
-      num_bins: bins in a region.
+      low: start of each region in cells; any value.
+      high: end of each region in cells; any value.
+      size: number of cells along the axis.
+      num_bins: number of bins in a region.
       sampling_ratio: samples in a bin, or 0 for as many as the bin has cells, rounded up.
-      aligned: shift by half a cell so that 0.5 is the first cell's centre; without it,
+      aligned: shift by half a cell so that 0.5 is the centre of the first cell. If False,
         regions are at least one cell long.
     """
-    # A region with NaN lies far outside: nothing may index a map with it.
+    # Regions with NaN are moved far outside, because no map may be indexed with NaN.
     bad = jnp.isnan(low) | jnp.isnan(high)
     low, high = (jnp.where(bad, FAR, jnp.clip(v, -FAR, FAR)) for v in (low, high))
     start = low - 0.5 if aligned else low
     length = (high - 0.5) - start if aligned else jnp.maximum(high - start, 1.0)
-    # A sample on the very rim counts or does not by the last bit. The selects and the minimum,
-    # none of which changes anything, keep XLA from products with reciprocals and from a fused
-    # multiply-add, which round otherwise than the peers do.
+    # For samples exactly on the rim, the last bit decides whether they count. The selects and
+    # the minimum do not change any value. They keep XLA from multiplying by reciprocals and from
+    # fusing multiply and add, both of which round differently from the peers.
     regular = low <= FAR
     if sampling_ratio > 0:
         count = jnp.where(regular, float(sampling_ratio), 1.0)
@@ -98,17 +99,17 @@ def make_axis(
 
 
 def sample_position(axis: Axis, index: Float32[Array, "#N #S K"]) -> Float32[Array, "N S K"]:
-    """The position of sample `index` of every bin, in the peers' order of operations."""
+    """Position of sample `index` of every bin, in the peers' order of operations."""
     size, count = axis.bin[:, None, None], axis.samples[:, None, None]
     return axis.start[..., None] + (index + 0.5) * size / jnp.maximum(count, 1.0)
 
 
 def fixed_taps(axis: Axis, samples: int) -> tuple[Int32[Array, "N S T"], Float32[Array, "N S T"]]:
-    """The `T = 2 * samples` cells a bin reads and their weights, samples in order.
+    """The `T = 2 * samples` cells that a bin reads and their weights, in the order of samples.
 
     Args:
-      axis: with the same number of `samples`.
-      samples: samples in a bin.
+      axis: samples of the regions, with the same number per bin.
+      samples: number of samples in a bin.
 
     Returns:
       Cell indices in 0..size-1 and weights.
@@ -128,11 +129,11 @@ def fixed_taps(axis: Axis, samples: int) -> tuple[Int32[Array, "N S T"], Float32
 
 
 def cell_range(axis: Axis) -> tuple[Int32[Array, "N S"], Int32[Array, " N"]]:
-    """The cells that adaptive sampling reads.
+    """Range of cells that adaptive sampling reads.
 
     Returns:
-      The first cell of every bin, in 0..size-1, and the largest number of cells that a bin
-      of the region reads from its first on; 0 for regions without samples.
+      The first cell of every bin, in 0..size-1, and the largest number of cells that any bin
+      of the region reads, counted from its first cell; 0 for regions without samples.
     """
     ends = jnp.stack([jnp.zeros_like(axis.samples), jnp.maximum(axis.samples - 1.0, 0.0)], axis=-1)
     position = sample_position(axis, ends[:, None, :])
@@ -146,14 +147,14 @@ def cell_range(axis: Axis) -> tuple[Int32[Array, "N S"], Int32[Array, " N"]]:
 
 
 def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N S T"]:
-    """Shares of the given cells in a bin's adaptive mean.
+    """Weights of the given cells in the adaptive mean of each bin.
 
-    All samples that touch a cell are merged into one weight: `n + 1` cells rather than the
+    All samples that read a cell are merged into one weight: `n + 1` cells rather than the
     `2 * n` taps of `n` samples. Their bilinear weights are evaluated one by one, so this is exact.
 
     Args:
-      axis: with an adaptive number of samples.
-      cells: cell indices, any value; those outside of the map get weight 0.
+      axis: samples of the regions, with an adaptive number per bin.
+      cells: cell indices, any value; those outside the map get weight 0.
     """
     last = (axis.size - 1).astype(jnp.float32)[:, None, None, None]
     count = axis.samples[:, None, None, None]
@@ -172,21 +173,21 @@ def cell_weights(axis: Axis, cells: Int32[Array, "N S T"]) -> Float32[Array, "N 
 
 
 def zeros_varying(shape: tuple[int, ...], *sources: Float[Array, "..."]) -> Float32[Array, "..."]:
-    """Float32 zeros that a loop may add `sources` to.
+    """Float32 zeros, as the start value of a loop that adds `sources`.
 
-    Inside `jax.shard_map` a carry must vary over the mesh's axes as what is added does; only
-    the type of the unused sum is taken from it.
+    Inside `jax.shard_map`, the carry of a loop must vary over the same mesh axes as what is
+    added to it. Only the type of the sum is used, so it is never computed.
     """
     varying = jnp.sum(jnp.stack([jnp.sum(s).astype(jnp.float32) for s in sources]))
     return jnp.zeros_like(jnp.broadcast_to(varying, shape))
 
 
 def _ceil_div(length: Float32[Array, " N"], parts: int) -> Float32[Array, " N"]:
-    """`max(ceil(length / parts), 0)`, whatever the compiler makes of a constant divisor.
+    """`max(ceil(length / parts), 0)`, however the compiler divides by a constant.
 
-    XLA may multiply by the rounded reciprocal instead; 21 / 7 then exceeds 3 and its ceiling
-    is 4. The products below are exact, and rounding of a true division never crosses a
-    whole number, so this is also what the peers compute.
+    XLA may multiply by the rounded reciprocal instead. 21 / 7 then exceeds 3, and its ceiling
+    is 4. The products below are exact. A true division never rounds across an integer, so the
+    peers compute the same.
     """
     count = jnp.ceil(length / parts)
     count = jnp.where((count - 1.0) * parts >= length, count - 1.0, count)

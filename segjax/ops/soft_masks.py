@@ -1,6 +1,6 @@
-"""Soft masks as values: over boxes, or over the whole image.
+"""Soft masks of detections, over their boxes or over the whole image.
 
-`segjax.types.Masks` says what both can do.
+Both classes implement `segjax.types.Masks`.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from segjax.types import static_field, struct
 
 @struct
 class BoxMasks:
-    """Masks on a grid over their boxes, as the heads of Mask R-CNN predict them.
+    """Masks on a grid over their boxes, as predicted by the heads of Mask R-CNN.
 
     Attributes:
-      probs: probability of each cell of the grid to belong to the object, 0..1.
-      boxes: x0 y0 x1 y1 in pixels: of the padded input, or of the original after `to_original`.
-      padded: paste as torchvision does, soft value > 0.5; else as Detectron2 and MMDetection,
-        value >= 0.5. See `segjax.ops.masks.paste_masks`.
+      probs: probability that each cell of the grid belongs to the object, 0..1.
+      boxes: x0 y0 x1 y1 in pixels of the padded input, or of the original after `to_original`.
+      padded: True pastes like torchvision, with soft values > 0.5; False like Detectron2 and
+        MMDetection, with values >= 0.5. See `segjax.ops.masks.paste_masks`.
     """
 
     probs: Float32[Array, "*B D M M"]
@@ -34,7 +34,7 @@ class BoxMasks:
     def to_original(
         self, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
     ) -> "BoxMasks":
-        """The same masks over boxes [B, D, 4] in pixels of the original images.
+        """Returns the same masks, over boxes [B, D, 4] in pixels of the original images.
 
         Args:
           image_sizes: (height, width) of each resized image inside the padding.
@@ -46,12 +46,12 @@ class BoxMasks:
     def paste(
         self, height: int, width: int, origin: Int32[Array, "N 2"] | None = None
     ) -> Bool[Array, "N height width"]:
-        """Binary masks of the image's pixels, or of windows of them.
+        """Returns binary masks of the whole image or of windows of it.
 
         Args:
           height: height of the result, in pixels.
           width: width of the result, in pixels.
-          origin: (x, y) in the image of each result's first pixel; None is (0, 0).
+          origin: (x, y) in the image of the first pixel of each result; None is (0, 0).
         """
         soft = paste_masks(self.probs, self.boxes, height, width, padded=self.padded, origin=origin)
         return soft > 0.5 if self.padded else soft >= 0.5
@@ -59,18 +59,19 @@ class BoxMasks:
     def regions(
         self, row: int, index: np.ndarray, image_size: tuple[int, int]
     ) -> Int32[np.ndarray, "n 4"]:
-        """Whole pixels (x0, y0, x1, y1) that hold everything a paste can set, on the host.
+        """Returns whole-pixel boxes (x0, y0, x1, y1) that contain all pixels a paste can set.
 
-        torchvision's enlarged, truncated boxes reach less than a cell and two pixels further out.
+        Runs on the host.
 
         Args:
-          row: place of the image in the batch.
-          index: which of its masks, [n] integers.
-          image_size: (height, width), in pixels.
+          row: index of the image in the batch.
+          index: indices [n] of its masks.
+          image_size: (height, width) of the image, in pixels.
         """
         boxes, cells = np.asarray(self.boxes)[row][index], self.probs.shape[-1]
         height, width = image_size
         extent = boxes[:, 2:] - boxes[:, :2]
+        # torchvision's enlarged and truncated boxes extend by less than a cell plus two pixels.
         margin = np.maximum(np.nan_to_num(extent), 0) / cells + 2
         low, high = np.floor(boxes[:, :2] - margin), np.ceil(boxes[:, 2:] + margin)
         limit = np.array([width, height], np.float32)
@@ -81,16 +82,16 @@ class BoxMasks:
 
 @struct
 class CanvasMasks:
-    """Masks over the whole padded input, as query models predict them (2112.01527).
+    """Masks over the whole padded input, as predicted by query models (2112.01527).
 
-    A pixel is the object's where its logit, resized bilinearly to the padded input, cropped to the
-    image and resized to the output, is 0 or more.
+    Logits are resized bilinearly to the padded input, cropped to the image and resized to the
+    output. A pixel belongs to the object if its logit is then 0 or more.
 
     Attributes:
-      logits: logits of the padded input's cells.
-      image_sizes: (height, width) of the image inside the padding, of each mask.
-      output_sizes: (height, width) of the image that masks are pasted into: `image_sizes`, or the
-        original's after `to_original`.
+      logits: logits of the cells of the padded input.
+      image_sizes: (height, width) of the image inside the padding, for each mask.
+      output_sizes: (height, width) of the image to paste masks into: `image_sizes`, or the size
+        of the original after `to_original`.
       stride: pixels of the padded input per cell.
     """
 
@@ -103,32 +104,32 @@ class CanvasMasks:
     def of(
         cls, logits: Float32[Array, "B D h w"], image_sizes: Int32[Array, "B 2"], stride: int
     ) -> "CanvasMasks":
-        """Masks of a batch in pixels of its padded input."""
+        """Creates the masks of a batch, with outputs in pixels of its padded input."""
         sizes = jnp.broadcast_to(image_sizes[:, None], (*logits.shape[:2], 2))
         return cls(logits, sizes, sizes, stride)
 
     def to_original(
         self, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
     ) -> "CanvasMasks":
-        """The same masks, to be pasted into the original images.
+        """Returns the same masks, for pasting into the original images.
 
         Args:
           image_sizes: (height, width) of each resized image inside the padding.
           original_sizes: (height, width) of each image before it was resized.
         """
-        del image_sizes  # known since the masks were made
+        del image_sizes  # already stored in the masks
         sizes = jnp.broadcast_to(original_sizes[:, None], self.output_sizes.shape)
         return dataclasses.replace(self, output_sizes=sizes)
 
     def paste(
         self, height: int, width: int, origin: Int32[Array, "N 2"] | None = None
     ) -> Bool[Array, "N height width"]:
-        """Binary masks of the image's pixels, or of windows of them.
+        """Returns binary masks of the whole image or of windows of it.
 
         Args:
           height: height of the result, in pixels.
           width: width of the result, in pixels.
-          origin: (x, y) in the image of each result's first pixel; None is (0, 0).
+          origin: (x, y) in the image of the first pixel of each result; None is (0, 0).
         """
         if origin is None:
             origin = jnp.zeros((len(self.logits), 2), jnp.int32)
@@ -151,6 +152,6 @@ class CanvasMasks:
     def regions(
         self, row: int, index: np.ndarray, image_size: tuple[int, int]
     ) -> Int32[np.ndarray, "n 4"]:
-        """The whole image for each mask: nothing says beforehand where it is empty."""
+        """Returns the whole image for each mask, as its extent is not known before pasting."""
         height, width = image_size
         return np.tile(np.array([0, 0, width, height], np.int32), (len(index), 1))
