@@ -1,4 +1,4 @@
-"""Figure-ground segmentation: bottom-up, top-down, and the two combined. No Flax, no weights."""
+"""Figure-ground segmentation: bottom-up, top-down, and both combined; without Flax or weights."""
 
 from segjax.figure_ground.bottom_up import BottomUp as BottomUp
 from segjax.figure_ground.bottom_up import bottom_up as bottom_up

@@ -1,12 +1,14 @@
 """Bottom-up grouping of an image into a hierarchy of segments.
 
 Follows Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual
-scenes" (Nature 2006): affinities from brightness, colour and filter responses, each level an
-aggregation of the one below, statistics computed again on every level and modulating the affinities
-there, work that shrinks geometrically. There are two ways to the next level: weighted aggregation,
-as in the paper (`weighted_aggregation.py`), and a plain merge, in which segments join in the order
-of their difference until the next level's capacity holds them. Both start from the same finest
-segments, whose seeds stand in a fixed pattern.
+scenes" (Nature 2006). Affinities come from brightness, colour and filter responses. Each level
+aggregates the one below, and statistics recomputed on every level modulate its affinities. The
+work per level shrinks geometrically.
+
+There are two ways to compute the next level: weighted aggregation, as in the paper
+(`weighted_aggregation.py`), and a plain merge, which joins the most similar segments first until
+the rest fit into the capacity of the next level. Both start from the same finest segments, whose
+seeds form a fixed grid.
 """
 
 import jax
@@ -28,17 +30,18 @@ __all__ = ["BottomUp", "bottom_up"]
 def bottom_up(
     image: UInt8[Array, "..."] | Float[Array, "..."], config: BottomUp = BottomUp()
 ) -> Hierarchy:
-    """Groups the pixels of an image into a hierarchy of segments; jit, and vmap for batches.
+    """Groups the pixels of an image into a hierarchy of segments.
 
-    Memory is linear in the number of pixels, time all but linear: borders are sorted.
+    Supports `jax.jit`, and `jax.vmap` for batches. Memory is linear in the number of pixels, and
+    time almost linear because borders are sorted.
 
     Args:
       image: RGB, [H, W, 3], uint8 or floats in 0..1.
-      config: how.
+      config: settings of the grouping.
 
     Returns:
-      The hierarchy; its shapes follow from the image's and the config. If any value of the image
-      is not finite, colours, textures, boundaries and saliencies are NaN throughout.
+      The hierarchy. Its shapes depend on the image size and the config only. If any value of the
+      image is not finite, all colours, textures, boundaries and saliencies are NaN.
 
     Raises:
       ValueError: for an image that is not RGB of uint8 or floats, or is empty or too large.
@@ -52,7 +55,7 @@ def bottom_up(
 
 
 def _merge_levels(start: Finest, sizes: tuple[int, ...], config: BottomUp) -> Hierarchy:
-    """Joins the segments of each level to those of the next."""
+    """Merges the segments of each level into those of the next."""
     segments, borders, cost = start.segments, start.borders, config.cost
     levels, parents, dropped = [_describe(segments, borders, cost)], [], [start.lost]
     for first, last in config.spans(sizes):
@@ -68,21 +71,21 @@ def _merge_levels(start: Finest, sizes: tuple[int, ...], config: BottomUp) -> Hi
 
 @struct
 class _Coarser:
-    """Result of a span of levels: the level that each step made."""
+    """Result of a span of steps: the level that each step computes."""
 
     level: Level
     parent: Int32[Array, "*steps n"]
     dropped: Int32[Array, "*steps"]
 
     def cut(self, step: int, size: int) -> Level:
-        """The level of a step, without the unused ends of the arrays."""
+        """Returns the level of a step, without the unused ends of the arrays."""
         return jax.tree.map(lambda values: values[step, :size], self.level)
 
 
 def _coarsen_span(
     segments: Segments, borders: Borders, sizes: tuple[int, ...], cost: MergeCost
 ) -> tuple[Segments, Borders, _Coarser]:
-    """Some steps of coarsening in arrays of one length: one loop instead of a program each."""
+    """Runs several coarsening steps in arrays of one length, as a loop that compiles once."""
 
     def step(
         state: tuple[Segments, Borders], capacity: Int32[Array, ""]
@@ -99,14 +102,14 @@ def _coarsen_span(
 def _cut(
     segments: Segments, borders: Borders, number: int, room: int
 ) -> tuple[Segments, Borders, Int32[Array, ""]]:
-    """Cuts off the unused ends of the arrays; and how many borders found no room."""
+    """Cuts off the unused ends of the arrays and counts the borders that do not fit."""
     lost = borders.valid[room:].sum(dtype=jnp.int32)
     segments = jax.tree.map(lambda a: a[..., :number], segments)
     return segments, jax.tree.map(lambda a: a[:room], borders), lost
 
 
 def _describe(segments: Segments, borders: Borders, cost: MergeCost) -> Level:
-    """One level, with the affinities of its borders."""
+    """Describes one level, using the affinities of its borders."""
     along = jnp.stack([borders.length, borders.contrast, affinity(borders, cost)])
     along = jnp.where(borders.valid[None], along, 0.0)
     return describe(segments, (borders.low, borders.high), along)

@@ -7,25 +7,26 @@ from segjax.figure_ground.bottom_up_merge import MergeCost
 from segjax.figure_ground.bottom_up_order import MAX_SEGMENTS
 from segjax.figure_ground.bottom_up_seeds import Aggregation
 
-# Levels below this share one program: it costs more to compile another than to run this one.
+# Levels with fewer segments share one program, as compiling another costs more than it saves.
 _FEW_SEGMENTS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class BottomUp:
-    """Settings of the grouping of an image.
+    """Settings of the bottom-up grouping of an image.
 
     Attributes:
-      cell: pixels between the seeds of the finest level, along each axis.
-      rounds: how often pixels choose among the seeds around them.
-      compactness: distance in colour (of 0..1) that weighs as much as that between seeds.
-      shrink: capacity of each level as a part of the one below, 0.5 to 1.
-      coarsest: segments at which grouping ends.
-      borders_per_segment: capacity for neighbours. A planar graph has at most 3; segments that are
-        in several pieces, as in busy photographs and noise, have more: see `Hierarchy.dropped`.
-      cost: what joins first.
-      aggregation: groups by weighted aggregation, with these settings, instead; `cost` counts
-        nothing then. None joins the segments of least cost.
+      cell: distance between the seeds of the finest level along each axis, in pixels.
+      rounds: number of times that pixels choose among the seeds around them.
+      compactness: colour distance (0..1) that weighs as much as the distance between seeds.
+      shrink: capacity of each level as a fraction of the one below, from 0.5 to below 1.
+      coarsest: number of segments at which grouping ends.
+      borders_per_segment: capacity for borders, per segment. A planar graph has at most 3.
+        Segments in several pieces, as in busy photographs and noise, have more; see
+        `Hierarchy.dropped`.
+      cost: costs that determine which segments join first.
+      aggregation: settings of weighted aggregation, which then ignores `cost`. None merges the
+        segments of lowest cost instead.
     """
 
     cell: int = 4
@@ -55,11 +56,11 @@ class BottomUp:
             )
 
     def level_sizes(self, height: int, width: int) -> tuple[int, ...]:
-        """Capacities of the levels for an image.
+        """Computes the capacities of the levels for an image.
 
         Args:
-          height: rows of the image.
-          width: columns of the image.
+          height: height of the image, in pixels.
+          width: width of the image, in pixels.
 
         Raises:
           ValueError: for an image that is empty or too large.
@@ -68,7 +69,7 @@ class BottomUp:
             raise ValueError(f"the image is {height} x {width}: wanted at least one pixel")
         sizes = [-(-height // self.cell) * -(-width // self.cell)]
         while sizes[-1] > self.coarsest:
-            # One less at least: of few segments, the part rounds up to all of them.
+            # At least one less, because the fraction of a few segments may round up to all of them.
             next_size = min(math.ceil(sizes[-1] * self.shrink), sizes[-1] - 1)
             sizes.append(max(self.coarsest, next_size))
         if len(sizes) > 1 and sizes[1] > MAX_SEGMENTS:
@@ -80,9 +81,9 @@ class BottomUp:
 
     @staticmethod
     def spans(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
-        """First and last levels of the steps that share one program.
+        """Returns the first and last level of each span of steps that share one program.
 
-        Arrays stay as long as at the first, so spans are short where levels are large.
+        Arrays keep the length of the first level, so spans are short where levels are large.
         """
         spans, start = [], 0
         while start < len(sizes) - 1:
@@ -92,5 +93,5 @@ class BottomUp:
         return spans
 
     def room(self, segments: int) -> int:
-        """Capacity for the borders between that many segments."""
+        """Returns the capacity for borders between that many segments."""
         return math.ceil(self.borders_per_segment * segments)

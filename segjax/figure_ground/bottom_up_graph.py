@@ -1,4 +1,4 @@
-"""Segments and their neighbour relations, and the first ones from the pixels."""
+"""Segments and the borders between them, and their computation from pixels."""
 
 import jax
 import jax.numpy as jnp
@@ -7,23 +7,24 @@ from jaxtyping import Array, Bool, Float32, Int32
 from segjax.figure_ground.bottom_up_pixels import Pixels, distance, plane_sums, squared_norm
 from segjax.types import struct
 
-# Cells whose seeds two adjacent pixels joined are at most 3 rows and 3 columns apart: the
-# pixels' own cells are at most 1 apart, and each may have joined a seed 1 further. Of two such
-# cells the later is at one of 3 places in the same row or 3 x 7 in the rows below.
+# If two adjacent pixels join different seeds, the seeds' cells are at most 3 rows and 3 columns
+# apart: the cells of the pixels are at most 1 apart, and each pixel may join a seed 1 cell
+# further. Relative to the first cell, the second is at one of 3 places in the same row or at one
+# of 3 x 7 places in the rows below.
 _PLACES = 24
 
 
 @struct
 class Segments:
-    """Sums over the pixels of every segment of one level, and so additive when they join.
+    """Sums over the pixels of every segment of one level; they add up when segments join.
 
     Attributes:
-      size: pixels; 0 for rows that only fill the shape.
-      colour: RGB.
-      square: squared distance of the features from 0.
-      response: response of the filters.
-      response_square: their squares.
-      inside: affinity between neighbours within the segment.
+      size: number of pixels; 0 for padding rows.
+      colour: sum of RGB values.
+      square: sum of the features' squared norms.
+      response: sum of filter responses.
+      response_square: sum of squared filter responses.
+      inside: sum of affinities between neighbours within the segment.
     """
 
     size: Float32[Array, " n"]
@@ -36,13 +37,13 @@ class Segments:
 
 @struct
 class Borders:
-    """Pairs of segments that touch, each pair once.
+    """Pairs of segments that touch; each pair occurs once.
 
     Attributes:
-      low: the segment of lower number.
-      high: the segment of higher number.
-      length: pairs of adjacent pixels on the border; 0 for rows that only fill the shape.
-      contrast: sum over these pairs of the distance between the sides' features.
+      low: index of the segment with the lower number.
+      high: index of the segment with the higher number.
+      length: number of pairs of adjacent pixels across the border; 0 for padding rows.
+      contrast: sum over these pairs of the distance between the features on both sides.
     """
 
     low: Int32[Array, " e"]
@@ -52,21 +53,21 @@ class Borders:
 
     @property
     def valid(self) -> Bool[Array, " e"]:
-        """False for rows that only fill the shape."""
+        """False for padding rows."""
         return self.length > 0
 
     @property
     def mean_contrast(self) -> Float32[Array, " e"]:
-        """Mean distance between the sides."""
+        """Mean distance between the features on both sides."""
         return self.contrast / jnp.maximum(self.length, 1.0)
 
 
 def first_segments(pixels: Pixels, label: Int32[Array, "H W"], number: int) -> Segments:
-    """Sums over the pixels that joined each seed.
+    """Sums measurements over the pixels that joined each seed.
 
     Args:
-      pixels: what was measured.
-      label: the seed of every pixel.
+      pixels: measurements at every pixel.
+      label: seed of every pixel.
       number: number of seeds.
     """
     planes = [
@@ -84,7 +85,7 @@ def first_segments(pixels: Pixels, label: Int32[Array, "H W"], number: int) -> S
         square,
         jnp.stack(response),
         jnp.stack(response_square),
-        inside=2 * size,  # every pixel has two pairs of neighbours, about
+        inside=2 * size,  # about two pairs of neighbours per pixel, one along each axis
     )
 
 
@@ -95,17 +96,17 @@ def first_borders(
     cells: tuple[int, int],
     capacity: int,
 ) -> tuple[Borders, Int32[Array, ""]]:
-    """The borders between the segments of pixels that joined seeds of a grid.
+    """Finds the borders between the segments of pixels that joined seeds of a grid.
 
     Args:
-      feature: what contrast is measured in.
-      row: row of the seed's cell that every pixel joined.
+      feature: features in which contrast is measured.
+      row: row of the cell whose seed every pixel joined.
       column: column of that cell.
       cells: rows and columns of the grid.
-      capacity: borders kept.
+      capacity: maximum number of borders.
 
     Returns:
-      The borders by `low`, then by `high`; and how many found no room.
+      The borders, ordered by `low`, then by `high`, and the number of those that do not fit.
     """
     number = cells[0] * cells[1]
     length = contrast = jnp.zeros(_PLACES * number)
@@ -121,7 +122,7 @@ def first_borders(
 def _place_of_pairs(
     row: Int32[Array, "H W"], column: Int32[Array, "H W"], axis: int, cells: tuple[int, int]
 ) -> Int32[Array, "h w"]:
-    """Entries, in a table of places by cells, of the pixel pairs adjacent along an axis."""
+    """Flat indices, in a table of places by cells, of the pixel pairs adjacent along an axis."""
     (y0, y1), (x0, x1) = (
         [jax.lax.slice_in_dim(m, start, m.shape[axis] - 1 + start, axis=axis) for start in (0, 1)]
         for m in (row, column)
@@ -130,13 +131,14 @@ def _place_of_pairs(
     swapped = (down < 0) | ((down == 0) & (right < 0))
     step = jnp.where(swapped, -7 * down - right, 7 * down + right)
     low = jnp.where(swapped, y1 * cells[1] + x1, y0 * cells[1] + x0)
+    # Pairs within one segment get an index out of range, so that scatters drop them.
     return jnp.where(step > 0, (step - 1) * (cells[0] * cells[1]) + low, 2**30)
 
 
 def _contrast_of_pairs(feature: Float32[Array, "3 H W"], axis: int) -> Float32[Array, "h w"]:
-    """Distance between the features on the two sides of every border between pixels.
+    """Distance between the features on both sides of every border between pixels.
 
-    Taken one pixel further out on both sides: next to the border, smoothing has mixed them.
+    Features are read one pixel further out, as smoothing mixes those next to the border.
     """
     length = feature.shape[1 + axis]
     wide = jnp.pad(feature, [(0, 0)] + [(int(a == axis),) * 2 for a in (0, 1)], mode="edge")
@@ -149,15 +151,16 @@ def _contrast_of_pairs(feature: Float32[Array, "3 H W"], axis: int) -> Float32[A
 def _compact(
     length: Float32[Array, "p n"], contrast: Float32[Array, "p n"], capacity: int, columns: int
 ) -> tuple[Borders, Int32[Array, ""]]:
-    """The occupied places of the table, cell by cell."""
+    """Gathers the occupied places of the table, cell by cell."""
     places, number = length.shape
     there = length > 0
-    # Positions by a sum down the places, then along the cells: one long running sum is slow.
+    # Cumulative sums over places, then over cells, because a single long one is slow.
     before = jnp.cumsum(there, axis=0, dtype=jnp.int32) - 1
     count = before[-1] + 1
     position = before + (jnp.cumsum(count) - count)[None]
     position = jnp.where(there, position, capacity).reshape(-1)
     low = jnp.broadcast_to(jnp.arange(number, dtype=jnp.int32)[None], length.shape)
+    # Inverts `_place_of_pairs`: place p is 7 * rows + columns - 1, where columns are in -3..3.
     place = jnp.arange(4, places + 4, dtype=jnp.int32)
     high = low + (place // 7 * columns + place % 7 - 3)[:, None]
 

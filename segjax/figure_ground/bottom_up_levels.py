@@ -1,4 +1,4 @@
-"""Parts that both ways of coarsening share: the finest level, and the hierarchy of all levels."""
+"""Code shared by both ways of coarsening: the finest level, and the hierarchy of all levels."""
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ from segjax.types import struct
 
 @struct
 class Finest:
-    """The finest level of an image.
+    """Finest level of an image.
 
     Attributes:
       leaf: segment of every pixel.
       segments: segments of this level.
-      borders: between them.
-      lost: borders that found no room.
-      whole: whether all values of the image are finite; if not, these are of a black image.
+      borders: borders between the segments.
+      lost: number of borders that do not fit.
+      whole: True if all values of the image are finite. If not, the level is that of a black image.
     """
 
     leaf: Int32[Array, "H W"]
@@ -43,7 +43,7 @@ class Finest:
 
 @struct
 class Level:
-    """The part of a hierarchy that describes one level; attributes as there."""
+    """Description of one level; see `Hierarchy` for the attributes."""
 
     size: Float32[Array, " n"]
     mean_colour: Float32[Array, "n 3"]
@@ -53,13 +53,13 @@ class Level:
 
 
 def finest(image: Float[Array, "H W 3"] | UInt8[Array, "H W 3"], config: BottomUp) -> Finest:
-    """The first coarsening, from pixels to small segments.
+    """Computes the first coarsening, from pixels to small segments.
 
     Args:
       image: RGB, uint8 or floats in 0..1.
-      config: see `BottomUp`.
+      config: settings of the grouping.
     """
-    # NaN is further from everything than what lies beyond the frame, and would be put there.
+    # NaN counts as further away than the frame around the grid of seeds, so pixels could join it.
     whole = jnp.isfinite(image).all()
     pixels = measure(jnp.where(whole, image, 0))
     rows, columns = (-(-side // config.cell) for side in image.shape[:2])
@@ -76,7 +76,7 @@ def describe(
     ends: tuple[Int32[Array, " e"], Int32[Array, " e"]],
     along: Float32[Array, "3 e"],
 ) -> Level:
-    """Means and variances of the segments of a level, and what ties them to their neighbours.
+    """Describes a level: means and variances of its segments, their boundaries and saliencies.
 
     Args:
       segments: segments of the level.
@@ -96,16 +96,20 @@ def describe(
 
 
 def appearance(segments: Segments) -> tuple[Float32[Array, "3 n"], Float32[Array, "9 n"]]:
-    """Mean colours; mean responses, their variances, and the variance of the colour.
+    """Computes mean colours and textures.
 
     Args:
       segments: segments of any levels.
+
+    Returns:
+      Mean colours; and mean responses, their variances, and the variance of the colour.
     """
     count = jnp.maximum(segments.size, 1.0)
     colour, response = segments.colour / count[None], segments.response / count[None]
     scatter = segments.response_square / count[None] - jnp.square(response)
     spread = segments.square / count - squared_norm(opponent(colour))
     texture = jnp.concatenate([response, scatter, spread[None]])
+    # Variances are differences of sums and may be slightly negative.
     return colour, jnp.maximum(texture, 0.0)
 
 
@@ -115,16 +119,17 @@ def assemble(
     parents: list[Int32[Array, " _"]],
     dropped: Int32[Array, ""],
 ) -> Hierarchy:
-    """Puts the levels one behind the other.
+    """Concatenates the levels to a hierarchy.
 
     Args:
       start: the finest level.
-      levels: all, from the finest on.
-      parents: parents of each level, numbered within the next; of the top level, within itself.
-      dropped: what found no room.
+      levels: all levels, finest first.
+      parents: parents of each level, numbered within the next level; for the top level, within
+        itself.
+      dropped: number of borders and segments that do not fit.
 
     Returns:
-      The hierarchy; of an image that is not finite, with NaN for what describes the segments.
+      The hierarchy. If the image is not finite, the descriptions of segments are NaN.
     """
     sizes = tuple(level.size.size for level in levels)
     number = jnp.concatenate([jnp.full(n, i, jnp.int32) for i, n in enumerate(sizes)])
@@ -146,10 +151,11 @@ def assemble(
 
 
 def among_all(parents: list[Int32[Array, "*s _"]]) -> Int32[Array, "*s N"]:
-    """Numbers within a level as numbers among the nodes of all levels.
+    """Converts numbers within a level to numbers among the nodes of all levels.
 
     Args:
-      parents: parents of each level, numbered within the next; of the top level, within itself.
+      parents: parents of each level, numbered within the next level; for the top level, within
+        itself.
     """
     starts = [rows.start for rows in level_slices(tuple(p.shape[-1] for p in parents))]
     starts = [*starts[1:], starts[-1]]

@@ -1,7 +1,8 @@
-"""Weighted aggregation, second half: statistics and couplings of the seeds' level.
+"""Weighted aggregation, second half: statistics and couplings of the next level.
 
-With P for the weights of `interpolate`, sums over segments become P' s, couplings P' W P (Galerkin
-coarsening), and these are then lowered by what the new segments' colours and textures differ in.
+Let P be the weights from `interpolate`. Sums s over segments become P' s, and couplings W become
+P' W P (Galerkin coarsening). Couplings are then lowered according to the differences in colour and
+texture of the new segments.
 """
 
 import dataclasses
@@ -23,20 +24,20 @@ from segjax.figure_ground.bottom_up_seeds import (
 )
 from segjax.types import struct
 
-# Of the length: what touches stays coupled, however much it differs.
+# Minimum coupling per length of border: segments that touch stay coupled, however different.
 _LEAST_COUPLING = 1e-9
 
 
 @struct
 class Aggregated:
-    """The next level, in arrays of the same length.
+    """The next level, in arrays of the same length as the current one.
 
     Attributes:
-      segments: segments of the next level, each the sum of the weighted parts that belong to it.
-      links: between those.
+      segments: segments of the next level, each the weighted sum of its parts.
+      links: links between the new segments.
       parent: new segments that each old one belongs to, the largest share first.
-      weight: which part of it belongs to each; they add up to 1.
-      lost: segments that no coupling ties to any seed, and links that found no room.
+      weight: fraction of the old segment that belongs to each parent; these add up to 1.
+      lost: number of segments not coupled to any seed, plus links that do not fit.
     """
 
     segments: Segments
@@ -49,14 +50,14 @@ class Aggregated:
 def aggregate(
     segments: Segments, links: Links, seats: Int32[Array, ""], config: Aggregation, most: int
 ) -> Aggregated:
-    """One step of weighted aggregation.
+    """Performs one step of weighted aggregation.
 
     Args:
       segments: segments of this level.
-      links: between them.
-      seats: segments of the next level, at the most.
-      config: see `Aggregation`.
-      most: a bound on `seats` that is known when the program is compiled.
+      links: links between the segments.
+      seats: maximum number of segments of the next level.
+      config: settings of weighted aggregation.
+      most: upper limit on `seats`, static.
     """
     valid = segments.size > 0
     seed = _seeds(jax.lax.stop_gradient(segments), jax.lax.stop_gradient(links), seats, config)
@@ -70,18 +71,18 @@ def aggregate(
 def _seeds(
     segments: Segments, links: Links, seats: Int32[Array, ""], config: Aggregation
 ) -> Bool[Array, " n"]:
-    """The seeds: what is tied neither to other seeds nor, by much, to anything."""
+    """Chooses seeds: segments with little coupling to other seeds, relative to all or inside."""
     size = segments.size
     needed = jnp.maximum(config.seed * links.total(size.size), config.alone * segments.inside)
     return choose_seeds(ranks(size), links, size > 0, seats, needed)
 
 
 def first_links(borders: Borders, config: Aggregation) -> Links:
-    """Couplings of the finest segments: the border's length, less the more contrast it has.
+    """Couples the finest segments by the lengths of their borders, damped by contrast.
 
     Args:
-      borders: between them.
-      config: see `Aggregation`.
+      borders: borders between the finest segments.
+      config: settings of weighted aggregation.
     """
     coupling = borders.length * jnp.exp(-borders.mean_contrast / config.contrast)
     return _never_none(Links(borders.low, borders.high, coupling, borders.length, borders.contrast))
@@ -90,16 +91,16 @@ def first_links(borders: Borders, config: Aggregation) -> Links:
 def product(
     segments: Segments, links: Links, hangs: Interpolation, most: int
 ) -> tuple[Segments, Links]:
-    """P' s of the segments' sums and P' W P of the links.
+    """Computes P' s for the sums of segments and P' W P for the links.
 
-    What couples two parts of one new segment is inside it now; the links are those between
-    different ones.
+    Couplings between two parts of one new segment are added to its `inside`. The new links are
+    those between different segments.
 
     Args:
       segments: segments of the old level.
-      links: between them.
-      hangs: the weights, with the parents' new numbers.
-      most: a bound on the number of new segments.
+      links: links between the old segments.
+      hangs: interpolation weights, with the new numbers of the parents.
+      most: upper limit on the number of new segments.
 
     Returns:
       The new segments, and their links in arrays of s * s times the old length.
@@ -122,7 +123,7 @@ def product(
 
 
 def _sums(segments: Segments, hangs: Interpolation) -> Segments:
-    """Sums over the segments' parts, as they belong to the new ones."""
+    """Sums the weighted parts of the old segments over the new ones."""
     leaves, structure = jax.tree.flatten(segments)
     rows = [leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves]
     planes = jnp.concatenate(rows)[:, None] * hangs.weight[None]
@@ -135,13 +136,14 @@ def _sums(segments: Segments, hangs: Interpolation) -> Segments:
 
 
 def modulated(segments: Segments, links: Links, config: Aggregation) -> Links:
-    """Couplings lowered by the difference of the segments' mean colours and responses.
+    """Lowers couplings by the differences of the segments' mean colours and responses.
 
     Args:
       segments: segments of the level.
-      links: between them.
-      config: with the scales.
+      links: links between the segments.
+      config: settings with the scales of both differences.
     """
+    # Not at least 1 pixel, as elsewhere: sizes are sums of weighted parts and may be smaller.
     count = jnp.maximum(segments.size, 1e-6)[None]
     feature, response = opponent(segments.colour / count), segments.response / count
     apart = sum(
@@ -152,21 +154,21 @@ def modulated(segments: Segments, links: Links, config: Aggregation) -> Links:
 
 
 def _never_none(links: Links) -> Links:
-    """Links with a little coupling at the least, so that the graph does not fall apart."""
+    """Enforces a minimum coupling, so that the graph stays connected."""
     least = _LEAST_COUPLING * links.length
     return dataclasses.replace(links, coupling=jnp.maximum(links.coupling, least))
 
 
 def strongest(links: Links, room: int, number: int) -> tuple[Links, Int32[Array, ""]]:
-    """The links that there is room for: those go that are the weakest for both of their ends.
+    """Keeps the strongest links, relative to the total coupling of their weaker ends.
 
     Args:
       links: links of one level.
-      room: how many to keep.
+      room: number of links to keep.
       number: number of segments.
 
     Returns:
-      Links in arrays of that length, and how many found no room.
+      Links in arrays of length `room`, and the number of links that do not fit.
     """
     total = links.total(number)
     weaker = jnp.maximum(jnp.minimum(total[links.low], total[links.high]), 1e-30)
@@ -178,7 +180,7 @@ def strongest(links: Links, room: int, number: int) -> tuple[Links, Int32[Array,
 
 
 def _packed(links: Links, kept: Bool[Array, " e"], room: int) -> Links:
-    """Links in their order without gaps."""
+    """Removes the gaps between kept links, preserving their order."""
     place = jnp.where(kept, jnp.cumsum(kept, dtype=jnp.int32) - 1, room)
     return jax.tree.map(
         lambda values: jnp.zeros(room, values.dtype).at[place].set(values, mode="drop"), links

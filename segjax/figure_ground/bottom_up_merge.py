@@ -1,8 +1,8 @@
-"""One coarsening of `bottom_up`: the cheapest borders between segments go.
+"""Plain coarsening step of `bottom_up`: removes the cheapest borders between segments.
 
-Every segment chooses the neighbour that it is least different from; of the chosen borders the
-cheapest go, as many as bring the next level down to its capacity, and segments that this
-connects become one (Borůvka's algorithm, cut short). So homogeneous regions coarsen quickly and
+Every segment chooses its most similar neighbour. The cheapest of the chosen borders are removed,
+as many as needed to reduce the next level to its capacity, and the segments that this connects
+become one (Borůvka's algorithm, cut short). Homogeneous regions therefore coarsen quickly, and
 salient segments stay as they are, as in an adaptive pyramid. Statistics of the new segments are
 computed from their parts before costs are computed again.
 """
@@ -27,16 +27,16 @@ from segjax.types import struct
 
 @dataclasses.dataclass(frozen=True)
 class MergeCost:
-    """Dissimilarity of two neighbouring segments.
+    """Cost of joining two neighbouring segments.
 
     Attributes:
       border: weight of the mean contrast along their border.
       colour: weight of the distance between their mean features.
       texture: weight of the distance between their mean filter responses.
-      balance: exponent of the smaller size: 0 ignores sizes, 0.5 is as in Ward's method.
-      enclosure: exponent of the shared part of the shorter outline, by which costs are divided:
-        segments with a long common border join first, which keeps outlines simple.
-      affinity: contrast at which affinity has fallen to 1/e, for the saliency.
+      balance: exponent of the smaller size; 0 ignores sizes, 0.5 is Ward's method.
+      enclosure: exponent of the shared fraction of the shorter outline, which divides the cost.
+        Segments with a long common border join first, which keeps outlines simple.
+      affinity: contrast at which the affinity, used for saliency, falls to 1/e.
     """
 
     border: float = 1.0
@@ -47,7 +47,7 @@ class MergeCost:
     affinity: float = 0.1
 
     def __post_init__(self) -> None:
-        # Costs are ordered by their bits, which is wrong for negative ones.
+        # Negative weights are invalid because `smallest` orders costs by their bit patterns.
         weights = (self.border, self.colour, self.texture)
         if not (all(weight >= 0 for weight in weights) and self.affinity > 0):
             raise ValueError(
@@ -58,13 +58,13 @@ class MergeCost:
 
 @struct
 class Coarsened:
-    """The next level, in arrays of the same length.
+    """The next level, in arrays of the same length as the current one.
 
     Attributes:
       segments: segments of the next level.
-      borders: between those.
-      parent: the new number of every old segment.
-      dropped: segments beyond the capacity, which joined the last one.
+      borders: borders between the new segments.
+      parent: new number of every old segment.
+      dropped: number of segments over the capacity, which join the last one.
     """
 
     segments: Segments
@@ -80,17 +80,17 @@ def coarsen(
     cost: MergeCost,
     most: int = MAX_SEGMENTS,
 ) -> Coarsened:
-    """Joins segments until the next level holds them.
+    """Joins segments until the rest fit into the next level.
 
     Args:
       segments: segments of this level.
-      borders: between them.
-      capacity: segments of the next level, at least half of this level's.
-      cost: what joins first.
-      most: a bound on `capacity` that is known when the program is compiled.
+      borders: borders between the segments.
+      capacity: capacity of the next level, at least half the segments of this one.
+      cost: costs that determine which segments join first.
+      most: upper limit on `capacity`, static.
     """
     valid = segments.size > 0
-    # Which segments join is not differentiable.
+    # The choice of segments to join is not differentiable.
     costs = jax.lax.stop_gradient(merge_costs(segments, borders, cost))
     root = choose(costs, borders, valid, capacity)
     is_root = (root == jnp.arange(root.size, dtype=jnp.int32)) & valid
@@ -105,7 +105,7 @@ def coarsen(
 
 
 def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float32[Array, " e"]:
-    """The cost of joining the segments at every border; infinite for invalid rows."""
+    """Computes the cost of joining the segments at every border; infinite for invalid rows."""
     count = jnp.maximum(segments.size, 1.0)
     feature = opponent(segments.colour / count[None])
     response = segments.response / count[None]
@@ -120,7 +120,7 @@ def merge_costs(segments: Segments, borders: Borders, cost: MergeCost) -> Float3
     outline = plane_sums(length[None], ends, count.size)[0]
     shared = borders.length / jnp.maximum(jnp.minimum(outline[low], outline[high]), 1.0)
     size = jnp.minimum(count[low], count[high])
-    # Not 0 for equal segments either: then too, size and outline tell what joins first.
+    # The offset lets size and outline decide among segments that are exactly alike.
     cost_of_each = (difference + 1e-4) * size**cost.balance
     return jnp.where(
         borders.valid, cost_of_each / jnp.maximum(shared, 1e-3) ** cost.enclosure, jnp.inf
@@ -133,13 +133,16 @@ def choose(
     valid: Bool[Array, " n"],
     capacity: Int32[Array, ""],
 ) -> Int32[Array, " n"]:
-    """Chooses the segments that join, as the number of one of each new segment's parts.
+    """Chooses the segments to join.
 
     Args:
-      costs: cost of every border, not negative. Equal costs count by position.
-      borders: between the segments.
-      valid: which segments there are.
-      capacity: how many are to remain, or fewer where costs are equal.
+      costs: non-negative cost of every border; equal costs are ordered by position.
+      borders: borders between the segments.
+      valid: False for padding rows.
+      capacity: number of segments to keep; fewer remain if costs are equal.
+
+    Returns:
+      For each segment, the number of one representative part of the new segment it belongs to.
     """
     number = valid.size
     pick = _cheapest_border(costs, borders, number)
@@ -151,8 +154,10 @@ def choose(
     this = jnp.arange(number, dtype=jnp.int32)
     other = (borders.low + borders.high).at[pick].get(mode="clip") - this
     root = jnp.where(accepted, other, this)
-    # Costs fall along chosen borders, so every chain ends at two segments that chose each other.
+    # Costs decrease along chosen borders, so every chain ends at two segments that chose each
+    # other. The one with the lower number becomes the root.
     root = jnp.where((root[root] == this) & (this < root), this, root)
+    # Pointer jumping: every round doubles the distance, so log2 of the longest chain suffices.
     jumps = max(number - 1, 1).bit_length()
     return jax.lax.fori_loop(0, jumps, lambda _, r: r[r], root)
 
@@ -160,7 +165,7 @@ def choose(
 def _cheapest_border(
     costs: Float32[Array, " e"], borders: Borders, number: int
 ) -> Int32[Array, " n"]:
-    """The first of the cheapest borders of every segment; beyond the last without any."""
+    """Index of each segment's first cheapest border; `costs.size` for segments without borders."""
     ends = jnp.concatenate([borders.low, borders.high])
     both = jnp.concatenate([costs, costs])
     best = jnp.full(number, jnp.inf).at[ends].min(both)
@@ -173,7 +178,7 @@ def _cheapest_border(
 def _join_segments(
     segments: Segments, borders: Borders, parent: Int32[Array, " n"], cost: MergeCost
 ) -> Segments:
-    """Sums over the parts; affinities along borders that went are inside now."""
+    """Sums over the parts; affinities along removed borders are added to `inside`."""
     number = parent.size
     target = jnp.where(segments.size > 0, parent, number)
     parts = (
@@ -192,17 +197,17 @@ def _join_segments(
 
 
 def affinity(borders: Borders, cost: MergeCost) -> Float32[Array, " e"]:
-    """Strength that ties the segments at each border: its length where there is no contrast."""
+    """Affinity of the segments at each border: its length, damped by the mean contrast."""
     return borders.length * jnp.exp(-borders.mean_contrast / cost.affinity)
 
 
 def _join_borders(borders: Borders, parent: Int32[Array, " n"], most: int) -> Borders:
-    """Borders between the new segments, those between equal ones added."""
+    """Computes the borders between the new segments; borders of the same pair are summed."""
     one, other = parent[borders.low], parent[borders.high]
     stays = borders.valid & (one != other)
     words = pair_words(one, other, stays, most)
     ordered = distinct(words)
-    # A search in the sorted pairs: sorting positions along with the pairs takes six times as long.
+    # Searching in the sorted pairs is six times faster than sorting positions with them.
     place = jnp.searchsorted(ordered, words).astype(jnp.int32)
     place = jnp.where(stays, place, words.size)
     sums = plane_sums(jnp.stack([borders.length, borders.contrast]), place, words.size)

@@ -1,11 +1,11 @@
-"""Sorted words and ordered values, without sorting what does not have to be."""
+"""Sorting of pairs packed into words, and selection of the k-th value without sorting."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
-# Two numbers of segments fill one sortable word.
+# Two segment numbers have to fit into one sortable 32-bit word.
 MAX_SEGMENTS = 2**16 - 1
 NO_PAIR = np.uint32(2**32 - 1)
 
@@ -13,13 +13,13 @@ NO_PAIR = np.uint32(2**32 - 1)
 def pair_words(
     one: Int32[Array, "*e"], other: Int32[Array, "*e"], there: Bool[Array, "*e"], most: int
 ) -> UInt32[Array, "*e"]:
-    """Pairs of segments as words that sort by the lower number, then by the higher one.
+    """Packs pairs of segments into words that sort by the lower number, then by the higher one.
 
     Args:
-      one: a segment of each pair.
-      other: the other one.
-      there: False for rows that only fill the shape, which become `NO_PAIR`.
-      most: segments there may be; `MAX_SEGMENTS` at the most.
+      one: one segment of each pair.
+      other: the other segment.
+      there: False for padding rows, which become `NO_PAIR`.
+      most: upper limit on the number of segments; at most `MAX_SEGMENTS`.
     """
     low, high = jnp.minimum(one, other), jnp.maximum(one, other)
     word = low.astype(jnp.uint32) * most + high.astype(jnp.uint32)
@@ -29,11 +29,11 @@ def pair_words(
 def pairs_of_words(
     words: UInt32[Array, " e"], most: int
 ) -> tuple[Int32[Array, " e"], Int32[Array, " e"]]:
-    """The pairs again, lower numbers first; 0 and 0 for `NO_PAIR`.
+    """Unpacks pairs, lower numbers first; `NO_PAIR` becomes 0 and 0.
 
     Args:
-      words: values that `pair_words` returned.
-      most: as there.
+      words: words that `pair_words` returned.
+      most: the same limit as in `pair_words`.
     """
     there = words != NO_PAIR
     low, high = (
@@ -43,7 +43,7 @@ def pairs_of_words(
 
 
 def distinct(words: UInt32[Array, " e"]) -> UInt32[Array, " e"]:
-    """The different words in ascending order, filled up with `NO_PAIR`."""
+    """Returns the distinct words in ascending order, padded with `NO_PAIR`."""
     ordered = jnp.sort(words)
     first = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
     place = jnp.where(first, jnp.cumsum(first, dtype=jnp.int32) - 1, words.size)
@@ -53,14 +53,15 @@ def distinct(words: UInt32[Array, " e"]) -> UInt32[Array, " e"]:
 def smallest(
     values: Float32[Array, " e"], among: Bool[Array, " e"], k: Int32[Array, ""]
 ) -> Float32[Array, ""]:
-    """The k-th smallest (from 1) of some values that are not negative; their largest if fewer.
+    """Returns the k-th smallest of some values, or the largest if there are fewer.
 
-    By bisection of the bits, which are in the order of the values: sorting takes longer.
+    Bisects the bit patterns, which for non-negative floats are in the order of the values. This
+    is faster than sorting.
 
     Args:
-      values: not negative, not NaN.
-      among: which of them count; if none, the result is 0.
-      k: from 1.
+      values: values that are neither negative nor NaN.
+      among: True for the values to consider; if there are none, the result is 0.
+      k: rank of the value, from 1.
     """
     bits = jnp.where(among, jax.lax.bitcast_convert_type(values, jnp.int32), 2**31 - 1)
 
@@ -70,6 +71,7 @@ def smallest(
         enough = (bits <= middle).sum(dtype=jnp.int32) >= k
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
+    # Non-negative floats have 31 significant bits, so 31 halvings suffice.
     largest = jnp.where(among, bits, 0).max(initial=0)
     _, limit = jax.lax.fori_loop(0, 31, halve, (jnp.zeros_like(largest), largest))
     return jax.lax.bitcast_convert_type(limit, jnp.float32)

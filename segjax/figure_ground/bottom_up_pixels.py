@@ -1,9 +1,9 @@
-"""The first coarsening of `bottom_up`: from pixels to small segments, by dense arithmetic.
+"""First coarsening of `bottom_up`: from pixels to small segments, by dense arithmetic.
 
-Seeds stand in a fixed pattern, one in every cell of c x c pixels. Every pixel may belong to the
-seeds of the 3 x 3 cells around it; it joins the one that its colour and place are coupled to
-most, then the seeds' statistics are computed again, and again. That is weighted aggregation with
-interpolation weights reduced to the strongest (and a round of SLIC, Achanta et al. 2012).
+Seeds form a fixed grid, one in every cell of c x c pixels. Every pixel joins the seed among those
+of the 3 x 3 cells around it that is closest in colour and position. The statistics of the seeds
+are then recomputed, and the process repeats. This is weighted aggregation with interpolation
+weights reduced to the strongest, and equals a round of SLIC (Achanta et al. 2012).
 """
 
 import functools
@@ -14,10 +14,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Shaped, UInt8
 
 from segjax.types import struct
 
-# RGB to brightness and two colour differences, as in JPEG; the latter count more: shadows
-# change brightness within an object.
+# RGB to brightness and two colour differences, as in JPEG. The differences have more weight,
+# because shadows change the brightness within an object.
 _BRIGHTNESS = (0.299, 0.587, 0.114)
 _COLOUR_WEIGHT = 2.0
+# Feature value of seeds that no pixel may choose, larger than any real one.
 _FAR = 1e3
 
 
@@ -37,7 +38,7 @@ class Pixels:
 
 
 def measure(image: Float[Array, "H W 3"] | UInt8[Array, "H W 3"]) -> Pixels:
-    """Colour, features and filter responses of an image.
+    """Computes the colours, features and filter responses of an image.
 
     Args:
       image: RGB, uint8 or floats in 0..1.
@@ -49,7 +50,9 @@ def measure(image: Float[Array, "H W 3"] | UInt8[Array, "H W 3"]) -> Pixels:
 
 
 def opponent(colour: Float32[Array, "3 *N"]) -> Float32[Array, "3 *N"]:
-    """Brightness and two weighted colour differences of RGB; linear, so means stay means.
+    """Converts RGB to brightness and two weighted colour differences.
+
+    The conversion is linear, so that it commutes with means.
 
     Args:
       colour: RGB in 0..1.
@@ -62,7 +65,7 @@ def opponent(colour: Float32[Array, "3 *N"]) -> Float32[Array, "3 *N"]:
 
 
 def _smooth(planes: Float32[Array, "C H W"]) -> Float32[Array, "C H W"]:
-    """Binomial weights 1 2 1 along both axes; the border is repeated."""
+    """Smooths with binomial weights 1 2 1 along both axes, repeating the border."""
     for axis in (1, 2):
         width = planes.shape[axis]
         wide = jnp.pad(planes, [(0, 0)] + [(int(a == axis),) * 2 for a in (1, 2)], mode="edge")
@@ -73,12 +76,12 @@ def _smooth(planes: Float32[Array, "C H W"]) -> Float32[Array, "C H W"]:
 
 
 def squared_norm(planes: Float32[Array, "C *S"]) -> Float32[Array, "*S"]:
-    """Sum of squares over the few maps: map by map, on a CPU ten times as fast as along an axis."""
+    """Sum of squares over the maps, one by one: ten times faster on a CPU than along an axis."""
     return functools.reduce(jnp.add, [jnp.square(plane) for plane in planes])
 
 
 def distance(planes: Float32[Array, "C *S"]) -> Float32[Array, "*S"]:
-    """Euclidean length of differences in a few maps, with a finite gradient at 0."""
+    """Euclidean norm over the maps, with a finite gradient at 0."""
     return jnp.sqrt(squared_norm(planes) + 1e-12)
 
 
@@ -97,13 +100,13 @@ def _responses(brightness: Float32[Array, "H W"]) -> Float32[Array, "4 H W"]:
 def join_seeds(
     feature: Float32[Array, "3 H W"], cell: int, rounds: int, compactness: float
 ) -> tuple[Int32[Array, "H W"], Int32[Array, "H W"]]:
-    """Lets every pixel join a seed of the cells around it, `rounds` times.
+    """Assigns every pixel to a seed of the cells around it, `rounds` times.
 
     Args:
-      feature: what distances are measured in.
+      feature: features in which distances are measured.
       cell: side of the cells, in pixels.
-      rounds: how often seeds are computed and joined.
-      compactness: distance in features that weighs as much as the distance between seeds.
+      rounds: number of times that seeds are computed and pixels assigned.
+      compactness: feature distance that weighs as much as the distance between seeds.
 
     Returns:
       Row and column of the cell whose seed every pixel joined.
@@ -126,11 +129,11 @@ def join_seeds(
 def to_blocks(
     planes: Shaped[Array, "C H W"], cell: int, fill: float | int | None = None
 ) -> Shaped[Array, "C K h w"]:
-    """Gathers the pixels of equal place in their cell into planes, which vectorise.
+    """Gathers the pixels at the same position in their cells into planes, which vectorise.
 
     Args:
-      planes: maps.
-      cell: side c of the cells.
+      planes: maps to rearrange.
+      cell: side of the cells, in pixels.
       fill: value beyond the border; None repeats the border.
     """
     channels, height, width = planes.shape
@@ -146,11 +149,11 @@ def to_blocks(
 
 
 def from_blocks(blocks: Shaped[Array, "K h w"], cell: int) -> Shaped[Array, "H W"]:
-    """Puts one map together again that `to_blocks` took apart.
+    """Inverts `to_blocks` for one map.
 
     Args:
-      blocks: its pixels by their place in the cell.
-      cell: side c of the cells.
+      blocks: pixels of the map by their position in the cell.
+      cell: side of the cells, in pixels.
     """
     _, h, w = blocks.shape
     spread = blocks.reshape(cell, cell, h, w).transpose(2, 0, 3, 1)
@@ -160,7 +163,7 @@ def from_blocks(blocks: Shaped[Array, "K h w"], cell: int) -> Shaped[Array, "H W
 def _seeds(
     values: Float32[Array, "C K h w"], choice: Int32[Array, "K h w"], inside: Bool[Array, "K h w"]
 ) -> Float32[Array, "C h w"]:
-    """Mean values of the pixels that joined each seed; far from everything without any."""
+    """Mean values of the pixels that joined each seed; `_FAR` for seeds without pixels."""
     h, w = choice.shape[1:]
     number = h * w
     own = jnp.arange(number, dtype=jnp.int32).reshape(1, h, w)
@@ -174,29 +177,30 @@ def _seeds(
 def plane_sums(
     planes: Float32[Array, "C *S"], label: Int32[Array, "*S"], number: int
 ) -> Float32[Array, "C {number}"]:
-    """Sums of maps over labels.
+    """Sums maps over labels.
 
-    Number by number: on a CPU that takes a fraction of what rows of C values take.
+    Maps are summed one by one: on a CPU, this takes a fraction of the time for rows of C values.
 
     Args:
-      planes: maps.
-      label: label of every pixel. Labels of `number` and above are not counted.
+      planes: maps to sum.
+      label: label of every pixel; pixels with labels of `number` and above are not counted.
       number: number of labels.
     """
     flat = label.reshape(-1)
     rows = planes.reshape(planes.shape[0], -1)
-    # As a loop, so that what makes the planes is computed once and not within the sums.
+    # A loop keeps XLA from fusing the computation of the planes into the sums and repeating it.
     return jax.lax.map(lambda row: jax.ops.segment_sum(row, flat, number), rows)
 
 
 def _nearest(
     values: Float32[Array, "C K h w"], seeds: Float32[Array, "C h w"]
 ) -> Int32[Array, "K h w"]:
-    """Finds the nearest of the 3 x 3 seeds around each pixel's cell; its own wins ties."""
+    """Finds the nearest of the 3 x 3 seeds around the cell of each pixel; its own wins ties."""
     h, w = seeds.shape[1:]
     framed = jnp.pad(seeds, ((0, 0), (1, 1), (1, 1)), constant_values=_FAR)
     best = jnp.full(values.shape[1:], jnp.inf)
     choice = jnp.full(values.shape[1:], 4, jnp.int32)
+    # The own seed, 4, comes first, and a strict comparison keeps it if others are as near.
     for k in (4, 0, 1, 2, 3, 5, 6, 7, 8):
         near = framed[:, k // 3 : k // 3 + h, k % 3 : k % 3 + w]
         apart = squared_norm(values - near[:, None])

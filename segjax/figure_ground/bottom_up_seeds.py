@@ -1,11 +1,12 @@
-"""Weighted aggregation, first half: seeds of the next level, and what hangs on them how much.
+"""Weighted aggregation, first half: seeds of the next level, and interpolation weights.
 
-After Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual
-scenes" (Nature 2006), as in algebraic multigrid. Segments are looked at in the order of their
-sizes; one becomes a seed unless a good part of its coupling is to seeds already. Every other
-segment is interpolated between the seeds around it, in proportion to its couplings. Added to the
-paper: a segment whose coupling to its surroundings is small compared with that inside stays a seed.
-Otherwise salient segments would join others on the next level.
+Follows Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual
+scenes" (Nature 2006), as in algebraic multigrid. Segments are visited in the order of their
+sizes. A segment becomes a seed unless a large part of its coupling is to existing seeds. Every
+other segment is interpolated between the seeds around it, in proportion to its couplings.
+
+Unlike in the paper, a segment also stays a seed if its coupling to its surroundings is small
+compared with that inside. Otherwise salient segments would join others on the next level.
 """
 
 import dataclasses
@@ -22,13 +23,13 @@ class Aggregation:
     """Settings of weighted aggregation.
 
     Attributes:
-      seed: a segment is not a seed if this part of its coupling, or more, is to seeds.
-      alone: coupling to seeds, as a part of that inside, below which a segment stays a seed all
-        the same: nothing ties it to its surroundings. 0 as in the paper.
-      parts: seeds that a segment is interpolated between, at the most.
-      contrast: mean contrast along a border at which the coupling has fallen to 1/e.
-      colour: distance of mean colours at which a level's coupling has fallen to 1/e once more.
-      texture: the same, of mean responses of the filters.
+      seed: fraction of a segment's coupling that must be to seeds for it not to become a seed.
+      alone: coupling to seeds, relative to that inside, below which an isolated segment always
+        stays a seed; 0 as in the paper.
+      parts: maximum number of seeds that a segment is interpolated between.
+      contrast: mean contrast along a border at which the coupling falls to 1/e.
+      colour: distance of mean colours at which each level lowers a coupling to 1/e.
+      texture: distance of mean filter responses at which each level lowers a coupling to 1/e.
     """
 
     seed: float = 0.3
@@ -53,15 +54,15 @@ class Aggregation:
 
 @struct
 class Links:
-    """Pairs of coupled segments of one level, each pair once, by `low`, then by `high`.
+    """Pairs of coupled segments of one level, each once, ordered by `low`, then by `high`.
 
     Attributes:
-      low: the segment of lower number.
-      high: the segment of higher number.
-      coupling: how much the two belong together.
-      length: length of the common border, in pairs of adjacent pixels. Where segments overlap
-        it is interpolated. 0 for rows that only fill the shape.
-      contrast: summed along that border.
+      low: index of the segment with the lower number.
+      high: index of the segment with the higher number.
+      coupling: strength of the coupling between the two.
+      length: length of the common border, in pairs of adjacent pixels; interpolated where
+        segments overlap, 0 for padding rows.
+      contrast: sum of the contrast along that border.
     """
 
     low: Int32[Array, " e"]
@@ -72,12 +73,12 @@ class Links:
 
     @property
     def valid(self) -> Bool[Array, " e"]:
-        """False for rows that only fill the shape."""
+        """False for padding rows."""
         return self.length > 0
 
     @property
     def directed(self) -> tuple[Int32[Array, " _"], Int32[Array, " _"], Float32[Array, " _"]]:
-        """Every pair both ways: one segment, the other, their coupling; 0 for invalid rows."""
+        """Every pair in both directions: one end, the other end, and the coupling, 0 if invalid."""
         coupling = jnp.where(self.valid, self.coupling, 0.0)
         return (
             jnp.concatenate([self.low, self.high]),
@@ -86,7 +87,7 @@ class Links:
         )
 
     def total(self, number: int) -> Float32[Array, " {number}"]:
-        """The coupling of every segment to all others.
+        """Sums the couplings of every segment to all others.
 
         Args:
           number: number of segments.
@@ -100,11 +101,11 @@ class Interpolation:
     """Weights that tie the segments of a level to its seeds.
 
     Attributes:
-      seed: whether a segment is one.
-      parent: seeds that every segment hangs on, by their segment's number, the strongest first.
-      weight: parts of the segment that belong to these; they add up to 1, and are 0 beyond the
-        seeds that there are. Rows that only fill the shape are all 0.
-      adrift: segments that nothing ties to any seed; they hang on the last one.
+      seed: True for segments that are seeds.
+      parent: segment numbers of the seeds of every segment, the strongest first.
+      weight: fraction of the segment that belongs to each of these. Weights add up to 1; unused
+        entries are 0, and padding rows are all 0.
+      adrift: number of segments not coupled to any seed; the last seed becomes their parent.
     """
 
     seed: Bool[Array, " n"]
@@ -114,15 +115,17 @@ class Interpolation:
 
 
 def ranks(size: Float32[Array, " n"]) -> Int32[Array, " n"]:
-    """The place of every segment in the order in which they may become seeds, from 0.
+    """Ranks segments, from 0, in the order in which they may become seeds.
 
-    By size; sizes that differ by less than a thousandth are ordered as by chance, always the same:
-    in the order of places in the image each would have to wait for the one before it.
+    The largest segments come first. Sizes that differ by less than a thousandth are in a
+    pseudo-random, reproducible order. In the order of their positions in the image, every
+    segment would have to wait for the one before it.
 
     Args:
       size: size of every segment.
     """
     index = jnp.arange(size.size, dtype=jnp.uint32)
+    # Fibonacci hashing: multiplication by 2^32 divided by the golden ratio scatters the indices.
     chance = (index * jnp.uint32(2654435769) >> 8).astype(jnp.float32) / 2**24
     order = jnp.argsort(-size * (1 + 1e-3 * chance))
     return jnp.zeros(size.size, jnp.int32).at[order].set(index.astype(jnp.int32))
@@ -135,17 +138,17 @@ def choose_seeds(
     seats: Int32[Array, ""],
     needed: Float32[Array, " n"],
 ) -> Bool[Array, " n"]:
-    """Chooses the segments that become seeds, exactly as a sweep through all of them, one by one.
+    """Chooses the seeds, exactly as a sequential sweep through all segments does.
 
-    Segments are decided together once those of their neighbours that come before them are, so
-    that a few rounds take the place of the sweep.
+    A segment is decided as soon as all of its neighbours with lower ranks are. Segments are
+    decided in parallel, so that a few rounds replace the sweep.
 
     Args:
-      rank: place of every segment in the sweep.
-      links: between the segments.
-      valid: which segments there are.
-      seats: seeds at the most, at least 1; the sweep ends there.
-      needed: coupling to seeds that makes a segment none.
+      rank: position of every segment in the sweep.
+      links: links between the segments.
+      valid: False for padding rows.
+      seats: maximum number of seeds, at least 1; the sweep stops there.
+      needed: coupling to seeds from which on a segment does not become a seed.
     """
     number = rank.size
     low_first = rank[links.low] < rank[links.high]
@@ -163,6 +166,7 @@ def choose_seeds(
 
     start = (jnp.zeros(number, bool), ~valid)
     seed, _ = jax.lax.while_loop(lambda state: ~state[1].all(), settle, start)
+    # Keep the first `seats` seeds of the sweep, and restore the order of segments.
     in_order = jnp.zeros(number, bool).at[rank].set(seed)
     return (in_order & (jnp.cumsum(in_order, dtype=jnp.int32) <= seats))[rank]
 
@@ -170,16 +174,16 @@ def choose_seeds(
 def interpolate(
     links: Links, seed: Bool[Array, " n"], valid: Bool[Array, " n"], parts: int
 ) -> Interpolation:
-    """The weights `w_ik / sum of w_ik over seeds k`, of the seeds that each is coupled to most.
+    """Computes the weights `w_ik / sum of w_ik over seeds k`, for the strongest seeds of each.
 
-    A segment without a seed next to it, as there are where seats were short, takes over the
-    weights of the neighbour that it is coupled to most, of those that have weights.
+    If seats were short, some segments have no seed next to them. They take the weights of the
+    neighbour with the strongest coupling among those that have weights.
 
     Args:
-      links: between the segments.
-      seed: which segments are seeds.
-      valid: which segments there are.
-      parts: seeds for a segment, at the most.
+      links: links between the segments.
+      seed: True for segments that are seeds.
+      valid: False for padding rows.
+      parts: maximum number of seeds per segment.
     """
     parent, weight = _strongest_seeds(links, seed, parts)
     source, reached = _nearest_with_weights(links, (weight[0] > 0) | ~valid)
@@ -194,7 +198,7 @@ def interpolate(
 def _strongest_seeds(
     links: Links, seed: Bool[Array, " n"], parts: int
 ) -> tuple[Int32[Array, "{parts} n"], Float32[Array, "{parts} n"]]:
-    """The seeds around each segment, and their weights, 0 where there are none; of seeds, 1."""
+    """Finds the strongest seeds around each segment and their weights; seeds get themselves, 1."""
     one, other, coupling = links.directed
     coupling = jnp.where(seed[other], coupling, 0.0)
     parent, weight = [], []
@@ -215,7 +219,8 @@ def _strongest_seeds(
 def _strongest(
     one: Int32[Array, " e"], values: Float32[Array, " e"], number: int
 ) -> Int32[Array, " {number}"]:
-    """The first of the largest values above 0 of every segment; beyond the last without any."""
+    """Index of each segment's first largest value above 0; `one.size` if there is none."""
+    # The choice of the strongest is not differentiable.
     values = jax.lax.stop_gradient(values)
     best = jnp.zeros(number).at[one].max(values)
     index = jnp.arange(one.size, dtype=jnp.int32)
@@ -226,7 +231,11 @@ def _strongest(
 def _nearest_with_weights(
     links: Links, has_weights: Bool[Array, " n"]
 ) -> tuple[Int32[Array, " n"], Bool[Array, " n"]]:
-    """Whose weights each segment takes over, its own if it has any; and whether it found any."""
+    """Finds the segment whose weights each takes: itself, or else a strongly coupled neighbour.
+
+    Returns:
+      The number of that segment, and True if there is one.
+    """
     number = has_weights.size
     one, other, coupling = jax.lax.stop_gradient(links.directed)
 

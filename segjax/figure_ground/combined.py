@@ -1,10 +1,10 @@
-"""Bottom-up and top-down segmentation combined: exact inference over a segmentation hierarchy.
+"""Combines bottom-up and top-down segmentation by exact inference over a segmentation hierarchy.
 
-Borenstein, Sharon & Ullman, "Combining top-down and bottom-up segmentation" (CVPR workshop 2004):
-every segment is figure or ground; it pays for disagreeing with the top-down map, and for
-disagreeing with its parent. The cost's terms follow a tree, so one pass up and one pass down give
-its minimum (min-sum) or every segment's probability (sum-product). With two labels a message is
-one number: by how much the part below prefers figure.
+Follows Borenstein, Sharon & Ullman, "Combining top-down and bottom-up segmentation" (CVPR workshop
+2004). Every segment is labelled figure or ground, and pays for disagreeing with the top-down map
+and with its parent. The terms of the cost form a tree, so that one pass up and one pass down
+compute its minimum (min-sum) or the probability of every segment (sum-product). With two labels,
+a message is a single number: the preference of the subtree for figure.
 """
 
 import dataclasses
@@ -23,15 +23,14 @@ class CombineConfig:
     """Weights of the cost.
 
     Attributes:
-      coupling: cost, for each of its pixels, of a segment that disagrees with its parent, where
-        nothing separates it from its surroundings. Disagreeing with a fully confident map costs
-        1 a pixel.
-      salience: saliency (as `Hierarchy.saliency`: low is salient) at which half of the coupling
-        is left.
-      salient_parts: weight of the agreement of larger segments with the map, for fully salient
-        ones; 0 compares only the finest segments with it.
-      temperature: cost that makes a label e times less probable, as a part of the mean size of
-        the finest segments; for the probabilities alone.
+      coupling: cost per pixel of a segment that disagrees with its parent, if nothing separates
+        it from its surroundings. Disagreeing with a fully confident map costs 1 per pixel.
+      salience: saliency at which half of the coupling remains; low values are salient, as in
+        `Hierarchy.saliency`.
+      salient_parts: weight of the agreement between the map and fully salient segments above the
+        finest level; 0 compares only the finest segments with the map.
+      temperature: cost that makes a label e times less probable, as a fraction of the mean size
+        of the finest segments. Only probabilities depend on it.
     """
 
     coupling: float = 0.5
@@ -51,13 +50,13 @@ class CombineConfig:
 
 @struct
 class Combined:
-    """Figure and ground of one image; D stands for several top-down maps of it, if any.
+    """Figure and ground of one image.
 
     Attributes:
       figure: True for segments that are figure in the cheapest labelling; False for invalid ones.
       probability: probability that each segment is figure.
-      map: True where the finest segment of a pixel is figure.
-      soft: probability of the pixel's finest segment.
+      map: True for pixels whose finest segment is figure.
+      soft: probability that the finest segment of each pixel is figure.
     """
 
     figure: Bool[Array, "N"]
@@ -72,20 +71,22 @@ def combine(
     confidence: Float[Array, "..."] | None = None,
     config: CombineConfig = CombineConfig(),
 ) -> Combined:
-    """Labels the segments of a hierarchy as figure or ground; jit, and vmap for batches.
+    """Labels the segments of a hierarchy as figure or ground.
+
+    Supports `jax.jit`, and `jax.vmap` for batches.
 
     Args:
       hierarchy: hierarchy of one image.
-      evidence: the top-down map: probability of every pixel to be figure, [H, W].
+      evidence: top-down map: probability that each pixel is figure, [H, W].
       confidence: weight of the map at every pixel, 0..1, [H, W]; None is 1 everywhere.
-      config: weights.
+      config: weights of the cost.
 
     Returns:
-      The cheapest labelling, and probabilities. Where values are NaN the probabilities of all
-      that they reach are NaN too, and the labelling there means nothing.
+      The cheapest labelling, and probabilities. NaN values make the probabilities of all
+      segments that they reach NaN; the labels of these segments are meaningless.
 
     Raises:
-      ValueError: if the maps are not of the image's size.
+      ValueError: if the maps do not have the size of the image.
     """
     for name, values in (("evidence", evidence), ("confidence", confidence)):
         if values is not None and values.shape != hierarchy.leaf.shape:
@@ -104,15 +105,15 @@ def combine(
 def combine_leaves(
     hierarchy: Hierarchy, preference: Float32[Array, "n0 *D"], config: CombineConfig
 ) -> tuple[Bool[Array, "N *D"], Float32[Array, "N *D"]]:
-    """`combine` from the finest segments, for any number of top-down maps at once.
+    """`combine` for values of the finest segments, and for any number D of top-down maps at once.
 
     Args:
       hierarchy: hierarchy of one image.
       preference: confidence times (2 p - 1) of every finest segment, -1..1.
-      config: weights.
+      config: weights of the cost.
 
     Returns:
-      Whether each segment is figure, and how probably.
+      True for segments that are figure, and the probability that each segment is figure.
     """
     gain, coupling = terms(hierarchy, preference, config)
     figure = min_sum(hierarchy, gain, coupling) & _beside(hierarchy.valid, gain)
@@ -126,15 +127,15 @@ def log_odds_at(
     config: CombineConfig,
     leaf: Int32[Array, "D *S"],
 ) -> Float32[Array, "D *S"]:
-    """Log-odds, of the probabilities of `combine_leaves`, for some finest segments alone.
+    """Log-odds of the probabilities from `combine_leaves`, only for some of the finest segments.
 
-    Takes half of the time: most segments are on the finest level.
+    This takes half the time, because most segments are on the finest level.
 
     Args:
       hierarchy: hierarchy of one image.
-      preference: as there, of D top-down maps.
-      config: weights.
-      leaf: the finest segments wanted of each map.
+      preference: preferences as in `combine_leaves`, for D top-down maps.
+      config: weights of the cost.
+      leaf: indices of the finest segments to return for each map.
     """
     gain, coupling = terms(hierarchy, preference, config)
     heat = _heat(hierarchy, config)
@@ -144,7 +145,7 @@ def log_odds_at(
     odds = belief[0][leaf, column]
     if len(belief) == 1:
         return odds
-    # Kept in one array with the levels above: else XLA computes these again for each element.
+    # One array for all levels above: otherwise XLA recomputes them for each element.
     above = _odds_down_to(1, hierarchy, belief, coupling)
     parent = hierarchy.parent[leaf] - hierarchy.level_sizes[0]
     return _odds_below(above[parent, column], odds, coupling[leaf])
@@ -153,7 +154,8 @@ def log_odds_at(
 def _heat(hierarchy: Hierarchy, config: CombineConfig) -> Float32[Array, ""]:
     """Cost that makes a label e times less probable, in pixels.
 
-    Neighbouring pixels are not independent evidence: costs count by the finest segment's size.
+    It is relative to the mean size of the finest segments, because neighbouring pixels are not
+    independent evidence.
     """
     number = hierarchy.level_sizes[0]
     pixels = hierarchy.size[:number].sum() / jnp.maximum(hierarchy.valid[:number].sum(), 1)
@@ -163,15 +165,15 @@ def _heat(hierarchy: Hierarchy, config: CombineConfig) -> Float32[Array, ""]:
 def terms(
     hierarchy: Hierarchy, preference: Float32[Array, "n0 *D"], config: CombineConfig
 ) -> tuple[Float32[Array, "N *D"], Float32[Array, " N"]]:
-    """The cost's terms.
+    """Computes the terms of the cost.
 
     Args:
       hierarchy: hierarchy of one image.
       preference: preference of each finest segment for figure, -1..1.
-      config: weights.
+      config: weights of the cost.
 
     Returns:
-      What each segment gains by being figure rather than ground, in pixels; and what it pays for
+      The gain of labelling each segment figure rather than ground, in pixels, and the cost of
       disagreeing with its parent.
     """
     number = hierarchy.level_sizes[0]
@@ -186,23 +188,24 @@ def terms(
 def min_sum(
     hierarchy: Hierarchy, gain: Float32[Array, "N *D"], coupling: Float32[Array, " N"]
 ) -> Bool[Array, "N *D"]:
-    """The labels that minimise a cost over the tree, exactly.
+    """Finds the labels that minimise a cost over the tree, exactly.
 
     The cost is the sum of `-gain` over all figure segments and of `coupling` over all segments
     that differ from their parents.
 
     Args:
-      hierarchy: whose tree.
+      hierarchy: hierarchy that defines the tree.
       gain: gain of labelling a segment as figure.
-      coupling: not negative; of the top level's segments it counts nothing.
+      coupling: non-negative cost of differing from the parent; not used at the top level.
 
     Returns:
-      True for figure. Of equal costs ground is chosen, from the top on.
+      True for figure. Ties are resolved as ground, from the top down.
     """
     belief = _pass_up(hierarchy, gain, coupling, _clipped)
     slices = level_slices(hierarchy.level_sizes)
     figure = [belief[-1] > 0]
     for level in range(len(slices) - 2, -1, -1):
+        # Once the parent is labelled, disagreeing with it only costs `coupling`.
         rows = slices[level]
         above = figure[-1][hierarchy.parent[rows] - rows.stop]
         weight = _beside(coupling[rows], gain)
@@ -213,10 +216,10 @@ def min_sum(
 def sum_product(
     hierarchy: Hierarchy, gain: Float32[Array, "N *D"], coupling: Float32[Array, " N"]
 ) -> Float32[Array, "N *D"]:
-    """Log-odds of every segment to be figure, where labellings have probability exp(-cost).
+    """Log-odds that each segment is figure, if labellings have probability exp(-cost).
 
     Args:
-      hierarchy: whose tree.
+      hierarchy: hierarchy that defines the tree.
       gain: as in `min_sum`.
       coupling: as in `min_sum`.
     """
@@ -227,7 +230,7 @@ def sum_product(
 def _odds_down_to(
     finest: int, hierarchy: Hierarchy, belief: list[Array], coupling: Float32[Array, " N"]
 ) -> Array:
-    """Log-odds of the segments of all levels from one on, the finest of these first."""
+    """Log-odds of the segments of level `finest` and all coarser levels, finest first."""
     slices = level_slices(hierarchy.level_sizes)
     odds = [belief[-1]]
     for level in range(len(slices) - 2, finest - 1, -1):
@@ -238,8 +241,8 @@ def _odds_down_to(
 
 
 def _odds_below(above: Array, belief: Array, weight: Array) -> Array:
-    """Log-odds of segments from those of their parents and what the trees below prefer."""
-    # The parent's odds hold what this segment told it; that must not come back.
+    """Log-odds of segments from those of their parents and the preferences of their subtrees."""
+    # The odds of the parent include this segment's own message, which must not be counted twice.
     return belief + _softened(above - _softened(belief, weight), weight)
 
 
@@ -249,7 +252,7 @@ def _pass_up(
     coupling: Float32[Array, " N"],
     message: Callable[[Array, Array], Array],
 ) -> list[Array]:
-    """By level, by how much the tree below every segment, itself included, prefers figure."""
+    """Preference of each segment's subtree, itself included, for figure; one array per level."""
     sizes, slices = hierarchy.level_sizes, level_slices(hierarchy.level_sizes)
     belief = [gain[slices[0]]]
     for level in range(len(sizes) - 1):
@@ -259,16 +262,16 @@ def _pass_up(
 
 
 def _clipped(belief: Array, weight: Array) -> Array:
-    """Clips the message to a parent: no preference counts more than disagreeing costs."""
+    """Message to a parent in min-sum: a preference is limited to the cost of disagreeing."""
     return jnp.clip(belief, -weight, weight)
 
 
 def _softened(belief: Array, weight: Array) -> Array:
-    """`_clipped` in sum-product: log((e^(w + b) + 1) / (e^w + e^b)), without overflow."""
+    """Message in sum-product: log((e^(w + b) + 1) / (e^w + e^b)), computed without overflow."""
     agree, differ = (1 + jnp.exp(-jnp.abs(weight + sign * belief)) for sign in (1, -1))
     return _clipped(belief, weight) + jnp.log(agree / differ)
 
 
 def _beside(values: Array, like: Array) -> Array:
-    """Adds the trailing axes of another array."""
+    """Appends axes of length 1 to match the rank of another array."""
     return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

@@ -1,10 +1,10 @@
-"""A synthetic deformable class: four-legged creatures on cluttered ground, and the clutter alone.
+"""Synthetic deformable class: images of four-legged creatures on cluttered ground, and of clutter.
 
-Creatures look to the left, as the horses of Borenstein and Ullman ("Class-specific, top-down
-segmentation", ECCV 2002) do; their joints bend, their size, place, colours and stripes vary. The
-ground has regions of differing colour and texture, and is strewn with bars and blobs of the
-colours and stripes that coats have: neither colour nor contrast tells figure from ground, shape
-does. Masks are there to evaluate with. Everything follows from the seed.
+Creatures face left, like the horses of Borenstein and Ullman ("Class-specific, top-down
+segmentation", ECCV 2002). Their joints bend, and their size, position, colours and stripes vary.
+The ground has regions of different colour and texture. It is cluttered with bars and blobs in the
+colours and stripes of coats, so that only shape distinguishes figure from ground, not colour or
+contrast. Masks are for evaluation. All images are determined by the seed.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-# Of cv2's drawing calls: coordinates have that many fractional bits.
+# Number of fractional bits of coordinates in cv2's drawing calls.
 _SHIFT = 4
 
 
@@ -23,10 +23,10 @@ class CreaturesConfig:
 
     Attributes:
       image_size: side of the square images, in pixels.
-      num_creatures: images with one creature each.
-      num_grounds: images without.
-      bend: standard deviation of the joints' angles, in radians.
-      clutter: bars and blobs on every ground.
+      num_creatures: number of images with one creature each.
+      num_grounds: number of images without a creature.
+      bend: standard deviation of joint angles, in radians.
+      clutter: number of bars and blobs on every ground.
       seed: seed of all random choices.
     """
 
@@ -51,9 +51,9 @@ class Creatures(NamedTuple):
     """Images with and without the class.
 
     Attributes:
-      images: RGB, one creature each.
-      masks: True where the creature is; for evaluation only.
-      grounds: RGB, no creature.
+      images: RGB images with one creature each.
+      masks: True for pixels of the creature; for evaluation only.
+      grounds: RGB images without a creature.
     """
 
     images: UInt8[np.ndarray, "N h w 3"]
@@ -62,10 +62,11 @@ class Creatures(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A bone with flesh around it: a tapered capsule.
+    """Body part, drawn as a tapered capsule.
 
     Attributes:
-      start, end: in pixels.
+      start: (x, y) of the first end, in pixels.
+      end: (x, y) of the second end, in pixels.
       widths: diameters at both ends, in pixels.
     """
 
@@ -75,14 +76,14 @@ class _Part(NamedTuple):
 
 
 def generate(config: CreaturesConfig, *, stream: int = 0) -> Creatures:
-    """Draws both kinds of images.
+    """Draws images with and without creatures.
 
     Args:
-      config: what to draw.
-      stream: another number gives other images of the same kind, to test on.
+      config: settings of the drawings.
+      stream: index of an independent set of images of the same kind, such as a test set.
 
     Returns:
-      The images. Image i depends on the seed, the stream and i alone, not on the counts.
+      The images. Image i only depends on the seed, the stream and i, not on the counts.
     """
     side = config.image_size
     images = np.zeros((config.num_creatures, side, side, 3), np.uint8)
@@ -91,7 +92,7 @@ def generate(config: CreaturesConfig, *, stream: int = 0) -> Creatures:
     for i in range(config.num_creatures):
         images[i], masks[i] = draw_creature(config, np.random.default_rng([config.seed, stream, i]))
     for i in range(config.num_grounds):
-        # A longer key: no ground is that of a creature's image.
+        # The longer key keeps grounds different from those of the images with creatures.
         grounds[i] = draw_ground(config, np.random.default_rng([config.seed, stream, i, 1]))
     return Creatures(images, masks, grounds)
 
@@ -99,18 +100,18 @@ def generate(config: CreaturesConfig, *, stream: int = 0) -> Creatures:
 def draw_creature(
     config: CreaturesConfig, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]:
-    """Draws one creature on its ground.
+    """Draws one creature on a ground.
 
     Args:
-      config: what to draw.
-      rng: source of everything random.
+      config: settings of the drawings.
+      rng: random generator.
 
     Returns:
-      The RGB image, and the creature's mask.
+      The RGB image, and the mask of the creature.
     """
     side = config.image_size
     image = draw_ground(config, rng)
-    length = side * rng.uniform(0.32, 0.38)  # of the torso
+    length = side * rng.uniform(0.32, 0.38)  # length of the torso
     reach = np.array([0.95, 0.80]) * length
     centre = np.array([side / 2, 0.47 * side]) + rng.uniform(-1, 1, 2) * np.maximum(
         side / 2 - 1.15 * reach, 0.02 * side
@@ -124,11 +125,11 @@ def draw_creature(
 
 
 def draw_ground(config: CreaturesConfig, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Draws a ground with its clutter.
+    """Draws a ground with clutter.
 
     Args:
-      config: what to draw.
-      rng: source of everything random.
+      config: settings of the drawings.
+      rng: random generator.
 
     Returns:
       The RGB image.
@@ -155,8 +156,8 @@ def draw_ground(config: CreaturesConfig, rng: np.random.Generator) -> UInt8[np.n
 def _skeleton(
     centre: Float[np.ndarray, "2"], length: float, bend: float, rng: np.random.Generator
 ) -> list[_Part]:
-    """Poses a creature around the middle of its torso; angles turn from right to down."""
-    tilt = np.pi + rng.normal(0, 0.3 * bend)  # of the spine, from the hip to the shoulder
+    """Poses a creature around the centre of its torso; angles run from right to down."""
+    tilt = np.pi + rng.normal(0, 0.3 * bend)  # direction of the spine, from hip to shoulder
     hip, shoulder = centre - 0.5 * length * _way(tilt), centre + 0.5 * length * _way(tilt)
     thick = length * rng.uniform(0.40, 0.48)
     parts = [_Part(hip, shoulder, (0.95 * thick, thick))]
@@ -185,7 +186,7 @@ def _leg(
     bend: float,
     rng: np.random.Generator,
 ) -> list[_Part]:
-    """A thigh and a shin; `side` is 1 for hind legs, `spread` the angle from straight down."""
+    """Thigh and shin; `side` is 1 for hind legs, and `spread` the angle from straight down."""
     thigh_angle = np.pi / 2 + spread + rng.normal(0, bend)
     knee = joint + 0.48 * length * _way(thigh_angle)
     shin_angle = thigh_angle + 0.2 * side + rng.normal(0, bend)
@@ -200,7 +201,7 @@ def _leg(
 def _coat(
     side: int, height: float, length: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "h w 3"]:
-    """Levels of a coat: brighter down the legs than on the back, with stripes or spots."""
+    """Colour levels of a coat, brighter on the legs than on the back, with stripes or spots."""
     y, x = np.mgrid[:side, :side].astype(np.float64)
     levels = rng.uniform(150, 185) + rng.uniform(-30, 30, 3)
     shade = 18 * np.tanh((y - height) / length)
@@ -214,7 +215,7 @@ def _pattern(
     length: float,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "h w"]:
-    """Stripes across, or spots, of any phase and of a random strength, in levels."""
+    """Stripes or spots of random strength, in grey levels; stripes have a random phase."""
     strength = rng.uniform(10, 38)
     if rng.random() < 0.5:
         turn = rng.uniform(-0.6, 0.6)
@@ -226,7 +227,7 @@ def _pattern(
 
 
 def _strew(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> None:
-    """Draws a bar or a blob in the colours and with the pattern of a coat, or dark."""
+    """Draws a bar or a blob with the colours and pattern of a coat, or a dark version of them."""
     side = image.shape[0]
     length = side * rng.uniform(0.1, 0.3)
     start = rng.uniform(0, side, 2)
@@ -246,7 +247,7 @@ def _paint(
 
 
 def _raster(part: _Part, side: int) -> Bool[np.ndarray, "h w"]:
-    """The pixels of a part: a disc at each end, and what lies between."""
+    """Rasterises a part: a disc at each end, and the quadrilateral between them."""
     import cv2
 
     mask = np.zeros((side, side), np.uint8)
@@ -268,7 +269,7 @@ def _way(angle: float) -> Float[np.ndarray, "2"]:
 
 
 def _smooth(side: int, cells: int, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Noise in -1..1 of `cells` x `cells` soft cells."""
+    """Smooth noise in -1..1 with `cells` x `cells` cells."""
     import cv2
 
     coarse = rng.uniform(-1, 1, (cells, cells))

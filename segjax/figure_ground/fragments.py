@@ -1,4 +1,4 @@
-"""Class fragments: what top-down segmentation knows of a class, and its settings."""
+"""Class fragments, which are the class model of top-down segmentation, and their settings."""
 
 import dataclasses
 from numbers import Integral
@@ -10,18 +10,18 @@ from segjax.types import static_field, struct
 
 @struct
 class Fragments:
-    """Patches that are typical of a class, each with its own figure and ground, best first.
+    """Patches that are typical of a class, each with figure-ground labels, best first.
 
-    All lengths are in cells of `downsample` pixels. A patch of less than S cells lies
-    in the upper left; beyond it there are zeros.
+    All lengths are in cells of `downsample` pixels. Patches of less than S cells are in the upper
+    left, padded with zeros.
 
     Attributes:
-      patches: grey levels of mean 0 and norm 1.
+      patches: grey levels with mean 0 and norm 1.
       sizes: side of each patch.
-      thresholds: a fragment is detected where the correlation reaches this.
+      thresholds: minimum correlation of a detection.
       information: information that a detection carries about the class, in bits, 0..1.
-      labels: probability of each cell of a fragment to be figure, 0..1.
-      downsample: side of a cell in pixels of the images it was learned from; static.
+      labels: probability that each cell of a fragment is figure, 0..1.
+      downsample: side of a cell, in pixels of the training images; static.
     """
 
     patches: Float32[Array, "F S S"]
@@ -34,23 +34,23 @@ class Fragments:
 
 @dataclasses.dataclass(frozen=True)
 class TopDownConfig:
-    """Settings of learning and using fragments; the same for both.
+    """Settings of learning and of using fragments; use the same for both.
 
     Attributes:
-      downsample: side in pixels of the cells that images are reduced to.
+      downsample: side of the cells that images are reduced to, in pixels.
       sizes: sides of the fragments, in cells.
-      candidates: patches of each size that are tried.
-      least_contrast: standard deviation of a candidate's grey levels (0..1), at the least.
-      max_fragments: most to keep.
-      least_gain: a fragment is kept for adding more than this to each other one, in bits.
-      border_weight: weight of the edges along a fragment's border, relative to its degree of
-        cover, when its first label is chosen.
-      label_rounds: how often the class images are covered again to learn the labels.
-      peaks: detections of a fragment in an image, at the most.
-      max_disagreement: a detection is left out of the cover if its label differs by more than
-        this (mean absolute difference, 0..1) from those before it where they overlap.
+      candidates: number of patches of each size to try.
+      least_contrast: minimum standard deviation of a candidate's grey levels (0..1).
+      max_fragments: maximum number of fragments to keep.
+      least_gain: information, in bits; fragments must add more than this to each selected one.
+      border_weight: weight of the edges along the border of a fragment's figure, relative to the
+        degree of cover, when its first label is chosen.
+      label_rounds: number of times that the class images are covered to refine the labels.
+      peaks: maximum number of detections of a fragment in an image.
+      max_disagreement: mean absolute difference (0..1) from earlier labels, where they overlap,
+        above which a detection is skipped.
       prior: probability of figure where nothing is detected.
-      prior_weight: bits of information that count as much as the prior.
+      prior_weight: weight of the prior, in bits of information.
     """
 
     downsample: int = 2

@@ -1,4 +1,4 @@
-"""Learned fragments on disk: an npz file with a version, no pickle."""
+"""Reads and writes learned fragments, as versioned npz files without pickle."""
 
 import io
 import os
@@ -14,20 +14,20 @@ from segjax.figure_ground.fragments import Fragments
 
 _FORMAT = "segjax fragments"
 _VERSION = 1
-# What numpy, zipfile and zlib raise for files that are none of theirs, or damaged.
+# Errors that numpy, zipfile and zlib raise for damaged files and for other formats.
 _DAMAGE = (
     ValueError,
     EOFError,
     TypeError,
     AttributeError,
     KeyError,
-    OSError,  # of the bytes in memory: a place before their start
-    RuntimeError,  # with NotImplementedError: flags of encryption or another compression
+    OSError,  # seeking to before the start of the bytes in memory
+    RuntimeError,  # flags for encryption; NotImplementedError for an unknown compression
     struct.error,
     zipfile.BadZipFile,
     zlib.error,
 )
-# Of every array: its type and how many axes it has.
+# Dtype and number of axes of every array.
 _ARRAYS = {
     "patches": (np.float32, 3),
     "sizes": (np.int32, 1),
@@ -38,10 +38,10 @@ _ARRAYS = {
 
 
 def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
-    """Writes fragments to a file; one that is there already is replaced when all is written.
+    """Writes fragments to a file; an existing file is only replaced once all is written.
 
     Args:
-      path: the file's full name; nothing is appended to it.
+      path: full name of the file; no suffix is appended.
       fragments: fragments that `learn_fragments` returned.
     """
     arrays = {name: np.asarray(getattr(fragments, name)) for name in _ARRAYS}
@@ -57,17 +57,17 @@ def save_fragments(path: str | os.PathLike[str], fragments: Fragments) -> None:
 
 
 def load_fragments(path: str | os.PathLike[str]) -> Fragments:
-    """Reads what `save_fragments` wrote.
+    """Reads fragments that `save_fragments` wrote.
 
     Args:
-      path: the file's full name.
+      path: full name of the file.
 
     Returns:
-      The fragments, bit for bit.
+      The fragments, bit-identical to the saved ones.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it holds something else, is damaged, or is of a later version.
+      ValueError: if the file has another format or version, or is damaged.
     """
     with open(path, "rb") as stream:
         raw = io.BytesIO(stream.read())
@@ -89,7 +89,7 @@ def load_fragments(path: str | os.PathLike[str]) -> Fragments:
 
 
 def _check(path: str | os.PathLike[str], content: dict[str, np.ndarray]) -> None:
-    """Every array is there, with its type, and all are of the same fragments."""
+    """Checks that all arrays exist, with the right dtypes and with matching shapes."""
     absent = sorted({*_ARRAYS, "downsample"} - content.keys())
     if absent:
         raise ValueError(f"{path} lacks {', '.join(absent)}: write it anew")

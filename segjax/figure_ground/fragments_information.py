@@ -1,7 +1,7 @@
-"""Information that a fragment's detection carries about the class, and the choice of fragments.
+"""Information that detections of fragments carry about the class, and the choice of fragments.
 
-Plain counting over a few hundred images: numpy on the host. After Borenstein and Ullman,
-"Learning to segment", ECCV 2004, and Ullman, Vidal-Naquet and Sali, "Visual features of
+Uses NumPy on the host, because this only counts over a few hundred images. Follows Borenstein and
+Ullman, "Learning to segment", ECCV 2004, and Ullman, Vidal-Naquet and Sali, "Visual features of
 intermediate complexity and their use in classification", Nature Neuroscience 2002.
 """
 
@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int64
 def mutual_information(
     detected: Bool[np.ndarray, "F N"], is_class: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " F"]:
-    """I(C; F) of the class and each fragment's detection.
+    """Computes I(C; F) between the class and the detection of each fragment.
 
     Args:
-      detected: whether fragment f is found in image n.
-      is_class: whether image n shows the class.
+      detected: True if fragment f is found in image n.
+      is_class: True if image n shows the class.
 
     Returns:
-      Bits, 0..1.
+      Information in bits, 0..1.
     """
     return _information(detected.astype(np.int64), 2, is_class)
 
@@ -27,19 +27,19 @@ def mutual_information(
 def class_information(
     scores: Float[np.ndarray, "F N"], is_class: Bool[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, " F"]]:
-    """Chooses each fragment's threshold to tell the most of the class.
+    """Chooses the threshold of each fragment that maximises information about the class.
 
     Args:
       scores: best correlation of fragment f in image n.
-      is_class: whether image n shows the class.
+      is_class: True if image n shows the class.
 
     Returns:
-      The information in bits and the threshold: a fragment is detected from there on. Only
-      thresholds are considered which class images reach more often than the others; a fragment
-      without one has information 0 and a threshold above all its scores.
+      The information in bits, and the minimum score of a detection. Class images reach the
+      threshold more often than the other images. A fragment without such a threshold has
+      information 0 and a threshold above all its scores.
 
     Raises:
-      ValueError: if the images are all of one kind.
+      ValueError: if all images show the class, or none does.
     """
     positives, total = int(is_class.sum()), is_class.size
     if not 0 < positives < total:
@@ -52,8 +52,9 @@ def class_information(
     false = np.arange(1, total + 1)[None] - hits
     counts = np.stack([hits, positives - hits, false, total - positives - false])
     bits = _bits(counts.astype(np.float64), total)
-    # A threshold lies between two scores that differ.
+    # No threshold can separate equal scores.
     bits[:, :-1][ranked[:, :-1] == ranked[:, 1:]] = 0
+    # Mutual information has no sign: discard thresholds that other images reach as often or more.
     bits[hits * (total - positives) <= false * positives] = 0
     best = bits.argmax(axis=1)
     rows = np.arange(len(scores))
@@ -69,19 +70,19 @@ def select_informative(
     count: int,
     least_gain: float = 0.0,
 ) -> Int64[np.ndarray, " K"]:
-    """Picks fragments greedily: each adds most to the chosen one that it adds least to.
+    """Selects fragments greedily by the information they add to the ones already selected.
 
-    The first is the most informative; the next maximises, over fragments f, the minimum over the
-    chosen g of I(C; f, g) - I(C; g), so that near copies of a chosen one are passed over.
+    The first is the most informative one. Each further one maximises, over fragments f, the
+    minimum over the selected g of I(C; f, g) - I(C; g). This skips near copies of selected ones.
 
     Args:
-      detected: whether fragment f is found in image n.
-      is_class: whether image n shows the class.
-      count: most to pick.
-      least_gain: in bits; stops where no fragment adds more than this.
+      detected: True if fragment f is found in image n.
+      is_class: True if image n shows the class.
+      count: maximum number of fragments to select.
+      least_gain: information in bits; selection stops if no fragment adds more than this.
 
     Returns:
-      Indices in the order they were picked, at least one.
+      Indices in the order of selection, at least one.
     """
     information = mutual_information(detected, is_class)
     chosen = [int(information.argmax())]
@@ -100,7 +101,7 @@ def select_informative(
 def _information(
     states: Int64[np.ndarray, "F N"], kinds: int, is_class: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " F"]:
-    """I(C; X) in bits, of variables that take `kinds` values."""
+    """Computes I(C; X) in bits, for variables X with values in 0..kinds-1."""
     counts = np.stack(
         [
             ((states == kind) & (is_class == value)[None]).sum(axis=1)
@@ -112,7 +113,7 @@ def _information(
 
 
 def _bits(counts: Float[np.ndarray, "cells *n"], total: int) -> Float[np.ndarray, "*n"]:
-    """Mutual information of tables [kinds x 2], flattened in front, of the class (last) and X."""
+    """Mutual information of X and the class, from tables [kinds x 2] flattened in axis 0."""
     table = (counts / total).reshape(-1, 2, *counts.shape[1:])
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
     ratio = np.where(table > 0, table, 1) / np.where(table > 0, expected, 1)

@@ -1,11 +1,15 @@
-"""Figure and ground of class fragments, learned without masks.
+"""Learns figure-ground labels of class fragments, without masks.
 
-After Borenstein and Ullman, "Learning to segment", ECCV 2004. Fragments of a class are found on
-the figure more than outside it, so more of them overlap there: the degree of cover. Edges between
-figure and ground lie at the same place of a fragment wherever it is found, others do not: the
-border consistency. Both choose the segments of a fragment's own image that are its figure; then
-the class images are covered by the labelled fragments, divided into figure and ground along their
-segments, and the labels are read off again.
+Follows Borenstein and Ullman, "Learning to segment", ECCV 2004. Two cues determine which segments
+of the image that a fragment was cut from are its figure:
+
+- Degree of cover: fragments of a class are found on the figure more often than outside it, so more
+  of them overlap there.
+- Border consistency: edges between figure and ground are at the same position in all detections
+  of a fragment; other edges are not.
+
+The labelled fragments then cover the class images, which are divided into figure and ground along
+their segments. The labels are learned again from this division.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ from segjax.figure_ground.fragments import Fragments, TopDownConfig
 from segjax.figure_ground.fragments_match import Peaks
 from segjax.figure_ground.top_down import cover
 
-# What a label may be before it is known: only the shape counts.
+# Lower limit on divisors.
 _LEAST = 1e-9
 
 
@@ -36,14 +40,14 @@ def learn_labels(
 
     Args:
       grey: class images in cells, 0..1.
-      segments: L segmentations of each, any labels of 0 or more.
-      fragments: whose labels are not read.
-      peaks: where they are in the class images, `[N, F, P]`; only the best place is used.
+      segments: L segmentations of each image, with any labels of 0 or more.
+      fragments: fragments to label; their current labels are ignored.
+      peaks: detections in the class images, `[N, F, P]`; only the best of each is used.
       origins: image, row and column that each fragment was cut from.
-      config: see `TopDownConfig`.
+      config: settings of learning.
 
     Returns:
-      Probability of figure of each cell, 0 beyond a fragment's size.
+      Probability that each cell is figure; 0 beyond the size of a fragment.
     """
     sizes = np.asarray(fragments.sizes)
     found = np.asarray(peaks.scores)[..., 0] >= np.asarray(fragments.thresholds)[None]
@@ -80,7 +84,7 @@ def _degree_of_cover(
     fragments: Fragments,
     grey: Float32[np.ndarray, "N h w"],
 ) -> Float64[np.ndarray, "N h w"]:
-    """Information of the fragments over each cell, small ones for more, 0..1 in each image."""
+    """Summed information of the fragments over each cell, divided by size, and scaled to 0..1."""
     sizes, information = np.asarray(fragments.sizes), np.asarray(fragments.information)
     degree = np.zeros(grey.shape, np.float64)
     for n, f in zip(*np.nonzero(found), strict=True):
@@ -95,16 +99,16 @@ def mean_windows(
     places: Int[np.ndarray, "N F 2"],
     sizes: Int[np.ndarray, " F"],
 ) -> Float64[np.ndarray, "F S S"]:
-    """Averages what lies under each fragment wherever it is found, S the largest size.
+    """Averages the map under each fragment over all its detections; S is the largest size.
 
     Args:
       maps: maps of the class images.
-      found: whether fragment f is in image n.
-      places: rows and columns of the upper left corners.
+      found: True if fragment f is found in image n.
+      places: row and column of the upper left corner of each detection.
       sizes: sizes of the fragments.
 
     Returns:
-      Means; 0 beyond a fragment's size, and for those that are found nowhere.
+      Means; 0 beyond the size of a fragment, and for fragments that are not found anywhere.
     """
     means = np.zeros((len(sizes), int(sizes.max()), int(sizes.max())), np.float64)
     for n, f in zip(*np.nonzero(found), strict=True):
@@ -116,7 +120,7 @@ def mean_windows(
 def along_segments(
     maps: Float64[np.ndarray, "N h w"], segments: Int[np.ndarray, "N L h w"]
 ) -> Float64[np.ndarray, "N h w"]:
-    """Replaces each cell by the mean of the map over its segment, and takes the mean over L."""
+    """Replaces each cell by the mean of the map over its segment, averaged over segmentations."""
     return np.stack(
         [
             np.mean([_segment_means(values, labels)[labels] for labels in image], axis=0)
@@ -128,13 +132,13 @@ def along_segments(
 def _segment_means(
     values: Float64[np.ndarray, "h w"], labels: Int[np.ndarray, "h w"]
 ) -> Float64[np.ndarray, " K"]:
-    """Mean of each segment, by its label."""
+    """Mean of the values over each segment, indexed by label."""
     sums = np.bincount(labels.ravel(), values.ravel())
     return sums / np.maximum(np.bincount(labels.ravel()), 1)
 
 
 def edge_strength(grey: Float32[np.ndarray, "N h w"]) -> Float64[np.ndarray, "N h w"]:
-    """Magnitude of the gradient, of mean 1 in each image."""
+    """Magnitude of the gradient, normalised to mean 1 in each image."""
     down, across = np.gradient(grey.astype(np.float64), axis=(1, 2))
     strength = np.hypot(down, across)
     return strength / np.maximum(strength.mean(axis=(1, 2), keepdims=True), _LEAST)
@@ -146,19 +150,19 @@ def choose_figure(
     edges: Float64[np.ndarray, "s s"],
     border_weight: float,
 ) -> Bool[np.ndarray, "s s"]:
-    """Divides a fragment: figure are the segments that are covered most.
+    """Divides a fragment into figure, its segments with the highest degree of cover, and ground.
 
-    How many of them, and of which segmentation, maximises the contrast of the degree of cover
-    between both sides (as Otsu's threshold does) and the mean edge along the border between them.
+    The segmentation and the number of segments maximise the contrast in the degree of cover
+    between both sides, as in Otsu's threshold, plus the mean edge strength along the border.
 
     Args:
-      segments: L segmentations of the fragment's own image.
+      segments: L segmentations of the fragment, from the image it was cut from.
       cover_degree: mean degree of cover over its detections.
       edges: mean edge strength over its detections.
-      border_weight: weight of the second term.
+      border_weight: weight of the edge strength.
 
     Returns:
-      The figure; never empty, all of the fragment only if no segmentation divides it.
+      The figure. It is never empty, and is the whole fragment only if no segmentation divides it.
     """
     best, figure = -np.inf, np.ones(cover_degree.shape, bool)
     spread, mean_edge = max(cover_degree.std(), _LEAST), max(edges.mean(), _LEAST)
@@ -177,7 +181,7 @@ def choose_figure(
 
 
 def _border(part: Bool[np.ndarray, "s s"]) -> Bool[np.ndarray, "s s"]:
-    """The cells on both sides of the border of a part; the window's frame is none."""
+    """Returns the cells on both sides of the border of a part, excluding the window's frame."""
     border = np.zeros(part.shape, bool)
     across, down = part[:, 1:] != part[:, :-1], part[1:] != part[:-1]
     border[:, 1:] |= across
@@ -188,18 +192,19 @@ def _border(part: Bool[np.ndarray, "s s"]) -> Bool[np.ndarray, "s s"]:
 
 
 def _divide(maps: Float64[np.ndarray, "N h w"]) -> Float64[np.ndarray, "N h w"]:
-    """Makes each image's map 0 and 1, at its own threshold (Otsu's)."""
+    """Binarises the map of each image at its Otsu threshold."""
     return np.stack([(values > otsu_threshold(values)).astype(np.float64) for values in maps])
 
 
 def otsu_threshold(values: Float[np.ndarray, "*n"]) -> float:
-    """The threshold that leaves the least variance within both sides (Otsu 1979).
+    """Finds the threshold that minimises the variance within both sides (Otsu 1979).
 
     Args:
-      values: any numbers.
+      values: numbers to divide.
 
     Returns:
-      What divides them into those above and the others; the maximum if all are equal.
+      The threshold, which separates the values above it from the others; if all values are
+      equal, that value.
     """
     levels, counts = np.unique(values, return_counts=True)
     if levels.size == 1:

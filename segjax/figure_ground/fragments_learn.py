@@ -1,6 +1,6 @@
-"""Learns the fragments of a class from images with it and images without; nobody marks anything.
+"""Learns the fragments of a class from images with and without the class, but without annotations.
 
-After Borenstein and Ullman, "Class-specific, top-down segmentation", ECCV 2002, and "Learning to
+Follows Borenstein and Ullman, "Class-specific, top-down segmentation", ECCV 2002, and "Learning to
 segment", ECCV 2004.
 """
 
@@ -15,7 +15,7 @@ from segjax.figure_ground.fragments_information import class_information, select
 from segjax.figure_ground.fragments_labels import learn_labels
 from segjax.figure_ground.fragments_match import find_peaks, grey_levels, normalise_patches
 
-# Random places tried for each candidate, until one has contrast.
+# Maximum number of random places to try for each candidate, until one has enough contrast.
 _TRIES = 20
 
 
@@ -26,23 +26,23 @@ def learn_fragments(
     config: TopDownConfig,
     seed: int = 0,
 ) -> Fragments:
-    """Cuts patches from the class images, keeps those that tell of the class, and labels them.
+    """Cuts patches from the class images, selects informative ones, and learns their labels.
 
     Args:
-      class_images: RGB with the class, [N, H, W, 3], uint8 or floats in 0..1.
-      other_images: without it, [M, H, W, 3], of the same size and kind.
-      segments: L bottom-up segmentations of each class image, [N, L, H, W], from any source:
-        integer labels of 0 or more, whose numbers mean nothing beyond one map.
-      config: see `TopDownConfig`.
+      class_images: RGB images with the class, [N, H, W, 3], uint8 or floats in 0..1.
+      other_images: images without the class, [M, H, W, 3], with the same size and dtype.
+      segments: L bottom-up segmentations of each class image, [N, L, H, W], from any source.
+        Integer labels of 0 or more, which are independent between maps.
+      config: settings of learning.
       seed: seed of the places that candidates are cut from.
 
     Returns:
-      Fragments, in the order they were chosen.
+      Fragments, in the order of selection.
 
     Raises:
-      ValueError: if there are no images of a kind, they are not RGB, hold values out of range or
-        NaN, or are smaller than a fragment; if shapes do not fit together; or if no fragment
-        tells of the class.
+      ValueError: if either kind of images is missing; if images are not RGB, contain NaN or
+        values out of range, or are smaller than a fragment; if shapes do not match; or if no
+        fragment is informative.
     """
     _check(class_images, other_images, segments, config)
     grey = grey_levels(jnp.asarray(class_images), config.downsample)
@@ -58,12 +58,12 @@ def learn_fragments(
 
 @dataclasses.dataclass(frozen=True)
 class _Candidates:
-    """Windows of class images.
+    """Candidate fragments: windows of class images.
 
     Attributes:
-      patches: grey levels, in the upper left.
+      patches: grey levels, in the upper left of each padded patch.
       sizes: sides of the windows.
-      origins: image, row and column they were cut from.
+      origins: image, row and column that each window was cut from.
     """
 
     patches: Float32[np.ndarray, "F S S"]
@@ -74,7 +74,7 @@ class _Candidates:
 def _candidates(
     grey: Float32[np.ndarray, "N h w"], config: TopDownConfig, rng: np.random.Generator
 ) -> _Candidates:
-    """Cuts windows at random places that have some contrast."""
+    """Cuts windows with enough contrast at random places."""
     largest = max(config.sizes)
     patches, sizes, origins = [], [], []
     for size in config.sizes:
@@ -99,7 +99,7 @@ def _candidates(
 def _most_informative(
     grey: jnp.ndarray, others: jnp.ndarray, candidates: _Candidates, config: TopDownConfig
 ) -> tuple[Fragments, Int64[np.ndarray, "F 3"]]:
-    """Detects all candidates everywhere, sets their thresholds and selects."""
+    """Detects all candidates in all images, sets their thresholds, and selects fragments."""
     sizes = jnp.asarray(candidates.sizes)
     patches = normalise_patches(jnp.asarray(candidates.patches), sizes)
     images = jnp.concatenate([grey, others])
@@ -127,7 +127,7 @@ def _most_informative(
 def _sample(
     segments: Shaped[np.ndarray, "N L H W"], downsample: int
 ) -> Int64[np.ndarray, "N L h w"]:
-    """Takes the label in the middle of each cell, and numbers each map's labels from 0."""
+    """Samples the label in the middle of each cell, and renumbers the labels of each map from 0."""
     rows, columns = (
         np.minimum(np.arange(0, side, downsample) + downsample // 2, side - 1)
         for side in segments.shape[2:]
@@ -181,7 +181,7 @@ def _check_images(name: str, images: Shaped[np.ndarray, "..."]) -> None:
         )
     if images.dtype == np.uint8:
         return
-    # NaN fails both comparisons.
+    # Written so that NaN, for which both comparisons are False, is an error.
     if not np.issubdtype(images.dtype, np.floating) or not (
         images.min() >= 0 and images.max() <= 1
     ):

@@ -1,7 +1,7 @@
-"""Detection of class fragments: normalised cross-correlation with an image's grey levels.
+"""Detects class fragments by normalised cross-correlation with the grey levels of an image.
 
 A fragment is a square patch in the upper left of a padded one, so that fragments of several sizes
-are one array and one convolution. After Borenstein and Ullman, "Class-specific, top-down
+share one array and one convolution. Follows Borenstein and Ullman, "Class-specific, top-down
 segmentation", ECCV 2002.
 """
 
@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, UInt8
 
 from segjax.types import struct
 
-# Below this standard deviation of a window's grey levels (of 0..1) there is nothing to correlate.
+# Windows whose grey levels (0..1) have a lower standard deviation count as flat.
 LEAST_CONTRAST = 0.01
-# What `correlate` gives where a fragment does not fit into the image.
+# Score that `correlate` returns where a fragment does not fit into the image.
 OUTSIDE = -1.0
 _LUMINANCE = (0.299, 0.587, 0.114)
 
@@ -26,8 +26,8 @@ class Peaks:
 
     Attributes:
       scores: normalised correlations in -1..1.
-      y: row of the window's upper left corner, in pixels of the image that was searched.
-      x: its column.
+      y: row of the upper left corner of the window, in pixels of the searched image.
+      x: column of that corner.
     """
 
     scores: Float32[Array, "*B F P"]
@@ -39,14 +39,14 @@ class Peaks:
 def grey_levels(
     images: UInt8[Array, "B H W 3"] | Float[Array, "B H W 3"], downsample: int
 ) -> Float32[Array, "B h w"]:
-    """Reduces images to what fragments are matched in: the mean luminance of square cells.
+    """Reduces images to the mean luminance of square cells, in which fragments are matched.
 
     Args:
       images: RGB, 0..255 if uint8, else 0..1.
       downsample: side of a cell in pixels; edge pixels are repeated to fill the last cells.
 
     Returns:
-      `[B, ceil(H / downsample), ceil(W / downsample)]`, in 0..1.
+      Grey levels `[B, ceil(H / downsample), ceil(W / downsample)]`, in 0..1.
     """
     levels = jnp.asarray(images, jnp.float32)
     if jnp.issubdtype(images.dtype, jnp.integer):
@@ -61,14 +61,14 @@ def grey_levels(
 def normalise_patches(
     patches: Float32[Array, "F S S"], sizes: Int32[Array, " F"]
 ) -> Float32[Array, "F S S"]:
-    """Makes the mean of each patch 0 and its norm 1, within its size.
+    """Normalises each patch, within its size, to mean 0 and norm 1.
 
     Args:
       patches: grey levels.
-      sizes: side of what counts in each patch, from its upper left corner.
+      sizes: side of the part of each patch that counts, in the upper left corner.
 
     Returns:
-      Patches as `correlate` takes them, 0 beyond their size; flat patches are 0 throughout.
+      Patches as `correlate` takes them, 0 beyond their size; flat patches are all 0.
     """
     inside = window_mask(sizes, patches.shape[1])
     area = (sizes**2).astype(jnp.float32)[:, None, None]
@@ -80,7 +80,7 @@ def normalise_patches(
 
 
 def window_mask(sizes: Int32[Array, " F"], side: int) -> Bool[Array, "F side side"]:
-    """True in the upper left `sizes` x `sizes` cells."""
+    """Returns masks that are True in the upper left `sizes` x `sizes` cells."""
     inside = jnp.arange(side)[None] < sizes[:, None]
     return inside[:, :, None] & inside[:, None, :]
 
@@ -88,21 +88,21 @@ def window_mask(sizes: Int32[Array, " F"], side: int) -> Bool[Array, "F side sid
 def correlate(
     image: Float32[Array, "h w"], patches: Float32[Array, "F S S"], sizes: Int32[Array, " F"]
 ) -> Float32[Array, "F h w"]:
-    """Correlates every patch with every window of its size, independent of gain and offset.
+    """Correlates every patch with every window of its size, invariant to gain and offset.
 
     Args:
       image: grey levels in 0..1.
       patches: patches that `normalise_patches` returned.
-      sizes: side of each.
+      sizes: side of each patch.
 
     Returns:
-      At each window's upper left corner, the correlation coefficient of its pixels and the
-      patch's, in -1..1; 0 for flat windows, `OUTSIDE` where the window would leave the image.
+      Correlation coefficient of window and patch, in -1..1, at the upper left corner of each
+      window; 0 for flat windows, and `OUTSIDE` where the window does not fit into the image.
 
     Raises:
       ValueError: if the patches are larger than the image.
     """
-    # Sums of squares lose fewer digits around the mean.
+    # Centring first: sums of squares then lose fewer digits to cancellation.
     centred = image - image.mean()
     products = _products(centred, patches)
     area = (sizes**2).astype(jnp.float32)[:, None, None]
@@ -117,10 +117,10 @@ def correlate(
 def _products(
     image: Float32[Array, "h w"], patches: Float32[Array, "F S S"]
 ) -> Float32[Array, "F h w"]:
-    """Sums of products with the window at each corner.
+    """Sums the products of each patch with the window at each corner.
 
-    By Fourier transforms: XLA's convolution of one channel with large kernels takes some thirty
-    times as long on a CPU. They are cyclic, so what leaves the image comes back on the other side.
+    Uses Fourier transforms, because XLA's convolution of one channel with large kernels is about
+    thirty times slower on a CPU. They are cyclic: windows that leave the image wrap around.
     """
     height, width = image.shape
     if patches.shape[1] > min(height, width):
@@ -133,7 +133,7 @@ def _products(
 
 
 def _fits(sizes: Int32[Array, " F"], shape: tuple[int, ...]) -> Bool[Array, "F h w"]:
-    """True for corners whose window is inside an image of this shape."""
+    """Returns True for corners whose windows fit into an image of this shape."""
     height, width = shape
     rows = jnp.arange(height)[None] + sizes[:, None] <= height
     columns = jnp.arange(width)[None] + sizes[:, None] <= width
@@ -143,10 +143,10 @@ def _fits(sizes: Int32[Array, " F"], shape: tuple[int, ...]) -> Bool[Array, "F h
 def _window_sums(
     maps: Float32[Array, "C h w"], sizes: Int32[Array, " F"]
 ) -> Float32[Array, "F C h w"]:
-    """Sums over the window at each corner, by differences of running sums.
+    """Sums over the window at each corner, by differences of cumulative sums.
 
-    One axis after the other: a running sum over the whole image would round off more. What
-    leaves the image adds nothing.
+    Each axis is summed separately, because cumulative sums over the whole image would have larger
+    rounding errors. Pixels outside the image count as 0.
     """
 
     def along_rows(values: Float32[Array, "*n"], size: Int32[Array, ""]) -> Float32[Array, "*n"]:
@@ -169,17 +169,17 @@ def find_peaks(
     sizes: Int32[Array, " F"],
     count: int = 1,
 ) -> Peaks:
-    """Finds the best places of every fragment in every image, one image after the other.
+    """Finds the best places of every fragment in every image, one image at a time.
 
     Args:
       images: grey levels in 0..1.
       patches: patches that `normalise_patches` returned.
-      sizes: side of each.
-      count: P, of places a fragment and image, best first; they are at least half a fragment
+      sizes: side of each patch.
+      count: number P of places per fragment and image, which are at least half a fragment
         apart in rows or in columns.
 
     Returns:
-      Peaks [B, F, P]; scores are `OUTSIDE` where an image has no further place.
+      Peaks [B, F, P], best first; scores are `OUTSIDE` if an image has no further place.
     """
 
     def of_image(image: Float32[Array, "h w"]) -> Peaks:
@@ -189,7 +189,7 @@ def find_peaks(
 
 
 def _peaks(scores: Float32[Array, "F h w"], sizes: Int32[Array, " F"], count: int) -> Peaks:
-    """Takes the maximum, suppresses what is near, and so on."""
+    """Repeatedly takes the maximum and suppresses its neighbourhood."""
     height, width = scores.shape[1:]
     rows, columns = jnp.arange(height)[None], jnp.arange(width)[None]
     found = []

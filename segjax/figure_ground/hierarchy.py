@@ -1,4 +1,4 @@
-"""A segmentation hierarchy of an image: a forest over segments, as arrays of fixed shape."""
+"""Segmentation hierarchy of an image: a forest of segments, in arrays of fixed shape."""
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +11,24 @@ from segjax.types import static_field, struct
 class Hierarchy:
     """Segments of one image from fine to coarse; batches have a leading axis on every array.
 
-    Nodes stand level by level, the finest first: those of level l are the `level_sizes[l]` rows
-    after the levels below. N is their sum. F is 9 in `bottom_up`, which has four filters.
+    Nodes are ordered by level, finest first: level l is the `level_sizes[l]` rows after the levels
+    below. N is the sum of all level sizes. F is 9 in `bottom_up`, which has four filters.
 
     Attributes:
-      leaf: node of the finest level that every pixel belongs to.
-      parent: node of the next coarser level; the node itself at the top level. Of invalid nodes,
-        any node of the next level.
-      level: 0 for the finest.
-      valid: False for rows that only fill the shape.
-      size: pixels; 0 for invalid rows.
-      mean_colour: mean RGB of the image, in 0..1.
-      texture: mean responses of the filters, then their variances; last the variance of the
-        colour.
-      boundary: mean contrast along the segment's border, in 0..1; 0 without a border.
+      leaf: finest node that every pixel belongs to.
+      parent: parent in the next coarser level; the node itself at the top level. Invalid nodes
+        may have any node of the next level as parent.
+      level: level of the node, 0 for the finest.
+      valid: False for padding rows.
+      size: number of pixels; 0 for invalid rows.
+      mean_colour: mean RGB of the segment, in 0..1.
+      texture: mean filter responses, then their variances, and last the variance of the colour.
+      boundary: mean contrast along the border of the segment, in 0..1; 0 without a border.
       saliency: affinity along the border over affinity inside, as in a normalised cut. LOW is
-        salient: 0 for a segment that nothing ties to its surroundings.
-      dropped: borders beyond `BottomUp.borders_per_segment`, which were forgotten, and segments
-        beyond the capacity of a level, or tied to no seed, which joined its last one wherever that
-        lies. Where it is not 0, as it may be under strong noise, raise `borders_per_segment`.
+        salient: an isolated segment has 0.
+      dropped: number of borders beyond `BottomUp.borders_per_segment`, which are ignored, plus
+        segments over the capacity of a level or without a seed, which join its last segment
+        wherever that is. If it is not 0, as with strong noise, raise `borders_per_segment`.
       level_sizes: capacity of every level; static.
     """
 
@@ -46,10 +45,10 @@ class Hierarchy:
     level_sizes: tuple[int, ...] = static_field()
 
     def segments(self, level: int) -> Int32[Array, "H W"]:
-        """The node of every pixel at a level of one image.
+        """Returns the node of every pixel at a level, for the hierarchy of one image.
 
         Args:
-          level: 0 for the finest; negative from the top.
+          level: 0 for the finest; negative levels count from the top.
 
         Raises:
           IndexError: if there is no such level.
@@ -61,10 +60,10 @@ class Hierarchy:
         return node[self.leaf]
 
     def leaf_means(self, values: Float[Array, "H W"]) -> Float32[Array, " n0"]:
-        """Means of a map over the finest segments; 0 for invalid ones.
+        """Averages a map over the finest segments; 0 for invalid ones.
 
         Args:
-          values: values of every pixel of the image.
+          values: value of every pixel of the image.
         """
         number = self.level_sizes[0]
         sums = jax.ops.segment_sum(
@@ -73,10 +72,10 @@ class Hierarchy:
         return sums / jnp.maximum(self.size[:number], 1.0)
 
     def sums_upwards(self, leaves: Float32[Array, "n0 *D"]) -> Float32[Array, "N *D"]:
-        """Sums over the leaves under every node.
+        """Sums values over the leaves below every node.
 
         Args:
-          leaves: a value of every finest segment.
+          leaves: values of every finest segment.
         """
         levels = [leaves]
         for below in range(len(self.level_sizes) - 1):
@@ -85,7 +84,7 @@ class Hierarchy:
 
 
 def level_slices(level_sizes: tuple[int, ...]) -> list[slice]:
-    """The rows of every level."""
+    """Returns the rows of every level."""
     slices, start = [], 0
     for size in level_sizes:
         slices.append(slice(start, start + size))
@@ -105,7 +104,7 @@ def sum_children(
       values: values of the nodes of `level`.
       parent: parents of all nodes.
       level_sizes: capacities of the levels.
-      level: whose values they are; not the top level.
+      level: level that the values belong to; not the top level.
     """
     here, above = level_slices(level_sizes)[level : level + 2]
     return jax.ops.segment_sum(values, parent[here] - above.start, above.stop - above.start)

@@ -1,17 +1,17 @@
-"""Checks of the images that the functions of this package take."""
+"""Checks of the images passed to the functions of this package."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
 
 
 def check_image(image: Shaped[Array, "..."]) -> None:
-    """Refuses what is not an image, by its shape and type; values are not looked at.
+    """Checks the shape and dtype of an image, but not its values.
 
     Args:
-      image: RGB, [H, W, 3], uint8 or floats, if all is well.
+      image: array that should be RGB, [H, W, 3], uint8 or floats.
 
     Raises:
-      ValueError: if it is something else.
+      ValueError: if its shape or dtype is different.
     """
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A detector's masks made to follow the contours of the image."""
+"""Refines the masks of a detector to follow the contours of the image."""
 
 import dataclasses
 
@@ -15,13 +15,13 @@ from segjax.types import Detections
 
 @dataclasses.dataclass(frozen=True)
 class MaskRefinement:
-    """`refine_masks` with its settings, as an option of prediction and evaluation.
+    """`refine_masks` and its settings, as an option of prediction and evaluation.
 
     Attributes:
-      side: cells of the resulting grids, along both axes.
+      side: side of the refined grids, in cells.
       own_weight: weight of the mask's own value at a pixel, relative to that of its segment.
-      grouping: how segments are made.
-      combining: how segments and masks are weighed.
+      grouping: settings of the bottom-up segments.
+      combining: weights of segments and masks.
     """
 
     side: int = 56
@@ -38,14 +38,14 @@ class MaskRefinement:
     def __call__(
         self, images: UInt8[Array, "B H W 3"] | Float32[Array, "B H W 3"], detections: Detections
     ) -> Detections:
-        """Refines the masks of a batch; boxes, scores and classes stay.
+        """Refines the masks of a batch; boxes, scores and classes do not change.
 
         Args:
-          images: the padded input of the detector.
-          detections: what it found in them, boxes in pixels of the input.
+          images: padded input of the detector.
+          detections: detections in these images, with boxes in pixels of the input.
 
         Raises:
-          ValueError: if the detections have no masks.
+          ValueError: if the detections have no masks over boxes.
         """
         masks = detections.masks
         if not isinstance(masks, BoxMasks):
@@ -64,7 +64,7 @@ class MaskRefinement:
             )
 
         rows = (images, masks.probs, masks.boxes, detections.valid)
-        # One image after the other: the tables of segments and detections are large.
+        # One image at a time to save memory: tables of segments by detections are large.
         refined = jax.lax.map(one, rows)
         return dataclasses.replace(detections, masks=dataclasses.replace(masks, probs=refined))
 
@@ -80,32 +80,33 @@ def refine_masks(
     grouping: BottomUp = BottomUp(),
     combining: CombineConfig = CombineConfig(),
 ) -> Float32[Array, "_ {side} {side}"]:
-    """Refines the soft masks of an image's detections; jit, and vmap for batches.
+    """Refines the soft masks of the detections in an image.
 
-    Each mask is the top-down map of its box in one hierarchy of segments of the image; outside
-    of the box all is ground. What the segment of a pixel says and what the mask itself says of
-    the pixel are added as log-odds: contours win where the mask is in doubt, and a confident
-    mask where contours are missing. The result has the form of `BoxMasks.probs`, finer.
+    Each mask is the top-down map of its box, in one hierarchy of segments of the image; everything
+    outside the box is ground. For each pixel, the log-odds of its segment and of the mask itself
+    are added. Contours therefore decide where the mask is uncertain, and a confident mask decides
+    where contours are missing. The result is a finer version of `BoxMasks.probs`.
+
+    Supports `jax.jit`, and `jax.vmap` for batches.
 
     Args:
-      image: RGB, [H, W, 3], uint8 or floats in 0..1; the padded input of the detector.
-      mask_probs: [D, M, M], the probability of each cell of a grid over the box to belong to the
-        object.
-      boxes: [D, 4] of the detections, x0 y0 x1 y1 in pixels of the image.
-      valid: [D], False for rows that only fill the shape, whose masks become 0; None if all count.
-      side: cells of the resulting grids, along both axes.
-      own_weight: log-odds that a mask value of 1 adds at its own pixel, and a value of 0 takes
-        away; 0 leaves the segments alone to decide.
-      grouping: how segments are made.
-      combining: how segments and masks are weighed.
+      image: RGB, [H, W, 3], uint8 or floats in 0..1; padded input of the detector.
+      mask_probs: probability that each cell of a grid over the box belongs to the object,
+        [D, M, M].
+      boxes: boxes of the detections, [D, 4], x0 y0 x1 y1 in pixels of the image.
+      valid: False for padding rows, whose masks become 0, [D]; None if all are valid.
+      side: side of the refined grids, in cells.
+      own_weight: log-odds that a mask value of 1 adds at its own pixel, and that a value of 0
+        subtracts; 0 lets the segments alone decide.
+      grouping: settings of the bottom-up segments.
+      combining: weights of segments and masks.
 
     Returns:
-      Probabilities on a grid over each box; threshold them at 0.5. NaN for all if a value of the
-      image is not finite, for one detection if one of its mask is not.
+      Probabilities on a grid over each box, to be thresholded at 0.5. If any value of the image
+      is not finite, all are NaN; if any value of a mask is not, that detection is NaN.
 
     Raises:
-      ValueError: if masks, boxes and `valid` are not of the same detections, or as for
-        `bottom_up`.
+      ValueError: if masks, boxes and `valid` do not match, or as in `bottom_up`.
     """
     hierarchy = bottom_up(image, grouping)
     return refine_in_hierarchy(
@@ -123,22 +124,22 @@ def refine_in_hierarchy(
     own_weight: float = 5.0,
     combining: CombineConfig = CombineConfig(),
 ) -> Float32[Array, "_ {side} {side}"]:
-    """`refine_masks` where the image's hierarchy is there already.
+    """`refine_masks` for an image whose hierarchy is already computed.
 
     Args:
       hierarchy: hierarchy of the image.
-      mask_probs: as there.
-      boxes: as there.
-      valid: as there.
-      side: as there.
-      own_weight: as there.
-      combining: as there.
+      mask_probs: as in `refine_masks`.
+      boxes: as in `refine_masks`.
+      valid: as in `refine_masks`.
+      side: as in `refine_masks`.
+      own_weight: as in `refine_masks`.
+      combining: as in `refine_masks`.
 
     Returns:
-      As there.
+      Probabilities as in `refine_masks`.
 
     Raises:
-      ValueError: if masks, boxes and `valid` are not of the same detections.
+      ValueError: if masks, boxes and `valid` do not match.
     """
     _check_detections(mask_probs, boxes, valid)
     preference = mask_preference(hierarchy, mask_probs, boxes)
@@ -163,7 +164,9 @@ def _check_detections(mask_probs: Array, boxes: Array, valid: Array | None) -> N
 def mask_preference(
     hierarchy: Hierarchy, mask_probs: Float32[Array, "D M M"], boxes: Float32[Array, "D 4"]
 ) -> Float32[Array, "n0 D"]:
-    """Evidence of masks for the finest segments, at their centres: 1 object, -1 not; -1 outside.
+    """Evidence of masks at the centres of the finest segments: 1 for object, -1 for ground.
+
+    Outside the box, it is -1.
 
     Args:
       hierarchy: hierarchy of the image.
@@ -181,7 +184,7 @@ def mask_preference(
 
 
 def _centres(hierarchy: Hierarchy) -> tuple[Float32[Array, " n0"], Float32[Array, " n0"]]:
-    """Mean row and column of the finest segments' pixels; of pixel i that is i + 0.5."""
+    """Mean row and column of the pixels of each finest segment; pixel i is at i + 0.5."""
     rows, columns = jnp.indices(hierarchy.leaf.shape, jnp.float32) + 0.5
     return hierarchy.leaf_means(rows), hierarchy.leaf_means(columns)
 
@@ -189,7 +192,7 @@ def _centres(hierarchy: Hierarchy) -> tuple[Float32[Array, " n0"], Float32[Array
 def _bilinear(
     masks: Float32[Array, "D M M"], y: Float32[Array, "n D"], x: Float32[Array, "n D"]
 ) -> Float32[Array, "n D"]:
-    """Values of each mask between the centres of its cells."""
+    """Interpolates each mask bilinearly between the centres of its cells."""
     number, cells, _ = masks.shape
     y0, x0 = jnp.floor(y).astype(jnp.int32), jnp.floor(x).astype(jnp.int32)
     y1, x1 = jnp.minimum(y0 + 1, cells - 1), jnp.minimum(x0 + 1, cells - 1)
@@ -202,7 +205,7 @@ def _bilinear(
 
 
 def _on_grid(masks: Float32[Array, "D M M"], side: int) -> Float32[Array, "D {side} {side}"]:
-    """Values of each mask at the centres of the cells of a finer grid, as `_bilinear`."""
+    """Resamples each mask at the cell centres of a finer grid, like `_bilinear`."""
     shape = (masks.shape[0], side, side)
     return jax.image.resize(masks, shape, "linear", antialias=False)
 
@@ -210,7 +213,7 @@ def _on_grid(masks: Float32[Array, "D M M"], side: int) -> Float32[Array, "D {si
 def _cell_pixels(
     boxes: Float32[Array, "D 4"], side: int, length: int, axis: int
 ) -> Int32[Array, "D {side}"]:
-    """The row (axis 0) or column (1) of the image under the centre of every cell of a grid."""
+    """Row (axis 0) or column (axis 1) of the image at the centre of every cell of a grid."""
     low, high = boxes[:, 1 - axis], boxes[:, 3 - axis]
     part = (jnp.arange(side, dtype=jnp.float32) + 0.5) / side
     place = low[:, None] + part[None] * (high - low)[:, None]

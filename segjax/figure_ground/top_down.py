@@ -1,7 +1,7 @@
-"""Top-down segmentation: an image is covered by class fragments, whose labels vote.
+"""Top-down segmentation: covers an image with class fragments, whose labels vote.
 
-After Borenstein and Ullman, "Class-specific, top-down segmentation", ECCV 2002: fragments are
-found by normalised correlation, and a cover is built of detections that agree where they overlap,
+Follows Borenstein and Ullman, "Class-specific, top-down segmentation", ECCV 2002. Fragments are
+detected by normalised correlation. The cover consists of detections that agree where they overlap,
 the most informative first.
 """
 
@@ -19,12 +19,12 @@ from segjax.types import struct
 
 @struct
 class TopDown:
-    """Evidence of fragments about an image.
+    """Top-down evidence from the fragments detected in an image.
 
     Attributes:
       probability: probability that each pixel is figure, 0..1.
-      confidence: the detections' part of that, against the prior's: 0 where there are none,
-        towards 1 where many informative ones overlap.
+      confidence: share of detections, as opposed to the prior, in this probability: 0 where
+        there are none, approaching 1 where many informative ones overlap.
     """
 
     probability: Float32[Array, "*B H W"]
@@ -37,19 +37,19 @@ def top_down(
     fragments: Fragments,
     config: TopDownConfig,
 ) -> TopDown:
-    """Covers an image by fragments; vmap for batches.
+    """Covers an image with fragments; use `jax.vmap` for batches.
 
     Args:
       image: RGB, [H, W, 3], 0..255 if uint8, else 0..1; at least as large as the largest fragment.
       fragments: fragments that `learn_fragments` returned for the same config.
-      config: as the fragments were learned with.
+      config: config that the fragments were learned with.
 
     Returns:
-      Maps of the image's size; NaN throughout if any value of the image is not finite.
+      Maps of the image size; all NaN if any value of the image is not finite.
 
     Raises:
-      ValueError: if the image is not RGB of uint8 or floats, or smaller than a fragment, or the
-        fragments are of other cells.
+      ValueError: if the image is not RGB of uint8 or floats, or is smaller than a fragment, or if
+        the fragments were learned with a different cell size.
     """
     check_image(image)
     if fragments.downsample != config.downsample:
@@ -61,7 +61,7 @@ def top_down(
     peaks = find_peaks(grey, fragments.patches, fragments.sizes, config.peaks)
     peaks = jax.tree.map(lambda values: values[0], peaks)
     covered = cover(peaks, fragments, grey.shape[1:], config)
-    # Of NaN nothing correlates, which would look like an image without the class.
+    # Nothing correlates with NaN, which would look like an image without the class.
     whole = jnp.isfinite(grey).all()
     covered = jax.tree.map(lambda cells: jnp.where(whole, cells, jnp.nan), covered)
     height, width = image.shape[:2]
@@ -71,16 +71,16 @@ def top_down(
 def cover(
     peaks: Peaks, fragments: Fragments, shape: tuple[int, ...], config: TopDownConfig
 ) -> TopDown:
-    """Lays the detected fragments over an image, the most informative first.
+    """Covers an image with the detected fragments, the most informative first.
 
-    A detection whose label disagrees with what lies there already is left out. Each cell's
-    probability is the mean of the labels over it, weighted by information, and of the prior.
+    Detections whose labels disagree with the current cover are skipped. The probability of a
+    cell is the mean of the labels that cover it, weighted by information, and the prior.
 
     Args:
-      peaks: places of every fragment, `[F, P]` each.
-      fragments: with their labels.
+      peaks: detections of every fragment, `[F, P]`.
+      fragments: fragments with their labels.
       shape: (height, width) of the image in cells.
-      config: see `TopDownConfig`.
+      config: settings of the cover.
 
     Returns:
       Maps of that shape.
@@ -101,7 +101,7 @@ def cover(
         added = before + jnp.where(agrees, weights[rank], 0.0) * own
         return jax.lax.dynamic_update_slice(votes, added, start), None
 
-    # Windows may hang over the lower and right edge by what a smaller fragment leaves free.
+    # Padded windows of smaller fragments may extend beyond the lower and right edges.
     height, width = shape
     blank = jnp.zeros((2, height + side, width + side), jnp.float32)
     votes, _ = jax.lax.scan(lay, blank, order)
@@ -116,14 +116,14 @@ def cover(
 def _disagreement(
     before: Float32[Array, "2 S S"], label: Float32[Array, "S S"], window: Float32[Array, "S S"]
 ) -> Float32[Array, ""]:
-    """Mean difference of a label from the votes before it, weighted by these; 0 over nothing."""
+    """Mean difference between a label and the earlier votes, weighted by them; 0 without votes."""
     figure, total = before * window[None]
-    # |label - figure / total| * total, without the division
+    # This is |label - figure / total| * total, without a division by zero.
     difference = jnp.abs(label * total - figure).sum()
     return difference / jnp.maximum(total.sum(), 1e-9)
 
 
 def _enlarge(cells: Float32[Array, "h w"], times: int) -> Float32[Array, "H W"]:
-    """Interpolates cells to their pixels."""
+    """Interpolates a map of cells to pixels."""
     height, width = cells.shape
     return jax.image.resize(cells, (height * times, width * times), "linear")

@@ -1,12 +1,12 @@
-"""A segmentation hierarchy by weighted aggregation, with its soft weights.
+"""Segmentation hierarchy by weighted aggregation, with its soft weights.
 
-Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual scenes"
-(Nature 2006). From level to level seeds are chosen by coupling, every segment is interpolated
-between the seeds around it, statistics and couplings are computed again of the weighted parts, and
-the couplings are lowered by the difference of these statistics: `bottom_up_seeds.py` and
-`bottom_up_links.py`. The saliency of a segment is its coupling to all others over that inside.
+Follows Sharon, Galun, Sharon, Basri & Brandt, "Hierarchy and adaptivity in segmenting visual
+scenes" (Nature 2006). Each level chooses seeds by coupling and interpolates every segment between
+the seeds around it (`bottom_up_seeds.py`). It then computes statistics and couplings of the new
+segments from the weighted parts, and lowers couplings by the differences of these statistics
+(`bottom_up_links.py`). The saliency of a segment is its coupling to all others over that inside.
 
-The tree of the hierarchy makes of each segment a child of the seed of its largest weight.
+In the tree of the hierarchy, each segment is a child of the seed with its largest weight.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ from segjax.types import struct
 
 @struct
 class WeightedAggregation:
-    """A hierarchy whose segments overlap, and its tree; nodes are numbered as in `Hierarchy`.
+    """Hierarchy of overlapping segments, and its tree; nodes are numbered as in `Hierarchy`.
 
     Attributes:
-      hierarchy: the tree. Sizes, colours and textures are those of its segments; boundaries and
-        saliencies those of the overlapping ones.
-      parent: parents of every node some of the next level, the one of the largest weight first; of
-        the top level, themselves. S is `Aggregation.parts`.
-      weight: the parts of the node that belong to each of them, 0..1. They add up to 1; to 0 for
-        rows that only fill the shape.
+      hierarchy: the tree. Sizes, colours and textures describe its segments; boundaries and
+        saliencies describe the overlapping ones.
+      parent: parents of every node in the next level, the one with the largest weight first;
+        nodes of the top level are their own parents. S is `Aggregation.parts`.
+      weight: fraction of the node that belongs to each parent, 0..1. These add up to 1, or to 0
+        for padding rows.
     """
 
     hierarchy: Hierarchy
@@ -51,10 +51,12 @@ class WeightedAggregation:
     weight: Float32[Array, "*B S N"]
 
     def memberships(self, level: int) -> Float32[Array, "n0 n"]:
-        """The part of every finest segment that belongs to each segment of a level, of one image.
+        """Computes the fraction of every finest segment that belongs to each segment of a level.
+
+        This works on the hierarchy of one image, not on batches.
 
         Args:
-          level: 0 for the finest; negative from the top.
+          level: 0 for the finest; negative levels count from the top.
 
         Raises:
           IndexError: if there is no such level.
@@ -64,6 +66,7 @@ class WeightedAggregation:
         own = self.hierarchy.valid[slices[level]].astype(jnp.float32)
         parts = jnp.diag(own)
         for rows in slices[:level][::-1]:
+            # Parents are numbered among all nodes, and those of `rows` start at `rows.stop`.
             parent = self.parent[:, rows] - rows.stop
             parts = (self.weight[:, rows, None] * parts[parent]).sum(0)
         return parts
@@ -73,18 +76,21 @@ def weighted_aggregation(
     image: UInt8[Array, "..."] | Float[Array, "..."],
     config: BottomUp = BottomUp(aggregation=Aggregation()),
 ) -> WeightedAggregation:
-    """`bottom_up` by weighted aggregation, with the weights; jit, and vmap for batches.
+    """`bottom_up` by weighted aggregation, which also returns the weights.
+
+    Supports `jax.jit`, and `jax.vmap` for batches.
 
     Args:
       image: RGB, [H, W, 3], uint8 or floats in 0..1.
-      config: how; where its `aggregation` is None, with the default settings of `Aggregation`.
+      config: settings of the grouping. If its `aggregation` is None, the default `Aggregation`
+        is used.
 
     Returns:
-      The hierarchy and the weights; see `bottom_up` for its shapes and for images that are not
-      finite. Levels have as many segments as there are seeds, mostly less than their capacity.
+      The hierarchy and the weights; see `bottom_up` for shapes and for images that are not
+      finite. Levels have as many segments as there are seeds, usually fewer than their capacity.
 
     Raises:
-      ValueError: as `bottom_up`.
+      ValueError: as in `bottom_up`.
     """
     check_image(image)
     sizes = config.level_sizes(*image.shape[:2])
@@ -93,7 +99,7 @@ def weighted_aggregation(
 
 @struct
 class _Coarser:
-    """Result of a step: the seeds' level, and the weights of the segments below."""
+    """Result of a step: the level of the seeds, and the weights of the segments below."""
 
     level: Level
     parent: Int32[Array, "*steps s n"]
@@ -116,6 +122,7 @@ def _aggregate_levels(
             weights.append(coarser.weight[step, :, :below])
             levels.append(jax.tree.map(lambda v, i=step, n=here: v[i, :n], coarser.level))
         dropped += [lost, coarser.dropped.sum()]
+    # Nodes of the top level are their own parents, with weight 1.
     own = (settings.parts, sizes[-1])
     parents.append(jnp.broadcast_to(jnp.arange(sizes[-1], dtype=jnp.int32), own))
     weights.append(jnp.zeros(own).at[0].set(1.0))
@@ -128,7 +135,7 @@ def _aggregate_levels(
 def _aggregate_span(
     segments: Segments, links: Links, sizes: tuple[int, ...], config: Aggregation
 ) -> tuple[Segments, Links, _Coarser]:
-    """Some steps in arrays of one length: one loop instead of a program each."""
+    """Runs several steps in arrays of one length, as a loop that compiles once."""
 
     def step(
         state: tuple[Segments, Links], seats: Int32[Array, ""]
@@ -145,14 +152,14 @@ def _aggregate_span(
 def _cut(
     segments: Segments, links: Links, number: int, room: int
 ) -> tuple[Segments, Links, Int32[Array, ""]]:
-    """Cuts off the unused ends of the arrays; and how many links found no room."""
+    """Cuts off the unused ends of the arrays and counts the links that do not fit."""
     segments = jax.tree.map(lambda a: a[..., :number], segments)
     links, lost = strongest(links, room, number)
     return segments, links, lost
 
 
 def _describe(segments: Segments, links: Links) -> Level:
-    """One level, with the couplings of its links."""
+    """Describes one level, using the couplings of its links."""
     along = jnp.stack([links.length, links.contrast, links.coupling])
     along = jnp.where(links.valid[None], along, 0.0)
     return describe(segments, (links.low, links.high), along)
@@ -161,7 +168,7 @@ def _describe(segments: Segments, links: Links) -> Level:
 def _with_statistics_of_the_tree(
     levels: list[Level], parents: list[Int32[Array, " _"]], segments: Segments
 ) -> list[Level]:
-    """Levels with sizes, colours and textures of the tree's segments."""
+    """Replaces sizes, colours and textures of the levels by those of the tree's segments."""
     described = []
     for level, parent in zip(levels, [None, *parents], strict=True):
         if parent is not None:
@@ -175,5 +182,5 @@ def _with_statistics_of_the_tree(
 
 
 def _sums(values: Float32[Array, "*c n"], parent: Int32[Array, " n"], number: int) -> Array:
-    """Sums over the children of every node of the next level."""
+    """Sums values over the children of every node of the next level."""
     return jax.ops.segment_sum(values.T, parent, number).T
