@@ -25,7 +25,7 @@ from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
 from segjax.train.interrupts import Interrupts, TrainingInterrupted
-from segjax.train.metrics import FiniteCheck, Progress, Window, Writer, say
+from segjax.train.metrics import FiniteCheck, Progress, RunLog, Window, Writer, say
 from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.pictures import write_pictures
@@ -102,6 +102,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
     # What is opened is closed in the other order, also if a step fails.
     with contextlib.ExitStack() as closing:
         closing.enter_context(claimed(workdir))
+        log = closing.enter_context(RunLog())
         device = devices.devices[0].device_kind
         say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {device}")
 
@@ -163,6 +164,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         # and the place in the data are taken over, all in the folder is the earlier run's.
         save_config(workdir / CONFIG_FILE, config, library_versions())
         save_classes(workdir, classes)
+        log.keep(workdir / "log.txt")
         writer = _closed_by(closing, Writer(workdir, config.tensorboard))
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))

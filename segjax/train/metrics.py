@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -45,8 +45,9 @@ class Writer:
         self._file.write(json.dumps({"step": step, "time": time.time()} | numbers) + "\n")
         self._file.flush()
         if self._events is not None:
-            for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+            for name, value in numbers.items():
+                if value is not None:  # TensorBoard draws no gaps
+                    self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Closes the files."""
@@ -92,10 +93,50 @@ class Progress:
         self._bar.close()
 
 
+class RunLog:
+    """Collects the lines of `say`, and writes them to a file once the run is accepted.
+
+    Until then they stay in memory: a run that is refused changes nothing in its folder.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> "RunLog":
+        _logs.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _logs.remove(self)
+        if self._file is not None:
+            self._file.close()
+
+    def keep(self, path: Path) -> None:
+        """Appends all lines so far to a file, and those to come."""
+        self._file = path.open("a", encoding="utf-8")
+        self._file.writelines(self._lines)
+        self._file.flush()
+
+    def add(self, text: str) -> None:
+        """Adds a line with the time."""
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
+        if self._file is None:
+            self._lines.append(line)
+        else:
+            self._file.write(line)
+            self._file.flush()
+
+
+_logs: list[RunLog] = []
+
+
 def say(text: str) -> None:
     """Prints a line, above the bar if there is one."""
     tqdm.write(text)
     sys.stdout.flush()
+    for log in _logs:
+        log.add(text)
 
 
 def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

@@ -77,7 +77,14 @@ def test_the_data_decide_the_classes(straight):
 
 def test_what_a_run_leaves_behind(straight, config):
     names = {path.name for path in straight.workdir.iterdir()}
-    expected = {"config.json", "classes.json", "metrics.jsonl", "checkpoints", "pictures"}
+    expected = {
+        "config.json",
+        "classes.json",
+        "log.txt",
+        "metrics.jsonl",
+        "checkpoints",
+        "pictures",
+    }
     assert names == expected
     assert len(list((straight.workdir / "pictures").glob("*.png"))) == config.num_pictures
     assert sorted(records(straight.workdir, "loss")) == [1, 2, 4, 6, 8]

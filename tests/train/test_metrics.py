@@ -2,12 +2,13 @@ import json
 import math
 import sys
 import threading
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segjax.train.metrics import Progress, Window, Writer, metrics_line
+from segjax.train.metrics import Progress, RunLog, Window, Writer, metrics_line, say
 from segjax.train.prefetch import Prefetch
 from tests.support import tiny
 
@@ -40,6 +41,25 @@ def test_tensorboard_files(tmp_path):
     writer.write(1, {"loss": 0.5})
     writer.close()
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_tensorboard_gets_no_numbers_that_are_none(tmp_path, monkeypatch):
+    added = []
+    writer = Writer(tmp_path)
+    monkeypatch.setattr(writer, "_events", SimpleNamespace(add_scalar=lambda *a: added.append(a)))
+    writer.write(3, {"loss": 1.0, "box/APl": float("nan"), "x": float("inf")})
+    assert added == [("loss", 1.0, 3)]
+
+
+def test_a_log_keeps_all_lines_once_the_run_is_accepted(tmp_path):
+    path = tmp_path / "log.txt"
+    with RunLog() as log:
+        say("before")
+        assert not path.exists()
+        log.keep(path)
+        say("after")
+    say("of another run")
+    assert [line.split(" ", 2)[2] for line in path.read_text().splitlines()] == ["before", "after"]
 
 
 def test_tensorboard_without_its_extra_is_named(tmp_path, monkeypatch):
