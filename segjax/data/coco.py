@@ -371,7 +371,7 @@ class _Reader:
         where: str,
     ) -> tuple[float, float, float, float] | None:
         """Checks `(x, y, width, height)` and compares it with the mask's outline."""
-        if value is None and outline is not None:
+        if value in (None, []) and outline is not None:
             self.problems.add("missing_bbox", where)
             x0, y0, x1, y1 = (float(side) for side in outline)
             return x0, y0, x1 - x0, y1 - y0

@@ -152,9 +152,10 @@ def test_a_missing_size_is_the_file_s(tmp_path, given):
     assert dataset.problems.counts["size_from_file"] == 1
 
 
-def test_missing_bbox_comes_from_the_mask(tmp_path):
+@pytest.mark.parametrize("bbox", [None, []])
+def test_missing_bbox_comes_from_the_mask(tmp_path, bbox):
     data = good()
-    data["annotations"][0]["bbox"] = None
+    data["annotations"][0]["bbox"] = bbox
     assert load(tmp_path, data).images[1].annotations[0].bbox == (3.0, 4.0, 5.0, 5.0)
 
 
