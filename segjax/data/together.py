@@ -40,15 +40,16 @@ def match_categories(
         dataset = datasets[split]
         numbers = _numbers(known, dataset.categories)
         if numbers is None:
-            merge_categories([matched[order[0]].categories, dataset.categories])
-            matched[split] = dataset
-            continue
+            merge_categories(
+                [*(found.categories for found in matched.values()), dataset.categories]
+            )
+            numbers = {c.id: c.id for c in dataset.categories}
         for category in dataset.categories:
             known.setdefault(category.name, numbers[category.id])
             if numbers[category.id] != category.id:
                 problems.add(
                     "matched_by_name",
-                    f'"{category.name}" is {numbers[category.id]} in {order[0]} and'
+                    f'"{category.name}" is {numbers[category.id]} in earlier splits and'
                     f" {category.id} in {split}",
                 )
         matched[split] = _renumbered(dataset, numbers)

@@ -10,13 +10,15 @@ from PIL import Image, ImageOps
 
 from segjax.data.build import open_records
 from segjax.data.check import check_dataset
-from segjax.data.coco import CocoError
+from segjax.data.coco import Category, CocoDataset, CocoError
 from segjax.data.config import DataConfig
 from segjax.data.example import read_example
 from segjax.data.images import decode_image, read_size, turn_upright, verify_image
 from segjax.data.pipeline import open_dataset, train_iterator
+from segjax.data.problems import Problems
 from segjax.data.rows import make_row
 from segjax.data.store import FolderStore, name_fault
+from segjax.data.together import match_categories
 from tests.support.map_samples import write
 from tests.support.samples import annotation, content, encoded, make_folder, picture, write_split
 
@@ -141,7 +143,10 @@ def test_splits_that_number_classes_differently_are_matched_by_name(tmp_path):
     val["categories"] = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
     config = make_folder(tmp_path, train, val)
     notes = check_dataset(config)["all splits"].examples["matched_by_name"]
-    assert sorted(notes) == ['"cat" is 3 in train and 7 in val', '"dog" is 7 in train and 3 in val']
+    assert sorted(notes) == [
+        '"cat" is 3 in earlier splits and 7 in val',
+        '"dog" is 7 in earlier splits and 3 in val',
+    ]
     dataset = open_dataset(config)
     assert (dataset.class_names, dataset.category_ids) == (("cat", "dog"), (3, 7))
     for split in ("train", "val"):
@@ -155,6 +160,17 @@ def test_disjoint_numbers_of_the_same_names_are_the_same_classes(tmp_path):
     val["categories"] = [{"id": 13, "name": "cat"}, {"id": 17, "name": "dog"}]
     config = make_folder(tmp_path, objects(2, lambda entry: None), val)
     assert open_dataset(config).class_names == ("cat", "dog")
+
+
+def test_a_class_that_only_later_splits_have_keeps_one_number():
+    def split(*categories):
+        return CocoDataset(tuple(Category(*c) for c in categories), (), Problems())
+
+    splits = {"train": split((1, "cat")), "val": split((1, "cat"), (2, "dog"))}
+    splits["test"] = split((5, "dog"))
+    matched, notes = match_categories(splits)
+    assert [c.id for c in matched["test"].categories] == [2]
+    assert notes.examples["matched_by_name"] == ['"dog" is 2 in earlier splits and 5 in test']
 
 
 def test_one_number_of_two_classes_is_refused_by_check_and_training_alike(tmp_path):
