@@ -308,7 +308,8 @@ def _place(config: DataConfig) -> str:
     """Names what a dataset is prepared from, whatever the state of its files."""
     root = str(Path(config.root).expanduser().absolute()) if config.root else ""
     labels = (config.semantic, config.semantic_root, config.semantic_ignore, config.semantic_values)
-    return repr((config.name, root, labels, config.on_bad_image, config.exif))
+    files = (config.train_json, config.val_json, config.test_json, config.image_root)
+    return repr((config.name, root, files, labels, config.on_bad_image, config.exif))
 
 
 def _labels_facts(labels: Labels) -> dict[str, Any]:

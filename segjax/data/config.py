@@ -31,6 +31,11 @@ class DataConfig:
         `name="2017"`; where `name="shapes"` writes its images, if not empty.
       name: format of the data, a row of `segjax.data.formats.FORMATS`: "folder" reads `root`;
         "2017" downloads COCO 2017; "shapes" makes pictures of shapes.
+      train_json: COCO annotation file of the training split, in place of the one that `root` would
+        have; file names in it are below `image_root`.
+      val_json: annotation file of the validation split, likewise.
+      test_json: annotation file of the test split, likewise; optional.
+      image_root: folder of the images of these files; "" takes `root`.
       shapes: what "shapes" makes.
       cache_dir: where prepared datasets, downloads and made pictures are kept.
       base_url: where "2017" finds `zips/` and `annotations/`.
@@ -93,6 +98,10 @@ class DataConfig:
 
     root: str = ""
     name: str = "folder"
+    train_json: str = ""
+    val_json: str = ""
+    test_json: str = ""
+    image_root: str = ""
     shapes: ShapesConfig | None = None
     cache_dir: str = "~/.cache/segjax"
     base_url: str = "http://images.cocodataset.org"

@@ -437,3 +437,37 @@ def test_a_dataset_is_prepared_again_if_asked_for(tmp_path):
     assert meta.stat().st_mtime_ns == before
     open_dataset(dataclasses.replace(config, rebuild=True))
     assert meta.stat().st_mtime_ns > before
+
+
+# ---- Files named one by one
+
+
+def test_annotation_files_can_lie_anywhere(tmp_path):
+    make_folder(tmp_path / "made", objects(2, lambda entry: None))
+    (tmp_path / "a.json").write_text(
+        (tmp_path / "made/annotations/instances_train.json").read_text()
+    )
+    config = DataConfig(
+        train_json=str(tmp_path / "a.json"),
+        val_json=str(tmp_path / "made/annotations/instances_val.json"),
+        test_json=str(tmp_path / "a.json"),
+        image_root=str(tmp_path / "made/train"),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    dataset = open_dataset(config)
+    assert {name: len(split.index) for name, split in dataset.splits.items()} == {
+        "train": 2,
+        "val": 2,
+        "test": 2,
+    }
+    assert not check_dataset(config)["all splits"].fatal()
+    with pytest.raises(CocoError, match=r"no annotation file at .*b\.json, which is to be val"):
+        open_dataset(dataclasses.replace(config, val_json=str(tmp_path / "b.json")))
+    with pytest.raises(ValueError, match="need image_root"):
+        open_dataset(dataclasses.replace(config, image_root=""))
+
+
+def test_a_test_folder_without_labels_is_no_split_of_labels(tmp_path):
+    config = labelled(tmp_path, (0, 1))
+    write(tmp_path / "test/9.png", encoded(picture(8, 10)))
+    assert sorted(open_dataset(config).splits) == ["train", "val"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from segjax.data.config import DataConfig
 from segjax.data.formats.coco_2017 import Coco2017
+from segjax.data.formats.coco_files import CocoFiles
 from segjax.data.formats.coco_folder import CocoFolder, has_annotations
 from segjax.data.formats.shapes import Shapes
 from segjax.data.formats.yolo import YoloFolder
@@ -27,6 +28,8 @@ FORMATS: dict[str, type[Source]] = {
 
 def open_source(config: DataConfig) -> Source:
     """Returns the source that a config names; raises a `ValueError` if a field is missing."""
+    if config.name == "folder" and (config.train_json or config.val_json or config.test_json):
+        return CocoFiles.of(config)
     return FORMATS[config.name if recognised(config) is None else "yolo"].of(config)
 
 

@@ -71,18 +71,23 @@ class CocoFolder:
         return self._splits()
 
     def _splits(self) -> dict[str, Split]:
-        return {
-            split: coco_split(
+        found = find_splits(self.root, need_annotations=self.need_annotations)
+        splits: dict[str, Split] = {}
+        for split, files in found.items():
+            try:
+                labels = find_labels(self.semantic, self.root, split, apart=False)
+            except CocoError:
+                if split != "test":  # whose labels are often kept back
+                    raise
+                continue
+            splits[split] = coco_split(
                 files.annotations,
                 FolderStore(files.images, follow_links=self.follow_links),
-                find_labels(self.semantic, self.root, split, apart=False),
+                labels,
                 max_pixels=self.max_pixels,
                 upright=self.upright,
             )
-            for split, files in find_splits(
-                self.root, need_annotations=self.need_annotations
-            ).items()
-        }
+        return splits
 
 
 def coco_split(

@@ -1,0 +1,82 @@
+"""COCO annotation files anywhere, each named by a flag."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from segjax.data.coco import CocoError
+from segjax.data.config import DataConfig
+from segjax.data.formats.coco_folder import coco_split
+from segjax.data.hashing import hash_splits
+from segjax.data.labels import find_labels
+from segjax.data.protocols import Split, Workspace
+from segjax.data.store import FolderStore
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoFiles:
+    """Annotation files of `DataConfig.train_json` and its siblings, and one folder of images.
+
+    Attributes:
+      files: annotation file of each split.
+      images: folder that all file names are below.
+      labels: kind of semantic labels and their folder, or ("none", "").
+      follow_links: True to read images through links that lead out of their folder.
+      max_pixels: largest image, height x width.
+      upright: True to turn images as their EXIF orientation says.
+    """
+
+    files: tuple[tuple[str, str], ...]
+    images: str
+    labels: tuple[str, str]
+    follow_links: bool
+    max_pixels: int
+    upright: bool
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "CocoFiles":
+        """Makes the source that a config names; raises a `ValueError` without `image_root`."""
+        images = config.image_root or config.root
+        if not images:
+            raise ValueError("train_json and val_json need image_root: the folder of the images")
+        named = (
+            ("train", config.train_json),
+            ("val", config.val_json),
+            ("test", config.test_json),
+        )
+        apart = config.semantic == "none" or bool(config.semantic_root)
+        return cls(
+            tuple((split, path) for split, path in named if path),
+            images,
+            ("none", "") if apart else (config.semantic, config.root or images),
+            config.follow_links,
+            config.max_image_pixels,
+            config.exif == "upright",
+        )
+
+    def fingerprint(self) -> str:
+        """Hashes annotations by content, images by place, size, time and samples."""
+        return hash_splits(self._splits())
+
+    def splits(self, workspace: Workspace) -> Mapping[str, Split]:
+        """Opens the files; raises `CocoError` if one is missing."""
+        return self._splits()
+
+    def _splits(self) -> dict[str, Split]:
+        folder = Path(self.images).expanduser().absolute()
+        if not folder.is_dir():
+            raise CocoError(f"no folder of images at {folder}")
+        semantic, base = self.labels
+        found: dict[str, Split] = {}
+        for split, path in self.files:
+            file = Path(path).expanduser().absolute()
+            if not file.is_file():
+                raise CocoError(f"no annotation file at {file}, which is to be {split}")
+            found[split] = coco_split(
+                file,
+                FolderStore(folder, follow_links=self.follow_links),
+                find_labels(semantic, base, split, apart=False),
+                max_pixels=self.max_pixels,
+                upright=self.upright,
+            )
+        return found
