@@ -7,20 +7,22 @@ import flax.linen as nn
 from segjax.models.variables import variable_shapes
 from segjax.protocols import Backbone, Model
 
-# Fields that say how often a layer is repeated.
+# Config fields whose numbers are counts of repeated layers.
 _COUNTS = ("num_convs", "num_fcs", "stage_sizes", "depths")
 
 
 def bounded_shapes(model: Model | Backbone, described: Any, arrays: int) -> dict[str, Any]:
-    """Shapes and dtypes of a model's variables; a model of a billion layers is given up early.
+    """Returns the shapes and dtypes of a model's variables; stops early at far too many layers.
+
+    A small config can describe a billion layers, too many to trace.
 
     Args:
       model: the linen module.
-      described: the JSON that it was made from.
-      arrays: how many its weights have. Models call a layer or two for each.
+      described: the JSON that the module was built from.
+      arrays: number of arrays in its weights. Models call one or two layers for each.
 
     Raises:
-      ValueError: if it has far more layers than arrays.
+      ValueError: if the model has far more layers than arrays.
     """
     left = 4 * arrays + 200
     error = ValueError(f"it has far more layers than its {arrays} arrays are enough for")
@@ -39,7 +41,7 @@ def bounded_shapes(model: Model | Backbone, described: Any, arrays: int) -> dict
 
 
 def _layers(value: Any, counts: bool = False) -> int:
-    """Counts the layers that a config's fields ask for, before any is made."""
+    """Counts the layers that a config asks for, before any of them is built."""
     if isinstance(value, dict):
         return sum(_layers(item, counts or key in _COUNTS) for key, item in value.items())
     if isinstance(value, list):

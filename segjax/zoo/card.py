@@ -1,4 +1,4 @@
-"""Model cards: what a folder of weights is, for people."""
+"""Model cards: human-readable descriptions of folders of weights."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ METRICS = {
 
 
 def card(found: Any) -> str:
-    """The README.md of a model's folder, with the front matter that model hubs read.
+    """Returns the README.md of a model's folder, with the front matter that model hubs read.
 
     Args:
       found: a `Pretrained`.
@@ -43,7 +43,7 @@ def card(found: Any) -> str:
 
 
 def _table(found: Any) -> list[str]:
-    """Facts about the weights, a row each."""
+    """Returns a Markdown table of facts about the weights, one per row."""
     origin = found.origin
     rows = {
         "converted from": origin.get("url") or origin.get("file"),
@@ -75,5 +75,5 @@ def _size(variables: Any) -> int:
 
 
 def _licence_id(licence: str) -> str:
-    """As model hubs name licences: "cc-by-sa-3.0"."""
+    """Returns a licence as model hubs spell it: "cc-by-sa-3.0"."""
     return licence.lower().replace(" ", "-") or "other"

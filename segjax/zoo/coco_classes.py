@@ -1,7 +1,7 @@
-"""COCO's classes as the three libraries order them.
+"""COCO's classes in the order of each of the three libraries.
 
-Ids and names of things are those of `instances_*.json`, of stuff those of `panoptic_*.json`, which
-joins some of COCO-Stuff's classes to "-merged" ones (panoptic_coco_categories.json of
+Ids and names of things come from `instances_*.json`. Those of stuff come from `panoptic_*.json`,
+which joins some of COCO-Stuff's classes into "-merged" ones (panoptic_coco_categories.json of
 github.com/cocodataset/panopticapi).
 """
 
@@ -9,14 +9,14 @@ from segjax.data.labels.stuffthingmaps import STUFF_NAMES
 from segjax.data.segments import PanopticCategory
 from segjax.data.things import THINGS
 
-# COCO's list of things that were never annotated.
+# Ids in COCO's list of things that were never annotated.
 _UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 _ALL_THINGS = tuple(range(1, 91))
 
 COCO_IDS = tuple(number for number in _ALL_THINGS if number not in _UNUSED)
 COCO_NAMES = tuple(STUFF_NAMES[number - 1] for number in COCO_IDS)
 
-# torchvision's heads have outputs for the unused ids, too.
+# torchvision's heads also have outputs for the unused ids.
 TORCHVISION_IDS = _ALL_THINGS
 TORCHVISION_NAMES = tuple(
     "N/A" if number in _UNUSED else STUFF_NAMES[number - 1] for number in TORCHVISION_IDS
@@ -46,6 +46,7 @@ PANOPTIC_CATEGORIES = (
     ),
     *_STUFF,
 )
-# Labels of the semantic branch of panoptic models, where all things are one class.
+# Labels of the semantic branch of panoptic models, which merges all things into one class:
+# Detectron2 puts it first, MMDetection last.
 THINGS_FIRST_NAMES = (THINGS, *(category.name for category in _STUFF))
 THINGS_LAST_NAMES = (*(category.name for category in _STUFF), THINGS)

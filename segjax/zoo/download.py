@@ -1,7 +1,7 @@
-"""Files of the web, fetched once, checked each time, and kept under a name of their own.
+"""Downloads: each file is fetched once, checked on every use, and cached under a unique name.
 
-A file that somebody put there by hand is as good as one that was fetched. Processes that want
-the same file at once wait for each other.
+A file that was put into the cache by hand is as good as a downloaded one. Processes that want the
+same file at the same time wait for each other.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """Facts known about a file beforehand."""
+    """Expected hashes and size of a file."""
 
     sha256: str
     md5: str
@@ -36,12 +36,13 @@ class _Wanted:
                 raise ValueError(f"{name} is {digits!r}, not 6 to {length} hexadecimal digits")
 
     def problem(self, path: Path) -> str | None:
-        """Says what is wrong with a file, with what was found and what was wanted."""
+        """Describes a mismatch (found and wanted); None if the file is as expected."""
         size = path.stat().st_size
         if self.size not in (None, size):
             return f"it has {size} bytes, {self.size} were wanted"
         for name, digits in (("sha256", self.sha256), ("md5", self.md5)):
             if digits:
+                # Python refuses MD5 in FIPS mode unless it is declared not to be for security.
                 with path.open("rb") as file:
                     found = hashlib.file_digest(
                         file, lambda name=name: hashlib.new(name, usedforsecurity=name != "md5")
@@ -60,7 +61,7 @@ class _Wanted:
 def problem_of(
     path: str | os.PathLike[str], *, sha256: str = "", md5: str = "", size: int | None = None
 ) -> str | None:
-    """Says how a file differs from what is wanted (see `fetch`); None if it does not."""
+    """Describes how a file differs from the expected one (see `fetch`); None if it does not."""
     return _Wanted(sha256.lower(), md5.lower(), size).problem(Path(path))
 
 
@@ -73,37 +74,37 @@ def fetch(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Gives the path of a file of the web, which is fetched if it is not there yet.
+    """Returns the local path of a file on the web, and downloads it if it is not cached.
 
-    Goes through the proxies of the environment (`https_proxy`, ...), continues where an earlier try
-    was cut off, and waits for another process that fetches the same file.
+    Uses the proxies of the environment (`https_proxy`, ...), resumes an interrupted download, and
+    waits for another process that fetches the same file.
 
     Args:
-      url: http or https.
-      sha256: hexadecimal; all of it or, as some file names have it, its first digits.
-      md5: the same of the MD5, which tells damage but no malice.
-      size: in bytes, where known.
-      folder: where it is kept; `CACHE` by default.
-      progress: show a bar, if there is a terminal.
+      url: http or https address.
+      sha256: SHA-256 in hexadecimal, in full or only its first digits, as some file names have it.
+      md5: MD5 in the same form; it detects damage but not malice.
+      size: size in bytes; None if unknown.
+      folder: cache folder; `CACHE` by default.
+      progress: show a progress bar if there is a terminal.
 
     Returns:
-      Its path, `cached_path(url, folder)`: complete, and as wanted.
+      The path `cached_path(url, folder)` of the complete, checked file.
 
     Raises:
-      DownloadError: if it cannot be fetched, or what came is something else; it says where to put
-        a file that was fetched in another way. A ConnectionError.
-      ValueError: if the URL or what is wanted is none.
+      DownloadError: if the file cannot be fetched or is not the expected one. The message says
+        where to put a file that was fetched in another way. Subclass of ConnectionError.
+      ValueError: if the URL or a hash is malformed.
       OSError: if the folder cannot be written to.
     """
     wanted = _Wanted(sha256.lower(), md5.lower(), size)
     path = cached_path(url, folder)
-    # Without lock, so that a complete cache may lie where nobody may write.
+    # Checked without the lock, so that a complete cache can be in a read-only folder.
     if path.is_file() and wanted.problem(path) is None:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_name(f"{path.name}.lock")):
         problem = wanted.problem(path) if path.is_file() else ""
-        if problem is None:  # another process was first
+        if problem is None:  # Another process fetched it while this one waited.
             return path
         if problem:
             _log.warning("%s is not what it should be and is fetched anew: %s", path, problem)
@@ -117,7 +118,7 @@ def fetch(
                 f"{url} could not be fetched: {error}. It can be fetched elsewhere and put at "
                 f"{path}{wanted}; it is checked and used from there.{also}"
             ) from error
-        except OSError as error:  # writing to a full disk does not say whose file it was
+        except OSError as error:  # The error of a full disk does not name the file.
             error.filename = error.filename or str(part)
             raise
         _publish(transfer, path)
@@ -125,15 +126,15 @@ def fetch(
 
 
 def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Says where the file of a URL is kept.
+    """Returns the path at which the file of a URL is cached.
 
     Args:
-      url: http or https.
-      folder: `CACHE` by default.
+      url: http or https address.
+      folder: cache folder; `CACHE` by default.
 
     Returns:
-      A path in the folder: the URL's last part, so that people know it, with a few digits of the
-      URL's hash, since many files of the web are called `model_final.pkl`.
+      A path in the folder: the last part of the URL, to be recognisable, with a few digits of the
+      URL's hash, because many different files are called `model_final.pkl`.
 
     Raises:
       ValueError: if it is not a web URL.
@@ -153,7 +154,7 @@ def cached_path(url: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _fetch_checked(transfer: Transfer, wanted: _Wanted) -> None:
-    """Fetches; parts of two answers that do not fit together are fetched once more."""
+    """Fetches and checks a file; a resumed file that fails the check is fetched once more."""
     while True:
         transfer.run()
         problem, resumed = wanted.problem(transfer.part), transfer.resumed
@@ -165,11 +166,12 @@ def _fetch_checked(transfer: Transfer, wanted: _Wanted) -> None:
 
 
 def _publish(transfer: Transfer, path: Path) -> None:
-    """Gives a complete file its name, so that after a crash it is there whole or not at all."""
+    """Renames a complete file atomically, so that a crash leaves the whole file or none."""
     with transfer.part.open("rb") as file:
         os.fsync(file.fileno())
     transfer.part.replace(path)
     transfer.forget()
+    # The rename itself only survives a crash once the folder is synced, too.
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

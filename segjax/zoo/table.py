@@ -1,4 +1,4 @@
-"""The one table of the zoo: published weights of torchvision, Detectron2 and MMDetection."""
+"""The zoo's table of published weights of torchvision, Detectron2, MMDetection and others."""
 
 import difflib
 import fnmatch
@@ -20,10 +20,10 @@ ENTRIES: dict[str, Entry] = {
 
 
 def find(name: str) -> Entry:
-    """The row of that name.
+    """Returns the row with a given name.
 
     Raises:
-      ValueError: if there is none, with names that are near.
+      ValueError: if there is none; the message suggests similar names.
     """
     if name in ENTRIES:
         return ENTRIES[name]
@@ -36,9 +36,9 @@ def find(name: str) -> Entry:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of published weights, for `segjax.load`, in the table's order.
+    """Lists names of published weights for `segjax.load`, in the order of the table.
 
     Args:
-      pattern: such as "mask_rcnn*" or "*.d2_3x".
+      pattern: shell-style pattern, such as "mask_rcnn*" or "*.d2_3x".
     """
     return [name for name in ENTRIES if fnmatch.fnmatchcase(name, pattern)]

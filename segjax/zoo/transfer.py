@@ -1,4 +1,4 @@
-"""One file over HTTP into a partial file: resumed, retried, and never believed blindly."""
+"""Download of one file over HTTP into a partial file, with retries, resumption and checks."""
 
 import contextlib
 import dataclasses
@@ -17,34 +17,34 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _TIMEOUT = 30.0  # seconds without a byte
-_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before tries that follow one without progress
+_WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before a retry, by the number of tries without progress
 _MAX_TRIES = 50
-_MAX_BYTES = 16 << 30
+_MAX_BYTES = 16 << 30  # limit for files of unknown size
 _BLOCK = 1 << 18
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _OFFLINE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 
 
 class DownloadError(ConnectionError):
-    """A file that could not be fetched, or is not the one that was wanted."""
+    """Raised if a file cannot be fetched or is not the expected one."""
 
 
 class _BrokenOffError(Exception):
-    """A try that another may follow."""
+    """Raised by a try that failed but may be repeated."""
 
 
 @dataclasses.dataclass
 class Transfer:
-    """A download in progress, which continues where an earlier one stopped.
+    """A download that resumes where an earlier one stopped.
 
     Attributes:
-      url: where from; http or https.
-      part: the partial file; a file next to it keeps what the server calls this version.
-      size: bytes that the file must have; None where nobody knows.
-      checked: whether the content is checked afterwards, so that a server without versions (ETag
-        or Last-Modified) may be trusted to send the rest of the same file.
-      progress: whether to show a bar, on a terminal.
-      resumed: whether the bytes are of more than one answer.
+      url: http or https address.
+      part: path of the partial file; a file next to it stores the server's version of the content.
+      size: exact size of the file in bytes; None if unknown.
+      checked: True if the caller checks the content afterwards. Then a download is resumed even if
+        the server sends no version (ETag or Last-Modified).
+      progress: show a progress bar if there is a terminal.
+      resumed: True if some bytes come from an earlier response.
     """
 
     url: str
@@ -63,20 +63,22 @@ class Transfer:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def run(self) -> None:
-        """Fetches the file, in as many tries as it takes while bytes keep coming.
+        """Fetches the file, with retries as long as bytes keep arriving (`_MAX_TRIES` at most).
 
         Raises:
-          DownloadError: if it cannot be had; what came stays for the next time.
-          OSError: if it cannot be written.
+          DownloadError: if the file cannot be fetched; received bytes may be kept for the next run.
+          OSError: if the file cannot be written.
         """
         failures, farthest = 0, self._have
         for _ in range(_MAX_TRIES):
+            # Asking for the rest of a complete file would be an error, 416.
             if farthest and self._have == self.size:
                 self.resumed = True
                 return
             try:
                 return self._try()
             except _BrokenOffError as error:
+                # Only tries without progress count, so a flaky connection still completes.
                 failures = 0 if self._have > farthest else failures + 1
                 farthest = max(farthest, self._have)
                 if failures > len(_WAITS):
@@ -85,15 +87,17 @@ class Transfer:
         raise DownloadError(f"the connection broke off {_MAX_TRIES} times")
 
     def forget(self) -> None:
-        """Removes what came so far."""
+        """Deletes the bytes received so far."""
         self.part.unlink(missing_ok=True)
         self._tag.unlink(missing_ok=True)
         self.resumed = False
 
     def _try(self) -> None:
         have, version = self._have, self._tag.read_text() if self._tag.exists() else ""
+        # Without a version or a later check, two versions of the file could be mixed unnoticed.
         if have and not version and not self.checked:
             have = 0
+        # Compressed responses would make sizes and ranges those of the compressed bytes.
         headers = {"User-Agent": "segjax", "Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -105,19 +109,19 @@ class Transfer:
             self._receive(response, start)
 
     def _restart(self, why: str) -> None:
-        """Gives up what came so far, once: without it there is nothing to give up."""
+        """Drops the partial file and asks for another try; fails if there is nothing to drop."""
         if not self._have:
             raise DownloadError(why)
         self.forget()
         raise _BrokenOffError(why)
 
     def _start(self, response: Any, have: int, version: str) -> int:
-        """Finds where in the file the answer's first byte belongs, and makes ready for it."""
+        """Returns the offset of the response's first byte in the file, and prepares for it."""
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadError(f"the server sends it as {response.headers['Content-Encoding']}")
         if response.headers.get_content_type() == "text/html":
             raise DownloadError("the server sends a web page in its place (a login, maybe)")
-        if response.status == 200:
+        if response.status == 200:  # the whole file, even if only the rest was requested
             self.forget()
             self._tag.write_text(_version(response.headers))
             return 0
@@ -142,11 +146,12 @@ class Transfer:
                 if at > limit:
                     break
                 file.write(block)
-                file.flush()  # so that a killed process loses nothing
+                file.flush()  # Flushed so that a killed process loses nothing.
                 advance(len(block))
         if at > limit:
             self.forget()
             raise DownloadError(f"the server sends more than the {limit} bytes that were wanted")
+        # `read1` does not report that a connection ended early.
         if total is not None and at < total:
             raise _BrokenOffError(f"the connection broke off after {at} of {total} bytes")
 
@@ -165,12 +170,12 @@ class Transfer:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to web servers only, and from an encrypted connection to no other."""
+    """Follows redirects to http(s) only, and never from https to http."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """Returns the request that follows."""
+        """Returns the redirected request."""
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
             raise DownloadError(f"{req.full_url} redirects to {newurl[:200]}, which is not safe")
@@ -178,7 +183,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Builds what speaks HTTP, through the proxies of the environment, and nothing else."""
+    """Builds an opener for http(s) through the environment's proxies, and for no other scheme."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -195,13 +200,13 @@ def _opener() -> urllib.request.OpenerDirector:
 
 @contextlib.contextmanager
 def _told_apart(restart: Callable[[str], None]) -> Iterator[None]:
-    """Turns what goes wrong into what may be tried again and what may not."""
+    """Turns network errors into `_BrokenOffError`, if another try may help, or `DownloadError`."""
     try:
         yield
     except urllib.error.HTTPError as error:
         error.close()
         said = f"the server answers {error.code} {error.reason}"
-        if error.code == 416:
+        if error.code == 416:  # The partial file is as long as the server's file, or longer.
             restart(said)
         raise (_BrokenOffError if error.code in _BUSY else DownloadError)(said) from None
     except urllib.error.URLError as error:
@@ -218,11 +223,11 @@ def _told_apart(restart: Callable[[str], None]) -> Iterator[None]:
         raise _BrokenOffError(f"{type(error).__name__}: {error}") from None
     except OSError as error:
         if error.errno not in _OFFLINE:
-            raise  # of the disk
+            raise  # an error of the disk
         raise _BrokenOffError(str(error)) from None
 
 
 def _version(headers: Any) -> str:
-    """Reads what tells versions of a file apart; weak ETags do not, byte for byte."""
+    """Returns the ETag or Last-Modified; weak ETags do not guarantee equal bytes."""
     etag = headers.get("ETag", "")
     return headers.get("Last-Modified", "") if not etag or etag.startswith("W/") else etag

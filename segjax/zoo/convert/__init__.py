@@ -1,4 +1,4 @@
-"""Converters between the peers' parameter names and layouts and ours, one table for each."""
+"""Tables for converting between the parameter names and layouts of other libraries and ours."""
 
 from segjax.zoo.convert import caffe2, detectron2, efficientnet, mmdet, swin, torchvision
 from segjax.zoo.convert.rules import Rule as Rule
@@ -10,7 +10,7 @@ from segjax.zoo.convert.unread import with_unread as with_unread
 
 RULES: dict[str, list[Rule]] = {
     "torchvision": torchvision.RULES,
-    "torchvision_backbone": torchvision.BACKBONE_RULES,  # timm's names are the same
+    "torchvision_backbone": torchvision.BACKBONE_RULES,  # timm uses the same names.
     "detectron2": detectron2.RULES,
     "detectron2_cascade": detectron2.CASCADE_RULES,
     "detectron2_panoptic": detectron2.PANOPTIC_RULES,

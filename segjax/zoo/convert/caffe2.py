@@ -1,9 +1,9 @@
 """Caffe2's names: the ResNets that Detectron2 starts from (MSRA/R-50, R-101, FAIR/X-101-32x8d).
 
-Detectron2's files of them hold whole batch norms (`BACKBONE_RULES`), those of its predecessor
-Detectron batch norms folded to scale and bias (`FOLDED_BACKBONE_RULES`). For the latter Detectron2
-fills in the statistics that make its norm of epsilon 1e-5 the same: a mean of 0 and a variance of
-1 - 1e-5 (`FrozenBatchNorm2d`); ours has to be of the default epsilon too. Images are BGR.
+Detectron2's files hold whole batch norms (`BACKBONE_RULES`). Those of its predecessor, Detectron,
+hold batch norms folded into scale and bias (`FOLDED_BACKBONE_RULES`). For these, Detectron2 fills
+in a mean of 0 and a variance of 1 - 1e-5, which cancel the epsilon of 1e-5 of its
+`FrozenBatchNorm2d`; our norm must have the default epsilon for the same reason. Images are BGR.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,10 @@ NormRules = Callable[[str, str], list[Rule]]
 
 
 def _whole(peer: str, ours: str) -> list[Rule]:
-    """Detectron2's `convert_basic_c2_names` knows two names of each."""
+    """Returns the rules of a whole batch norm.
+
+    Each array has two names, both of which Detectron2's `convert_basic_c2_names` accepts.
+    """
     return [
         Rule(f"{peer}_gamma", f"{ours}/scale"),
         Rule(f"{peer}_beta", f"{ours}/bias"),
@@ -60,7 +63,7 @@ def _backbone(norm: NormRules) -> list[Rule]:
     ]
     return [
         *body,
-        # The bias of MSRA's stem is next to nothing; Detectron2 leaves it out, too.
+        # The bias of MSRA's stem is close to zero; Detectron2 drops it, too.
         *dropped("conv1_b", "fc1000_w", "fc1000_b", "pred_w", "pred_b"),
         *dropped(*(f"{rule.peer}_momentum" for rule in body if rule.peer)),
         *dropped("conv1_b_momentum", "pred_w_momentum", "pred_b_momentum"),

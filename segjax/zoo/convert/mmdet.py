@@ -1,6 +1,6 @@
 """MMDetection's names: Faster, Mask and Cascade R-CNN, HTC, Panoptic FPN.
 
-Background is its last class, as ours.
+The background is the last class, as in our models.
 """
 
 from segjax.zoo.convert.rules import (
@@ -52,7 +52,7 @@ def _fused_semantic_head(peer: str, ours: str) -> list[Rule]:
 
 
 def _counted_convs(peer: str, ours: str, count: int) -> list[Rule]:
-    """Convolutions in a list, which the peer counts from 0 and we from 1."""
+    """Returns the rules of a list of convolutions, numbered from 0 by the peer and from 1 by us."""
     return [
         rule
         for i in range(count)
@@ -61,7 +61,7 @@ def _counted_convs(peer: str, ours: str, count: int) -> list[Rule]:
 
 
 def _semantic_block(level: int, index: int) -> list[Rule]:
-    """One of the convolutions of a level of Panoptic FPN's branch."""
+    """Returns the rules of one convolution of a level in Panoptic FPN's semantic branch."""
     peer = f"semantic_head.conv_upsample_layers.{level}.conv.{index}"
     ours = f"semantic_head/level{level + 1}_conv{index + 1}"
     return [
@@ -81,12 +81,12 @@ RULES: list[Rule] = [
     *_box_head("roi_head.bbox_head.#", "box_heads_#"),
     *_mask_head("roi_head.mask_head", "mask_head"),
     *_mask_head("roi_head.mask_head.#", "mask_heads_#"),
-    # What flows into mask head t we count from the head that it comes from.
+    # Both sides number a mask flow by the head that receives it, from 0.
     *conv_rules("roi_head.mask_head.#.conv_res.conv", "mask_flow#", bias=True),
     *_fused_semantic_head("roi_head.semantic_head", "semantic_head"),
 ]
 
-# Panoptic FPN: a Mask R-CNN and the semantic branch, whose things are the last class, as here.
+# Panoptic FPN: a Mask R-CNN and the semantic branch, with all things as the last class, as here.
 PANOPTIC_RULES: list[Rule] = [
     *under("detector", RULES),
     *[

@@ -1,4 +1,4 @@
-"""Files that others trained: prefixes of their trainers, and their own number of classes."""
+"""Custom checkpoints: prefixes that trainers add to names, and any number of classes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,8 @@ from segjax.models.variables import variable_shapes
 from segjax.protocols import Model
 from segjax.zoo.convert.rules import Array, Rule, by_path, path_of
 
-# Wrappers of models that may stand before the names: Lightning, DataParallel, torch.compile,
-# averaged copies. Outer ones come first.
+# Prefixes of Lightning, DataParallel, torch.compile and averaged copies. Nested wrappers add
+# several, the outermost first.
 _WRAPPER = re.compile(
     r"(?:ema_model|model_ema|averaged_model|ema|model|module|net|network|detector|_orig_mod)\."
 )
@@ -20,17 +20,17 @@ _WRAPPER = re.compile(
 def without_prefix(
     state: Mapping[str, Array], rules: Sequence[Rule]
 ) -> tuple[dict[str, Array], str, tuple[str, ...]]:
-    """Takes off the prefix that a trainer put before the names.
+    """Removes the prefix that a trainer added to the names.
 
-    Where a file holds a model several times, averaged weights are taken before the last ones.
+    If a file holds several copies of a model, averaged weights are preferred over the latest ones.
 
     Args:
       state: tensors by the file's names.
       rules: the peer's table.
 
     Returns:
-      The tensors by the peer's names; the prefix, "" for none; and the names of tensors without
-      it, which are left out. Names that fit no table stay as they are.
+      The tensors by the peer's names; the prefix, or "" if there is none; and the names of the
+      omitted tensors, which lack the prefix. If no name fits the table, all names are unchanged.
     """
     prefixes = {""}
     for name in state:
@@ -39,6 +39,7 @@ def without_prefix(
             place = found.end()
             prefixes.add(name[:place])
     known = {p: sum(_knows(rules, n[len(p) :]) for n in state if n.startswith(p)) for p in prefixes}
+    # The prefix with the most known names wins. Ties go to averaged weights, then to the shortest.
     best = max(prefixes, key=lambda p: (known[p], "ema" in p or "averaged" in p, -len(p)))
     if not best or not known[best]:
         return dict(state), "", ()
@@ -57,16 +58,16 @@ def _knows(rules: Sequence[Rule], name: str) -> bool:
 def count_classes(
     state: Mapping[str, Array], rules: Sequence[Rule], model: Model
 ) -> tuple[int | None, int | None]:
-    """Reads the numbers of classes off the shapes of a file's tensors.
+    """Infers the numbers of classes from the shapes of a file's tensors.
 
     Args:
       state: tensors by the peer's names.
       rules: the peer's table.
-      model: of the same architecture, with any number of classes.
+      model: model of the same architecture, with any number of classes.
 
     Returns:
-      Instance classes and pixel classes; None where the model has none, or the file does not
-      say one number.
+      Numbers of instance and of pixel classes; None if the model predicts none, or if the shapes
+      do not agree on one number.
     """
     counts = model.classes
     things = pixels = None
@@ -78,7 +79,7 @@ def count_classes(
 
 
 def _count(state: Mapping[str, Array], rules: Sequence[Rule], one: Model, two: Model) -> int | None:
-    """Solves for the number: sides grow evenly with it, from a model of 1 class to one of 2."""
+    """Solves for the number of classes: sides are linear in it, as 1 and 2 classes show."""
     first, second = (by_path(variable_shapes(model)) for model in (one, two))
     found: set[float] = set()
     for name, array in state.items():

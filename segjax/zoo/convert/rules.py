@@ -1,8 +1,8 @@
-"""Conversion by table: a rule says what a peer's tensor is called here and how its array lies.
+"""Conversion by table: a rule maps a peer's tensor name and array layout to ours.
 
-One table serves both ways. `convert` must use every tensor of a file and fill
-every variable of the model, `export` must write every variable; what is left
-over on either side is an error that lists the names.
+One table serves both directions. `convert` must use every tensor of a file and fill every variable
+of the model; `export` must write every variable. Anything left over on either side is an error
+that lists the names.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ Array = np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Layout of an array on both sides.
+    """Conversion of an array between the peer's layout and ours.
 
     Attributes:
-      ours: the peer's array -> ours.
-      peers: our array -> the peer's.
-      background: number of the peer's first rows that belong to the background, which has none
-        here: `ours` leaves them out, `peers` makes them zeros.
+      ours: function from the peer's array to ours.
+      peers: function from our array to the peer's.
+      background: number of leading rows that the peer has for the background and we do not: `ours`
+        drops them, `peers` fills them with zeros.
     """
 
     ours: Callable[[Array], Array]
@@ -33,20 +33,23 @@ class Layout:
 
 
 same = Layout(lambda x: x, lambda x: x)
-"""Vectors: as they are."""
+"""Vectors, unchanged."""
 
 conv = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
-"""Convolution kernel: [out, in, kh, kw] and [kh, kw, in, out]."""
+"""Convolution kernels: [out, in, kh, kw] (peer) and [kh, kw, in, out] (ours)."""
 
 deconv = Layout(lambda x: x.transpose(2, 3, 0, 1), lambda x: x.transpose(2, 3, 0, 1))
-"""Transposed convolution kernel: [in, out, kh, kw] and [kh, kw, in, out]."""
+"""Transposed convolution kernels: [in, out, kh, kw] (peer) and [kh, kw, in, out] (ours)."""
 
 dense = Layout(np.transpose, np.transpose)
-"""Fully connected: [out, in] and [in, out]."""
+"""Fully connected kernels: [out, in] (peer) and [in, out] (ours)."""
 
 
 def dense_after_pool(cells: int) -> Layout:
-    """Fully connected on region features of S = `cells`: [out, C * S * S] and [S * S * C, out]."""
+    """Returns the layout of a dense kernel on S x S region features, S = `cells`.
+
+    The peer's shape is [out, C * S * S], ours is [S * S * C, out].
+    """
 
     def ours(x: Array) -> Array:
         maps = x.reshape(x.shape[0], -1, cells, cells)  # [out, C, S, S]
@@ -60,7 +63,7 @@ def dense_after_pool(cells: int) -> Layout:
 
 
 def foreground(layout: Layout, background: int) -> Layout:
-    """The same layout of all rows of the peer's array but the first, which are the background's."""
+    """Returns `layout` for the peer's array without its first `background` rows."""
 
     def peers(x: Array) -> Array:
         rows = layout.peers(x)
@@ -73,19 +76,19 @@ def foreground(layout: Layout, background: int) -> Layout:
 class Rule:
     """One line of a converter's table.
 
-    Names are templates: every "#" stands for a number, and the numbers are the same, in the
-    same order, on both sides: "layer#.#.conv#.weight" is "layer#_#/conv#/kernel".
+    Names are templates: each "#" matches a number. Numbers appear in the same order on both sides:
+    "layer#.#.conv#.weight" is "layer#_#/conv#/kernel".
 
     Attributes:
-      peer: the peer's name; None for a variable that the peer has no tensor for, which
-        is `value` throughout.
-      path: ours below the collection, "/"-joined; None for a tensor that carries nothing
-        for us: read, it is dropped; written, if `beside` says so, it is a counter at 0.
-      layout: how the array lies.
-      beside: one of our variables, collection included. The tensor is written only for models
-        that have it: this tells two names of one layer apart, and batch norms from frozen ones.
-      old: a name that only older files have: read, never written.
-      value: see `peer`.
+      peer: the peer's name; None for a variable without a counterpart, filled with `value`.
+      path: our name below the collection, "/"-joined; None for a tensor that we do not use. Such a
+        tensor is dropped on reading; with `beside`, it is written as a counter at 0.
+      layout: conversion of the array.
+      beside: one of our variables, including its collection. The tensor is written only for models
+        that have this variable, which distinguishes two names of one layer, and trainable from
+        frozen batch norms.
+      old: True for a name in older files only, which is read but never written.
+      value: constant for a variable without a counterpart; see `peer`.
     """
 
     peer: str | None
@@ -96,17 +99,17 @@ class Rule:
     value: float = 0.0
 
 
-# ---- Lines that every table has ---------------------------------------------------------------
+# ---- Rules that tables share -----------------------------------------------------------------
 
 
 def conv_rules(peer: str, ours: str, *, bias: bool, old: bool = False) -> list[Rule]:
-    """A convolution's kernel and, if it has one, its bias."""
+    """Returns the rules of a convolution's kernel and, with `bias`, its bias."""
     kernel = Rule(f"{peer}.weight", f"{ours}/kernel", conv, old=old)
     return [kernel, Rule(f"{peer}.bias", f"{ours}/bias", old=old)] if bias else [kernel]
 
 
 def deconv_rules(peer: str, ours: str) -> list[Rule]:
-    """A transposed convolution's kernel and bias."""
+    """Returns the rules of a transposed convolution's kernel and bias."""
     return [
         Rule(f"{peer}.weight", f"{ours}/kernel", deconv),
         Rule(f"{peer}.bias", f"{ours}/bias"),
@@ -116,7 +119,7 @@ def deconv_rules(peer: str, ours: str) -> list[Rule]:
 def dense_rules(
     peer: str, ours: str, layout: Layout = dense, *, beside: str | None = None
 ) -> list[Rule]:
-    """A fully connected layer's kernel and bias."""
+    """Returns the rules of a fully connected layer's kernel and bias."""
     return [
         Rule(f"{peer}.weight", f"{ours}/kernel", layout, beside),
         Rule(f"{peer}.bias", f"{ours}/bias", same, beside),
@@ -124,13 +127,13 @@ def dense_rules(
 
 
 def norm_rules(peer: str, ours: str, *, frozen: bool = True) -> list[Rule]:
-    """A batch norm's scale, bias and running statistics.
+    """Returns the rules of a batch norm's scale, bias and running statistics.
 
     Args:
-      peer: its name there.
-      ours: its name here.
-      frozen: the peer has another norm for constants, which does not count its batches as
-        batch norms do; ours is one if scale and bias are not parameters.
+      peer: the peer's name.
+      ours: our name.
+      frozen: True if the peer has a separate module for frozen norms, which has no batch counter.
+        Ours is frozen if scale and bias are not parameters.
     """
     counts = f"params/{ours}/scale" if frozen else f"batch_stats/{ours}/mean"
     return [
@@ -143,7 +146,7 @@ def norm_rules(peer: str, ours: str, *, frozen: bool = True) -> list[Rule]:
 
 
 def group_norm_rules(peer: str, ours: str) -> list[Rule]:
-    """A group norm's scale and bias."""
+    """Returns the rules of a group norm's scale and bias."""
     return [
         Rule(f"{peer}.weight", f"{ours}/group/scale"),
         Rule(f"{peer}.bias", f"{ours}/group/bias"),
@@ -151,12 +154,12 @@ def group_norm_rules(peer: str, ours: str) -> list[Rule]:
 
 
 def dropped(*names: str) -> list[Rule]:
-    """Tensors that carry nothing for us and are never written."""
+    """Returns rules for tensors that we do not use and never write."""
     return [Rule(name, None) for name in names]
 
 
 def under(prefix: str, rules: Sequence[Rule]) -> list[Rule]:
-    """The same table for a model that holds ours as its child `prefix`."""
+    """Returns the table for a model that contains the table's model as its child `prefix`."""
 
     def moved(rule: Rule) -> Rule:
         path, beside = rule.path, rule.beside
@@ -173,10 +176,10 @@ def under(prefix: str, rules: Sequence[Rule]) -> list[Rule]:
 
 
 def path_of(rules: Sequence[Rule], name: str) -> tuple[str | None, Layout]:
-    """Our path and the layout of the peer's tensor `name`; the first rule that fits counts.
+    """Returns our path and the layout of the peer's tensor `name`, from the first matching rule.
 
     Raises:
-      KeyError: if no rule knows the name.
+      KeyError: if no rule matches the name.
     """
     for rule in rules:
         numbers = _numbers(rule.peer, name)
@@ -188,21 +191,20 @@ def path_of(rules: Sequence[Rule], name: str) -> tuple[str | None, Layout]:
 def convert(
     state: Mapping[str, Array], rules: Sequence[Rule], variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A peer's state dict as variables of a model.
+    """Converts a peer's state dict to variables of a model.
 
     Args:
       state: the peer's tensors by its names.
       rules: the peer's table.
-      variables: the model's variables, or their shapes (`jax.eval_shape` of
-        `model.init`), by collection.
+      variables: the model's variables, or their shapes (`jax.eval_shape` of `model.init`), by
+        collection.
 
     Returns:
-      Variables of the same structure, float32 numpy arrays.
+      Variables of the same structure, as float32 numpy arrays.
 
     Raises:
-      ValueError: listing the tensors that no rule knows, that have no place in the
-        model or the same as another one, the variables that nothing filled, and
-        shapes that differ.
+      ValueError: if a tensor matches no rule, has no place in the model or the same place as
+        another, if a variable is not filled, or if shapes differ. The message lists all of these.
     """
     wanted = by_path(variables)
     filled: dict[str, Array] = {}
@@ -224,11 +226,11 @@ def convert(
         shape = tuple(wanted[path].shape)
         try:
             value = layout.ours(np.asarray(array))
-        except (ValueError, IndexError):  # too few axes, or sides that cannot be split
+        except (ValueError, IndexError):  # Too few axes, or sides that do not divide.
             value = np.asarray(array)
             problems.append(f"{name}: {value.shape} cannot become {path} {shape}")
         else:
-            # Copied only if it fits: a file may give one large array every name of the model.
+            # Copied only if it fits: a hostile file may give one large array to every name.
             if value.shape == shape:
                 value = np.ascontiguousarray(value, np.float32)
             else:
@@ -244,22 +246,22 @@ def convert(
 
 
 def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Array]:
-    """Variables of a model as the peer's state dict: the way back of `convert`.
+    """Converts variables of a model to the peer's state dict: the inverse of `convert`.
 
-    What the peer's module has and we do not is written too, as zeros: batch norms' counters, and
-    the background's boxes and masks where the peer has them. `unread.with_unread` puts in what a
-    file of the peer said of these.
+    Tensors that only the peer's module has are written as zeros: batch-norm counters, and the
+    background's boxes and masks if the peer has them. `unread.with_unread` restores their values
+    from a file of the peer.
 
     Args:
-      variables: the model's, by collection.
+      variables: the model's variables, by collection.
       rules: the peer's table.
 
     Returns:
-      The peer's tensors by its names: float32 numpy arrays, and int64 counters at 0.
+      The peer's tensors by its names, as float32 numpy arrays, and int64 counters at 0.
 
     Raises:
-      ValueError: listing the variables that the table gives no name to, and those that the
-        peer's files cannot hold because they differ from what it takes for granted.
+      ValueError: if the table has no name for a variable, or if a variable differs from the
+        constant that the peer assumes. The message lists all of these.
     """
     names = _flatten(variables)
     state: dict[str, Array] = {}
@@ -274,6 +276,7 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
         elif not np.array_equal(value, np.full_like(value, found[0].value)):
             problems.append(f"the peer has no place for {path}, unless it is {found[0].value}")
     _raise(problems)
+    # Batch counters: no variable of ours leads to them, only the norm they belong to.
     for rule in rules:
         if rule.path is None and rule.beside is not None:
             for path in names:
@@ -286,7 +289,7 @@ def export(variables: Mapping[str, Any], rules: Sequence[Rule]) -> dict[str, Arr
 def _writer(
     rules: Sequence[Rule], path: str, names: Mapping[str, Any]
 ) -> tuple[Rule, str | None] | None:
-    """The rule that writes our `path` and the peer's name, None for a constant."""
+    """Returns the rule that writes our `path` and the peer's name, which is None for a constant."""
     for rule in rules:
         numbers = None if rule.old else _numbers(rule.path, path)
         if numbers is None:
@@ -309,7 +312,7 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _numbers(template: str | None, text: str) -> tuple[str, ...] | None:
-    """Returns the numbers that stand for the template's "#" in `text`; None if it does not fit."""
+    """Returns the numbers in `text` at each "#" of the template; None if it does not match."""
     match = None if template is None else _pattern(template).fullmatch(text)
     return None if match is None else match.groups()
 
@@ -331,7 +334,7 @@ def _raise(problems: Sequence[str]) -> None:
 
 
 def by_path(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns all variables by their paths below the collections, which never share one."""
+    """Returns all variables by their paths below the collections, which share no path."""
     return {path: leaf for tree in variables.values() for path, leaf in _flatten(tree).items()}
 
 
@@ -346,7 +349,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _rebuilt(variables: Mapping[str, Any], values: Mapping[str, Array]) -> dict[str, Any]:
-    """The structure of `variables` with the values of the paths."""
+    """Returns the structure of `variables` filled with `values` by path."""
 
     def fill(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         return {

@@ -4,7 +4,7 @@ from segjax.zoo.convert.rules import Rule, conv_rules, dense, dense_rules, dropp
 
 
 def _norm(peer: str, ours: str) -> list[Rule]:
-    """A layer norm's scale and bias."""
+    """Returns the rules of a layer norm's scale and bias."""
     return [Rule(f"{peer}.weight", f"{ours}/scale"), Rule(f"{peer}.bias", f"{ours}/bias")]
 
 
@@ -17,9 +17,10 @@ def _block(peer: str, ours: str) -> list[Rule]:
             f"{peer}.attn.relative_position_bias_table",
             f"{ours}/attn/relative_position_bias_table",
         ),
-        # Computed from the window's side.
+        # Ours is computed from the window size.
         *dropped(f"{peer}.attn.relative_position_index"),
         *_norm(f"{peer}.norm2", f"{ours}/norm2"),
+        # GELU and dropout are modules 1 and 2 of the MLP.
         *dense_rules(f"{peer}.mlp.0", f"{ours}/fc1"),
         *dense_rules(f"{peer}.mlp.3", f"{ours}/fc2"),
     ]
@@ -32,8 +33,8 @@ def _merging(peer: str, ours: str) -> list[Rule]:
     ]
 
 
-# The body alone: its classifier is a norm and a linear layer. Stages and the mergings between
-# them take turns there.
+# The body alone, without the classifier: a norm and a linear layer. In torchvision, stages have odd
+# indices, and the patch mergings between them even ones.
 BACKBONE_RULES: list[Rule] = [
     *conv_rules("features.0.0", "patch_embed", bias=True),
     *_norm("features.0.2", "patch_embed/norm"),

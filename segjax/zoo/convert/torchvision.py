@@ -1,7 +1,7 @@
 """torchvision's names: `maskrcnn_resnet50_fpn` and `_v2`, `fasterrcnn_*`, and its ResNets.
 
-Its class 0 is the background: it moves to the end of the logits, and its
-boxes and masks, which nothing ever reads, are left behind.
+Class 0 is the background in torchvision. It moves to the end of the logits; its boxes and masks,
+which are never read, are dropped.
 """
 
 import numpy as np
@@ -23,9 +23,12 @@ from segjax.zoo.convert.rules import (
 
 
 def resnet_rules(peer: str, ours: str, *, frozen: bool) -> list[Rule]:
-    """A ResNet body: theirs under the prefix `peer`, ours under `ours` (mmdet's is the same).
+    """Returns the rules of a ResNet body, for torchvision and mmdet.
 
-    `frozen` is that of `norm_rules`.
+    Args:
+      peer: prefix of the peer's names.
+      ours: prefix of our names.
+      frozen: as in `norm_rules`.
     """
     layer, block = f"{peer}layer#.#.", f"{ours}layer#_#/"
     return [
@@ -50,12 +53,12 @@ def _fpn(peer: str, ours: str) -> list[Rule]:
     return [
         *conv_rules(f"{peer}.0", ours, bias=True),
         *norm_rules(f"{peer}.1", f"{ours}_norm"),
-        *conv_rules(peer, ours, bias=True, old=True),  # files before 0.13
+        *conv_rules(peer, ours, bias=True, old=True),  # files of torchvision before 0.13
     ]
 
 
 def _conv_norm(peer: str, ours: str, number: int) -> list[Rule]:
-    """One of a head's convolutions, which torchvision counts from 0 and we from 1."""
+    """Returns the rules of a head's convolution, numbered from 0 in torchvision and from 1 here."""
     return [
         *conv_rules(f"{peer}.{number}.0", f"{ours}/conv{number + 1}", bias=True),
         *norm_rules(f"{peer}.{number}.1", f"{ours}/norm{number + 1}"),
@@ -85,7 +88,7 @@ RULES: list[Rule] = [
     *conv_rules("rpn.head.conv.1.0", "rpn_head/conv2", bias=True),
     *conv_rules("rpn.head.cls_logits", "rpn_head/objectness", bias=True),
     *conv_rules("rpn.head.bbox_pred", "rpn_head/deltas", bias=True),
-    # v2 counts on behind the four convolutions and a Flatten.
+    # In v2, four convolutions and a Flatten come before the first dense layer.
     *dense_rules(
         "roi_heads.box_head.5",
         "box_head/fc1",
@@ -103,12 +106,12 @@ RULES: list[Rule] = [
         _mask_kernels,
     ),
     Rule("roi_heads.mask_predictor.mask_fcn_logits.bias", "mask_head/logits_bias", _mask_biases),
-    # files before 0.13
+    # Files of torchvision before 0.13.
     *conv_rules("rpn.head.conv", "rpn_head/conv1", bias=True, old=True),
     *conv_rules("roi_heads.mask_head.mask_fcn#", "mask_head/conv#", bias=True, old=True),
 ]
 
-# A ResNet or ResNeXt alone, timm's of the same names too: without its classifier.
+# A ResNet or ResNeXt alone, without its classifier; timm's weights have the same names.
 BACKBONE_RULES: list[Rule] = [
     *resnet_rules("", "", frozen=False),
     *dropped("fc.weight", "fc.bias"),

@@ -1,7 +1,7 @@
 """Arrays of a peer's file that segjax does not use, kept so that exporting is lossless.
 
-Batch norms' counters, classifiers of backbones, and what torchvision's heads say of the
-background: nothing here reads them, and `export` alone would write zeros or leave them out.
+These are batch-norm counters, classifiers of backbones, and the background rows of torchvision's
+heads. `export` alone would write zeros in their place or omit them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from segjax.zoo.convert.rules import Array, Rule, path_of
 
 
 def unread(state: Mapping[str, Array], rules: Sequence[Rule]) -> dict[str, Array]:
-    """Collects the arrays that `convert` leaves behind.
+    """Collects the arrays that `convert` drops.
 
     Args:
       state: the peer's tensors by its names.
-      rules: the peer's table, which knows all of the names.
+      rules: the peer's table, which must match all names.
 
     Returns:
-      By the peer's names: whole tensors that have no place in a model, and the first rows, the
-      background's, of those that `Layout.background` counts some of.
+      Arrays by the peer's names: whole tensors without a place in a model, and the leading
+      background rows of tensors with a `Layout.background`.
 
     Raises:
-      KeyError: if no rule knows a name.
+      KeyError: if no rule matches a name.
     """
     left: dict[str, Array] = {}
     for name, array in state.items():
@@ -38,19 +38,19 @@ def unread(state: Mapping[str, Array], rules: Sequence[Rule]) -> dict[str, Array
 def with_unread(
     state: Mapping[str, Array], rules: Sequence[Rule], left: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """A peer's state dict with what its own file held besides.
+    """Adds the unused arrays of a peer's file to an exported state dict.
 
     Args:
-      state: what `export` gave.
+      state: result of `export`.
       rules: the peer's table.
-      left: what `unread` gave; what has no such place in this table is another peer's, and is
+      left: result of `unread`. Arrays that the table does not know come from another peer and are
         not written.
 
     Returns:
-      The state dict, whole.
+      The complete state dict.
 
     Raises:
-      ValueError: if rows of the background are of another shape than the others.
+      ValueError: if the shape of background rows does not fit the other rows.
     """
     whole = dict(state)
     for name, rest in left.items():

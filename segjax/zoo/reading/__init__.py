@@ -1,11 +1,11 @@
-"""Checkpoints of other libraries, read as numbers: nothing that a file names is imported or run.
+"""Checkpoints of other libraries, read without importing or running anything that they name.
 
     checkpoint = read_checkpoint("model_final_f10217.pkl")
     checkpoint.tensors["backbone.fpn_lateral2.weight"]
 
-`machine` executes pickles by a table of what checkpoints need, `arrays` and `torch_tensors` say
-what the few names in that table mean, `torch_files`, `safetensors` and `archives` know the forms
-of files, `state` finds the tensors among the rest, and `files` tells the forms apart.
+`machine` executes pickles with a table of the names that checkpoints need; `arrays` and
+`torch_tensors` define these names. `torch_files`, `safetensors` and `archives` read the file
+formats, `state` finds the tensors in their contents, and `files` recognises the format.
 """
 
 from segjax.zoo.reading.files import read_checkpoint as read_checkpoint

@@ -1,7 +1,8 @@
-"""Members of zip and tar archives as stretches of the file: nothing is unpacked or written.
+"""Members of zip and tar archives as byte ranges of the file; nothing is unpacked or written.
 
-Only what `torch.save` writes is taken: plain members, uncompressed, each once, that lie behind
-one another. So there are no decompression bombs, and no two readers that see different files.
+Only archives like those of `torch.save` are accepted: plain, uncompressed members with unique names
+and without overlap. This rules out decompression bombs, and archives in which two readers see
+different files.
 """
 
 import dataclasses
@@ -22,12 +23,12 @@ _BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """Place of a member's bytes.
+    """Byte range of a member.
 
     Attributes:
       start: offset of the first byte in the file.
-      size: in bytes.
-      crc: their check sum; None where the archive has none.
+      size: number of bytes.
+      crc: CRC-32 of the bytes; None if the archive has none.
     """
 
     start: int
@@ -41,7 +42,7 @@ class Member:
           data: bytes of the whole file.
 
         Raises:
-          ValueError: if they do not have the check sum.
+          ValueError: if the bytes do not match the checksum.
         """
         view = memoryview(data)[self.start : self.start + self.size]
         if self.crc is not None and zlib.crc32(view) != self.crc:
@@ -56,15 +57,15 @@ def zip_members(data: Any, file: Any) -> dict[str, Member]:
     """Lists the members of a zip file.
 
     Args:
-      data: its bytes.
-      file: the same, open for reading.
+      data: bytes of the file.
+      file: the same file, open for reading.
 
     Returns:
       Members by name.
 
     Raises:
       UnsafeFileError: if the archive is not of the plain kind that `torch.save` writes.
-      ValueError: if it is damaged.
+      ValueError: if the archive is damaged.
     """
     if _directory_size(data) > _MAX_DIRECTORY:
         raise UnsafeFileError("the zip archive has more members than any checkpoint needs")
@@ -89,7 +90,7 @@ def _zip_member(data: Any, info: zipfile.ZipInfo) -> Member:
     name = info.orig_filename
     if unsafe_name(name):
         raise UnsafeFileError(f"the zip archive has a member named {short(name)}")
-    if info.flag_bits & 0x41:
+    if info.flag_bits & 0x41:  # bit 0: encrypted, bit 6: strongly encrypted
         raise UnsafeFileError(f"member {short(name)} is encrypted")
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
         raise UnsafeFileError(
@@ -101,6 +102,8 @@ def _zip_member(data: Any, info: zipfile.ZipInfo) -> Member:
         raise ValueError(f"member {short(name)} is not where the zip archive says")
     *_, name_size, extra_size = _LOCAL.unpack(header)
     start = info.header_offset + _LOCAL.size + name_size
+    # A name that differs from the directory's would show other members to other readers. zipfile
+    # decodes names as UTF-8 or, without that flag, as cp437.
     written = data[start - name_size : start]
     if written not in (name.encode("utf-8"), name.encode("cp437", "replace")):
         raise UnsafeFileError(f"member {short(name)} is called {short(written)} elsewhere")
@@ -111,7 +114,7 @@ def _zip_member(data: Any, info: zipfile.ZipInfo) -> Member:
 
 
 def _directory_size(data: Any) -> int:
-    """Reads how long the list of members is, before it is read: of zip and zip64."""
+    """Returns the size of the directory of a zip or zip64 file, before that is parsed."""
     at = data.rfind(b"PK\5\6", max(len(data) - (1 << 16) - _END.size, 0))
     if at < 0 or at + _END.size > len(data):
         raise ValueError("the zip archive has no end: the file is cut off; fetch it again")
@@ -119,7 +122,8 @@ def _directory_size(data: Any) -> int:
     before = data[max(at - _LOCATOR.size, 0) : at]
     if len(before) < _LOCATOR.size or before[:4] != b"PK\6\7":
         return size
-    # Where `zipfile` looks depends on its version: right before, or at the place that is named.
+    # Depending on its version, `zipfile` looks for this record right before the locator or at the
+    # named offset, so both have to be the same place.
     place = at - _LOCATOR.size - _END64.size
     record = data[max(place, 0) : at - _LOCATOR.size]
     if record[:4] != b"PK\6\6" or _LOCATOR.unpack(before)[2] != place:
@@ -131,15 +135,16 @@ def tar_members(data: Any, count: int) -> dict[str, Member]:
     """Lists the members of a tar file.
 
     Args:
-      data: its bytes.
-      count: how many are expected.
+      data: bytes of the file.
+      count: upper limit on the number of members.
 
     Returns:
       Members by name.
 
     Raises:
-      UnsafeFileError: if there is anything but `count` plain files at most, each once.
-      ValueError: if it is damaged.
+      UnsafeFileError: if there are more than `count` members, duplicates, or members other than
+        plain files.
+      ValueError: if the archive is damaged.
     """
     found: dict[str, Member] = {}
     at = 0
@@ -147,6 +152,7 @@ def tar_members(data: Any, count: int) -> dict[str, Member]:
         name = header[:100].rstrip(b"\0").decode("latin-1").removeprefix("./")
         kind = header[156:157]
         size = _octal(header[124:136])
+        # The checksum counts its own 8 bytes as spaces.
         unsigned = sum(header) - sum(header[148:156]) + 8 * 32
         if _octal(header[148:156]) != unsigned:
             raise ValueError(f"the tar archive is damaged at byte {at}")

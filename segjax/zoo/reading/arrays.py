@@ -1,7 +1,7 @@
-"""Meanings of the names in pickles of numpy arrays: the few that `ndarray.__reduce__` writes.
+"""Symbols in pickles of numpy arrays: the few names that `ndarray.__reduce__` writes.
 
-numpy 1 calls its modules `numpy.core`, numpy 2 `numpy._core`, Python 2 its builtins
-`__builtin__`. Nothing here calls the function that a name belongs to.
+The modules are `numpy.core` in numpy 1 and `numpy._core` in numpy 2; Python 2 calls its builtins
+`__builtin__`. Nothing here calls the function that a name refers to.
 """
 
 from collections import OrderedDict
@@ -25,20 +25,25 @@ _LATIN = ("latin1", "latin-1")
 
 
 class Dtype(Buildable):
-    """A type of numbers; its byte order comes with the state.
+    """A numeric dtype; its byte order comes with the state.
 
     Attributes:
-      dtype: numpy's.
+      dtype: numpy's dtype.
     """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
 
     def build(self, budget: Budget, state: Any) -> None:
-        """Takes (version, byte order, subarray, names, fields, size, alignment, flags).
+        """Sets the byte order.
+
+        Args:
+          budget: unused.
+          state: (version, byte order, subarray, names, fields, size, alignment, flags).
 
         Raises:
-          UnsafeFileError: for types with fields or subarrays.
+          UnsafeFileError: if the dtype has fields or subarrays.
+          ValueError: if the state is malformed.
         """
         del budget
         if not isinstance(state, tuple) or len(state) < 7 or state[1] not in ("<", ">", "|", "="):
@@ -50,9 +55,9 @@ class Dtype(Buildable):
 
 
 class StoredArray(Buildable):
-    """An array whose numbers come with the state.
+    """An array whose content comes with the state.
 
-    It is widened here, once: a small file may give the same one ten thousand names.
+    It is widened only once, because a small file can give one array ten thousand names.
     """
 
     def __init__(self, value: np.ndarray | None = None) -> None:
@@ -62,14 +67,14 @@ class StoredArray(Buildable):
         """Returns the numbers, widened (`state.widen`) and read-only.
 
         Raises:
-          ValueError: if the file gave none.
+          ValueError: if the file has no content for the array.
         """
         if self._value is None:
             raise ValueError("an array has no content")
         return self._value
 
     def build(self, budget: Budget, state: Any) -> None:
-        """Takes (version, shape, dtype, whether columns come first, bytes)."""
+        """Sets the content from (version, shape, dtype, True for column-major order, bytes)."""
         if self._value is not None:
             raise ValueError("an array's content is set twice")
         if not isinstance(state, tuple) or len(state) != 5 or state[0] != 1:
@@ -82,7 +87,7 @@ class StoredArray(Buildable):
 def _make(budget: Budget, content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     if not isinstance(dtype, Dtype):
         raise ValueError(f"an array's dtype is {short(dtype)}")
-    if isinstance(content, str):  # bytes of Python 2, read as Latin-1
+    if isinstance(content, str):  # bytes of Python 2, decoded as Latin-1
         content = content.encode("latin-1")
     if not isinstance(content, bytes):
         raise UnsafeFileError(f"an array's content is {short(content)}, not bytes of numbers")
@@ -98,7 +103,7 @@ def _make(budget: Budget, content: Any, dtype: Any, shape: Any, order: str) -> n
 
 
 def _dtype(budget: Budget, code: Any, *flags: Any) -> Dtype:
-    """Stands for `numpy.dtype(code, align, copy)`."""
+    """Stand-in for `numpy.dtype(code, align, copy)`."""
     del budget
     if len(flags) > 2 or not isinstance(code, str) or code not in _CODES:
         what = " (Python objects)" if isinstance(code, str) and code[:1] == "O" else ""
@@ -107,7 +112,7 @@ def _dtype(budget: Budget, code: Any, *flags: Any) -> Dtype:
 
 
 def _reconstruct(budget: Budget, kind: Any, shape: Any, code: Any) -> StoredArray:
-    """Stands for `numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b"b")`."""
+    """Stand-in for `numpy.core.multiarray._reconstruct(numpy.ndarray, (0,), b"b")`."""
     del budget
     if not isinstance(kind, Symbol) or kind.name != "numpy.ndarray":
         raise UnsafeFileError(f"an array of the type {short(kind)} is asked for")
@@ -117,14 +122,15 @@ def _reconstruct(budget: Budget, kind: Any, shape: Any, code: Any) -> StoredArra
 
 
 def _scalar(budget: Budget, dtype: Any, content: Any) -> Any:
-    """Stands for `numpy.core.multiarray.scalar(dtype, bytes)`."""
+    """Stand-in for `numpy.core.multiarray.scalar(dtype, bytes)`."""
     return _make(budget, content, dtype, (), "C").item()
 
 
 def _frombuffer(
     budget: Budget, content: Any, dtype: Any, shape: Any, order: Any, *axes: Any
 ) -> StoredArray:
-    """Stands for `numpy._core.numeric._frombuffer`, which protocol 5 writes."""
+    """Stand-in for `numpy._core.numeric._frombuffer`, which protocol 5 uses."""
+    # Only order "K" comes with a permutation of axes.
     if len(axes) != (order == "K") or order not in ("C", "F", "K"):
         raise ValueError(f"an array's order is {short(order)}")
     value = _make(budget, content, dtype, shape, order)
@@ -132,7 +138,7 @@ def _frombuffer(
 
 
 def _encode(budget: Budget, text: Any, encoding: Any) -> bytes:
-    """Stands for `_codecs.encode`, with which Python 3 writes bytes in protocols 0 to 2."""
+    """Stand-in for `_codecs.encode`, with which Python 3 stores bytes in protocols 0 to 2."""
     if not isinstance(text, str) or encoding not in _LATIN:
         raise ValueError(f"_codecs.encode is called with {short(text)} and {short(encoding)}")
     budget.spend(len(text))
@@ -140,23 +146,23 @@ def _encode(budget: Budget, text: Any, encoding: Any) -> bytes:
 
 
 def _empty_bytes(budget: Budget) -> bytes:
-    """Stands for `bytes()`, with which protocols 0 to 2 write the empty one."""
+    """Stand-in for `bytes()`, with which protocols 0 to 2 store empty bytes."""
     del budget
     return b""
 
 
 def _ordered_dict(budget: Budget, items: Any = ()) -> OrderedDict[Any, Any]:
-    """Stands for `collections.OrderedDict`; Python 2 gives the items at once."""
+    """Stand-in for `collections.OrderedDict`; Python 2 passes the items as an argument."""
     if not isinstance(items, tuple | list):
         raise ValueError(f"an OrderedDict is made of {short(items)}")
-    budget.steps -= len(items)  # which may be used many times over
+    budget.steps -= len(items)  # The file may pass the same items many times.
     if any(not isinstance(item, tuple | list) or len(item) != 2 for item in items):
         raise ValueError("an OrderedDict is made of something else than pairs")
     return OrderedDict(pairs([part for item in items for part in item]))
 
 
 def _counter(budget: Budget, counts: Any = None) -> dict[Any, Any]:
-    """Stands for `collections.Counter`, which learning rate schedules hold."""
+    """Stand-in for `collections.Counter`, which learning-rate schedules contain."""
     if counts is not None and not isinstance(counts, dict):
         raise ValueError(f"a Counter is made of {short(counts)}")
     budget.steps -= len(counts or ())
@@ -164,7 +170,7 @@ def _counter(budget: Budget, counts: Any = None) -> dict[Any, Any]:
 
 
 def table(*symbols: Symbol) -> dict[str, Symbol]:
-    """Makes a table of symbols by name."""
+    """Returns a table of symbols by name."""
     return {symbol.name: symbol for symbol in symbols}
 
 

@@ -1,4 +1,4 @@
-"""Recognises the kind of a file by its content: names and suffixes prove nothing."""
+"""Recognition of checkpoint formats by content, regardless of file names and suffixes."""
 
 import mmap
 import os
@@ -33,18 +33,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads the tensors of a checkpoint without running anything that it contains.
 
     Args:
-      path: a safetensors file, a file that any version of `torch.save` wrote, or a pickle of
-        arrays (Detectron2's and Caffe2's .pkl), whatever it is called.
+      path: a safetensors file, a file from any version of `torch.save`, or a pickle of arrays
+        (Detectron2's and Caffe2's .pkl), with any name.
 
     Returns:
-      The tensors by name, and whatever else the file holds. Arrays are read-only, and may be
-      views of the file: replace it by renaming another over it, do not write into it.
+      The tensors by name, and the other contents of the file. Arrays are read-only and may be views
+      of the file. To replace the file, rename another one over it; do not write into it.
 
     Raises:
-      FileNotFoundError: if there is none.
+      FileNotFoundError: if the file does not exist.
       UnsafeFileError: if the file asks for more than numbers, or was built to exhaust memory or
-        time; the text names what.
-      ValueError: if it is damaged or of another kind.
+        time. The message says how.
+      ValueError: if the file is damaged or of another format.
     """
     path = Path(path)
     mode = path.stat().st_mode
@@ -52,10 +52,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(f"{path} is not a file: give the path of {_FORMS}")
     try:
         with path.open("rb") as file:
+            # mmap refuses an empty file with a message that does not help.
             if not os.fstat(file.fileno()).st_size:
                 raise ValueError("it is empty")
             return _read(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), file)
-    except ValueError as error:  # UnicodeError, say, is one
+    except ValueError as error:  # also its subclasses, such as UnicodeError
         kind = UnsafeFileError if isinstance(error, UnsafeFileError) else ValueError
         raise kind(f"{path}: {error}. {_ADVICE[kind]}.") from None
 
@@ -72,7 +73,7 @@ def _read(data: Any, file: Any) -> Checkpoint:
     if other is not None:
         raise ValueError(f"it is {other}")
     if start[:1] != b"\x80" and start[8:9] == b"{":
-        return read_safetensors(data)  # which says what is wrong with it
+        return read_safetensors(data)  # for its error message
     return _read_pickle(data)
 
 

@@ -1,10 +1,11 @@
-"""Pickles, executed by a machine that knows numbers, texts, plain containers and a few symbols.
+"""A pickle machine that supports only numbers, texts, plain containers and a few symbols.
 
-Python's own unpickler looks names up, calls what it finds and lets objects set their own state; to
-restrict it is to trust that nothing was forgotten. Here nothing is looked up: a global is a key
-of a table of symbols, calling one runs a function of this package, and an instruction that is
-not in the table of instructions is refused by name. It costs no import, needs no memory beyond
-what the file holds, and cannot recurse. Instructions: `pickletools` of the standard library.
+Python's own unpickler looks names up, calls what it finds and lets objects set their own state. A
+restricted version of it is only safe if no restriction was forgotten. This machine looks nothing
+up: a global is a key into a table of symbols, a call runs a function of this package, and an
+instruction outside the table of instructions is refused by name. The machine imports nothing,
+needs no memory beyond the contents of the file, and does not recurse. The instructions are
+documented in `pickletools` of the standard library.
 """
 
 import abc
@@ -19,20 +20,20 @@ from typing import Any, NoReturn
 
 from segjax.zoo.reading.untrusted import Budget, UnsafeFileError, short
 
-_MAX_WORD = 200  # letters of a name or number, bytes of a whole number
+_MAX_WORD = 200  # characters of a name or number, bytes of an integer
 _STOP = ord(".")
 _PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Symbol:
-    """Placeholder for a global of the file: never the thing itself.
+    """Placeholder for a global of the file, never the object itself.
 
     Attributes:
-      name: module and attribute, as the file says it.
-      call: what to do when the file calls it: takes the budget and the file's arguments; None for
-        names that are only mentioned.
-      value: what the name means to those functions.
+      name: module and attribute, as in the file.
+      call: function to run when the file calls the global, with the budget and the file's
+        arguments; None if the global cannot be called.
+      value: meaning of the name for functions that receive it as an argument.
     """
 
     name: str
@@ -41,38 +42,38 @@ class Symbol:
 
 
 class Buildable(abc.ABC):
-    """A value whose content comes in a later instruction."""
+    """A value that receives its content from a later instruction."""
 
     @abc.abstractmethod
     def build(self, budget: Budget, state: Any) -> None:
-        """Takes the content.
+        """Sets the content.
 
         Args:
-          budget: what it may cost.
-          state: what the file gives.
+          budget: budget of the file.
+          state: content from the file.
         """
 
 
 class Foreign(Buildable):
-    """Stands for an object of a trainer's own classes, which is skipped: nothing of it is made.
+    """Placeholder for an object of a trainer's own class, which is skipped and never created.
 
     Attributes:
-      name: module and attribute of its class, as the file says it.
+      name: module and attribute of the class, as in the file.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def build(self, budget: Budget, state: Any) -> None:
-        """Drops the content."""
+        """Ignores the content."""
 
 
 def _foreign(name: str) -> Symbol | None:
-    """A symbol for classes of trainers; None for names that have no place next to weights.
+    """Returns a symbol for a trainer's class; None for names that do not belong in a checkpoint.
 
-    Nothing is ever looked up or called, so this is not what keeps a file from doing harm. A file
-    that names functions of Python, numpy or torch beyond the few of tensors was built to do some,
-    and is refused as a whole.
+    Safety does not depend on this function, because nothing is ever looked up or called. But a file
+    that names functions of Python, numpy or torch other than the few for tensors was built to do
+    harm, so it is refused as a whole.
     """
     package = name.partition(".")[0]
     known = package in _OWN or package in sys.stdlib_module_names
@@ -83,7 +84,7 @@ def _foreign(name: str) -> Symbol | None:
 
 _OWN = {"numpy", "torch", "jax", "jaxlib", "flax", "segjax", "pip", "setuptools", "__builtin__"}
 _OWN |= {"copy_reg", "commands", "cPickle"}  # of Python 2
-# Settings and paths that trainers keep next to the weights.
+# Classes of settings and paths that trainers store next to the weights.
 _PLAIN_CLASSES = {
     "argparse.Namespace",
     "pathlib.Path",
@@ -95,10 +96,10 @@ _PLAIN_CLASSES = {
 
 
 class Machine:
-    """Executes one or several pickles that lie in `data`.
+    """Executes one or several consecutive pickles in `data`.
 
     Attributes:
-      position: where the next byte is read.
+      position: offset of the next byte to read.
     """
 
     def __init__(
@@ -122,15 +123,15 @@ class Machine:
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
-        """Executes the pickle at the position and stops behind it.
+        """Executes the pickle at `position` and moves `position` to the byte after it.
 
         Returns:
-          Its value: None, bool, int, float, str, bytes, tuples, lists and dictionaries of such, and
-          what the symbols make.
+          The value: None, bool, int, float, str, bytes, results of symbols, or tuples, lists and
+          dictionaries of these.
 
         Raises:
-          UnsafeFileError: if it asks for anything else.
-          ValueError: if it is not a complete pickle.
+          UnsafeFileError: if the pickle asks for anything else.
+          ValueError: if the pickle is damaged or incomplete.
         """
         self._begin()
         budget, actions = self._budget, _ACTIONS
@@ -157,13 +158,10 @@ class Machine:
         return value
 
     def take(self, count: int) -> bytes:
-        """Reads bytes.
-
-        Args:
-          count: how many.
+        """Reads `count` bytes.
 
         Raises:
-          ValueError: if the file has fewer.
+          ValueError: if fewer bytes are left.
         """
         left = len(self._data) - self.position
         if not 0 <= count <= left:
@@ -188,7 +186,7 @@ class Machine:
         )
 
     def line(self) -> bytes:
-        """Reads the rest of a line."""
+        """Reads up to the end of the line."""
         end = self._data.find(b"\n", self.position)
         if end < 0:
             raise ValueError("a line has no end")
@@ -196,50 +194,50 @@ class Machine:
         return self._data[start:end]
 
     def word(self) -> str:
-        """Reads a line that holds a name or number, as Latin-1."""
+        """Reads a line with a name or number, decoded as Latin-1."""
         line = self.line()
         if len(line) > _MAX_WORD:
             raise ValueError(f"a name or number has {len(line)} letters")
         return str(line, "latin-1")
 
     def unpack(self, form: str) -> Any:
-        """Reads a number that `struct` calls `form`."""
+        """Reads a number of the `struct` format `form`."""
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]
 
     def push(self, value: Any) -> None:
-        """Puts a value on the stack."""
+        """Pushes a value on the stack."""
         self.stack.append(value)
 
     def pop_mark(self) -> list[Any]:
-        """Takes what was put on the stack since the last mark."""
+        """Pops everything above the last mark."""
         items = self.stack
         self.stack = self._marks.pop()
         return items
 
     def mark(self) -> None:
-        """Marks the place on the stack."""
+        """Pushes a mark."""
         self._marks.append(self.stack)
         self.stack = []
 
     def put(self, index: int) -> None:
-        """Remembers what lies on top."""
+        """Stores the top of the stack in the memo at `index`."""
         self._memo[index] = self.stack[-1]
 
     def memoize(self) -> None:
-        """Remembers what lies on top under the next number."""
+        """Stores the top of the stack in the memo at the next index."""
         self._memo[len(self._memo)] = self.stack[-1]
 
     def get(self, index: int) -> None:
-        """Fetches what was remembered."""
+        """Pushes an object from the memo."""
         if index not in self._memo:
             raise ValueError(f"it refers to its object {index}, which is not there")
         self.stack.append(self._memo[index])
 
     def find(self, module: Any, name: Any) -> None:
-        """Puts the symbol of a global on the stack.
+        """Pushes the symbol of a global.
 
         Raises:
-          UnsafeFileError: if the table has none.
+          UnsafeFileError: if the global is neither in the table nor a trainer's class.
         """
         words = [part for part in (module, name) if isinstance(part, str) and len(part) < _MAX_WORD]
         if len(words) < 2:
@@ -253,7 +251,7 @@ class Machine:
         self.stack.append(symbol)
 
     def call(self) -> None:
-        """Calls the symbol below the top with the arguments on top."""
+        """Replaces a symbol and its argument tuple on the stack with the symbol's result."""
         arguments = self.stack.pop()
         symbol = self.stack.pop()
         if not isinstance(symbol, Symbol) or symbol.call is None:
@@ -263,7 +261,7 @@ class Machine:
         self.stack.append(symbol.call(self._budget, *arguments))
 
     def new(self, code: int, count: int) -> None:
-        """Makes an object of a class below `count` arguments: of a trainer's class alone."""
+        """Replaces a trainer's class and `count` arguments with a placeholder; refuses others."""
         place = len(self.stack) - count - 1
         symbol = self.stack[place] if place >= 0 else None
         if not isinstance(symbol, Symbol) or symbol.value is not Foreign:
@@ -272,22 +270,22 @@ class Machine:
         self.stack.append(Foreign(symbol.name))
 
     def build(self) -> None:
-        """Gives the object below the top the state on top."""
+        """Pops a state and passes it to the object below."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Buildable):
             target.build(self._budget, state)
-        elif not isinstance(target, OrderedDict):  # whose attributes (`_metadata`) are not needed
+        elif not isinstance(target, OrderedDict):  # Its attributes (`_metadata`) are dropped.
             raise UnsafeFileError(f"its pickle sets the state of {_named(target)}")
 
     def persist(self, key: Any) -> None:
-        """Puts what lies outside of the pickle on the stack."""
+        """Pushes an object that is stored outside the pickle."""
         if self._load_persistent is None:
             raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(key)}")
         self.stack.append(self._load_persistent(key))
 
     def add_items(self, items: list[Any]) -> None:
-        """Adds to the list on top."""
+        """Appends to the list on top of the stack."""
         target = self.stack[-1]
         if isinstance(target, Foreign):
             return
@@ -296,7 +294,7 @@ class Machine:
         target.extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        """Adds pairs to the dictionary on top."""
+        """Adds alternating keys and values to the dictionary on top of the stack."""
         target = self.stack[-1]
         if isinstance(target, Foreign):
             return
@@ -305,25 +303,25 @@ class Machine:
         target.update(pairs(items))
 
     def number(self, text: str) -> Any:
-        """Reads a whole number in decimal, or the booleans of protocol 0 and 1."""
+        """Parses a decimal integer, or a boolean of protocols 0 and 1."""
         booleans = {"00": False, "01": True}
         return booleans[text] if text in booleans else int(text)
 
     def long(self, count: int) -> int:
-        """Reads a whole number of `count` bytes."""
+        """Reads a signed integer of `count` bytes."""
         if count > _MAX_WORD:
             raise ValueError(f"a number has {count} bytes")
         return int.from_bytes(self.take(count), "little", signed=True)
 
     def quoted(self) -> str:
-        """Reads the string of Python 2 that protocol 0 writes between quotes."""
+        """Reads a quoted string of Python 2, as in protocol 0."""
         line = self.line()
         if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
             raise ValueError(f"a string stands without quotes: {short(line)}")
         return str(codecs.escape_decode(line[1:-1])[0], "latin-1")
 
     def text(self) -> str:
-        """Reads the text that protocol 0 writes."""
+        """Reads a text of protocol 0."""
         return str(self.line(), "raw-unicode-escape")
 
 
@@ -332,20 +330,20 @@ def _named(value: Any) -> str:
 
 
 def is_pickle(data: Any) -> bool:
-    """Says whether bytes start as a pickle of any protocol does."""
+    """Returns True if bytes start like a pickle of any protocol."""
     return (data[0] == 0x80 and data[1:2] in _PROTOCOLS) or data[:1] in (b"(", b"]", b"}", b"c")
 
 
 def pairs(items: list[Any] | tuple[Any, ...]) -> dict[Any, Any]:
-    """Makes a dictionary of keys and values in turn.
+    """Returns a dictionary of alternating keys and values, with simple keys only.
 
-    Only simple keys: the hash of nested tuples takes time and stack without bound, and those of
-    large numbers can be made equal, which makes a dictionary slow.
+    Hashing nested tuples can take unlimited time and stack. Large integers can be chosen to have
+    equal hashes, which makes a dictionary slow.
     """
     if len(items) % 2:
         raise ValueError("a dictionary has a key without value")
     for key in items[::2]:
-        # Python's hash of whole numbers repeats every 2^61 - 1.
+        # Python hashes integers modulo 2^61 - 1.
         simple = key is None or isinstance(key, str | bytes | float)
         if not simple and not (isinstance(key, int) and key.bit_length() <= 60):
             raise ValueError(f"a dictionary has {short(key)} for a key")
@@ -363,6 +361,7 @@ def _number(form: str) -> Callable[[Machine], None]:
 def _string(form: str, encoding: str) -> Callable[[Machine], None]:
     if not encoding:
         return _pushes(lambda machine: bytes(machine.take(machine.unpack(form))))
+    # Python writes lone surrogates this way.
     errors = "surrogatepass" if encoding == "utf-8" else "strict"
     return _pushes(lambda machine: str(machine.take(machine.unpack(form)), encoding, errors))
 
@@ -385,7 +384,7 @@ def _last_two(machine: Machine) -> list[Any]:
 
 _BY_NAME: dict[str, Callable[[Machine], Any]] = {
     "PROTO": lambda m: m.unpack("B"),
-    "FRAME": lambda m: m.unpack("<Q"),  # only a hint for reading
+    "FRAME": lambda m: m.unpack("<Q"),  # only a hint for buffering
     "MARK": Machine.mark,
     "NONE": _pushes(lambda _: None),
     "NEWTRUE": _pushes(lambda _: True),
@@ -401,7 +400,7 @@ _BY_NAME: dict[str, Callable[[Machine], Any]] = {
     "LONG4": _pushes(lambda m: m.long(m.unpack("<i"))),
     "STRING": _pushes(Machine.quoted),
     "UNICODE": _pushes(Machine.text),
-    # Strings of Python 2 are bytes that may be text: Latin-1 keeps both.
+    # Strings of Python 2 hold bytes or text; Latin-1 preserves both.
     "SHORT_BINSTRING": _string("B", "latin-1"),
     "BINSTRING": _string("<i", "latin-1"),
     "SHORT_BINUNICODE": _string("B", "utf-8"),

@@ -1,9 +1,9 @@
-"""Files of the safetensors format: a JSON header and the bytes of the tensors behind it.
+"""Files of the safetensors format: a JSON header followed by the bytes of the tensors.
 
-The format's own package takes keys twice and headers of a million tensors, for which it needs ten
-seconds; so its rules are checked here, and a few more. Nor does it read the tensors behind a
-checked header: into numpy it knows neither bfloat16 nor 8-bit floating point (version 0.8), and
-it copies once or twice what are views of the file here.
+The format's own package accepts duplicate keys, and headers of a million tensors, which take it ten
+seconds. This module checks the format's rules and a few more. It does not use the package for the
+tensors either: for numpy, the package (version 0.8) supports neither bfloat16 nor 8-bit floating
+point, and it copies data once or twice where this module returns views of the file.
 Source: huggingface/safetensors, README, "Format".
 """
 
@@ -22,7 +22,7 @@ from segjax.zoo.reading.untrusted import (
     short,
 )
 
-_MAX_HEADER = 3 << 20  # bytes: 20,000 tensors take about 2 MB; JSON's lists 20 times as much
+_MAX_HEADER = 3 << 20  # bytes: 20,000 tensors take about 2 MB; parsed lists 20 times as much
 _METADATA = "__metadata__"
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -45,19 +45,16 @@ _DTYPES = {
 
 
 def is_safetensors(data: Any) -> bool:
-    """Says whether a file starts as the format does.
+    """Returns True if a file starts with a plausible header length and a JSON object.
 
     Args:
       data: bytes of the file.
-
-    Returns:
-      True if a header could follow its length.
     """
     return data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8
 
 
 def read_safetensors(data: Any) -> Checkpoint:
-    """Reads a file of the format; the arrays are views of its bytes.
+    """Reads a safetensors file; arrays are views of its bytes where possible.
 
     Args:
       data: bytes of the file.
@@ -66,8 +63,8 @@ def read_safetensors(data: Any) -> Checkpoint:
       The checkpoint; `meta` is the header's `__metadata__`.
 
     Raises:
-      UnsafeFileError: for headers larger, or names other, than tensors need.
-      ValueError: if header and bytes contradict each other.
+      UnsafeFileError: if the header is too large or has unsafe tensor names.
+      ValueError: if the header is malformed or contradicts the bytes.
     """
     header, start = _read_header(data)
     metadata = header.pop(_METADATA, {})
@@ -94,7 +91,7 @@ def _read_header(data: Any) -> tuple[dict[str, Any], int]:
     try:
         header = json.loads(
             str(data[8 : 8 + length], "utf-8"),
-            object_pairs_hook=_unique,
+            object_pairs_hook=_unique,  # json itself silently keeps the last of duplicate keys.
             parse_constant=_refuse_constant,
         )
     except RecursionError:
@@ -138,7 +135,7 @@ def _entry(name: str, fields: Any) -> tuple[np.dtype[Any], tuple[int, ...], int,
 
 
 def _check_places(entries: dict[str, tuple[Any, Any, int, int]], size: int) -> None:
-    """Every byte behind the header belongs to one tensor."""
+    """Checks that every byte after the header belongs to exactly one tensor."""
     at = 0
     for name, (_, _, begin, end) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if begin != at:

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, found among the rest of what training programs save."""
+"""Search for the tensors among the other contents of a checkpoint."""
 
 import dataclasses
 import re
@@ -13,10 +13,10 @@ STATE_KEYS = (
     *("state_dict_ema", "model_ema", "ema_state"),
     *("state_dict", "model", "model_state_dict", "blobs"),
 )
-"""Where trainers put the tensors: averaged ones (timm, add-ons of Detectron2) before the last.
+"""Keys under which trainers store tensors; averaged ones (timm, add-ons of Detectron2) first.
 
-MMEngine's `ema_state_dict` is not among them: when it averages, its `state_dict` is the average
-(`EMAHook.before_save_checkpoint` swaps the two).
+MMEngine's `ema_state_dict` is missing on purpose: with averaging, its `state_dict` holds the
+average (`EMAHook.before_save_checkpoint` swaps the two).
 """
 
 _MOMENTUM = "_momentum"
@@ -30,13 +30,13 @@ class Checkpoint:
     """Contents of a file.
 
     Attributes:
-      tensors: by the names that the file gives them; read-only, in the machine's byte order;
-        floating point of less than 32 bits is widened to float32, all else is as stored.
-      meta: whatever else the file holds: texts, numbers and plain containers of such. For
-        Caffe2's files `momentum_blobs` counts the dropped momenta.
+      tensors: tensors by the file's names; read-only, in native byte order. Floating point of less
+        than 32 bits is widened to float32, everything else is as stored.
+      meta: other contents of the file: texts, numbers and plain containers of these. For Caffe2's
+        files, `momentum_blobs` is the number of dropped momenta.
       form: "safetensors", "torch zip", "torch legacy", "torch tar" or "pickle".
-      left_out: names of what is neither: the optimizer's state, say.
-      place: key under which the tensors were, one of `STATE_KEYS`; "" for the top.
+      left_out: names of skipped contents, such as the optimizer's state.
+      place: key of the tensors, one of `STATE_KEYS`; "" for the top level.
     """
 
     tensors: dict[str, np.ndarray]
@@ -47,20 +47,20 @@ class Checkpoint:
 
 
 def find_state(value: Any, form: str) -> Checkpoint:
-    """Takes the tensors from what a pickle holds.
+    """Separates the tensors from the other contents of a pickle.
 
-    They are looked for under `STATE_KEYS` and then at the top; the prefix "module." that
-    torch's DataParallel writes is taken off where every name has it.
+    The tensors are under one of `STATE_KEYS` or at the top level. The prefix "module." of torch's
+    DataParallel is removed if all names have it.
 
     Args:
-      value: object that the pickle holds.
-      form: kind of file.
+      value: content of the pickle.
+      form: format of the file; see `Checkpoint`.
 
     Returns:
-      The tensors and the rest.
+      The tensors and the other contents.
 
     Raises:
-      ValueError: if there are none, or names that no tensor has.
+      ValueError: if there are no tensors or if names are unsafe.
     """
     if isinstance(value, Foreign):
         raise ValueError(
@@ -77,7 +77,7 @@ def find_state(value: Any, form: str) -> Checkpoint:
     beside = {} if place is None else {key: value[key] for key in value if key != place}
     notes = beside.pop("meta", None)
     meta, left_out = _plain_entries(beside)
-    if isinstance(notes, dict):  # mmdet's, of which some may be no plain values
+    if isinstance(notes, dict):  # mmdet's notes, in which some values may not be plain
         meta["meta"], odd = _plain_entries(notes)
         left_out += [f"meta.{name}" for name in odd]
     tensors = {key: item for key, item in state.items() if _is_tensor(item)}
@@ -100,18 +100,16 @@ def _holds_tensors(value: Any) -> bool:
 
 def _named(tensors: dict[Any, Any]) -> dict[str, Any]:
     check_names(list(tensors))
+    # The shortest prefix, so that the same part is removed from all names.
     prefix = min((_PREFIX.match(name).end() for name in tensors), default=0)  # pyright: ignore[reportOptionalMemberAccess]
     return {name[prefix:]: item for name, item in tensors.items()}
 
 
 def check_names(names: list[Any]) -> None:
-    """Refuses names that no tensor has.
-
-    Args:
-      names: names of a file's tensors.
+    """Checks the names of a file's tensors.
 
     Raises:
-      UnsafeFileError: for too many names, and such as lead to other files (`../x`, `/x`).
+      UnsafeFileError: if there are too many names, or one is a path to another file (`../x`, `/x`).
     """
     if len(names) > MAX_TENSORS:
         raise UnsafeFileError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
@@ -121,32 +119,31 @@ def check_names(names: list[Any]) -> None:
 
 
 def widen(array: np.ndarray) -> np.ndarray:
-    """Gives an array in a type that every program computes with.
+    """Converts an array to native byte order, and narrow floating point to float32.
 
     Args:
-      array: array of any type of numbers and byte order.
+      array: array of any numeric dtype and byte order.
 
     Returns:
-      Itself, or float32 in place of narrower floating point, or in the machine's byte order;
-      read-only.
+      The array itself or a converted copy, read-only.
     """
     wide = array.dtype.type in (np.float32, np.float64) or np.issubdtype(array.dtype, np.integer)
     if not wide and array.dtype.type not in (np.bool_, np.complex64, np.complex128):
         array = array.astype(np.float32)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    array.flags.writeable = False  # as views of the file are
+    array.flags.writeable = False  # Views of the file are read-only, too.
     return array
 
 
 class _Odd(Exception):
-    """Something that is not plain."""
+    """Raised for a value that is not plain."""
 
 
 def _plain_entries(values: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Divides what accompanies the tensors into plain values and the rest's names."""
+    """Returns the plain values, and the names of all others."""
     kept: dict[str, Any] = {}
     odd: list[str] = []
-    left = [_MAX_PLAIN]
+    left = [_MAX_PLAIN]  # a list, because `_plain` counts it down in place
     for key, value in values.items():
         name = str(key)
         try:
@@ -159,7 +156,7 @@ def _plain_entries(values: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _plain(value: Any, left: list[int], depth: int) -> Any:
-    """Copies numbers, texts and containers of such; shared parts count each time."""
+    """Copies numbers, texts and containers of these; shared parts count at each occurrence."""
     left[0] -= 1
     if left[0] < 0 or depth < 0:
         raise _Odd

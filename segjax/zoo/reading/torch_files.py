@@ -1,8 +1,8 @@
-"""The three forms of file that torch has written: zip (1.6 and later), pickles in a row, tar.
+"""The three file formats of torch: zip (1.6 and later), consecutive pickles, and tar.
 
-No torch is needed: `torch.load(weights_only=True)` reads the first two to the same numbers (a
-test compares), refuses the third for good, and refuses numpy's numbers in mmdet's notes. Layouts
-follow `torch/serialization.py`: `_load`, `_legacy_load` and `legacy_load` within it.
+Torch is not required. `torch.load(weights_only=True)` reads the first two to the same numbers (a
+test compares them). It refuses the third, and numpy's numbers in mmdet's notes. The layouts follow
+`_load`, `_legacy_load` and the nested `legacy_load` in `torch/serialization.py`.
 """
 
 import functools
@@ -16,24 +16,24 @@ from segjax.zoo.reading.torch_tensors import Storage, Storages, Tensor, part_of,
 from segjax.zoo.reading.untrusted import Budget, UnsafeFileError, is_count, short
 
 MAGIC = 0x1950A86A20F9469CFC6C
-"""What the first of the pickles in a row holds."""
+"""Value of the first of the consecutive pickles."""
 
 _PROTOCOL = 1001
 
 
 def read_zip(data: Any, file: Any) -> Checkpoint:
-    """Reads what torch 1.6 and later save.
+    """Reads a file of torch 1.6 or later.
 
     Args:
       data: bytes of the file.
-      file: the same, open for reading.
+      file: the same file, open for reading.
 
     Returns:
       The checkpoint.
 
     Raises:
-      UnsafeFileError: if the archive or the pickle in it asks for more than tensors.
-      ValueError: if it is damaged, or no archive of torch.
+      UnsafeFileError: if the archive or its pickle asks for more than tensors.
+      ValueError: if the file is damaged or is not an archive of torch.
     """
     members = zip_members(data, file)
     pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -73,7 +73,7 @@ def _whole(machine: Machine, end: int) -> Any:
 
 
 def read_legacy(data: Any) -> Checkpoint:
-    """Reads what torch 0.1.10 to 1.5 save: five pickles, and behind them the storages' bytes.
+    """Reads a file of torch 0.1.10 to 1.5: five pickles, followed by the bytes of the storages.
 
     Args:
       data: bytes of the file.
@@ -83,7 +83,7 @@ def read_legacy(data: Any) -> Checkpoint:
 
     Raises:
       UnsafeFileError: if the pickles ask for more than tensors.
-      ValueError: if it is damaged.
+      ValueError: if the file is damaged.
     """
     budget = Budget.of_file(len(data))
     storages = Storages(budget)
@@ -109,7 +109,7 @@ def read_legacy(data: Any) -> Checkpoint:
 
 
 def _counted(data: Any, at: int, size: int) -> memoryview:
-    """Takes a storage's bytes, before which stands their count in numbers of some size."""
+    """Returns a storage's bytes, which follow its number of elements (of unknown size)."""
     if at + 8 + size > len(data):
         raise ValueError(f"its storages take {at + 8 + size} bytes, the file has {len(data)}")
     (count,) = struct.unpack("<q", data[at : at + 8])
@@ -119,7 +119,7 @@ def _counted(data: Any, at: int, size: int) -> memoryview:
 
 
 def read_tar(data: Any) -> Checkpoint:
-    """Reads what the first versions of torch saved: storages, tensors and objects in a tar file.
+    """Reads a file of the first versions of torch: storages, tensors and objects in a tar file.
 
     Args:
       data: bytes of the file.
@@ -129,7 +129,7 @@ def read_tar(data: Any) -> Checkpoint:
 
     Raises:
       UnsafeFileError: if the archive or its pickles ask for more than tensors.
-      ValueError: if it is damaged.
+      ValueError: if the file is damaged.
     """
     members = tar_members(data, 4)
     missing = {"storages", "tensors", "pickle"} - set(members)
@@ -146,7 +146,7 @@ def read_tar(data: Any) -> Checkpoint:
 
 
 def _tar_storages(data: bytes, storages: Storages, budget: Budget) -> dict[str, Storage]:
-    """Reads a count, (key, device, type) and bytes of each, and last the parts of others."""
+    """Reads the number of storages, (key, device, type) and bytes of each, then a list of views."""
     machine = Machine(data, symbols(storages), budget)
     held: dict[str, Storage] = {}
     for _ in range(_count(machine)):
@@ -167,7 +167,7 @@ def _tar_storages(data: bytes, storages: Storages, budget: Budget) -> dict[str, 
 def _tar_tensors(
     data: bytes, storages: Storages, held: dict[str, Storage], budget: Budget
 ) -> dict[str, Tensor]:
-    """Reads a count, and of each tensor (key, storage, type), sides, strides and offset."""
+    """Reads the number of tensors, and (key, storage, type), shape, strides and offset of each."""
     machine = Machine(data, symbols(storages), budget)
     tensors: dict[str, Tensor] = {}
     for _ in range(_count(machine)):
@@ -211,7 +211,7 @@ def _known(held: dict[str, Storage], key: Any) -> Storage:
 
 
 def _key(key: Any) -> str:
-    """Takes an object's number, which stands there as a number or as text."""
+    """Returns an object's key, which files store as a number or as text, as text."""
     if not isinstance(key, str) and not is_count(key):
         raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(key)}")
     return str(key)

@@ -1,8 +1,8 @@
-"""Meanings of the names in torch's pickles: storages, and tensors inside them.
+"""Symbols in torch's pickles: storages, and tensors as views of them.
 
-A tensor is a storage, an offset and strides; the numbers of the storages lie elsewhere in the
-file, in every form of it at another place. Follows `torch/_utils.py` and the allow-list of
-`torch/_weights_only_unpickler.py`, of which only dense tensors are taken.
+A tensor consists of a storage, an offset, a shape and strides. The bytes of the storages are
+outside the pickle, at a place that depends on the file format. Follows `torch/_utils.py` and the
+allow-list of `torch/_weights_only_unpickler.py`; only dense tensors are supported.
 """
 
 import dataclasses
@@ -65,8 +65,8 @@ class Block:
     """The bytes of a storage.
 
     Attributes:
-      size: how many bytes the pickle says there are.
-      data: the bytes, once their place in the file is known.
+      size: number of bytes according to the pickle.
+      data: the bytes; None until their place in the file is known.
     """
 
     size: int
@@ -75,13 +75,13 @@ class Block:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """Numbers in a row: a part of a block.
+    """A one-dimensional array in a block.
 
     Attributes:
-      block: whose bytes they are.
-      dtype: their type.
-      start: offset of the first number, in bytes.
-      count: how many numbers.
+      block: block with the bytes.
+      dtype: dtype of the elements.
+      start: offset of the first element, in bytes.
+      count: number of elements.
     """
 
     block: Block
@@ -91,7 +91,7 @@ class Storage:
 
 
 class Storages:
-    """The storages of one file, by the keys that it gives them."""
+    """The storages of one file, by the file's keys."""
 
     def __init__(self, budget: Budget) -> None:
         self.blocks: dict[str, Block] = {}
@@ -99,17 +99,17 @@ class Storages:
         self._made: dict[tuple[Any, ...], np.ndarray] = {}
 
     def load(self, saved: Any) -> Storage:
-        """Stands for `persistent_load` of ("storage", type, key, device, count[, view]).
+        """Stand-in for `persistent_load`.
 
         Args:
-          saved: what the pickle names the storage by.
+          saved: reference to a storage: ("storage", type, key, device, count[, view]).
 
         Returns:
-          The storage, whose bytes may come later.
+          The storage; its bytes may be set later.
 
         Raises:
-          UnsafeFileError: if it means something else.
-          ValueError: if it contradicts what was said of the storage before.
+          UnsafeFileError: if the reference is not to a storage.
+          ValueError: if it is malformed or contradicts an earlier reference to the storage.
         """
         if not isinstance(saved, tuple) or len(saved) not in (5, 6) or saved[0] != "storage":
             raise UnsafeFileError(f"its pickle refers to an object outside of it: {short(saved)}")
@@ -128,18 +128,21 @@ class Storages:
     def rebuild(
         self, budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
     ) -> "Tensor":
-        """Stands for `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
+        """Stand-in for `torch._utils._rebuild_tensor` and `_rebuild_tensor_v2`.
 
         Args:
-          budget: what the file may cost.
-          storage: where the tensor lies.
-          offset: place of the tensor's first number.
-          shape: its sides.
-          strides: how many numbers lie between neighbours, for each side.
-          *rest: whether it takes gradients, hooks, and metadata, of which none may be set.
+          budget: unused.
+          storage: storage with the tensor's elements.
+          offset: offset of the tensor's first element, in elements.
+          shape: shape of the tensor.
+          strides: strides in elements, one per axis.
+          *rest: gradient flag, hooks and metadata. Only metadata is checked: none may be set.
 
         Returns:
           The tensor.
+
+        Raises:
+          ValueError: if the tensor is malformed, conjugate or negative.
         """
         del budget
         if not isinstance(storage, Storage) or not is_count(offset):
@@ -152,7 +155,7 @@ class Storages:
     def rebuild_typed(
         self, budget: Budget, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
     ) -> "Tensor":
-        """Stands for `_rebuild_tensor_v3`: as `rebuild`, of a storage of bytes and a dtype."""
+        """Stand-in for `_rebuild_tensor_v3`: like `rebuild`, for a storage of bytes and a dtype."""
         grad, hooks, kind, *metadata = rest
         dtype = _kind_of(kind, "tensor")
         if isinstance(storage, Storage):
@@ -161,20 +164,20 @@ class Storages:
         return self.rebuild(budget, storage, offset, shape, strides, grad, hooks, *metadata)
 
     def array(self, storage: Storage, offset: int, shape: Any, strides: Any) -> np.ndarray:
-        """Makes the array of a tensor: a view of the storage's bytes.
+        """Returns the array of a tensor, a view of the storage's bytes where possible.
 
         Args:
-          storage: where its numbers lie.
-          offset: place of the first number, in numbers.
-          shape: its sides.
-          strides: how many numbers lie between neighbours, for each side.
+          storage: storage with the tensor's elements.
+          offset: offset of the first element, in elements.
+          shape: shape of the tensor.
+          strides: strides in elements, one per axis.
 
         Returns:
-          The array, widened and read-only; tensors that are the same give one array.
+          The array, widened and read-only. Equal tensors share one array.
 
         Raises:
-          ValueError: if the tensor does not lie within its storage.
-          UnsafeFileError: if all together are much larger than the file.
+          ValueError: if the tensor is malformed or reaches beyond its storage.
+          UnsafeFileError: if all tensors together are much larger than the file.
         """
         data, dtype, block = storage.block.data, storage.dtype, storage.block
         shape, strides = checked_shape(shape), checked_shape(strides, "strides are")
@@ -182,6 +185,7 @@ class Storages:
             raise ValueError(f"a tensor of shape {short(shape)} has strides {short(strides)}")
         if data is None or len(data) != block.size:
             raise ValueError("a tensor's storage is not in the file")
+        # Strides are not negative, so this is the largest index in use.
         last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
         if all(shape) and last >= storage.count:
             raise ValueError(
@@ -189,6 +193,7 @@ class Storages:
                 f"{storage.count}"
             )
         key = (block, storage.start, offset, dtype, shape, strides)
+        # Names of one tensor share an array, so they do not exhaust an honest file's budget.
         if key not in self._made:
             self._budget.spend(byte_count(shape, dtype))
             first = storage.start + offset * dtype.itemsize if all(shape) else 0
@@ -200,14 +205,14 @@ class Storages:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of the file, whose numbers are looked up when they are asked for.
+    """A tensor of the file; its elements are read on demand.
 
     Attributes:
-      storages: storages of its file.
-      storage: where its numbers lie.
-      offset: place of the first number, in numbers.
-      shape: as the file says.
-      strides: as the file says.
+      storages: all storages of the file.
+      storage: storage with the tensor's elements.
+      offset: offset of the first element, in elements.
+      shape: unchecked shape from the file.
+      strides: unchecked strides from the file.
     """
 
     storages: Storages
@@ -217,22 +222,19 @@ class Tensor:
     strides: Any
 
     def array(self) -> np.ndarray:
-        """Returns the numbers, widened and read-only."""
+        """Returns the elements, widened and read-only."""
         return self.storages.array(self.storage, self.offset, self.shape, self.strides)
 
 
 def part_of(storage: Storage, view: Any) -> Storage:
-    """Takes a part of a storage.
+    """Returns a part of a storage.
 
     Args:
-      storage: the whole.
-      view: (key, offset, count), in numbers.
-
-    Returns:
-      The part.
+      storage: the whole storage.
+      view: (key, offset, count), in elements.
 
     Raises:
-      ValueError: if it does not lie within.
+      ValueError: if the view is malformed or reaches beyond the storage.
     """
     if not isinstance(view, tuple) or len(view) != 3 or not all(map(is_count, view[1:])):
         raise ValueError(f"a part of a storage is {short(view)}")
@@ -250,13 +252,10 @@ def _kind_of(kind: Any, what: str) -> np.dtype[Any]:
 
 
 def symbols(storages: Storages) -> dict[str, Symbol]:
-    """Says what the names in a file of torch mean.
+    """Returns the table of symbols for a file of torch, including numpy's.
 
     Args:
-      storages: where its tensors will look their numbers up.
-
-    Returns:
-      The table of symbols, numpy's among them.
+      storages: storages of the file, for its tensors.
     """
     return SYMBOLS | table(
         Symbol("torch._utils._rebuild_tensor", storages.rebuild),

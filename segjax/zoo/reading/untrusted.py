@@ -1,4 +1,4 @@
-"""Limits on the cost and the names of files from untrusted sources."""
+"""Limits on the cost and on the names in files from untrusted sources."""
 
 import dataclasses
 import math
@@ -14,17 +14,17 @@ MAX_DIMS = 16
 
 
 class UnsafeFileError(ValueError):
-    """A file that asks for more than reading numbers: it is refused, and the text says why."""
+    """Raised for a file that asks for more than reading numbers; the message says how."""
 
 
 @dataclasses.dataclass
 class Budget:
-    """Budget that is left for reading; a file that needs more was built to do harm.
+    """Remaining budget for reading a file; a file that exceeds it was built to do harm.
 
     Attributes:
-      bytes: bytes of tensors and decoded texts. Twice the file is enough for any honest file, as
-        shared data are made once, plus a little for small broadcast tensors.
-      steps: instructions of pickles.
+      bytes: bytes of tensors and decoded texts. Shared data are created only once, so twice the
+        size of the file is enough for an honest file, plus a little for small broadcast tensors.
+      steps: number of pickle instructions.
     """
 
     bytes: int
@@ -36,10 +36,10 @@ class Budget:
         return Budget(2 * size + (1 << 20))
 
     def spend(self, count: int) -> None:
-        """Takes bytes off.
+        """Subtracts bytes from the budget.
 
         Raises:
-          UnsafeFileError: if there are fewer.
+          UnsafeFileError: if the budget is exceeded.
         """
         self.bytes -= count
         if self.bytes < 0:
@@ -49,17 +49,14 @@ class Budget:
 
 
 def checked_shape(shape: Any, what: str = "shape is") -> tuple[int, ...]:
-    """Takes a shape from a file.
+    """Checks a shape from a file and returns it as a tuple.
 
     Args:
-      shape: should be a tuple or list of whole numbers, none negative.
-      what: what to call it.
-
-    Returns:
-      It as a tuple.
+      shape: value that should be a tuple or list of non-negative integers.
+      what: subject and verb for the error message.
 
     Raises:
-      ValueError: if it is something else.
+      ValueError: if the value is anything else.
     """
     if not isinstance(shape, tuple | list) or len(shape) > MAX_DIMS:
         raise ValueError(f"a tensor's {what} {short(shape)}, not up to {MAX_DIMS} whole numbers")
@@ -69,12 +66,12 @@ def checked_shape(shape: Any, what: str = "shape is") -> tuple[int, ...]:
 
 
 def is_count(value: Any) -> bool:
-    """Says whether a value from a file is a whole number that a size or offset can be."""
+    """Returns True if a value from a file is an integer that can be a size or an offset."""
     return type(value) is int and 0 <= value < 1 << 48
 
 
 def byte_count(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Returns how many bytes an array takes, exactly."""
+    """Returns the exact number of bytes of an array; Python's integers do not overflow."""
     return math.prod(shape) * dtype.itemsize
 
 
@@ -83,7 +80,7 @@ def _is_simple(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """Shows a value from a file in a message: without surprises, however large or deep it is."""
+    """Formats a value from a file for a message, safely for large or deeply nested values."""
     if isinstance(value, str | bytes):
         return repr(value[:80]) + ("..." if len(value) > 80 else "")
     if value is None or isinstance(value, bool | float):
@@ -97,5 +94,5 @@ def short(value: Any) -> str:
 
 
 def unsafe_name(name: Any) -> bool:
-    """Returns True for a name of a tensor or member that could lead elsewhere on any system."""
+    """Returns True if a tensor's or member's name could be a path elsewhere on any system."""
     return bad_name(name) or ":" in name
