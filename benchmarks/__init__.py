@@ -1,1 +1,1 @@
-"""One command for each figure; results are files under benchmarks/results/."""
+"""Scripts that measure every published figure, one command each, into benchmarks/results/."""

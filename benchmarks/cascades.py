@@ -1,13 +1,13 @@
-"""Mask R-CNN, Cascade Mask R-CNN and HTC without and with semantic branch, side by side.
+"""Compares Mask R-CNN, Cascade Mask R-CNN and HTC with and without its semantic branch.
 
     python -m benchmarks.cascades
 
-The models of `configs/shapes_htc.py` and what is left of it without its parts: the same
-backbone, pyramid, RPN, heads, loss, optimizer, data and number of steps (fewer than the
-config's: there are twelve runs), mmdet's conventions throughout, three seeds each. Runs that
-the file of results holds at the same number of steps, machine and commit are not repeated,
-unless files differed from that commit. Mask R-CNN's boxes are one for each class, as ever; the
-cascades' are one for all.
+Trains the model of `configs/shapes_htc.py` and the simpler models obtained by removing its parts.
+All four share backbone, pyramid, RPN, heads, loss, optimizer, data and number of steps, and follow
+mmdet's conventions; each is trained with three seeds. Training is shorter than in the config
+because there are twelve runs. Runs already in the results file with the same number of steps,
+machine and commit are skipped, unless the checkout had uncommitted changes. Mask R-CNN predicts one
+box per class, as in its paper; the cascades predict class-agnostic boxes.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SHARED = (
 
 
 def relatives(htc: HybridTaskCascade) -> dict[str, Any]:
-    """The four models, simplest first, of the same parts."""
+    """Returns the four models by name, simplest first, built from the same parts."""
     shared = {name: getattr(htc, name) for name in SHARED}
     first, masks = htc.stages[0], htc.mask_head
     branches = tuple(
@@ -60,7 +60,7 @@ def relatives(htc: HybridTaskCascade) -> dict[str, Any]:
 
 
 def run(config: TrainConfig, seed: int) -> dict[str, float]:
-    """Trains once; AP of the last evaluation, and CPU minutes with everything."""
+    """Trains once; returns the AP of the last evaluation and the CPU minutes of the whole run."""
     started = time.process_time()
     with tempfile.TemporaryDirectory() as workdir:
         config = dataclasses.replace(
@@ -74,7 +74,7 @@ def run(config: TrainConfig, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Runs what is missing and writes benchmarks/results/cascades.json after every run."""
+    """Runs what is missing, writing benchmarks/results/cascades.json after every run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=400)

@@ -1,4 +1,4 @@
-"""Square crops with and without one class, cut from a dataset in COCO format."""
+"""Square crops with and without a given class, cut from a dataset in COCO format."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ from segjax.data import coco, rle
 from segjax.data.images import decode_image
 from segjax.figure_ground.creatures import Creatures
 
-# Random places tried in an image for a crop without the class.
+# Random positions tried per image when looking for a crop without the class.
 TRIES = 40
 
 
 @dataclasses.dataclass(frozen=True)
 class Crops:
-    """Settings of the crops.
+    """Crop settings.
 
     Attributes:
       category: name of the class.
-      side: side of the crops after resizing, in pixels.
-      context: side of a crop before resizing, in longest sides of the object's box.
-      least_side: longest side of the smallest object used, in pixels.
-      least_aspect: height over width of the flattest box used.
-      per_image: crops of a kind from one image, at the most.
-      count: crops of a kind, at the most.
+      side: side length of the crops after resizing, in pixels.
+      context: side length of a crop before resizing, as a multiple of the longer side of the
+        object's box.
+      least_side: minimum length of the object's longer side, in pixels.
+      least_aspect: minimum height-to-width ratio of the object's box.
+      per_image: upper limit on crops of each kind per image.
+      count: upper limit on crops of each kind.
       seed: seed of the random choice.
     """
 
@@ -42,7 +43,7 @@ class Crops:
 
 
 class _Square(NamedTuple):
-    """A window of an image, in pixels."""
+    """A square window of an image, in pixels."""
 
     y: int
     x: int
@@ -50,15 +51,15 @@ class _Square(NamedTuple):
 
 
 def cut(root: Path, split: str, crops: Crops) -> Creatures:
-    """Cuts crops of both kinds; a mask holds all objects of the class in its crop.
+    """Cuts crops of both kinds. A mask covers all objects of the class in its crop.
 
     Args:
       root: folder of a dataset in COCO format.
-      split: name of the part, as in `instances_SPLIT.json`.
-      crops: what to cut.
+      split: name of the split, as in `instances_SPLIT.json`.
+      crops: crop settings.
 
     Raises:
-      ValueError: if there is no crop of one kind.
+      ValueError: if no crop of one of the kinds is found.
     """
     data = coco.load_coco(
         root / "annotations" / f"instances_{split}.json", root / split, on_problem="skip"
@@ -94,7 +95,7 @@ def cut(root: Path, split: str, crops: Crops) -> Creatures:
 def _around(
     annotations: list[coco.Annotation], shape: tuple[int, ...], crops: Crops
 ) -> Iterator[_Square]:
-    """Squares around those objects that are large enough, moved into the image where they fit."""
+    """Yields a square around each object that is large enough, shifted to fit into the image."""
     for a in annotations:
         x, y, width, height = a.bbox
         longest = max(width, height)
@@ -110,7 +111,7 @@ def _around(
 def _without(
     mask: np.ndarray, sides: list[int], crops: Crops, rng: np.random.Generator
 ) -> list[_Square]:
-    """Random squares of the sizes seen so far that hold nothing of the class."""
+    """Returns random squares, with sizes drawn from `sides`, that contain nothing of the class."""
     found: list[_Square] = []
     for _ in range(TRIES):
         side = int(rng.choice(sides))

@@ -1,21 +1,20 @@
-"""Bottom-up, top-down and combined segmentation of a class that nobody segmented for training.
+"""Compares bottom-up, top-down and combined segmentation of a class learned without masks.
 
     python -m benchmarks.class_experiment
     python -m benchmarks.class_experiment --nuclei FOLDER --coco FOLDER
 
-Learns fragments from images with the class and images without, and reports pixel accuracy and
-mean IoU on new images. The first class are the synthetic creatures; FOLDER are datasets in COCO
-format (of the Data Science Bowl's nuclei; of COCO, for its persons).
+Learns fragments from images with and without the class, and reports pixel accuracy and mean IoU on
+new images. The default class is the synthetic creatures; each FOLDER is a dataset in COCO format
+(nuclei of the Data Science Bowl; COCO itself, for persons).
 
-Bottom-up alone has no class to look for: which segments are figure must be said by a rule.
-`bottom_up` is one rule, the same for all data: the two most salient segments of 0.05 to 0.5 of the
-image that do not touch the frame. Of all rules it was the best on creatures of seed 100, which is
-not reported.
-`bottom_up_best_rule` is whichever of many rules turns out best on the very images of the test: no
-choice without class knowledge does better among these. Top-down alone is figure where its
-probability is above 1/2, and combined is the labelling of least cost: both with the default
-settings (for nuclei with more places of each fragment), which were tried on creatures of seeds that
-are not reported (0, 100 and 101).
+Bottom-up segmentation has no notion of a class, so a rule has to decide which segments are figure.
+`bottom_up` uses one rule for all data: the two most salient segments that cover 0.05 to 0.5 of the
+image and do not touch the frame. It was the best rule on creatures of seed 100, which are not
+reported. `bottom_up_best_rule` picks the rule that scores best on the test images themselves, so it
+bounds what any of these rules can reach without class knowledge. Top-down alone labels a pixel as
+figure where its probability exceeds 1/2, and the combination is the labelling of least cost. Both
+use the default settings (nuclei allow more positions per fragment), which were tuned on creatures
+of seeds that are not reported (0, 100 and 101).
 """
 
 import argparse
@@ -41,9 +40,9 @@ from segjax.figure_ground.fragments_learn import learn_fragments
 from segjax.figure_ground.hierarchy import Hierarchy
 from segjax.figure_ground.top_down import top_down
 
-# Segments an image of the segmentations that fragments are labelled with, at the most.
+# Upper limits on segments per image in the three segmentations used to label fragments.
 SEGMENTS = (80, 48, 28)
-# The rule that is fixed before: shares of the image, and how many segments.
+# The fixed rule: smallest and largest share of the image, and number of segments.
 RULE = (0.05, 0.5, 2)
 TEST_IMAGES = 40
 
@@ -53,8 +52,8 @@ class Task:
     """A class to learn.
 
     Attributes:
-      train: to learn from; its masks are not looked at.
-      test: to evaluate on.
+      train: training images; their masks are not used.
+      test: test images and their masks.
       config: settings of top-down segmentation.
     """
 
@@ -64,26 +63,26 @@ class Task:
 
 
 def creatures(seed: int) -> Task:
-    """The synthetic class."""
+    """Returns the task of segmenting the synthetic creatures."""
     config = CreaturesConfig(num_creatures=100, num_grounds=100, seed=seed)
     test = dataclasses.replace(config, num_creatures=TEST_IMAGES, num_grounds=1)
     return Task(generate(config), generate(test, stream=1))
 
 
 def of_folder(root: Path, crops: class_crops.Crops, config: TopDownConfig) -> Task:
-    """A class of a dataset in COCO format."""
+    """Returns the task of segmenting one class of a dataset in COCO format."""
     test = dataclasses.replace(crops, count=TEST_IMAGES)
     return Task(class_crops.cut(root, "train", crops), class_crops.cut(root, "val", test), config)
 
 
 NUCLEI = class_crops.Crops("nucleus", side=64, context=2.2, least_side=12, per_image=1)
-# A crop shows several nuclei: a fragment may be found more than once.
+# A crop shows several nuclei, so a fragment may be found more than once.
 NUCLEI_CONFIG = TopDownConfig(peaks=4)
 PERSONS = class_crops.Crops("person", side=96, context=1.15, least_side=64, least_aspect=1.6)
 
 
 def run(task: Task, seed: int) -> dict[str, Any]:
-    """Learns, segments and scores."""
+    """Learns fragments, segments the test images and scores the results."""
     started = time.process_time()
     hierarchies = group(task.train.images)
     segments = label_maps(hierarchies, SEGMENTS)
@@ -103,19 +102,19 @@ def run(task: Task, seed: int) -> dict[str, Any]:
 
 
 def group(images: np.ndarray) -> Hierarchy:
-    """Hierarchies of a stack of images, one after the other in one program."""
+    """Returns the hierarchies of a stack of images, computed one by one in a single program."""
     return jax.jit(lambda stack: jax.lax.map(bottom_up, stack))(jnp.asarray(images))
 
 
 def label_maps(hierarchies: Hierarchy, most: tuple[int, ...]) -> np.ndarray:
-    """Of every image the finest levels with at most that many segments, as maps [N, L, H, W]."""
+    """Returns each image's finest levels with at most `most` segments, as maps [N, L, H, W]."""
     levels = [next(i for i, n in enumerate(hierarchies.level_sizes) if n <= m) for m in most]
     maps = [jax.vmap(functools.partial(Hierarchy.segments, level=i))(hierarchies) for i in levels]
     return np.stack([np.asarray(m) for m in maps], axis=1)
 
 
 def evaluate(task: Task, fragments: Fragments) -> dict[str, Any]:
-    """Scores of the three ways, and of what no way could do better."""
+    """Scores the three methods, and the best possible labelling of finest segments."""
     images, masks = jnp.asarray(task.test.images), task.test.masks
     hierarchies = group(task.test.images)
     found = jax.jit(jax.vmap(lambda image: top_down(image, fragments, task.config)))(images)
@@ -144,7 +143,7 @@ def evaluate(task: Task, fragments: Fragments) -> dict[str, Any]:
 
 
 def score(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """Accuracy over all pixels, and mean IoU of the figure over images."""
+    """Returns the accuracy over all pixels and the mean over images of the figure's IoU."""
     return {
         "pixel_accuracy": round(float((maps == masks).mean()), 4),
         "iou": round(float(ious(maps, masks).mean()), 4),
@@ -152,12 +151,12 @@ def score(maps: np.ndarray, masks: np.ndarray) -> dict[str, float]:
 
 
 def ious(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """IoU of the figure in each image."""
+    """Returns the IoU of the figure in each image."""
     return (maps & masks).sum((1, 2)) / np.maximum((maps | masks).sum((1, 2)), 1)
 
 
 def bottom_up_rules(task: Task, hierarchies: Hierarchy) -> Iterator[tuple[str, np.ndarray]]:
-    """Figures of many ways to choose segments without knowing the class."""
+    """Yields figure maps of many rules that choose segments without class knowledge."""
     images = task.test.images
     pairs = trees_and_nodes(hierarchies)
     nodes = [maps for _, maps in pairs]
@@ -185,7 +184,7 @@ def bottom_up_rules(task: Task, hierarchies: Hierarchy) -> Iterator[tuple[str, n
 
 
 def trees_and_nodes(hierarchies: Hierarchy) -> list[tuple[Hierarchy, list[np.ndarray]]]:
-    """Of every image its hierarchy and each level's map of nodes."""
+    """Returns each image's hierarchy and its map of nodes at every level."""
     trees = [jax.tree.map(lambda v, i=i: v[i], hierarchies) for i in range(len(hierarchies.leaf))]
     levels = range(len(hierarchies.level_sizes))
     return [(tree, [np.asarray(tree.segments(i)) for i in levels]) for tree in trees]
@@ -209,7 +208,7 @@ def unlike_frame(labels: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def means(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The mean of a map over each pixel's segment."""
+    """Returns each pixel's mean of `values` over its segment."""
     counts = np.bincount(labels.ravel())
     return (np.bincount(labels.ravel(), values.ravel()) / np.maximum(counts, 1))[labels]
 
@@ -217,7 +216,7 @@ def means(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 def salient(
     tree: Hierarchy, nodes: list[np.ndarray], least: float, most: float, count: int
 ) -> np.ndarray:
-    """The union of the most salient segments of some size that do not touch the frame."""
+    """Returns the union of the `count` most salient segments of suitable size off the frame."""
     saliency, size, level = (np.asarray(v) for v in (tree.saliency, tree.size, tree.level))
     share = size / nodes[0].size
     fits = np.flatnonzero(np.asarray(tree.valid) & (share >= least) & (share <= most))
@@ -231,13 +230,13 @@ def salient(
 
 
 def majority(hierarchies: Hierarchy, masks: np.ndarray) -> np.ndarray:
-    """Each finest segment is what most of it is: no labelling of segments is more accurate."""
+    """Labels each finest segment by majority, the most accurate labelling of these segments."""
     leaves = np.asarray(hierarchies.leaf)
     return np.stack([means(a, b.astype(float)) > 0.5 for a, b in zip(leaves, masks, strict=True)])
 
 
 def main() -> None:
-    """Runs what it has data for and writes benchmarks/results/class_experiment.json."""
+    """Runs the classes whose data are given and writes benchmarks/results/class_experiment.json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -257,7 +256,7 @@ def main() -> None:
 
 
 def shown(words: list[str]) -> str:
-    """The command without folders of this machine."""
+    """Returns the command without this machine's folders."""
     shown = ["FOLDER" if "/" in word else word for word in words]
     return " ".join(["python -m benchmarks.class_experiment", *shown])
 

@@ -1,8 +1,8 @@
-"""Compile times of one training step of every published recipe.
+"""Measures the compile time of one training step of every published recipe.
 
     python -m benchmarks.compile_times
 
-800 x 1344 pixels, 2 images, 100 ground-truth rows, nothing cached.
+Inputs are 2 images of 800 x 1344 pixels with 100 ground-truth rows. Nothing is cached.
 """
 
 import functools
@@ -25,15 +25,15 @@ IMAGES, HEIGHT, WIDTH, ROWS, MASK = 2, 800, 1344, 100, 112
 
 
 def main() -> None:
-    """Compiles the step of each model once and writes benchmarks/results/compile_times.json."""
-    # The schedule (1x, 3x) changes no program.
+    """Compiles each model's training step once and writes benchmarks/results/compile_times.json."""
+    # Schedules (1x, 3x) do not affect the program.
     paths = sorted(CONFIGS.glob("*_1x_coco.py"))
     seconds = {path.stem: round(compile_seconds(path), 1) for path in paths}
     machine.write("compile_times", {"seconds": seconds, "machine": machine.describe()})
 
 
 def compile_seconds(path: Path) -> float:
-    """Seconds to trace and compile the step of a config."""
+    """Returns the seconds it takes to trace and compile the training step of a config."""
     config = load_config(path)
     frozen = config.model.frozen_paths()
     optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(config.model))
@@ -49,7 +49,7 @@ def compile_seconds(path: Path) -> float:
 
 
 def batch() -> Batch:
-    """The shapes of a batch."""
+    """Returns the shapes and dtypes of a batch."""
     shape = jax.ShapeDtypeStruct
     return Batch(
         images=shape((IMAGES, HEIGHT, WIDTH, 3), jnp.uint8),

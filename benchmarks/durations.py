@@ -1,8 +1,8 @@
-"""Keeps how long the tests of a whole run took.
+"""Records how long each test of a full run took.
 
     pytest -n 2 --junitxml=junit.xml && python -m benchmarks.durations junit.xml
 
-Writes benchmarks/results/test_durations.json: seconds by file, and each test of a second or more.
+Writes benchmarks/results/test_durations.json: seconds per file, and each test of a second or more.
 """
 
 import argparse
@@ -12,11 +12,11 @@ from typing import Any
 
 from benchmarks import machine
 
-SHOWN = 1.0  # seconds
+SHOWN = 1.0  # in seconds
 
 
 def main() -> None:
-    """Reads pytest's report and writes the results."""
+    """Reads pytest's JUnit report and writes the results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def durations(path: str) -> dict[str, Any]:
-    """Number of tests, wall and added-up seconds, by file and for the longest tests."""
+    """Summarises a JUnit report: number of tests, total times, times by file and slow tests."""
     suite = next(ET.parse(path).iter("testsuite"))
     tests = {
         f"{case.get('classname', '').replace('.', '/')}.py::{_name(case)}": float(
@@ -52,7 +52,7 @@ def durations(path: str) -> dict[str, Any]:
 
 
 def _name(case: ET.Element) -> str:
-    """A test's name, without the group of tests that shared its worker."""
+    """Returns a test's name without the suffix of its xdist group."""
     name = case.get("name", "")
     return name.rpartition("@")[0] if name.rfind("@") > name.rfind("]") else name
 

@@ -1,9 +1,8 @@
-"""Boundary F-measure and best-segment coverage: the fit of an image's segments to its objects.
+"""Boundary F-measure and best-segment coverage: how well segments fit the objects of an image.
 
-Boundaries are matched by distance: a pixel of one boundary counts as found if the other boundary
-passes within the tolerance. The benchmark of Martin, Fowlkes & Malik (PAMI 2004) pairs pixels one
-to one instead; without that, scores are somewhat higher, for thick boundaries above all, and all
-segmentations here have boundaries one pixel wide.
+A boundary pixel counts as found if the other boundary passes within the tolerance. The benchmark of
+Martin, Fowlkes & Malik (PAMI 2004) matches pixels one to one instead. Without that constraint
+scores are somewhat higher, mainly for thick boundaries; all boundaries here are one pixel wide.
 """
 
 from typing import NamedTuple
@@ -12,18 +11,18 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
-# Of the image's diagonal, as in the Berkeley benchmark.
+# Matching tolerance as a fraction of the image diagonal, as in the Berkeley benchmark.
 TOLERANCE = 0.0075
 
 
 class Matches(NamedTuple):
-    """Boundary pixels of one or of several images; adds up over images.
+    """Counts of matched boundary pixels in one or several images; counts add up over images.
 
     Attributes:
-      found: pixels of the segments' boundaries near true ones.
-      drawn: pixels of the segments' boundaries.
-      met: pixels of the true boundaries near those of segments.
-      true: pixels of the true boundaries.
+      found: predicted boundary pixels near a true boundary.
+      drawn: predicted boundary pixels.
+      met: true boundary pixels near a predicted boundary.
+      true: true boundary pixels.
     """
 
     found: float
@@ -40,10 +39,10 @@ class Matches(NamedTuple):
 
 
 def boundary(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> np.ndarray:
-    """True where a pixel differs from the one to its right or below.
+    """True where a pixel's label differs from that of the pixel to its right or below.
 
     Args:
-      labels: labels of the pixels.
+      labels: label of each pixel.
     """
     edge = np.zeros(labels.shape, bool)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -52,11 +51,11 @@ def boundary(labels: Integer[np.ndarray, "h w"] | Bool[np.ndarray, "h w"]) -> np
 
 
 def match(drawn: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) -> Matches:
-    """Counts what of each boundary is near the other.
+    """Counts the pixels of each boundary that lie near the other.
 
     Args:
-      drawn: boundary of segments.
-      true: outlines of the objects.
+      drawn: predicted boundary.
+      true: outlines of the true objects.
     """
     reach = TOLERANCE * np.hypot(*drawn.shape)
     return Matches(
@@ -68,11 +67,11 @@ def match(drawn: Bool[np.ndarray, "h w"], true: Bool[np.ndarray, "h w"]) -> Matc
 
 
 def near(edge: Bool[np.ndarray, "h w"], reach: float) -> Bool[np.ndarray, "h w"]:
-    """True within `reach` pixels of a boundary, from centre to centre.
+    """True within `reach` pixels of a boundary, measured between pixel centres.
 
     Args:
-      edge: the boundary.
-      reach: in pixels.
+      edge: boundary mask.
+      reach: distance in pixels.
     """
     if not edge.any():
         return np.zeros(edge.shape, bool)
@@ -81,15 +80,15 @@ def near(edge: Bool[np.ndarray, "h w"], reach: float) -> Bool[np.ndarray, "h w"]
 
 
 def total(matches: list[Matches]) -> Matches:
-    """Sums over images."""
+    """Sums matches over images."""
     return Matches(*(sum(column) for column in zip(*matches, strict=True)))
 
 
 def ods_and_ois(matches: list[list[Matches]]) -> tuple[float, float]:
-    """F-measures at the scale that is best for the data set, and at each image's best.
+    """Returns the F-measures at the best scale for the data set (ODS) and for each image (OIS).
 
     Args:
-      matches: by image, then by scale.
+      matches: matches by image, then by scale.
     """
     at_scales = [total(list(column)).f_measure() for column in zip(*matches, strict=True)]
     best = [max(row, key=Matches.f_measure) for row in matches]
@@ -99,11 +98,11 @@ def ods_and_ois(matches: list[list[Matches]]) -> tuple[float, float]:
 def best_overlaps(
     labels: list[Int[np.ndarray, "h w"]], objects: list[Bool[np.ndarray, "h w"]]
 ) -> Float[np.ndarray, " objects"]:
-    """The largest IoU of any segment of any scale with each object.
+    """Returns each object's largest IoU with any segment of any scale.
 
     Args:
-      labels: segments of every scale, from 0.
-      objects: their masks.
+      labels: segment maps, one per scale; labels start at 0.
+      objects: masks of the objects.
     """
     best = np.zeros(len(objects))
     for segments in labels:

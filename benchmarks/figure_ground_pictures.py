@@ -1,8 +1,8 @@
-"""Draws the pictures of docs/figure_ground.md: nothing but synthetic creatures.
+"""Draws the pictures of docs/figure_ground.md, all of synthetic creatures.
 
     python -m benchmarks.figure_ground_pictures
 
-Learns fragments as the class experiment does, and draws the first new images of their seed.
+Learns fragments as the class experiment does, and draws the first test images of the seed.
 """
 
 import functools
@@ -24,12 +24,12 @@ from segjax.results.draw.objects import enlarge
 
 FOLDER = Path(__file__).parent.parent / "docs" / "figure_ground"
 SEED = 4
-# Images in the picture of the combination, and which one of them the others show.
+# Rows of the combined picture, and the index of the image that the other pictures show.
 ROWS, SHOWN = 4, 0
-# Detections drawn.
+# Number of detections drawn.
 FRAMES = 12
 SCALE, GAP, CAPTION = 2, 6, 16
-# Colours that files keep: they are small then.
+# A small palette keeps the PNGs small.
 COLOURS = 96
 RED = (230, 30, 30)
 
@@ -55,12 +55,12 @@ def main() -> None:
 
 
 def of_image(hierarchies: Hierarchy, index: int) -> Hierarchy:
-    """One of a batch."""
+    """Returns one hierarchy of a batch."""
     return jax.tree.map(lambda values: values[index], hierarchies)
 
 
 def hierarchy_row(image: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
-    """The image and, of some levels, mean colours with the segments' borders."""
+    """Returns the image and, for some levels, mean colours with the segments' borders."""
     row = {"image": enlarge(image, SCALE)}
     for most in (600, 150, 48, 17, 6):
         level = next(i for i, n in enumerate(hierarchy.level_sizes) if n <= most)
@@ -72,7 +72,7 @@ def hierarchy_row(image: np.ndarray, hierarchy: Hierarchy) -> dict[str, np.ndarr
 
 
 def bordered(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Enlarged, with a dark line of one pixel between labels."""
+    """Enlarges a picture and draws a dark line one pixel wide between labels."""
     large, ids = enlarge(picture, SCALE), enlarge(labels, SCALE)
     border = np.zeros(ids.shape, bool)
     border[:, 1:] |= ids[:, 1:] != ids[:, :-1]
@@ -81,7 +81,7 @@ def bordered(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def fragments_row(fragments: Fragments, chosen: list[int]) -> dict[str, np.ndarray]:
-    """Each fragment's grey levels above its figure-ground label."""
+    """Returns each fragment's grey levels above its figure-ground label."""
     row = {}
     for index in chosen:
         size = int(fragments.sizes[index])
@@ -97,7 +97,7 @@ def fragments_row(fragments: Fragments, chosen: list[int]) -> dict[str, np.ndarr
 def top_down_row(
     image: np.ndarray, fragments: Fragments, config: TopDownConfig
 ) -> dict[str, np.ndarray]:
-    """The image, where the most informative fragments are found, and both maps."""
+    """Returns the image, the most informative fragments where they are found, and both maps."""
     found = top_down(jnp.asarray(image), fragments, config)
     places = enlarge(image, SCALE)
     for y, x, size in detections(image, fragments, config)[:FRAMES]:
@@ -113,7 +113,7 @@ def top_down_row(
 def detections(
     image: np.ndarray, fragments: Fragments, config: TopDownConfig
 ) -> list[tuple[int, int, int]]:
-    """Rows, columns and sides, in pixels, of what is found, the most informative first."""
+    """Returns rows, columns and sides of the detections in pixels, most informative first."""
     cells = grey_levels(jnp.asarray(image)[None], config.downsample)
     peaks = find_peaks(cells, fragments.patches, fragments.sizes, config.peaks)
     is_found = np.asarray(peaks.scores)[0] >= np.asarray(fragments.thresholds)[:, None]
@@ -133,7 +133,7 @@ def combined_row(
     fragments: Fragments,
     config: TopDownConfig,
 ) -> dict[str, np.ndarray]:
-    """The image and what each way makes of it, next to the truth."""
+    """Returns the image and the result of each method next to the ground truth."""
     found = top_down(jnp.asarray(image), fragments, config)
     both = combine(hierarchy, found.probability, found.confidence)
     batch = jax.tree.map(lambda values: values[None], hierarchy)
@@ -151,7 +151,7 @@ def combined_row(
 
 
 def figure(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The figure on white, with a red contour."""
+    """Draws the figure on white with a red contour."""
     shown = np.where(mask[..., None], image, np.uint8(255))
     large, inside = enlarge(shown, SCALE), enlarge(mask, SCALE)
     padded = np.pad(inside, 1)
@@ -168,19 +168,19 @@ def framed(picture: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
 
 
 def grey_picture(values: jax.Array) -> np.ndarray:
-    """A map of 0..1 from black to white."""
+    """Renders a map in 0..1 from black to white."""
     levels = np.round(255 * np.asarray(values)).astype(np.uint8)
     return enlarge(np.repeat(levels[..., None], 3, axis=2), SCALE)
 
 
 def resized(values: np.ndarray, side: int) -> np.ndarray:
-    """A small map of 0..1 as a picture with visible cells."""
+    """Enlarges a small map in 0..1 so that its cells are visible."""
     picture = Image.fromarray(np.round(255 * values).astype(np.uint8)).convert("RGB")
     return np.asarray(picture.resize((side, side), Image.Resampling.NEAREST))
 
 
 def save(name: str, rows: list[dict[str, np.ndarray]]) -> None:
-    """Sets captioned pictures side by side, rows below each other, and writes them."""
+    """Arranges captioned pictures in rows and writes them as one PNG."""
     height, width = next(iter(rows[0].values())).shape[:2]
     size = (len(rows[0]) * (width + GAP) - GAP, len(rows) * (height + GAP) + CAPTION - GAP)
     canvas = Image.new("RGB", size, "white")

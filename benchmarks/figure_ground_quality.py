@@ -1,11 +1,10 @@
-"""Quality of `bottom_up`'s boundaries and objects, next to scikit-image's segmentations.
+"""Compares boundaries and objects of `bottom_up` with scikit-image's segmentations.
 
     python -m benchmarks.figure_ground_quality --coco FOLDER
 
 FOLDER is a dataset in COCO format (`annotations/instances_val.json`, `val/`); its images are
-resized to 320 x 480 or 480 x 320 pixels. Synthetic sets need nothing. scikit-image comes with
-`pip install segjax[bench]`. Boundaries that belong to no annotated object count as false, for
-everyone.
+resized to 320 x 480 or 480 x 320 pixels. The synthetic sets need no files. scikit-image comes with
+`pip install segjax[bench]`. Boundaries of unannotated objects count as false for every method.
 """
 
 import argparse
@@ -31,7 +30,7 @@ Labels = Int[np.ndarray, "h w"]
 Method = Callable[[UInt8[np.ndarray, "h w 3"]], list[Labels]]
 
 AGGREGATION = BottomUp(aggregation=Aggregation())
-# Sizes at which scikit-image's superpixels are asked for, as the levels of a hierarchy.
+# Scales at which scikit-image's functions are run, corresponding to the levels of a hierarchy.
 _SEGMENTS = (4, 7, 12, 20, 33, 55, 92, 153, 255, 425)
 _SCALES = (20, 50, 100, 200, 400, 800, 1600, 3200, 6400, 12800)
 
@@ -41,7 +40,7 @@ class Sample(NamedTuple):
 
     Attributes:
       image: RGB.
-      objects: masks of what coverage is measured on.
+      objects: masks of the objects that coverage is measured on.
       edges: True on true boundaries.
     """
 
@@ -80,7 +79,7 @@ def main() -> None:
 
 
 def methods() -> dict[str, Method]:
-    """Methods that are compared."""
+    """Returns the methods to compare, by name."""
     return {
         "bottom_up": ours,
         "weighted_aggregation": functools.partial(ours, config=AGGREGATION),
@@ -90,7 +89,7 @@ def methods() -> dict[str, Method]:
 
 
 def ours(image: UInt8[np.ndarray, "h w 3"], config: BottomUp = BottomUp()) -> list[Labels]:
-    """All levels of the hierarchy, the coarsest first: so scales of different images compare."""
+    """Returns all levels, coarsest first, so that scales of different images correspond."""
     hierarchy = jax.tree.map(np.asarray, _compiled(config)(image))
     labels = [hierarchy.leaf]
     for _ in hierarchy.level_sizes[1:]:
@@ -99,7 +98,7 @@ def ours(image: UInt8[np.ndarray, "h w 3"], config: BottomUp = BottomUp()) -> li
 
 
 def dropped(samples: list[Sample], config: BottomUp = BottomUp()) -> list[int]:
-    """Borders and segments beyond the hierarchy's capacity, in each image where there are any."""
+    """Returns the borders and segments over capacity, for each image that has any."""
     counts = [int(_compiled(config)(sample.image).dropped) for sample in samples]
     return [count for count in counts if count]
 
@@ -110,7 +109,7 @@ def _compiled(config: BottomUp) -> Callable[..., Any]:
 
 
 def felzenszwalb(image: UInt8[np.ndarray, "h w 3"]) -> list[Labels]:
-    """Felzenszwalb & Huttenlocher (2004) at many scales; segments no smaller than 1/4 of it."""
+    """Felzenszwalb & Huttenlocher (2004) at many scales; minimum size is a quarter of the scale."""
     from skimage import segmentation
 
     return [
@@ -120,14 +119,14 @@ def felzenszwalb(image: UInt8[np.ndarray, "h w 3"]) -> list[Labels]:
 
 
 def slic(image: UInt8[np.ndarray, "h w 3"]) -> list[Labels]:
-    """SLIC (Achanta et al. 2012) with many numbers of segments."""
+    """SLIC (Achanta et al. 2012) with varying numbers of segments."""
     from skimage import segmentation
 
     return [segmentation.slic(image, n_segments=n, start_label=0) for n in _SEGMENTS]
 
 
 def measure(segment: Method, samples: list[Sample]) -> dict[str, float]:
-    """Scores of a method on a set, and the seconds that an image takes at all scales."""
+    """Returns a method's scores on a set and its seconds per image over all scales."""
     for shape in {s.image.shape for s in samples}:
         segment(np.zeros(shape, np.uint8))  # compiles
     seconds, matches, overlaps, areas, number = [], [], [], [], []
@@ -152,7 +151,7 @@ def measure(segment: Method, samples: list[Sample]) -> dict[str, float]:
 
 
 def shape_samples(number: int) -> list[Sample]:
-    """Shapes over textured grounds; borders between grounds are boundaries."""
+    """Shapes over textured grounds. Borders between grounds count as boundaries."""
     config = shapes.ShapesConfig(stuff_regions=4, crowd_fraction=0.0, empty_fraction=0.0)
     samples = []
     for i in range(number):
@@ -166,7 +165,7 @@ def shape_samples(number: int) -> list[Sample]:
 
 
 def creature_samples(number: int) -> list[Sample]:
-    """Striped creatures on cluttered ground, of which only the creatures are true."""
+    """Striped creatures on cluttered ground. Only the creatures' outlines count as boundaries."""
     config = creatures.CreaturesConfig(image_size=128, num_creatures=number, num_grounds=0, seed=7)
     made = creatures.generate(config)
     return [
@@ -176,7 +175,7 @@ def creature_samples(number: int) -> list[Sample]:
 
 
 def coco_samples(root: str, split: str, least: int = 100) -> list[Sample]:
-    """Photographs with the objects of at least that many pixels; crowds are left out."""
+    """Photographs with their objects of at least `least` pixels; crowds are skipped."""
     import cv2
 
     from segjax.data import rle

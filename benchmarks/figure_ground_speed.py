@@ -1,10 +1,11 @@
-"""Seconds that a segmentation hierarchy and the refinement of masks take, after compilation.
+"""Times the segmentation hierarchy and the refinement of masks, without compilation.
 
     python -m benchmarks.figure_ground_speed
 
-Both ways to coarsen are measured. Images are the synthetic set's: shapes over textured grounds,
-drawn at each size, so that objects grow with the images. The exponent is the slope of log seconds
-over log pixels, by least squares: 1 is linear. `least` is the fastest run, `median` that of all.
+Measures both coarsening methods. Images come from the synthetic set (shapes over textured grounds)
+and are drawn at each size, so that objects grow with the image. The exponent is the least-squares
+slope of log seconds over log pixels: 1 means linear. `least` is the fastest run, `median` the
+median.
 """
 
 import functools
@@ -31,7 +32,7 @@ RUNS, DETECTIONS, CELLS = 15, 100, 28
 
 
 def main() -> None:
-    """Measures and writes benchmarks/results/figure_ground_speed.json."""
+    """Runs all measurements and writes benchmarks/results/figure_ground_speed.json."""
     results: dict[str, Any] = {name: growth(name, config) for name, config in WAYS.items()}
     results["refine"] = {f"{h} x {w}": refine_seconds(h, w) for h, w in REFINED}
     results["detections"] = DETECTIONS
@@ -40,7 +41,7 @@ def main() -> None:
 
 
 def growth(name: str, config: BottomUp) -> dict[str, Any]:
-    """Times of `bottom_up` at every size, and how they grow."""
+    """Returns the times of `bottom_up` at every size and their growth exponent."""
     sizes = {str(side): hierarchy_seconds(picture(side, side), config) for side in SIDES}
     pixels = [side * side for side in SIDES]
     exponents = {}
@@ -52,7 +53,7 @@ def growth(name: str, config: BottomUp) -> dict[str, Any]:
 
 
 def hierarchy_seconds(image: UInt8[np.ndarray, "h w 3"], config: BottomUp) -> dict[str, float]:
-    """Times of `bottom_up` for an image."""
+    """Times `bottom_up` on one image."""
     grouped, seconds = compiled(functools.partial(bottom_up, config=config), jnp.asarray(image))
     times = timed(grouped, jnp.asarray(image))
     megapixels = image.shape[0] * image.shape[1] / 1e6
@@ -64,7 +65,7 @@ def hierarchy_seconds(image: UInt8[np.ndarray, "h w 3"], config: BottomUp) -> di
 
 
 def refine_seconds(height: int, width: int) -> dict[str, float]:
-    """Times of refining the masks of random boxes in the hierarchy of an image."""
+    """Times the refinement of masks of random boxes, given an image's hierarchy."""
     rng = np.random.default_rng(1)
     hierarchy = jax.jit(bottom_up)(jnp.asarray(picture(height, width)))
     centres = rng.uniform(0, 1, (DETECTIONS, 2)) * (width, height)
@@ -76,14 +77,14 @@ def refine_seconds(height: int, width: int) -> dict[str, float]:
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
-    """A function compiled for arguments, and the seconds that this took."""
+    """Compiles a function for its arguments; returns it with the seconds this took."""
     started = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     return program, time.perf_counter() - started
 
 
 def timed(program: Callable[..., Any], *arguments: Any) -> dict[str, float]:
-    """Least and median seconds of some runs, after one that does not count."""
+    """Returns the least and the median seconds of several runs, after one warm-up run."""
     jax.block_until_ready(program(*arguments))
     seconds = []
     for _ in range(RUNS):
@@ -94,13 +95,13 @@ def timed(program: Callable[..., Any], *arguments: Any) -> dict[str, float]:
 
 
 def slope(pixels: list[int], seconds: list[float]) -> float:
-    """Exponent of growth, by least squares of the logarithms."""
+    """Returns the growth exponent, the least-squares slope of the logarithms."""
     return float(np.polyfit(np.log(pixels), np.log(seconds), 1)[0])
 
 
 @functools.cache
 def picture(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Shapes over grounds."""
+    """Returns an image of shapes over textured grounds."""
     side = max(height, width)
     config = ShapesConfig(
         image_size=side,

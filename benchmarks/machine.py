@@ -1,4 +1,4 @@
-"""The machine's description and the file of results that every benchmark writes."""
+"""Description of the machine, and the results files that every benchmark writes."""
 
 import importlib.metadata
 import json
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str, Any]:
-    """Processor, cores, memory, versions of Python and `packages`, and the code's commit."""
+    """Returns processor, cores, memory, versions of Python and `packages`, and the commit."""
     cpuinfo = Path("/proc/cpuinfo")
     names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
     pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
@@ -28,7 +28,7 @@ def describe(packages: tuple[str, ...] = ("jax", "jaxlib", "flax")) -> dict[str,
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" if files other than results differ from it."""
+    """Returns the checkout's commit, with "-dirty" if tracked files other than results changed."""
     checkout = RESULTS.parent.parent
 
     def git(*arguments: str) -> str:
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Medians in seconds, and the ratio ours / theirs of runs that stood side by side."""
+    """Returns median seconds and statistics of the ratio ours / theirs over paired runs."""
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
         "ours_s": statistics.median(ours),
@@ -57,7 +57,7 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 
 def write(name: str, results: dict[str, Any]) -> Path:
-    """Writes benchmarks/results/NAME.json and prints it."""
+    """Writes results to benchmarks/results/NAME.json and prints them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     text = json.dumps(results, indent=2)

@@ -1,12 +1,13 @@
-"""Mask R-CNN R50-FPN here and in torchvision: same weights, same image, same machine, in turns.
+"""Times Mask R-CNN R50-FPN against torchvision: same weights, image and machine, in alternation.
 
     pip install torch torchvision
     python -m benchmarks.mask_rcnn_vs_torchvision
 
-800 x 1344 pixels, float32, two threads each. Inference ends with 100 masks pasted
-into the image. A training step is forward, backward and SGD with momentum on 512 regions,
-128 of them foreground (both sides draw from a lowered IoU threshold, so that random weights
-give enough), stem and first stage frozen. Compilation is not in the times; it is reported.
+Inputs are 800 x 1344 pixels in float32, with two threads per side. Inference includes pasting 100
+masks into the image. A training step is forward, backward and SGD with momentum on 512 regions, 128
+of them foreground, with the stem and first stage frozen. Both sides sample foreground from a
+lowered IoU threshold, because random weights yield too few regions otherwise. Compilation is
+reported separately.
 """
 
 import argparse
@@ -36,17 +37,17 @@ from tests.support import golden_recipe as recipe
 
 THREADS = 2
 HEIGHT, WIDTH, OBJECTS = 800, 1344, 20
-FOREGROUND_IOU = 0.05  # of random weights' proposals; 0.5 would leave a handful
+FOREGROUND_IOU = 0.05  # for proposals of random weights; 0.5 would leave a handful
 
 
 def main() -> None:
-    """Runs both sides in turns and writes benchmarks/results/mask_rcnn_vs_torchvision.json."""
+    """Times both sides in turns and writes benchmarks/results/mask_rcnn_vs_torchvision.json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=7)
     runs = parser.parse_args().runs
-    # Before XLA starts: it makes as many threads as it may use cores.
+    # This has to precede XLA's start, which sizes its thread pool by the available cores.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     torch.set_num_threads(THREADS)
     theirs = Theirs()
@@ -76,7 +77,7 @@ def timed(function: Any) -> float:
 
 
 def compare(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """Figures that show that both sides did the same work."""
+    """Returns figures showing that both sides did the same work."""
     if name == "inference":
         return {
             "detections_ours": len(ours["boxes"]),
@@ -94,7 +95,7 @@ def compare(name: str, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str
 
 
 class Theirs:
-    """torchvision's side."""
+    """The torchvision side."""
 
     def __init__(self) -> None:
         detection = torchvision.models.detection
@@ -107,7 +108,7 @@ class Theirs:
             box_bg_iou_thresh=FOREGROUND_IOU,
         )
         shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
-        # Batch norms become frozen ones with eps 0, as for the released weights.
+        # Frozen batch norms with eps 0, as for the released weights.
         _freeze_norms(model)
         manifest = {n: s for n, s in shapes.items() if not n.endswith("num_batches_tracked")}
         self.state = recipe.state_dict(manifest, seed=0)
@@ -138,14 +139,14 @@ class Theirs:
         model.roi_heads.select_training_samples = counting
 
     def inference(self) -> dict[str, Any]:
-        """Detections with soft masks of full size."""
+        """Returns detections with full-size soft masks."""
         self.model.eval()
         with torch.inference_mode():
             out = self.model([self.image])[0]
         return {"boxes": out["boxes"].numpy(), "masks": out["masks"][:, 0].numpy()}
 
     def training(self) -> dict[str, float]:
-        """One step of SGD."""
+        """Runs one step of SGD."""
         self.model.train()
         losses = self.model([self.image], [self.target])
         self.optimizer.zero_grad()
@@ -164,7 +165,7 @@ def _freeze_norms(module: torch.nn.Module) -> None:
 
 
 class Ours:
-    """segjax's side."""
+    """The segjax side."""
 
     def __init__(self, state: dict[str, np.ndarray]) -> None:
         model = mask_rcnn(resnet(50), num_classes=90, flavour="torchvision")
@@ -186,7 +187,7 @@ class Ours:
         frozen = self.model.frozen_paths()
         optimizer = make_optimizer(sgd, 100, frozen)
         step = make_step(self.model, optimizer, learning_rate(sgd, 100), frozen)
-        # The step gives up its state: inference keeps its own.
+        # The training step donates its state, so it gets a copy and inference keeps the original.
         self.state = init_state(jax.tree.map(jnp.copy, self.variables), optimizer)
         self._step = jax.jit(functools.partial(step, axis_name=None), donate_argnums=0)
 
@@ -211,7 +212,7 @@ class Ours:
         return found.boxes[0], found.valid[0], masks
 
     def inference(self) -> dict[str, Any]:
-        """Detections with soft masks of full size."""
+        """Returns detections with full-size soft masks."""
         boxes, valid, masks = jax.block_until_ready(
             self._predict(self.variables, self.images, self.sizes)
         )
@@ -219,13 +220,13 @@ class Ours:
         return {"boxes": np.asarray(boxes)[:count], "masks": np.asarray(masks)[:count]}
 
     def training(self) -> dict[str, float]:
-        """One step of SGD."""
+        """Runs one step of SGD."""
         self.state, metrics = self._step(self.state, self.batch, jax.random.key(0))
         return {"positives": float(metrics["positive_rois"]), "loss": float(metrics["loss"])}
 
 
 def _crop(mask: np.ndarray, box: np.ndarray, size: int = 112) -> np.ndarray:
-    """The raster of a mask over its box, nearest."""
+    """Crops a mask to its box and resamples it by nearest neighbour."""
     x0, y0, x1, y1 = box
     rows = (y0 + (np.arange(size) + 0.5) * (y1 - y0) / size).astype(int)
     columns = (x0 + (np.arange(size) + 0.5) * (x1 - x0) / size).astype(int)

@@ -1,12 +1,12 @@
-"""The light Mask R-CNN from random weights and from ImageNet's, at equal steps.
+"""Trains the light Mask R-CNN from random and from ImageNet weights for equal numbers of steps.
 
     python -m benchmarks.pretrained --root FOLDER --data-name dsb_small
 
 Both sides are `configs/lite_coco_format.py` with the same flags, except for `--init-from`: the same
-model, data, order of images, optimizer and number of steps (fewer than the config's: there are
-several runs), and by seed the same random weights in the pyramid and the heads. The runs follow
-each other in one session; each is scored by pycocotools after its last step. The learning rate is
-the config's on both sides and has been tuned for neither.
+model, data, order of images, optimizer and number of steps. For a given seed the pyramid and the
+heads start from the same random weights. Training is shorter than in the config because there are
+several runs. The runs follow each other in one session, and pycocotools scores each after its last
+step. The learning rate is the config's for both sides; it was tuned for neither.
 """
 
 import argparse
@@ -22,7 +22,7 @@ SIDES = {"ImageNet": "efficientnet_lite0.tf_in1k", "random": "None"}
 
 
 def main() -> None:
-    """Trains both sides once for each seed; writes the results after every run."""
+    """Trains both sides once per seed and writes the results after every run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -46,7 +46,7 @@ def main() -> None:
     for seed in options.seeds:
         for side, weights in SIDES.items():
             folder = workdir / f"{options.data_name}_{side}_{seed}"
-            if folder.exists():  # it would be gone on with, in no time
+            if folder.exists():  # otherwise it would be resumed and finish at once
                 raise FileExistsError(f"{folder} holds another run: give another --workdir")
             flags = [
                 "--config=configs/lite_coco_format.py",
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _images(root: str, split: str) -> int:
-    """Number of images that the annotations list."""
+    """Returns the number of images in the annotation file."""
     text = (Path(root) / "annotations" / f"instances_{split}.json").read_text()
     return len(json.loads(text)["images"])
 

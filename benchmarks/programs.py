@@ -1,13 +1,13 @@
-"""Compiles every recipe's programs for GPUs and TPUs that do not have to be here.
+"""Compiles every recipe's programs for GPUs and TPUs without needing the devices.
 
     python -m benchmarks.programs                                   # all: many hours
     python -m benchmarks.programs --targets h100 --what train predict --dtypes bfloat16
 
-Needs the extras `aot` and `tpu`, on Linux. Each program is a piece; pieces that are in the
-results already are left out, so a stopped run continues, and `--again` makes them again.
-The results of one jaxlib are one file, benchmarks/results/programs_VERSION.json: run it with each
-version. Recipes that differ only in their schedule compile to the same program, which is compiled
-once.
+Needs the extras `aot` and `tpu`, on Linux. Each program is a piece. Pieces that are already in the
+results are skipped, so that a stopped run continues where it was; `--again` compiles them again.
+Each version of jaxlib has its own file, benchmarks/results/programs_VERSION.json, so run this once
+per version. Recipes that differ only in their schedule compile to the same program, which is
+compiled once.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from segjax.optim import Steps
 CONFIGS = Path(__file__).parent.parent / "configs"
 TARGETS = ("h100", "v5e", "a100", "l4", "h100:8", "v6e", "v5p")
 DTYPES = ("bfloat16", "float32")
-# Programs that all models share are compiled with one of them.
+# Programs independent of the model are compiled with a single recipe.
 SHARED = {"refine": "mask_rcnn_r50_fpn_1x_coco", "bottom_up": "mask_rcnn_r50_fpn_1x_coco"}
 WHAT = ("train", "predict", "maps", *SHARED)
 
 
 def main() -> None:
-    """Compiles what is not in the results yet."""
+    """Compiles the pieces that are not in the results yet."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -70,10 +70,10 @@ def main() -> None:
 def all_pieces(
     targets: Iterable[str], dtypes: Iterable[str], programs: Iterable[str], recipes: Iterable[str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yields (target, dtype, recipe, program) of all that there is to compile."""
+    """Yields (target, dtype, recipe, program) of every program to compile."""
     recipes, programs = tuple(recipes), tuple(programs)
     for target, dtype, what, recipe in itertools.product(targets, dtypes, programs, recipes):
-        several = parse_target(target).num_devices > 1  # where one device alone predicts
+        several = parse_target(target).num_devices > 1  # prediction runs on one device only
         if _has(recipe, what) and not (several and what != "train"):
             yield target, dtype, recipe, what
 
@@ -85,12 +85,12 @@ def _has(recipe: str, what: str) -> bool:
 
 
 def groups() -> dict[str, list[str]]:
-    """Recipes by the one that stands for them: their programs are the same."""
+    """Groups recipes that compile to the same programs, by the first recipe of each group."""
     found: dict[Any, list[str]] = {}
     for path in sorted(CONFIGS.glob("*.py")):
         config = config_of(path.stem)
         optim = dataclasses.replace(config.optim, learning_rate=1.0)
-        if isinstance(optim.schedule, Steps):  # where it falls does not change the program
+        if isinstance(optim.schedule, Steps):  # milestones do not change the program
             optim = dataclasses.replace(optim, schedule=Steps((1,)))
         shapes = _per_device(config, "train", 1), config.data.semantic, config.data.masks
         sizes = max(config.data.short_side), config.data.size, config.data.shapes
@@ -100,22 +100,22 @@ def groups() -> dict[str, list[str]]:
 
 
 def config_of(recipe: str) -> TrainConfig:
-    """A recipe of configs/."""
+    """Loads a recipe of configs/."""
     return load_config(CONFIGS / f"{recipe}.py")
 
 
 def _per_device(config: TrainConfig, what: str, devices: int) -> int:
-    """Published recipes have 16 images on eight devices: two each."""
+    """Returns images per device; published recipes train 16 images on eight devices."""
     images = config.data.batch_size if what == "train" else config.data.eval_batch_size
     return 2 if images >= 8 and config.data.shapes is None else max(images // devices, 1)
 
 
 def piece(recipe: str, what: str, dtype: str, target: str) -> dict[str, Any]:
-    """Compiles one program; what came of it."""
+    """Compiles one program and returns the outcome."""
     config = config_of(recipe)
     config = dataclasses.replace(config, model=with_dtype(config.model, dtype))
     chosen = parse_target(target)
-    # Refining and grouping take one image after the other.
+    # Refinement and grouping process images one at a time.
     images = 1 if what in SHARED else _per_device(config, what, chosen.num_devices)
     started = time.perf_counter()
     try:
@@ -130,7 +130,7 @@ def piece(recipe: str, what: str, dtype: str, target: str) -> dict[str, Any]:
 
 
 def summary(report: ProgramReport | TooLarge) -> dict[str, Any]:
-    """The figures of a report that a table or a comparison needs."""
+    """Returns the figures of a report that tables and comparisons need."""
     height, width = report.canvas
     if isinstance(report, TooLarge):
         return {"status": "too large", "canvas": [height, width], "needed": report.needed}
@@ -165,7 +165,7 @@ def _results(name: str) -> dict[str, Any]:
 
 
 def _write(name: str, results: dict[str, Any]) -> None:
-    """Writes by renaming: a run that is stopped leaves whole pieces."""
+    """Writes to a temporary file and renames it, so that a stopped run leaves complete results."""
     path = machine.RESULTS / f"{name}.json"
     part = path.with_suffix(".part")
     part.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,10 +1,10 @@
-"""AP and boundary AP of trained models with and without refined masks.
+"""Scores trained models by AP and boundary AP with and without refined masks.
 
     python -m benchmarks.refined_masks shapes=runs/shapes nuclei=runs/nuclei
 
 Each NAME=FOLDER is a run of a model with masks, evaluated on the validation split of its data.
-Coarser heads are imitated: the mean of 2 x 2 or 4 x 4 cells of the model's masks, which a head
-of half or a quarter of the resolution could at best predict.
+Coarser heads are simulated by averaging 2 x 2 or 4 x 4 cells of the predicted masks: the best that
+a head of half or a quarter of the resolution could predict.
 """
 
 import argparse
@@ -29,18 +29,18 @@ SHOWN = tuple(f"{kind}/AP{size}" for kind in ("segm", "boundary") for size in ("
 
 @dataclasses.dataclass(frozen=True)
 class CoarseMasks(MaskRefinement):
-    """Averages masks to fewer cells, as a coarse mask head has, and may refine them then.
+    """Averages masks over blocks of cells to simulate a coarse mask head; optionally refines them.
 
     Attributes:
-      factor: cells averaged along each axis.
-      refine: whether to refine.
+      factor: number of cells averaged along each axis.
+      refine: if True, refine the averaged masks.
     """
 
     factor: int = 1
     refine: bool = False
 
     def __call__(self, images: Array, detections: Detections) -> Detections:
-        """Coarsens and refines the masks of a batch."""
+        """Coarsens, and optionally refines, the masks of a batch."""
         masks, k = detections.masks, self.factor
         assert isinstance(masks, BoxMasks)
         window = (1, 1, k, k)
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def scores_of(folder: str) -> dict[str, Any]:
-    """Scores of one run by the cells of its masks, plain and refined."""
+    """Returns a run's plain and refined scores by number of mask cells."""
     found = pretrained_run(folder, None)
     dataset = open_dataset(found.data)
     scores: dict[str, Any] = {}

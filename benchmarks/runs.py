@@ -1,10 +1,10 @@
-"""Trains a config as `segjax train` does and keeps what came out, with the time it took.
+"""Trains a config as `segjax train` does; records the results and the time taken.
 
     python -m benchmarks.runs shapes --config shapes_mask_rcnn
     python -m benchmarks.runs dsb_ci --config finetune_coco_format --data.root=FOLDER
 
-The name is that of the file under benchmarks/results/. Times hold everything: reading and
-preparing the data, compiling, training, evaluating, pictures.
+The name is that of the file under benchmarks/results/. Times include everything: preparing and
+reading data, compiling, training, evaluating and drawing pictures.
 """
 
 import argparse
@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def trained(workdir: str | Path, flags: list[str]) -> dict[str, Any]:
-    """Runs `segjax train` in a process of its own; what it took, and `scores`.
+    """Runs `segjax train` in a separate process; returns time, memory and `scores`.
 
-    The peak of memory is that of all such processes so far.
+    Peak memory is the maximum over all child processes so far.
     """
     command = [sys.executable, "-m", "segjax", "train", "--workdir", str(workdir), *flags]
     started, before = time.perf_counter(), _cpu_seconds()
@@ -56,19 +56,19 @@ def trained(workdir: str | Path, flags: list[str]) -> dict[str, Any]:
 
 
 def _cpu_seconds() -> float:
-    """Of all processes that were started from here and have ended."""
+    """Returns the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def shown(command: list[str]) -> str:
-    """The command without folders of this machine, which change nothing."""
+    """Returns the command without this machine's folders, which do not affect the results."""
     words = [word for word in command if not word.startswith("--data.cache-dir")]
     return " ".join("--data.root=FOLDER" if w.startswith("--data.root") else w for w in words)
 
 
 def scores(path: Path) -> dict[str, float | dict[str, float]]:
-    """Number of steps, loss at the first and the last log line, scores of the last evaluation."""
+    """Returns the step count, first and last logged loss, and scores of the last evaluation."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     kinds = ("box/", "segm/", "semantic/", "panoptic/")

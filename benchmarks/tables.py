@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables
 
-A test checks that the pages hold what this would write.
+A test checks that the pages match the output of this script.
 """
 
 import json
@@ -18,7 +18,7 @@ from benchmarks.tables_programs import before_and_after, coverage, programs
 from segjax.zoo.table import ENTRIES
 
 ROOT = Path(__file__).parent.parent
-# The README's six: one of each kind of model.
+# Models in the README: six, one of each kind.
 SIX = (
     "mask_rcnn_resnet50_fpn_v2.tv_coco_v1",
     "faster_rcnn_resnet50_fpn.d2_3x",
@@ -36,13 +36,13 @@ def main() -> None:
 
 
 def filled(page: str) -> str:
-    """A page with every part between `<!-- NAME -->` and `<!-- /NAME -->` made again.
+    """Returns a page with every part between `<!-- NAME -->` and `<!-- /NAME -->` regenerated.
 
     Args:
-      page: a key of `PAGES`.
+      page: key of `PAGES`.
 
     Raises:
-      ValueError: if the page lacks a part.
+      ValueError: if the page lacks one of its parts.
     """
     text = (ROOT / page).read_text()
     for table in PAGES[page]:
@@ -55,12 +55,12 @@ def filled(page: str) -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """A file of results."""
+    """Loads a results file."""
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def runs() -> str:
-    """Scores of the training runs."""
+    """Table of the training runs' scores."""
     lines = [
         "| data | box AP | segm AP | segm AP50 | loss, first to last | steps | min | CPU min |",
         "|---|---|---|---|---|---|---|---|",
@@ -77,7 +77,7 @@ def runs() -> str:
 
 
 def panoptic() -> str:
-    """Scores of the panoptic models' runs."""
+    """Table of the panoptic models' scores."""
     lines = [
         "| data | PQ | things | stuff | mIoU | pixel accuracy | segm AP | loss, first to last | "
         "steps | min | CPU min |",
@@ -97,7 +97,7 @@ def panoptic() -> str:
 
 
 def cascades() -> str:
-    """Mask R-CNN and the cascades side by side."""
+    """Table comparing Mask R-CNN and the cascades."""
     steps, all_runs = cascade_runs()
     lines = [
         f"| {steps} steps on shapes | box AP | mask AP | mask AP75 | CPU min |",
@@ -117,7 +117,7 @@ def cascades() -> str:
 
 
 def cascade_runs() -> tuple[int, dict[str, dict[str, dict[str, float]]]]:
-    """Number of steps, and the runs by model and seed of all files named cascades*.json."""
+    """Returns the number of steps and the runs by model and seed from all files cascades*.json."""
     merged: dict[str, dict[str, dict[str, float]]] = {}
     steps = set()
     for path in sorted(RESULTS.glob("cascades*.json")):
@@ -125,12 +125,12 @@ def cascade_runs() -> tuple[int, dict[str, dict[str, dict[str, float]]]]:
         steps.add(results["steps"])
         for name, by_seed in results["runs"].items():
             merged.setdefault(name, {}).update(by_seed)
-    (number,) = steps  # files of different lengths of training cannot be compared
+    (number,) = steps  # runs of different length cannot be compared
     return number, merged
 
 
 def pretrained() -> str:
-    """The light model from ImageNet's weights and from random ones, seed by seed."""
+    """Table of the light model from ImageNet and from random weights, by seed."""
     r = load("pretrained")
     lines = [
         f"| {r['steps']} steps on {r['data']} | seed | box AP | mask AP | mask AP50 | mask AP75 | "
@@ -163,14 +163,14 @@ def pretrained() -> str:
 
 
 def _spread(values: list[float], form: str = ".3f") -> str:
-    """Mean and sample standard deviation."""
+    """Formats mean and sample standard deviation."""
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):.3f}"
 
 
 def zoo() -> str:
-    """The zoo's rows, with what they score: as published, or here if someone has measured it.
+    """Tables of the zoo's rows and their scores, as published or, if available, as measured here.
 
-    `results/zoo.json`, if there is one, holds what `segjax evaluate` gave: scores (0..1) by name.
+    `results/zoo.json`, if present, holds scores (0..1) by name as measured by `segjax evaluate`.
     """
     measured = load("zoo") if (RESULTS / "zoo.json").exists() else {}
     return "\n".join(
@@ -187,7 +187,7 @@ def zoo() -> str:
 
 
 def _zoo_part(kind: str, metrics: dict[str, str], measured: dict[str, Any]) -> list[str]:
-    """A table of all rows of a kind, folded."""
+    """Collapsible table of all rows of one kind."""
     entries = [entry for entry in ENTRIES.values() if entry.kind == kind]
     lines = [
         f"<details><summary>{len(entries)} {kind}s</summary>",
@@ -204,7 +204,7 @@ def _zoo_part(kind: str, metrics: dict[str, str], measured: dict[str, Any]) -> l
 
 
 def goldens() -> str:
-    """Deviations from the peers' numbers."""
+    """Table of deviations from the peers' numbers."""
     lines = [
         "| peer | features | detections paired | first losses | 5 steps | gradients, median |",
         "|---|---|---|---|---|---|",
@@ -218,7 +218,7 @@ def goldens() -> str:
 
 
 def speed() -> str:
-    """Time relative to torchvision."""
+    """Table of run times relative to torchvision."""
     results = load("mask_rcnn_vs_torchvision")
     lines = [
         "| Mask R-CNN R50-FPN, 800 x 1344, float32, 2 threads | segjax s | torchvision s | ratio "
@@ -245,7 +245,7 @@ def speed() -> str:
 
 
 def class_experiment() -> str:
-    """Bottom-up, top-down and combined segmentation of classes learned without masks."""
+    """Table of bottom-up, top-down and combined segmentation of classes learned without masks."""
     results = load("class_experiment")
     ways = {
         "bottom_up": "bottom-up, fixed rule",
@@ -267,7 +267,7 @@ def class_experiment() -> str:
 
 
 def models() -> str:
-    """Six rows of the zoo, one of each kind of model."""
+    """Table of six zoo rows, one of each kind of model."""
     metrics = {"box/AP": "box AP", "segm/AP": "mask AP", "panoptic/PQ": "PQ"}
     lines = [f"| name | {' | '.join(metrics.values())} |", "|---" * (1 + len(metrics)) + "|"]
     for name in SIX:
@@ -278,7 +278,7 @@ def models() -> str:
 
 
 def parity() -> str:
-    """The largest deviations from the peers, over all golden files."""
+    """Sentence on the largest deviations from the peers over all golden files."""
     results = load("goldens").values()
     features, losses = (
         max(r[key] for r in results if key in r)
@@ -292,7 +292,7 @@ def parity() -> str:
     )
 
 
-# The tables of each page, by the names of their functions.
+# Functions that write each page's tables; a function's name is its marker.
 PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (models, parity),
     "docs/benchmarks.md": (runs, panoptic, cascades, pretrained, speed),

@@ -1,4 +1,4 @@
-"""Tables of figure-ground segmentation, from the files of results."""
+"""Tables of figure-ground segmentation, from the results files."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ NAMES = {
 
 
 def figure_ground() -> str:
-    """Quality of hierarchies next to other segmentations, and speed."""
+    """Tables of the hierarchies' quality, next to other segmentations, and of their speed."""
     quality, speed = load("figure_ground_quality"), load("figure_ground_speed")
     lines = [
         "| data | method | boundary F, one scale | boundary F, best scales | coverage | "
@@ -59,7 +59,7 @@ def figure_ground() -> str:
 
 
 def refined_masks() -> str:
-    """AP of trained models with their own masks and with refined ones."""
+    """Table of trained models' AP with their own and with refined masks."""
     metrics = {
         "mask AP": "segm/AP",
         "small": "segm/APs",
@@ -76,5 +76,5 @@ def refined_masks() -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """A file of results."""
+    """Loads a results file."""
     return json.loads((RESULTS / f"{name}.json").read_text())

@@ -1,4 +1,4 @@
-"""Tables of docs/programs.md: which programs compile for which devices, and what they need."""
+"""Tables of docs/programs.md: programs that compile for each device, and the memory they need."""
 
 import json
 from typing import Any
@@ -16,18 +16,18 @@ NAMES = {
 
 
 def versions() -> list[str]:
-    """Versions of jaxlib that there are results of, the oldest first."""
+    """Returns the versions of jaxlib that have results, oldest first."""
     found = [path.stem.removeprefix("programs_") for path in RESULTS.glob("programs_[0-9]*.json")]
     return sorted(found, key=lambda version: tuple(map(int, version.split("."))))
 
 
 def pieces(name: str) -> dict[str, Any]:
-    """The programs in a file of results, by recipe/what/dtype/target."""
+    """Returns the programs in a results file, keyed by recipe/what/dtype/target."""
     return json.loads((RESULTS / f"programs_{name}.json").read_text())["pieces"]
 
 
 def programs() -> str:
-    """Memory a device of every program, bfloat16 / float32, for each version of jaxlib."""
+    """Tables of each program's memory per device, bfloat16 / float32, by version of jaxlib."""
     parts = []
     for what in WHAT:
         for version in versions():
@@ -45,7 +45,7 @@ def programs() -> str:
 
 
 def _rows(what: str, found: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Cells by the recipes' names and by target; "" for what has not been compiled yet."""
+    """Returns the cells by recipe names and target; "" for programs that are not compiled yet."""
     recipes = groups() if what not in SHARED else {SHARED[what]: [SHARED[what]]}
     return {
         ", ".join(map(_short, names)): {t: _cell(recipe, what, t, found) for t in TARGETS}
@@ -58,7 +58,7 @@ def _short(name: str) -> str:
 
 
 def _cell(recipe: str, what: str, target: str, found: dict[str, Any]) -> str:
-    """As 2.0 / 3.4, for bfloat16 and float32; a dot for what has not been compiled yet."""
+    """Formats memory as "2.0 / 3.4" for bfloat16 and float32; a dot means not compiled yet."""
     cells = [_figure(found.get("/".join((recipe, what, dtype, target)))) for dtype in DTYPES]
     return "" if cells == ["·", "·"] else " / ".join(cells)
 
@@ -72,7 +72,7 @@ def _figure(piece: dict[str, Any] | None) -> str:
 
 
 def coverage() -> str:
-    """Counts of the programs compiled so far, by result."""
+    """Table of the programs compiled so far, counted by result."""
     states = ("compiles", "too large", "failed")
     lines = [
         "| jaxlib | compiled | too large for the device | failed | not compiled yet |",
@@ -88,7 +88,7 @@ def coverage() -> str:
 
 
 def before_and_after() -> str:
-    """Effects of the changes that the compiled programs called for."""
+    """Table of the effects of changes that the compiled programs suggested."""
     before, after = pieces("before"), pieces("0.10.2")
     lines = [
         "| program, bfloat16, 2 images a device | float32 products | loops, of unknown length |"

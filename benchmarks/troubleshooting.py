@@ -1,4 +1,4 @@
-"""Writes docs/troubleshooting.md: mistakes of the first hour, made here, and what segjax says.
+"""Writes docs/troubleshooting.md by making common mistakes and recording what segjax says.
 
 python -m benchmarks.troubleshooting
 """
@@ -26,13 +26,13 @@ Mistakes of the first hour, what segjax says, and what to do. The answers are ma
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """One mistake.
+    """A mistake and its remedy.
 
     Attributes:
-      title: what went wrong, for people who look for it.
-      arguments: arguments of `segjax`; "FOLDER" is the data's.
-      prepare: makes the data.
-      remedy: what to do.
+      title: what went wrong, in words a user would search for.
+      arguments: arguments of `segjax`; "FOLDER" is replaced with the folder of the data.
+      prepare: function that creates the data.
+      remedy: advice on what to do.
     """
 
     title: str
@@ -45,7 +45,7 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def coco(change: Change = lambda content: None, splits: tuple[str, ...] = ("train", "val")) -> Any:
-    """Makes a folder in COCO format with one object an image, and changes its json."""
+    """Returns a function that makes a COCO folder with one object per image, after `change`."""
 
     def prepare(folder: Path) -> None:
         for split in splits:
@@ -85,7 +85,7 @@ def _content() -> dict[str, Any]:
 
 
 def each(**fields: Any) -> Change:
-    """Changes fields of every object."""
+    """Returns a change that sets fields of every object."""
 
     def change(content: dict[str, Any]) -> None:
         for entry in content["annotations"]:
@@ -95,12 +95,12 @@ def each(**fields: Any) -> Change:
 
 
 def named(name: str) -> Change:
-    """Names the first image otherwise."""
+    """Returns a change that renames the first image."""
     return lambda content: content["images"][0].update(file_name=name)
 
 
 def black_and_white(folder: Path) -> None:
-    """Makes images with masks of 0 and 255."""
+    """Creates images with masks of 0 and 255."""
     for split in ("train", "val"):
         for kind in (split, f"labels/{split}"):
             (folder / kind).mkdir(parents=True)
@@ -111,7 +111,7 @@ def black_and_white(folder: Path) -> None:
 
 
 def rotated(folder: Path) -> None:
-    """Makes photographs that are turned when shown, annotated as shown."""
+    """Creates photographs with an EXIF rotation, annotated as displayed."""
     coco(lambda content: [i.update(height=120, width=100) for i in content["images"]])(folder)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -215,7 +215,7 @@ MISTAKES = (
 
 
 def answers() -> Iterator[tuple[Mistake, str]]:
-    """Makes every mistake; yields what segjax says in its first line that is an error."""
+    """Makes every mistake; yields the first error line of segjax's output."""
     for mistake in MISTAKES:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / "data"
@@ -246,7 +246,7 @@ def _said(arguments: list[str], place: str) -> str:
 
 
 def page() -> str:
-    """Writes the page."""
+    """Returns the text of the page."""
     parts = [BEGIN]
     for mistake, answer in answers():
         command = " ".join(("segjax", *mistake.arguments))

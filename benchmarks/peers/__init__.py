@@ -1,1 +1,1 @@
-"""Golden files from the peers themselves: makes the files of tests/goldens."""
+"""Scripts that make the golden files of tests/goldens with the peer libraries."""

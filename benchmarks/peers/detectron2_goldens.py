@@ -1,13 +1,13 @@
-"""A golden file of a Detectron2 model.
+"""Makes a golden file of a Detectron2 model.
 
     python -m benchmarks.peers.detectron2_goldens \
         COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml d2_mask_rcnn_r101_fpn
 
-Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the one it installs). What
-goes into the file as its source is DETECTRON2_SOURCE, or Detectron2's version: the files of
-R101 and X101 come from the copy of Detectron2 in the package PixelLib 0.7.1, with
-PanopticFPN, which it lacks, from Detectron2's repository; its R50 models give the numbers of
-Detectron2's own.
+Needs Detectron2 and its folder of configs (DETECTRON2_CONFIGS, or the installed one). The file
+records DETECTRON2_SOURCE as its source, or Detectron2's version if that is unset. The files of R101
+and X101 come from the copy of Detectron2 in the package PixelLib 0.7.1, with PanopticFPN, which
+that copy lacks, taken from Detectron2's repository; its R50 models reproduce Detectron2's own
+numbers.
 """
 
 import json
@@ -25,13 +25,13 @@ from detectron2.utils.events import EventStorage
 
 from benchmarks.peers.golden_file import HEIGHT, WIDTH, GoldenFile, arguments
 
-# Larger than there are anchors and regions; both enter normalisers.
+# Exceeds the number of anchors and regions; both enter normalisers.
 SIZES = {"rpn_batch_size_per_image": 20460, "roi_batch_size_per_image": 10000}
 STUFF_CLASSES = 54
 
 
 def build(config: str) -> torch.nn.Module:
-    """The config's model with samplers that take everything."""
+    """Builds the config's model with samplers that keep everything."""
     cfg = get_cfg()
     folder = os.environ.get("DETECTRON2_CONFIGS")
     if folder is None:
@@ -42,14 +42,14 @@ def build(config: str) -> torch.nn.Module:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = SIZES["rpn_batch_size_per_image"]
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = SIZES["roi_batch_size_per_image"]
-    # Random weights score low and fill small areas.
+    # Random weights produce low scores and small areas.
     cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = 0.15
     cfg.MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT = 256
     return build_model(cfg)
 
 
 def add_heads(golden: GoldenFile, features: dict[str, torch.Tensor]) -> None:
-    """Box and mask heads of every stage on the fixed regions."""
+    """Adds box and mask head outputs of every stage on the fixed regions."""
     heads = golden.model.roi_heads
     rois = golden.rois()
     first = [Boxes(rois[:8])]
@@ -69,7 +69,7 @@ def add_heads(golden: GoldenFile, features: dict[str, torch.Tensor]) -> None:
 
 
 def add_panoptic(golden: GoldenFile, features: dict[str, torch.Tensor], found: Any) -> None:
-    """The semantic branch's logits and the merged map."""
+    """Adds the semantic branch's logits and the merged map."""
     logits, _ = golden.model.sem_seg_head(features, None)
     golden.add("semantic_logits", logits[0, ::6, ::8, ::8])
     segments, info = found["panoptic_seg"]
@@ -80,7 +80,7 @@ def add_panoptic(golden: GoldenFile, features: dict[str, torch.Tensor], found: A
 
 @torch.no_grad()
 def add_inference(golden: GoldenFile, inputs: list[dict[str, Any]]) -> None:
-    """Everything that needs no ground truth."""
+    """Adds every output that needs no ground truth."""
     model = golden.model
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
@@ -101,7 +101,7 @@ def add_inference(golden: GoldenFile, inputs: list[dict[str, Any]]) -> None:
 
 
 def with_ground_truth(golden: GoldenFile, image: torch.Tensor) -> list[dict[str, Any]]:
-    """The input of a training step."""
+    """Returns the input of a training step."""
     boxes, labels, masks = golden.ground_truth()
     instances = Instances((HEIGHT, WIDTH), gt_boxes=Boxes(boxes), gt_classes=labels.long())
     if golden.model.roi_heads.mask_on:
@@ -118,14 +118,14 @@ def with_ground_truth(golden: GoldenFile, image: torch.Tensor) -> list[dict[str,
 
 
 def main() -> None:
-    """Writes the file of the config that the command line names."""
+    """Writes the golden file of the config named on the command line."""
     args = arguments(__doc__)
     model = build(args.config)
     source = os.environ.get("DETECTRON2_SOURCE") or f"detectron2 {detectron2.__version__}"
     golden = GoldenFile(model, args, source=source, **SIZES)
     image = golden.image_bgr()
     add_inference(golden, [{"image": image, "height": HEIGHT, "width": WIDTH}])
-    model.train()  # for the losses; its norms are frozen
+    model.train()  # needed to compute losses; its norms are frozen
     with EventStorage():
         golden.train(lambda: model(with_ground_truth(golden, image)))
     golden.write()

@@ -1,7 +1,7 @@
-"""The form of a golden file, from a torch model of any library.
+"""Writes the golden file of a torch model of any library.
 
 `tests/support/golden_recipe.py` draws weights, image and ground truth; `tests/test_goldens.py`
-reads what is written here. Norm layers stay in eval mode, and samplers take every anchor and
+reads the files written here. Norm layers stay in eval mode, and samplers keep every anchor and
 region.
 """
 
@@ -22,7 +22,7 @@ SGD = {"lr": 2e-4, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 def arguments(description: str | None) -> argparse.Namespace:
-    """The command line that the scripts of all peers share."""
+    """Parses the command line shared by the scripts of all peers."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -53,13 +53,13 @@ def arguments(description: str | None) -> argparse.Namespace:
 
 
 def level(feature: torch.Tensor) -> torch.Tensor:
-    """A pyramid level [1, C, H, W] thinned to every 8th channel and about 16 columns."""
+    """Subsamples a pyramid level [1, C, H, W] to every 8th channel and about 16 columns."""
     step = max(1, feature.shape[3] // 16)
     return feature[0, ::8, ::step, ::step]
 
 
 class GoldenFile:
-    """Collects a peer's numbers by key; `write` makes the file."""
+    """Collects a peer's numbers by key and writes them to a file."""
 
     def __init__(self, model: torch.nn.Module, args: argparse.Namespace, **meta: Any) -> None:
         self.model, self.args, self.seed = model, args, args.seed
@@ -85,40 +85,40 @@ class GoldenFile:
     # ---- inputs -------------------------------------------------------------------------
 
     def image_bgr(self) -> torch.Tensor:
-        """uint8 [3, H, W]."""
+        """The input image, uint8 [3, H, W]."""
         image = recipe.image(HEIGHT, WIDTH, self.seed)[:, :, ::-1].transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(image))
 
     def rois(self) -> torch.Tensor:
-        """[48, 4], the boxes on which the heads are run."""
+        """The boxes that the heads run on, [48, 4]."""
         rois = recipe.regions(HEIGHT, WIDTH, 48, self.seed)
         self.keys["rois"] = rois
         return torch.from_numpy(rois)
 
     def ground_truth(self) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """Boxes [5, 4], labels [5] from 0, masks bool [5, H, W]."""
+        """Boxes [5, 4], labels [5] starting at 0, and bool masks [5, H, W]."""
         boxes, labels, masks = recipe.instances(HEIGHT, WIDTH, OBJECTS, CLASSES, self.seed)
         self.keys["gt/boxes"], self.keys["gt/labels"] = boxes, labels
         return torch.from_numpy(boxes), torch.from_numpy(labels), masks
 
     def semantic(self, classes: int) -> torch.Tensor:
-        """int64 [H, W], 255 where ignored."""
+        """Semantic labels, int64 [H, W]; 255 marks ignored pixels."""
         return torch.from_numpy(recipe.semantic(HEIGHT, WIDTH, classes, self.seed).astype(np.int64))
 
     # ---- the peer's numbers -------------------------------------------------------------
 
     def add(self, key: str, value: Any) -> None:
-        """A key as it is."""
+        """Adds an array under a key, unchanged."""
         self.keys[key] = value.numpy() if isinstance(value, torch.Tensor) else value
 
     def add_features(self, levels: Iterable[tuple[Any, torch.Tensor]]) -> None:
-        """The pyramid, [1, C, h, w] by the peer's name of the level."""
+        """Adds the pyramid, [1, C, h, w] per level under the peer's level names."""
         for name, feature in levels:
             self.add(f"feature/{name}", level(feature))
             self.add(f"feature_rms/{name}", np.float32(feature.double().pow(2).mean().sqrt()))
 
     def add_rpn(self, logits: list[torch.Tensor], deltas: list[torch.Tensor]) -> None:
-        """The RPN's maps [1, A, h, w] and [1, 4A, h, w]; prints where probabilities tie."""
+        """Adds the RPN's maps [1, A, h, w] and [1, 4A, h, w]; prints where probabilities tie."""
         for i, (scores, boxes) in enumerate(zip(logits, deltas, strict=True)):
             step = max(1, scores.shape[3] // 20)
             self.add(f"rpn_logits/{i}", scores[0, :, ::step, ::step])
@@ -127,7 +127,7 @@ class GoldenFile:
             print(f"level {i}: largest logit {scores.max():.1f}, probability 1 at {ones} anchors")
 
     def add_box_head(self, stage: int, logits: torch.Tensor, deltas: torch.Tensor) -> None:
-        """Class logits [48, K] and box deltas [48, n] of one stage."""
+        """Adds one stage's class logits [48, K] and box deltas [48, n]."""
         self.add(f"roi_class_logits/{stage}", logits)
         self.add(f"roi_box_deltas/{stage}", deltas if deltas.shape[1] == 4 else deltas[:, ::7])
 
@@ -138,7 +138,7 @@ class GoldenFile:
         labels: torch.Tensor,
         masks: torch.Tensor | None,
     ) -> None:
-        """Final detections; of bool masks [n, H, W] the first ten."""
+        """Adds final detections, with the first ten bool masks [n, H, W]."""
         self.add("detection/boxes", boxes)
         self.add("detection/scores", scores)
         self.add("detection/labels", labels)
@@ -148,7 +148,7 @@ class GoldenFile:
             self.add("detection/num_masks", np.int64(count))
 
     def train(self, losses: Callable[[], dict[str, torch.Tensor]]) -> None:
-        """Steps of SGD on the one image; `losses` gives the terms again each time."""
+        """Runs SGD steps on the one image; `losses` recomputes the loss terms on every call."""
         parameters = {
             name: value for name, value in self.model.named_parameters() if value.requires_grad
         }
@@ -171,7 +171,7 @@ class GoldenFile:
             self.add("loss_trajectory", np.array(trajectory))
 
     def write(self) -> None:
-        """OUT/NAME.npz."""
+        """Writes OUT/NAME.npz."""
         self.args.out.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.array(value) for name, value in self.keys.items()}
         np.savez_compressed(

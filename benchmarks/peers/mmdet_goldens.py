@@ -1,14 +1,14 @@
-"""A golden file of an MMDetection model.
+"""Makes a golden file of an MMDetection model.
 
     pip install "setuptools<81" torch==2.14.1 torchvision==0.29.1
     pip install mmengine mmcv-lite==2.2.0 mmdet==3.3.0
     python -m benchmarks.peers.mmdet_goldens mask_rcnn/mask-rcnn_r101_fpn_1x_coco.py \
         mm_mask_rcnn_r101_fpn
 
-The lite build of mmcv has no compiled operators: its NMS and RoIAlign are replaced by
-torchvision's, which compute the same. `torch.sort` is made stable, as it is on CUDA and was on
-CPUs when mmdet 3.3.0 came out: that of torch 2.14 on x86 orders equal scores by chance of the
-vector width, and the RPN's probabilities are equal by the hundred where weights are random.
+The lite build of mmcv lacks compiled operators, so torchvision's equivalent NMS and RoIAlign
+replace them. `torch.sort` is made stable, as it is on CUDA and was on CPUs when mmdet 3.3.0 came
+out. In torch 2.14 on x86 the order of equal scores depends on the vector width, and with random
+weights hundreds of RPN probabilities are equal.
 """
 
 import functools
@@ -29,7 +29,7 @@ STUFF_MAP_CLASSES, PANOPTIC_CLASSES, THINGS, STUFF = 183, 133, 80, 53
 
 
 class _NoOperators(types.ModuleType):
-    """mmcv's compiled module: only NMS is there, and mmcv is content with any name."""
+    """Replacement of mmcv's compiled module: accepts any name, but implements only NMS."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -64,7 +64,7 @@ def _roi_align(
 
 
 def import_mmdet() -> None:
-    """Makes mmdet 3.3.0 importable next to mmcv-lite 2.2.0, and sorting stable."""
+    """Imports mmdet 3.3.0 alongside mmcv-lite 2.2.0 and makes sorting stable."""
     sys.modules["mmcv._ext"] = _NoOperators("mmcv._ext")
     version, mmcv.__version__ = mmcv.__version__, "2.1.0"  # mmdet's check refuses 2.2.0
     importlib.import_module("mmdet")
@@ -83,7 +83,7 @@ def import_mmdet() -> None:
 
 
 def build(config: str) -> torch.nn.Module:
-    """The config's model without pretrained weights, its samplers taking everything."""
+    """Builds the config's model without pretrained weights, with samplers that keep everything."""
     import mmdet
     from mmdet.models.task_modules.samplers import RandomSampler
     from mmdet.registry import MODELS
@@ -104,7 +104,7 @@ def build(config: str) -> torch.nn.Module:
 
 
 def sample(golden: GoldenFile | None = None) -> Any:
-    """The image's description, with the ground truth for `golden`'s model."""
+    """Returns the image's data sample with the ground truth for `golden`'s model."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
@@ -125,7 +125,7 @@ def sample(golden: GoldenFile | None = None) -> Any:
 
 
 def add_heads(golden: GoldenFile, features: tuple[torch.Tensor, ...]) -> None:
-    """Box and mask heads of every stage on the fixed regions."""
+    """Adds box and mask head outputs of every stage on the fixed regions."""
     head = golden.model.roi_head
     rois = torch.cat([torch.zeros(48, 1), golden.rois()], dim=1)
     cascaded = hasattr(head, "num_stages")
@@ -140,7 +140,7 @@ def add_heads(golden: GoldenFile, features: tuple[torch.Tensor, ...]) -> None:
         box = head._bbox_forward(*first, rois, **fused)
         golden.add_box_head(stage, box["cls_score"], box["bbox_pred"])
         if head.with_mask:
-            # In training form: HTC's other form gives the last stage's only.
+            # Uses HTC's training form, as its inference form returns only the last stage's masks.
             masks = head._mask_forward(*first, rois[:8], **fused)["mask_preds"]
             golden.add(f"roi_mask_logits/{stage}", masks[:, ::9])
     pooler = head.bbox_roi_extractor[0] if cascaded else head.bbox_roi_extractor
@@ -148,7 +148,7 @@ def add_heads(golden: GoldenFile, features: tuple[torch.Tensor, ...]) -> None:
 
 
 def add_panoptic(golden: GoldenFile, features: tuple[torch.Tensor, ...], instances: Any) -> None:
-    """The semantic branch's logits and the merged map."""
+    """Adds the semantic branch's logits and the merged map."""
     model = golden.model
     logits = model.semantic_head(features)["seg_preds"]
     golden.add("semantic_logits", logits[0, ::6, ::2, ::2])
@@ -160,7 +160,7 @@ def add_panoptic(golden: GoldenFile, features: tuple[torch.Tensor, ...], instanc
 
 @torch.no_grad()
 def add_inference(golden: GoldenFile, images: torch.Tensor, samples: list[Any]) -> None:
-    """Everything that needs no ground truth."""
+    """Adds every output that needs no ground truth."""
     model = golden.model
     features = model.extract_feat(images)
     golden.add_features(enumerate(features))
@@ -175,7 +175,7 @@ def add_inference(golden: GoldenFile, images: torch.Tensor, samples: list[Any]) 
 
 
 def main() -> None:
-    """Writes the file of the config that the command line names."""
+    """Writes the golden file of the config named on the command line."""
     args = arguments(__doc__)
     import_mmdet()
     model = build(args.config)

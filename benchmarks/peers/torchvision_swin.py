@@ -1,10 +1,10 @@
-"""The golden file of torchvision's Swin-T: its four maps, sampled.
+"""Makes the golden file of torchvision's Swin-T: samples of its four feature maps.
 
     python -m benchmarks.peers.torchvision_swin
 
-`tests/golden_recipe.py` draws the weights by name. The images are normal noise of numpy's legacy
-generator; torchvision, which leaves out the last pixels of odd sides, is given them padded to
-multiples of 4 with zeros. `tests/nn/test_swin.py` reads the file.
+`tests/support/golden_recipe.py` draws the weights by name. The images are normal noise from numpy's
+legacy generator. They are zero-padded to multiples of 4, because torchvision drops the last pixels
+of other sizes. `tests/nn/test_swin.py` reads the file.
 """
 
 import argparse
@@ -18,15 +18,15 @@ import torchvision
 
 from tests.support import golden_recipe as recipe
 
-# At 64 x 128 one window covers the height of stage 2, whose width is shifted.
+# At 64 x 128 one window covers the full height of stage 2, whose width is still shifted.
 SIZES = ((64, 128), (61, 83))
 SAMPLES = 400
-STAGES = (1, 3, 5, 7)  # in `features`: patch embedding and mergings lie between them
+STAGES = (1, 3, 5, 7)  # indices in `features`; patch embedding and mergings are in between
 
 
 @torch.no_grad()
 def maps(model: torch.nn.Module, image: np.ndarray) -> list[np.ndarray]:
-    """The four stages' maps [h, w, C] of an image [H, W, 3]."""
+    """Returns the four stages' maps [h, w, C] of an image [H, W, 3]."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % 4), (0, -width % 4), (0, 0)))
     x = torch.from_numpy(padded)[None].permute(0, 3, 1, 2)
@@ -35,8 +35,8 @@ def maps(model: torch.nn.Module, image: np.ndarray) -> list[np.ndarray]:
 
 
 def sampled(feature: np.ndarray) -> dict[str, Any]:
-    """Shape, rms, sum and evenly spread values of a map."""
-    step = max(1, feature.size // SAMPLES) | 1  # odd: all channels come up
+    """Returns a map's shape, rms, sum and evenly spaced values."""
+    step = max(1, feature.size // SAMPLES) | 1  # an odd step visits all channels
     return {
         "shape": np.array(feature.shape),
         "rms": np.sqrt(np.square(feature, dtype=np.float64).mean()),
