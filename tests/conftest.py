@@ -1,4 +1,4 @@
-"""Shared settings of the test run: strict shapes, one compilation cache, what runs next to what."""
+"""Shared test settings: strict shapes, a compilation cache, grouping and order of tests."""
 
 import os
 import resource
@@ -7,8 +7,8 @@ from pathlib import Path
 
 CACHE = Path(__file__).parent.parent / ".jax_cache"
 
-# Both before jax starts its backend. Eight CPU devices serve the parallel tests and cost
-# the others nothing: a computation that names no sharding runs on the first.
+# Both are set before JAX starts its backend. Eight CPU devices serve the parallel tests and cost
+# the others nothing: a computation without a sharding runs on the first device.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
@@ -16,7 +16,7 @@ import jax  # noqa: E402  (the flags above must be set first)
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-# Hooks: a test that takes too long fails.
+# Hooks that fail a test that takes too long.
 from tests.support.budget import TIERS, pytest_runtest_call, pytest_runtest_makereport  # noqa: E402
 
 __all__ = ["pytest_runtest_call", "pytest_runtest_makereport"]
@@ -25,15 +25,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", os.environ.get("SEGJAX_TEST_CACHE", str(CACHE)))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
-# How many examples property tests draw; a test whose every example takes long divides it, see
-# tests/support/examples.py. No deadline: the first example compiles.
+# Number of examples that property tests draw. A test with expensive examples divides it; see
+# tests/support/examples.py. There is no deadline, because the first example compiles.
 settings.register_profile("default", max_examples=20, deadline=None)
 settings.register_profile("nightly", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("SEGJAX_TEST_PROFILE", "default"))
 
 # ---- Which tests share a worker, and in which order -----------------------------------------
 
-# The models of tests/support/run.py are compiled once by the worker that has these modules.
+# These modules run on one worker, which compiles the models of tests/support/run.py only once.
 SHARING_MODELS = (
     "models/test_contracts.py",
     "models/test_cascade.py",
@@ -41,13 +41,13 @@ SHARING_MODELS = (
     "models/test_panoptic.py",
     "models/test_two_stage.py",
 )
-# Those that start worker processes: one of them looks for shared memory that was left, which the
-# machine has in common.
+# These start worker processes and run one at a time, because one of them looks for leaked blocks in
+# shared memory, which the whole machine has in common.
 WORKER_PROCESSES = ("data/test_mix.py", "data/test_pipeline.py", "data/test_semantic_batches.py")
-# Their fixtures compile something else for every parameter.
+# Fixtures of these modules compile a different program for every parameter.
 BY_PARAMETER = ("test_goldens.py", "ops/test_nms.py", "aot/test_accelerators.py")
-# The longest: begun last, they would leave the other worker idle. In the order of their length;
-# all other modules follow in that of their folders.
+# The longest modules, by duration. If they started last, the other worker would be idle. All other
+# modules follow in the order of their folders.
 LONG = (
     "test_goldens.py",
     *SHARING_MODELS,
@@ -65,7 +65,7 @@ def _module(item):
 
 
 def _group(item):
-    """Tests of one group run on one worker, in their order."""
+    """Returns the name of an item's group. Tests of one group run on one worker, in order."""
     module = _module(item)
     if module in SHARING_MODELS:
         return "models"
@@ -75,9 +75,9 @@ def _group(item):
     return module + "-" + parameter.rstrip("]") if module in BY_PARAMETER else module
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+@pytest.hookimpl(tryfirst=True)  # runs before xdist reads the marks
 def pytest_collection_modifyitems(items):
-    """Long tests first, and those that share compiled programs together."""
+    """Puts long tests first and groups those that share compiled programs."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.xdist_group(_group(item).replace("@", "-")))
@@ -87,11 +87,11 @@ def pytest_collection_modifyitems(items):
 
 # ---- Compiled programs ----------------------------------------------------------------------
 
-MOST_MEMORY = 4e9  # bytes of a worker
+MOST_MEMORY = 4e9  # bytes per worker
 
 
 def _memory():
-    """Bytes that this process holds; where the system does not tell, the most it ever held."""
+    """Returns the bytes held by this process, or its peak where the system does not report them."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -102,19 +102,19 @@ def _memory():
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
-    """Frees the programs when they take too much room: a whole run would fill ten gigabytes."""
+    """Frees compiled programs that take too much memory; a full run would accumulate 10 GB."""
     yield
     if _memory() > MOST_MEMORY:
         jax.clear_caches()
 
 
-@pytest.hookimpl(tryfirst=True)  # before fixtures, which compile too
+@pytest.hookimpl(tryfirst=True)  # runs before fixtures, which compile too
 def pytest_runtest_setup(item):
-    """Small programs run a few times: compiling them is what takes long, so it optimises little.
+    """Compiles the small programs of unmarked tests with few optimisations.
 
-    Tests of the other tiers run for long, and see the programs that users get. So do those marked
-    optimised: sums in another order have larger rounding errors than their tolerances, which were
-    measured on such programs.
+    They run only a few times, so compilation dominates. Tests of the other tiers run longer and use
+    the same programs as users. So do tests marked `optimised`: their tolerances were measured on
+    optimised programs, and summation in another order has larger rounding errors.
     """
     quick = not any(item.get_closest_marker(name) for name in (*TIERS, "optimised"))
     jax.config.update("jax_disable_most_optimizations", quick)

@@ -1,4 +1,4 @@
-"""Tests that take too long fail the run."""
+"""Tests over the time budget fail the run."""
 
 from pathlib import Path
 

@@ -97,7 +97,7 @@ def test_evaluate(trained, tmp_path, capsys):
 
 def test_a_model_of_ones_own_wants_trust(trained, tmp_path, capsys):
     if "tests.support.toy" not in (trained / "config.json").read_text():
-        return  # a model of the library's own
+        return  # a model of the library itself
     refusal = "names tests.support.toy:Toy, which is not of segjax's models"
     flags = [f"--data.cache-dir={tmp_path}/cache", f"--data.root={tmp_path}/shapes", "--steps=1"]
     flags += ["--num-pictures=0", f"--init-from={trained}"]

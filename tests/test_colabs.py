@@ -12,11 +12,11 @@ FOLDER = Path(__file__).parent.parent / "colabs"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
-@pytest.mark.slow  # trains; .ci/run asks for it by name
+@pytest.mark.slow  # trains a model; .ci/run selects it by name
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, monkeypatch, tmp_path):
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as its readers have
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures go into the notebook
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device, as for readers
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # figures are drawn in the notebook
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     started = time.monotonic()

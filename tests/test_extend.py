@@ -1,4 +1,4 @@
-"""docs/extend.md: a package of your own trains, is read back, is evaluated and predicts."""
+"""docs/extend.md: a custom package trains, is read back, evaluates and predicts."""
 
 import json
 import os
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "extend.md"
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """The page's files in a folder."""
+    """Writes the page's files to a folder."""
     folder = tmp_path_factory.mktemp("extend")
     blocks = re.findall(r"```python\n# ([\w/]+\.py)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert [name for name, _ in blocks] == [
@@ -32,7 +32,7 @@ def package(tmp_path_factory):
 
 
 def run(package, *command):
-    """A command in the folder, as a user gives it."""
+    """Runs a command in the folder, as a user would."""
     path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.run(
         command,
@@ -44,7 +44,7 @@ def run(package, *command):
     )
 
 
-@pytest.mark.slow  # three processes that compile; .ci/run asks for it by name
+@pytest.mark.slow  # compiles in three processes; .ci/run selects it by name
 def test_the_commands_of_the_page(package):
     lines = re.findall(r"^segjax (.*)$", PAGE.read_text(), flags=re.MULTILINE)
     assert [line.split()[0] for line in lines] == ["train", "evaluate", "predict"]

@@ -1,4 +1,4 @@
-"""Locks between processes, and files that are there whole or not at all."""
+"""Locks between processes, and atomically written files."""
 
 import errno
 import socket
@@ -51,7 +51,7 @@ def test_file_systems_without_locks_get_a_file_in_their_place(tmp_path, monkeypa
     assert not (tmp_path / "x.lock.pid").exists()
     (tmp_path / "x.lock.pid").write_text(
         f"999999999\n{socket.gethostname()}\n"
-    )  # of a dead process
+    )  # held by a dead process
     with locked(tmp_path / "x.lock", wait=False):
         pass
 

@@ -1,4 +1,4 @@
-"""Every published config that the models cover has its line among the goldens' models."""
+"""Every published config that the models cover has a row in the goldens' models."""
 
 import json
 
@@ -92,14 +92,14 @@ def test_no_config_fits_two_lines():
     assert len(patterns) == len(set(patterns))
 
 
-# What the files were made with otherwise than the published models, by field.
+# Fields in which the models of the files differ from the published ones.
 SET_FOR_THE_FILES = {
     "num_classes",
     "num_samples",
     "score_threshold",
     "stuff_area",
     "averaged",
-    "kind",  # of torchvision v2's norms: they stay in eval mode
+    "kind",  # torchvision v2's norms stay in eval mode
     "frozen_stages",
 }
 
@@ -109,7 +109,7 @@ def test_the_zoos_row_is_the_files_model(file):
     meta = json.loads(str(np.load(file)["meta"]))
     (peer, model), found = find(meta), row(meta)
     if found is None:
-        assert "without-semantic" in meta["config"]  # weights of it were never published
+        assert "without-semantic" in meta["config"]  # weights were never published
         return
     assert RULES[found.peer] is peer.rules
     ours, theirs = (json.loads(json.dumps(to_json(m))) for m in (model, found.make()))

@@ -1,13 +1,13 @@
-"""Numbers of torchvision, Detectron2 and mmdet, compared key by key.
+"""Compares results with torchvision, Detectron2 and mmdet, key by key.
 
-    pytest -m "golden and not slow"    # CI's: one file of each peer in full, the others forward
+    pytest -m "golden and not slow"    # as in CI: one file per peer in full, others forward only
     pytest -m golden                   # all files in full
 
-Each file in the folders of SEGJAX_GOLDENS (os.pathsep between them; default
-tests/goldens) holds a peer's numbers on weights that are drawn from names, so
-converter, network, post-processing, losses and gradients are compared at once.
-Every key of a file is checked; an unknown key or config fails. "Forward" leaves out what takes
-gradients: the norms of the first step's, and all losses but the first step's.
+Golden files are in the folders of SEGJAX_GOLDENS (separated by os.pathsep; default tests/goldens).
+Each holds a peer's numbers for weights that are drawn by name, so that converter, network,
+post-processing, losses and gradients are compared at once. Every key of a file is checked; unknown
+keys or configs fail. Forward-only runs skip everything that needs gradients: the gradient norms of
+the first step, and all losses except those of the first step.
 """
 
 import dataclasses
@@ -52,14 +52,14 @@ FILES = [
 KEEP = os.environ.get("SEGJAX_GOLDEN_RESULTS")
 
 RELATIVE_TO_RMS = 1e-4  # features, logits, deltas
-BOX, SCORE = 0.1, 1e-3  # a pair: every side within so many pixels, the score within this
-PROPOSALS, DETECTIONS = 0.995, 0.99  # paired at least
+BOX, SCORE = 0.1, 1e-3  # tolerances of a pair: each side in pixels, and the score
+PROPOSALS, DETECTIONS = 0.995, 0.99  # minimum shares of pairs
 MASK_IOU = 0.99
 PIXELS = 0.99
 FIRST_LOSS, TRAJECTORY = 1e-4, 5e-3  # relative
 GRADIENT, MEDIAN_GRADIENT = 1e-2, 1e-4  # relative
 
-# One of each peer, whole also where time is short. Detectron2's holds its Mask R-CNN as well.
+# One per peer, tested in full even in short runs. Detectron2's includes its Mask R-CNN.
 IN_FULL = ("tv_mask_rcnn_r50_fpn", "d2_panoptic_fpn_r50", "mm_cascade_mask_rcnn_r50_fpn")
 TRAINED = ("grad_names", "grad_norms")
 
@@ -70,7 +70,7 @@ def test_there_are_files():
 
 @pytest.fixture
 def forgotten_afterwards():
-    """The programs of one file take gigabytes, and no other file has use for them."""
+    """Frees the programs of a file, which take gigabytes and are not reused by other files."""
     yield
     jax.clear_caches()
 
@@ -94,7 +94,7 @@ def test_golden_forward(file):
 
 
 def compare(golden):
-    """Checks every key, and prints each deviation next to its bound."""
+    """Checks every key and prints each deviation next to its bound."""
     unknown, rows = [], []
     for key in golden.keys:
         check = golden.check_for(key)
@@ -112,9 +112,9 @@ def compare(golden):
 
 
 def keep(name, rows):
-    """Merges the largest deviation of each kind of key into the file SEGJAX_GOLDEN_RESULTS."""
+    """Merges the largest deviation per kind of key into the file SEGJAX_GOLDEN_RESULTS."""
     with (Path(tempfile.gettempdir()) / "segjax_goldens.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of workers, one at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker at a time
         merge(Path(KEEP), name, rows)
 
 
@@ -137,7 +137,7 @@ def at_least(what, value, bound):
 
 
 class Golden:
-    """One file next to our computation of the same things."""
+    """A golden file together with our results on the same inputs."""
 
     def __init__(self, file, in_full=True):
         self.name, self.in_full = file.stem, in_full
@@ -151,7 +151,7 @@ class Golden:
 
     @cached_property
     def variables(self):
-        """As those of a file that the library has written, through the zoo's reading."""
+        """Variables read through the zoo, as for a file written by the library."""
         state = recipe.state_dict(self.meta["manifest"], self.seed, self.meta.get("scaled"))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights"
@@ -184,7 +184,7 @@ class Golden:
     def images(self):
         h, w = self.height, self.width
         image = recipe.image(h, w, self.seed)
-        padded = np.pad(image, ((0, -h % 32), (0, -w % 32), (0, 0)))  # as all three peers do
+        padded = np.pad(image, ((0, -h % 32), (0, -w % 32), (0, 0)))  # as in all three peers
         return jnp.asarray(padded[None])
 
     @property
@@ -192,9 +192,9 @@ class Golden:
         return jnp.array([[self.height, self.width]], jnp.int32)
 
     def semantic_labels(self):
-        """Labels of the canvas, drawn as the peer's were.
+        """Labels of the canvas, drawn like the peer's.
 
-        No file says how: of several ways, the one that gives the peer's first loss.
+        Files do not record the variant, so the one that reproduces the peer's first loss is chosen.
         """
         draws = [self.draw(*draw) for draw in self.peer.semantic_draws]
         if len(draws) == 1 or "loss_names" not in self.data.files:
@@ -248,19 +248,19 @@ class Golden:
         return jax.tree.map(np.asarray, result)
 
     def masks(self, detections):
-        """Masks of the only image, of its size."""
+        """Returns full-size masks of the only image."""
         one = jax.tree.map(lambda leaf: leaf[0], detections.masks)
         return one.paste(self.height, self.width)
 
     @property
     def steps(self):
-        """Five, except for files where the peer does not repeat its own numbers for so long."""
+        """Number of steps: five, or fewer if the peer itself does not reproduce later ones."""
         return len(self.data["loss_trajectory"]) if self.in_full else 1
 
     @cached_property
     def training(self):
-        """Loss terms [steps] by our names, and gradient norms of the first step by our paths."""
-        for slots in (64, 256, None):  # more only if a step needs them: the mask head is costly
+        """Loss terms [steps] by our names, and the first step's gradient norms by our paths."""
+        for slots in (64, 256, None):  # more only if needed: the mask head is expensive
             model = with_mask_slots(self.model, slots)
             trajectory, norms = self.train(model) if self.in_full else self.first_losses(model)
             if len(trajectory) == self.steps:
@@ -269,7 +269,7 @@ class Golden:
         raise AssertionError("regions were dropped although the mask head has a slot for each")
 
     def first_losses(self, model):
-        """The first step's loss terms, without its gradients."""
+        """Returns the first step's loss terms, without gradients."""
 
         def losses(variables, batch):
             keys = image_keys(jax.random.fold_in(jax.random.key(0), 0), len(batch.images))
@@ -282,9 +282,9 @@ class Golden:
         return [] if metrics.get("mask_rois_dropped", 0) else [metrics], {}
 
     def train(self, model):
-        """Metrics of the file's steps of the training program, and the first step's gradient norms.
+        """Runs the training program; returns metrics by step and gradient norms of the first step.
 
-        Of fewer steps where the next one has more regions than the mask head has slots.
+        Stops early if a step has more regions than the mask head has slots.
         """
         sgd = OptimConfig(
             optimizer=SGD(momentum=self.meta["sgd"]["momentum"]),
@@ -307,7 +307,7 @@ class Golden:
                 break
             trajectory.append(jax.device_get(metrics))
             if not norms:
-                # After one step momentum is the gradient plus the decay of the parameter.
+                # After one step, momentum equals the gradient plus weight decay.
                 momentum = flatten(optax.tree_utils.tree_get(state.opt_state, "trace"))
                 norms = {
                     path: float(np.linalg.norm(m - sgd.weight_decay * before[path]))
@@ -323,7 +323,7 @@ class Golden:
         return None if method is None else method(key, rest)
 
     def level(self, name):
-        """Position of a pyramid level by the peer's name: p2.., 0.., or torchvision's pool."""
+        """Returns a level's index from the peer's name: p2.., 0.., or torchvision's pool."""
         if name == "pool":
             return 4
         return int(re.fullmatch(r"p?(\d)", name)[1]) - (2 if name.startswith("p") else 0)
@@ -376,7 +376,7 @@ class Golden:
         ]
 
     def of_stage(self, kind, rest):
-        """Our numbers of one stage; the file must hold every stage that we have."""
+        """Returns our numbers of one stage, after checking that the file holds all stages."""
         stages = self.ours[kind]
         keys = [key for key in self.data.files if key.split("/")[0] == f"roi_{kind}"]
         assert len(keys) == len(stages), (keys, len(stages))
@@ -389,10 +389,10 @@ class Golden:
 
     def check_roi_box_deltas(self, key, rest):
         ours = self.of_stage("box_deltas", rest).reshape(48, -1)
-        if ours.shape[1] == 4:  # one box for all classes
+        if ours.shape[1] == 4:  # class-agnostic boxes
             return [self.close(ours, self.data[key])]
         ours = np.pad(ours, ((0, 0), (self.peer.first_box_column, 0)))[:, ::7]
-        skip = -(-self.peer.first_box_column // 7)  # the background's columns, never read
+        skip = -(-self.peer.first_box_column // 7)  # the background's columns, never used
         return [self.close(ours[:, skip:], self.data[key][:, skip:])]
 
     def check_roi_mask_logits(self, key, rest):
@@ -405,7 +405,7 @@ class Golden:
     def check_semantic_logits(self, key, rest):
         ours = self.ours["semantic_logits"]
         panoptic = isinstance(self.model, PanopticFPN)
-        if panoptic and self.model.semantic_loss.full_resolution:  # Detectron2's, of pixels
+        if panoptic and self.model.semantic_loss.full_resolution:  # Detectron2's are per pixel
             size = (self.height, self.width)
             ours = np.asarray(resize_bilinear(jnp.asarray(ours), size, align_corners=False))
             return [self.close(ours[0, ::8, ::8, ::6].transpose(2, 0, 1), self.data[key])]
@@ -439,7 +439,7 @@ class Golden:
             for i, s in theirs.items()
             if s["isthing"]
         ]
-        # Things name the detection they come from, stuff has an area.
+        # Things refer to their detections; stuff has an area.
         places = [rows[i] != s["instance_id"] for i, s in theirs.items() if s["isthing"]]
         ids = found.ids[: self.height, : self.width]
         areas = [
@@ -471,14 +471,14 @@ class Golden:
             "boxes": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
             "scores": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
             "labels": lambda: [at_least("share paired", self.share_of_detections, DETECTIONS)],
-            "num_masks": lambda: [],  # read with the masks
+            "num_masks": lambda: [],  # read together with the masks
             "masks_packed": self.check_masks,
         }
         return checks[rest]() if rest in checks else None
 
     @cached_property
     def detection_pairs(self):
-        """[n, m] True where their detection and ours are the same."""
+        """[n, m], True where their detection matches ours."""
         found = self.ours["detections"]
         valid = found.valid[0]
         boxes, scores, classes = (x[0][valid] for x in (found.boxes, found.scores, found.classes))
@@ -533,7 +533,7 @@ class Golden:
         ours = np.array(
             [self.training[1][path_of(self.peer.rules, str(n))[0]] for n in self.data["grad_names"]]
         )
-        # A layer that nothing of this image reaches has a gradient of 0 on both sides.
+        # Layers that do not affect this image have zero gradients on both sides.
         theirs = self.data[key]
         relative = np.abs(ours - theirs) / np.where((theirs == 0) & (ours == 0), 1.0, theirs)
         worst = self.data["grad_names"][relative.argmax()]
@@ -549,7 +549,7 @@ class Golden:
 
 
 def pairs(near):
-    """One to one: each of theirs takes the first free one of ours that is near."""
+    """Matches one to one: each of theirs takes the first free one of ours nearby."""
     taken = np.zeros_like(near)
     for i, row in enumerate(near):
         free = np.flatnonzero(row & ~taken.any(0))

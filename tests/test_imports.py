@@ -1,4 +1,4 @@
-"""What works without the packages that only feed training."""
+"""Features that work without packages needed only for training data."""
 
 import subprocess
 import sys

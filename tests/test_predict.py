@@ -61,7 +61,7 @@ def test_gray_and_transparent_pictures(predictor, channels):
 def test_refined_masks_follow_the_contours_of_the_picture(predictor):
     image, truth = fakes.image_of(2), [mask for _, mask in fakes.masks_of(2)]
     for channel, mask in zip((1, 2, 1), truth, strict=True):
-        image[mask, channel] = 220  # the oracle looks at red alone
+        image[mask, channel] = 220  # the oracle looks only at red
     masks = predictor.variables["masks"]
     coarse = masks.reshape(*masks.shape[:2], 2, 56, 2, 56).mean((3, 5))
     blurred = dataclasses.replace(predictor, variables=predictor.variables | {"masks": coarse})
@@ -70,7 +70,7 @@ def test_refined_masks_follow_the_contours_of_the_picture(predictor):
         [(f.mask(i) & m).sum() / (f.mask(i) | m).sum() for i, m in enumerate(truth)]
         for f in (blurred(image), refined(image))
     )
-    # The box's contour goes across the disc, so that is left out.
+    # The box's contour crosses the disc, so the disc is skipped.
     assert max(before[1:]) < 0.92 and min(after[1:]) > 0.97, (before, after)
     np.testing.assert_array_equal(refined(image).boxes, blurred(image).boxes)
 
@@ -128,7 +128,7 @@ def test_padding_is_torchvisions_where_anchors_depend_on_it(from_shape, canvases
         fit(np.zeros((*size, 3), np.uint8), predictor.data, predictor._divisor)[0] for size in sizes
     ]
     assert [padded.shape[:2] for padded in made] == canvases
-    # Then the stride of the coarsest anchors is that of torchvision's padded image.
+    # The stride of the coarsest anchors then matches torchvision's padded image.
     padded = made[0]
     cells = (-(-canvases[0][0] // 64), -(-canvases[0][1] // 64))
     strides = level_stride(padded.shape[:2], cells, 64, from_shape)
@@ -258,7 +258,7 @@ def test_files_give_overlays_and_one_results_file(predictor, pictures, tmp_path)
     assert list(report.counts.values()) == [{"disc": 1, "box": 1}] * 3
     assert as_image(out / "b_instances.jpg").shape == (450, 300, 3)  # 5 times 90 x 60
     entries = json.loads((out / "detections.json").read_text())
-    assert len(entries) == 9  # all of them, drawn or not
+    assert len(entries) == 9  # all objects, drawn or not
     names = list(dict.fromkeys(entry["file_name"] for entry in entries))
     assert names == ["in/a.png", "b.jpg", "more/a.png"]  # each name once
     assert {entry["category_id"] for entry in entries} == {3, 17}

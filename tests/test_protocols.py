@@ -1,4 +1,4 @@
-"""Every model of the zoo keeps the contract, one without boxes fits it, nobody asks for more."""
+"""Every zoo model follows the contract, a box-free model fits it, and callers need nothing else."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ from tests.support.fakes import FakeModel
 SOURCE = Path(segjax.__file__).parent
 TOGETHER = {
     repr(entry.make()): entry for entry in ENTRIES.values()
-}  # rows that differ in their schedule alone are one model
+}  # rows that differ only in their schedule are one model
 
 
 @pytest.mark.parametrize("entry", TOGETHER.values(), ids=lambda entry: entry.name)
@@ -79,7 +79,7 @@ def assert_maps_are_what_the_backbone_says(backbone):
 
 @dataclasses.dataclass(frozen=True)
 class Query(FakeModel):
-    """Masks of the whole image without boxes: one bright, one dark object."""
+    """Full-image masks without boxes: one bright and one dark object."""
 
     stride: int = 4
     tasks = frozenset({"masks"})
@@ -109,7 +109,7 @@ def test_a_model_without_boxes_and_rpn_predicts():
     assert found.boxes.shape == (2, 4)
     x0, y0, x1, y1 = rle.to_bbox(found.mask_rles[0])
     np.testing.assert_array_equal(found.boxes[0], [x0, y0, x1, y1])
-    # A cell is 4 pixels, so that edges are right to half of one.
+    # A cell is 4 pixels, so edges are accurate to half a cell.
     assert bright[10:22, 18:38].all() and not bright[:5].any() and not bright[:, 43:].any()
     assert dark[:5].all() and (bright ^ dark).mean() > 0.95
 
@@ -149,7 +149,7 @@ def test_what_is_no_model_is_told_what_it_lacks():
 
 
 def test_nobody_looks_into_a_model():
-    """No caller types a model as anything, or looks up an attribute of it by its name."""
+    """No caller types a model as Any or looks up a model's attribute by name."""
     strange = re.compile(r"\bmodel: Any\b|(?:getattr|hasattr)\((?:\w+\.)?model\b")
     found = [
         f"{path.relative_to(SOURCE)}: {line.strip()}"

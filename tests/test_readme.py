@@ -1,4 +1,4 @@
-"""Things that the README and its pages name exist."""
+"""Paths named in the README and its pages exist."""
 
 import re
 from pathlib import Path

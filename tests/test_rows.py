@@ -1,4 +1,4 @@
-"""A test of a table names all rows that fail, and only them."""
+"""A test of a table reports all failing rows, and no others."""
 
 import pytest
 

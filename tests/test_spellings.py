@@ -1,4 +1,4 @@
-"""Flags as other libraries spell them."""
+"""Flags spelled as in other libraries."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def test_flags_of_other_libraries_are_understood():
 
 
 def test_every_flag_that_is_named_exists():
-    """What the tables point to are fields of a config or flags of the command."""
+    """Targets of the tables are fields of a config or flags of the command."""
     config = load_config("lite_coco_format")
     for ours in {*spellings._SAME.values()} - {"--workdir"}:
         value = config

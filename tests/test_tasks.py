@@ -1,4 +1,4 @@
-"""Semantic and panoptic models through the command line, and what keeps them from their data."""
+"""Semantic and panoptic models on the command line, and errors for unsuitable data."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def get_config():
 
 
 def trained(folder, model, changes=""):
-    """A run of two steps."""
+    """Trains a run of two steps."""
     config = folder / "tiny.py"
     text = CONFIG.replace("MODEL", model).replace("CHANGES", changes)
     config.write_text(text.replace("FOLDER", repr(str(folder))))
@@ -203,7 +203,7 @@ def test_the_classes_of_a_run_are_kept(tmp_path):
     assert read_classes(tmp_path) == classes
     (tmp_path / "classes.json").write_text('{"names": ["disc"], "category_ids": [1]}')
     assert read_classes(tmp_path) == Classes(("disc",), (1,))
-    # An old run, which did not keep them, may go on; one on other labels may not.
+    # An old run without this record may be resumed; one with other labels may not.
     check_same_run(tmp_path, config_of(tiny_panoptic()), classes, 1)
     save_classes(tmp_path, dataclasses.replace(classes, semantic_names=("things", "sea")))
     with pytest.raises(ValueError, match=r"semantic classes things, sea \(2\), the data have"):

@@ -1,4 +1,4 @@
-"""The page of mistakes says what segjax says."""
+"""The troubleshooting page matches the output of segjax."""
 
 from benchmarks import troubleshooting
 

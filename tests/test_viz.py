@@ -42,11 +42,11 @@ def test_labels_number_each_class_from_the_best_score_down():
 def test_masks_boxes_and_labels_are_drawn_where_the_objects_are():
     image = np.full((120, 160, 3), 100, np.uint8)
     drawn = viz.draw(image, _objects(), show_labels=False)
-    assert (image == 100).all()  # the input stays as it was
+    assert (image == 100).all()  # the input is not modified
     assert drawn.dtype == np.uint8
-    assert (drawn[100:, :28] == 100).all()  # nothing far from the objects
+    assert (drawn[100:, :28] == 100).all()  # nothing is drawn far from the objects
     colours = [viz.instance_colour(rank) for rank in range(3)]
-    assert tuple(drawn[40, 60]) == colours[1]  # the box's line
+    assert tuple(drawn[40, 60]) == colours[1]  # the box's outline
     blended = 100 * (1 - viz.MASK_OPACITY) + np.array(colours[1]) * viz.MASK_OPACITY
     np.testing.assert_allclose(drawn[65, 55], blended, atol=1)
     plain = viz.draw(image, _objects(), show_labels=False, show_boxes=False, show_masks=False)

@@ -51,14 +51,14 @@ def mixed(colour):
 def test_classes_have_their_colours_and_lines_between():
     image = blank()
     drawn = viz_maps.draw_semantic(image, semantic(), show_legend=False)
-    assert (image == GRAY).all()  # the input stays as it was
+    assert (image == GRAY).all()  # the input is not modified
     assert drawn.shape == image.shape
     np.testing.assert_allclose(drawn[50, 20], mixed(class_colour(0)), atol=1)
     np.testing.assert_allclose(drawn[50, 100], mixed(class_colour(2)), atol=1)
     assert (drawn[110, 20] == GRAY).all()
     assert (drawn[:100, 60] == 255).all()
     assert (drawn[100] == 255).all()
-    # Nothing but the borders is white.
+    # Only the borders are white.
     assert (drawn == 255).all(axis=-1).sum() == 100 + 160
 
 
@@ -111,7 +111,7 @@ def test_labels_lie_on_objects_that_are_large_enough():
 
 @pytest.fixture
 def said(monkeypatch):
-    """Boxes and colours of the labels that are drawn."""
+    """Returns boxes and colours of the drawn labels."""
     said = {}
 
     def draw_labels(canvas, boxes, texts, order, colours):
@@ -129,7 +129,7 @@ def test_labels_say_who_is_who(said):
     assert colour == class_colour(0)
     said.clear()
     viz_maps.draw_panoptic(blank(), panoptic(scored=False))
-    # Without scores in the order of the map's segments.
+    # Without scores, in the order of the map's segments.
     assert list(said) == ["person 1", "person 2"]
     assert said["person 1"][1] == class_colour(0)
     assert said["person 1"][0][0] == 10
@@ -146,7 +146,7 @@ def test_labels_say_who_is_who(said):
 def test_the_picture_calls_objects_as_the_result_does(said):
     masks = np.zeros((4, *SIZE), bool)
     masks[0, 20:80, 10:60] = True
-    masks[1, 20:80, 15:65] = True  # nine tenths of it behind the first
+    masks[1, 20:80, 15:65] = True  # nine tenths of it is hidden by the first
     masks[2, 20:80, 100:150] = True
     masks[3, 90:100, 100:110] = True
     people = ImageDetections(
@@ -165,7 +165,7 @@ def test_the_picture_calls_objects_as_the_result_does(said):
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         x0, y0, x1, y1 = found.object(text.rsplit(" ", 1)[0]).box
         assert x0 <= x <= x1 and y0 <= y <= y1
-    # An object that the result no longer holds is of its class, but has no number.
+    # An object missing from the result keeps its class name, but has no number.
     said.clear()
     viz_maps.draw_result(blank(), dataclasses.replace(found, instances=people.above(0.75)))
     assert list(said) == ["person 1 0.90", "person 0.70"]
@@ -194,14 +194,14 @@ def test_the_legend_says_how_much_of_everything():
     swatch = viz_maps._swatch(class_colour(1))
     assert (legend == swatch).all(axis=-1).any()
     narrow = viz_maps.draw_semantic(blank()[:, :60], SemanticMap(semantic().labels[:, 40:100]))
-    assert len(narrow) - 120 > len(legend)  # more lines where there is less room
+    assert len(narrow) - 120 > len(legend)  # a narrower legend has more lines
 
 
 def test_nothing_known():
     unknown = SemanticMap(np.full(SIZE, 255, np.uint8))
     drawn = viz_maps.draw_semantic(blank(), unknown)
     np.testing.assert_array_equal(drawn[:120], blank())
-    assert (drawn[120:] < 100).any()  # the legend's word for it
+    assert (drawn[120:] < 100).any()  # the legend's entry for it
 
 
 def test_enlarged():

@@ -1,4 +1,4 @@
-"""Flags that importing segjax sets for XLA releases with known faults."""
+"""Flags that importing segjax sets for XLA releases with known bugs."""
 
 import os
 import subprocess

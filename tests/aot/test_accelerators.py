@@ -1,12 +1,12 @@
-"""Programs for GPUs and TPUs, compiled without one, against the counts that are stored.
+"""Compiles programs for GPUs and TPUs, without the devices, and compares counts with stored ones.
 
     pytest -n 2 -m "aot and not nightly"       # needs: pip install -e '.[aot,tpu]'
 
-With SEGJAX_STORE_PROGRAMS=1 it stores the counts again, after a change that is meant.
+With SEGJAX_STORE_PROGRAMS=1 the counts are stored again, after an intended change.
 
-The counts are kept by jaxlib's version. Under a version that has none, those of the newest that
-has any hold for what the compiler's version does not decide: which products are float32, and how
-many loops have no known length.
+Counts are kept per version of jaxlib. A version without stored counts is compared with the newest
+one that has them, but only in what does not depend on the compiler: the float32 products and the
+number of loops of unknown length.
 """
 
 import fcntl
@@ -25,11 +25,11 @@ pytestmark = pytest.mark.aot
 
 STORED = Path(__file__).parent / "programs"
 JAXLIB = importlib.metadata.version("jaxlib")
-# Part of the stored number by which kernels and temporaries may differ.
+# Relative tolerances of counts that may vary.
 TOLERANCES = {"kernels": 0.03, "temporaries": 0.10}
-# What the models decide, whatever the compiler's version.
+# Counts that the models determine, whatever the version of the compiler.
 OURS = ("float32_products", "loops_of_unknown_length")
-# The first of these run at both ends of JAX in CI: `-k train-h100]`.
+# CI runs the first of these with the oldest and the newest JAX: `-k train-h100]`.
 CASES = [
     *((family, "train", "h100") for family in FAMILIES),
     *((family, "predict", "h100") for family in ("mask_rcnn", "htc", "panoptic_fpn")),
@@ -41,7 +41,7 @@ CASES = [
 
 
 def counts(report):
-    """Counts that are compared, by module where there are several."""
+    """Returns the counts to compare, by module where there are several."""
     unknown = {}
     for loop in report.loops:
         if loop.trips is None:
@@ -66,7 +66,7 @@ def counts(report):
 
 
 def differences(found, stored):
-    """Lines that say what differs, by module; none if all is as stored."""
+    """Returns lines that describe the differences, by module; an empty list if there are none."""
     lines = []
     for name, wanted in stored.items():
         got = found[name]
@@ -86,7 +86,7 @@ def differences(found, stored):
 
 
 def store(path, key, found):
-    """Adds a program's counts to the file of its jaxlib; workers one at a time."""
+    """Adds a program's counts to the file of its jaxlib, under a lock shared by all workers."""
     with (Path(tempfile.gettempdir()) / "segjax_programs.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = json.loads(path.read_text()) if path.exists() else {}
@@ -100,7 +100,7 @@ def _version(path):
 @pytest.mark.parametrize(("family", "what", "target"), CASES)
 def test_a_program_is_what_is_stored(family, what, target):
     (report,) = compile_for(small_run(family), target, what=[what], per_device_batch=2).programs
-    assert not report.notes, report.notes  # such as products that have no Triton kernel
+    assert not report.notes, report.notes  # for example products without a Triton kernel
     found, key = counts(report), f"{family}/{what}/{target}"
     own = STORED / f"{JAXLIB}.json"
     if os.environ.get("SEGJAX_STORE_PROGRAMS"):

@@ -1,4 +1,4 @@
-"""`compile_for` on this machine's CPU, and what it says when a compiler fails."""
+"""`compile_for` on the local CPU, and its messages when a compiler fails."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.support.small_runs import small_run
 
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory):
-    """The report on a small prediction, and the folder with its text."""
+    """Returns the report on a small prediction program and the folder with its text."""
     folder = tmp_path_factory.mktemp("saved")
     found = segjax.compile_for(
         small_run("semantic_fpn", "float32"), "cpu:2", what=["predict"], save=folder
@@ -52,7 +52,7 @@ def test_a_report_is_read_in_lines(predicted):
 
 
 class AbortingRequest:
-    """Ends the process that reads it, as a failed check of a compiler does."""
+    """Aborts the process that unpickles it, like a failed assertion in a compiler."""
 
     what, target = "train", "cpu"
 
@@ -66,7 +66,7 @@ def test_a_compiler_that_aborts_is_an_error_here():
 
 
 class Lowered:
-    """A program that Triton has no tiles for, unless its kernels are turned off."""
+    """A program that Triton cannot tile unless its kernels are turned off."""
 
     def __init__(self, error):
         self.error, self.asked = error, []
@@ -131,7 +131,7 @@ def _report(images, temporaries, available=100):
 
 @pytest.mark.parametrize(("each", "images", "fits"), [(10, 16, 8), (30, 4, 2), (90, 4, 0)])
 def test_the_batch_that_fits_is_found_by_compiling(each, images, fits, monkeypatch):
-    """A device of 100 bytes, 20 of which the parameters take."""
+    """A device of 100 bytes, with 20 taken by the parameters."""
     tried = []
 
     def compiled(request, target):

@@ -1,4 +1,4 @@
-"""The comparison of `test_accelerators`, without a compiler."""
+"""The comparison of counts in `test_accelerators`, without a compiler."""
 
 from tests.aot.test_accelerators import differences
 

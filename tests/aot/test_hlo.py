@@ -1,4 +1,4 @@
-"""Reading compiled programs: a written one, and what XLA makes of a known function."""
+"""Parsing of compiled programs: a handwritten one, and XLA's output for a known function."""
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def test_a_text_without_a_program_is_refused():
 
 
 def test_a_real_program_is_read():
-    """Three rounds of a product in a named scope, as XLA compiles them for this CPU."""
+    """Three iterations of a product in a named scope, as XLA compiles them for the local CPU."""
 
     @jax.named_scope("rounds")
     def rounds(x, w):

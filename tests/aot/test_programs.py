@@ -1,4 +1,4 @@
-"""Programs that are lowered for a config, without data."""
+"""Programs lowered for a config, without data."""
 
 import dataclasses
 
@@ -86,7 +86,7 @@ def test_modes_that_cannot_be_compiled_ahead_are_refused():
 
 
 def test_the_lowered_step_is_the_one_that_trains():
-    """Arguments of the program, flattened: those of the state, the batch and the key."""
+    """The program's flattened arguments are those of the state, the batch and the key."""
     config = programs.completed(small_run("mask_rcnn", "float32"))
     devices = programs.mesh_devices(config, jax.devices()[:2])
     lowered = programs.lower_train(config, devices, programs.Shapes(1, (128, 192)))

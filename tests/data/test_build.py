@@ -1,4 +1,4 @@
-"""The TFDS dataset: from a folder and from COCO's archives over HTTP, without TensorFlow."""
+"""The TFDS dataset, built from a folder and from COCO's archives over HTTP, without TensorFlow."""
 
 import dataclasses
 import functools
@@ -115,7 +115,7 @@ def test_splits_must_agree_on_categories(tmp_path):
 
 @pytest.fixture
 def coco_server(tmp_path):
-    """Serves small archives of COCO's names and layout on loopback."""
+    """Serves small archives with COCO's names and layout on the loopback interface."""
     site = tmp_path / "site"
     (site / "zips").mkdir(parents=True)
     (site / "annotations").mkdir()
@@ -175,7 +175,7 @@ def test_bad_images_of_2017_stop_or_are_left_out(tmp_path, coco_server):
 
 
 def archive(files):
-    """The bytes of a zip file."""
+    """Returns the bytes of a zip file."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
         for name, held in files.items():
@@ -184,14 +184,14 @@ def archive(files):
 
 
 def labels_of_2017(image):
-    """Labels 0 and 1, which are the panoptic categories 1 and 5."""
+    """Returns a map of labels 0 and 1, which are panoptic categories 1 and 5."""
     labels = np.zeros((image["height"], image["width"]), np.uint8)
     labels[3:9, 2 : 5 + image["id"] % 7] = 1
     return labels
 
 
 def panoptic_archive():
-    """COCO's layout: a json and an archive of PNGs for each split."""
+    """Returns an archive with COCO's layout: a json and an archive of PNGs per split."""
     files = {}
     for split in ("train", "val"):
         pngs, annotations = {}, []

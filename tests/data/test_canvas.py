@@ -24,7 +24,7 @@ def test_orientation_canvases():
     found = derive_canvases(sizes((480, 640), (640, 480), (333, 1000), (500, 500)), COCO)
     assert found == ((800, 1344), (1088, 800))
     canvas = assign_canvases(sizes((480, 640), (640, 480), (500, 500)), found, COCO)
-    # A square goes where the least is padded.
+    # A square image goes to the canvas with the least padding.
     assert canvas.tolist() == [0, 1, 1]
 
 
@@ -51,7 +51,7 @@ def test_canvases_hold_every_scale():
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """Cuts off the right half in training."""
+    """Crops to the left half in training."""
 
     def __call__(self, example, rng):
         if rng is None:
@@ -64,7 +64,7 @@ class Crop:
 
 def test_canvases_follow_the_transforms():
     config = DataConfig(transforms=(Crop(), ShortSide((64, 96), 1000), NoResize()))
-    # 50 x 100 becomes 50 x 50 or stays, and then 96 x 96 or 96 x 192.
+    # 50 x 100 is cropped to 50 x 50 or kept, then resized to at most 96 x 96 or 96 x 192.
     assert derive_canvases(sizes((50, 100)), config) == ((96, 192),)
     narrow = dataclasses.replace(config, transforms=(ShortSide((64, 96), 100),))
     assert derive_canvases(sizes((50, 100)), narrow) == ((64, 128),)

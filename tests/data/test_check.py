@@ -1,4 +1,4 @@
-"""Defects that are named before training, and the same ones when data are prepared."""
+"""Defects that are reported before training, and again when data are prepared."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ OUTLINE = [[30, 40, 80, 40, 80, 60, 30, 60]]
 
 
 def objects(number, change):
-    """Images of one object each whose mask is right, and whose other fields a test changes."""
+    """Images of one object each with a valid mask, after `change` is applied to each annotation."""
     found = []
     for i in range(1, number + 1):
         entry = annotation(i, i, BOX, segmentation=json.loads(json.dumps(OUTLINE)))
@@ -283,7 +283,7 @@ def test_the_limit_of_pixels_is_named_and_can_be_raised(tmp_path):
     data = objects(2, lambda entry: None)
     config = dataclasses.replace(make_folder(tmp_path, data), max_image_pixels=11_999)
     found = check_dataset(config)["train"]
-    assert found.fatal() == {"image_too_large": 2}  # and no objects of unknown images
+    assert found.fatal() == {"image_too_large": 2}  # no errors about objects of unknown images
     assert "--data.max-image-pixels=12000" in found.examples["image_too_large"][0]
     raised = dataclasses.replace(config, max_image_pixels=12_000)
     assert not check_dataset(raised)["train"].fatal()
@@ -425,7 +425,7 @@ def test_an_image_replaced_under_its_size_and_time_is_noticed(tmp_path):
     assert second.fingerprint != first.fingerprint
     assert decode_image(open_records(second.split("train"))[0]["image"]).min() == 240
     kept = list((tmp_path / "cache").glob("*/segjax.json"))
-    assert len(kept) == 1  # the older copy is gone
+    assert len(kept) == 1  # the older copy is deleted
 
 
 def test_a_dataset_is_prepared_again_if_asked_for(tmp_path):

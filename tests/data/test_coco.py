@@ -1,4 +1,4 @@
-"""The annotation reader: every defect has a name."""
+"""The annotation reader reports every defect by name."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Formats and labels of others: a class and a row each, and nothing else."""
+"""Custom formats and labels need one class and one table row each."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from tests.support.samples import encoded, picture
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """A folder a split, and a text file: a line an object, with file, class and box."""
+    """Folders of images and one text file per split, with file, class and box on each line."""
 
     root: str
 
@@ -59,7 +59,7 @@ def read(path):
 
 @pytest.fixture
 def lists(tmp_path, monkeypatch):
-    """Writes a folder of that format, and adds the row."""
+    """Writes a folder in the `Lists` format and registers the format."""
     monkeypatch.setitem(FORMATS, "lists", Lists)
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
@@ -93,7 +93,7 @@ def test_another_format_is_a_class_and_a_row(lists, tmp_path, capsys):
     (batch,) = eval_iterator(dataset, "val", lists)
     assert sorted(batch["image_ids"]) == [1, 2]
     assert dataset.instances("val").images[2].boxes.tolist() == [[3, 4, 20, 10]]
-    # A change is noticed, and the command line knows the format.
+    # Changes are detected, and the command line knows the format.
     (tmp_path / "val.txt").write_text("a.png cat 1 2 3 4\nb.png dog 3 4 20 11")
     assert open_dataset(lists).fingerprint != dataset.fingerprint
     assert cli.main(["check-data", str(tmp_path), "--format=lists", "--no-masks"]) == 0
@@ -117,7 +117,7 @@ def test_another_format_takes_labels_that_lie_apart(lists, tmp_path):
 
 
 class Halves:
-    """Labels from text files that say where the left half ends."""
+    """Labels read from text files that hold the column where the left half ends."""
 
     title = "two halves"
     hint = "reads a file a split in halves/"
@@ -153,7 +153,7 @@ def test_another_kind_of_labels_is_a_class_and_a_row(lists, tmp_path, monkeypatc
     (tmp_path / "halves").mkdir()
     for split in ("train", "val"):
         (tmp_path / "halves" / f"{split}.txt").write_text("12")
-    # Images and labels alone are enough: the folder format then needs no annotation file.
+    # Images and labels suffice: the folder format needs no annotation file here.
     config = dataclasses.replace(lists, name="folder", semantic="halves", instances=False)
     dataset = open_dataset(config)
     assert dataset.semantic_names == ("left", "right")

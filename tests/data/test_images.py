@@ -1,4 +1,4 @@
-"""Image files of every kind become RGB bytes, or are refused by name."""
+"""Image files of every kind are converted to RGB bytes or refused with a named defect."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Mixes see a second image of the split; what they draw depends on seed and batch alone."""
+"""Mixes use a second image of the split; their choice depends only on seed and batch number."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from tests.support.samples import annotation, content, make_folder
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Averages two images of one size; the objects of both are there."""
+    """Averages two images of equal size and keeps the objects of both."""
 
     def mix(self, example, other, rng):
         second = other()
@@ -56,7 +56,7 @@ def first_batch(dataset, config, seed=0, **options):
 
 def test_two_images_meet_in_one(dataset, config):
     batch = first_batch(dataset, mixing(config))
-    # The fifth image has no objects and is not trained on: neither is it mixed in.
+    # The fifth image has no objects: it is neither trained on nor mixed in.
     assert (batch["gt_valid"].sum(1) == 2).all()
     plain = {}
     for record in open_records(dataset.split("train")):

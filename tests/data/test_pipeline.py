@@ -1,4 +1,4 @@
-"""Batches: shapes, order, caps, crowds, resuming, workers."""
+"""Batches: shapes, order, caps, crowds, resuming and workers."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ FIELDS = {
 
 
 def data():
-    """Nine images: wide, tall, without objects, with a crowd only, with many objects."""
+    """Nine images: wide, tall, without objects, with only a crowd, and with many objects."""
     images = [(i, 24, 60) for i in range(1, 6)] + [(i, 60, 24) for i in range(6, 10)]
     annotations = [annotation(i, i, (i, 2, 10, 8)) for i in range(1, 8)]
     annotations[2]["category_id"] = 3
@@ -128,7 +128,7 @@ def test_crowds_are_flagged_and_empty_images_are_whole(config, dataset):
 
 
 def test_cap(config, dataset):
-    """A crowd gives way before an object does; only objects make the cap an error."""
+    """Crowds are dropped before objects; only an excess of objects is an error."""
     five = dataclasses.replace(config, max_instances=5)
     seen = by_image(take(train_iterator(dataset, five, seed=0), 8))
     assert seen[5]["gt_valid"].sum() == 5
@@ -192,7 +192,7 @@ def test_batches_are_of_one_canvas_and_lose_no_image(config, dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_is_exact(config, dataset, workers):
-    """Ten batches equal six, a stop and four more: bit by bit, through JSON."""
+    """Ten batches equal six, a stop and four more, bit for bit, with state saved as JSON."""
     threads = dataclasses.replace(
         config, flip=True, resize="shortest_edge", short_side=(20, 24, 28), long_side=80
     )
@@ -210,7 +210,7 @@ def test_resuming_is_exact(config, dataset, workers):
 
 
 def left_of(blocks, seconds=20):
-    """Blocks that are still there after a while: a separate thread frees them."""
+    """Returns the blocks that still exist after a while; a separate thread frees them."""
     end = time.monotonic() + seconds
     while blocks and time.monotonic() < end:
         time.sleep(0.05)
@@ -238,7 +238,7 @@ def test_state_of_another_run_is_refused(config, dataset):
 
 
 def test_a_copy_of_the_data_is_the_same_data(tmp_path):
-    """Neither folder, cache nor times of files matter to a run that goes on; contents do."""
+    """A resumed run accepts another folder, cache and file times, but no other contents."""
     config = make_folder(tmp_path / "first", data())
     with train_iterator(open_dataset(config), config, seed=0) as iterator:
         next(iterator)

@@ -1,4 +1,4 @@
-"""Batches of one canvas each; every image once an epoch; any batch from its number alone."""
+"""Each batch has one canvas, an epoch has every image once, and a batch follows from its number."""
 
 import collections
 
@@ -27,7 +27,7 @@ def test_every_image_once_an_epoch(counts, batch_size, seed):
         assert (canvas[batch.rows] == batch.canvas).all()
         seen.update(batch.rows.tolist())
         draws.update(batch.draws.tolist())
-    # After a whole number of epochs that fills every batch, nothing is left over.
+    # After whole epochs that fill every batch, nothing is left over.
     assert set(seen.values()) == {epochs}
     assert len(seen) == len(positions)
     assert len(draws) == total * batch_size

@@ -1,4 +1,4 @@
-"""RLE: equal to pycocotools on good input, closed to bad input."""
+"""RLE agrees with pycocotools on valid input and refuses invalid input."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_fuzz_any_text(text):
 
 
 def near_the_truth(rng):
-    """Draws the text of a mask of 7 x 9 pixels, with up to two wrong characters."""
+    """Draws the encoding of a 7 x 9 mask, with up to two wrong characters."""
     counts = np.diff(np.sort(rng.integers(0, 64, rng.integers(0, 9))), prepend=0, append=63)
     text = list(rle.string_from_counts(counts))
     for _ in range(rng.integers(0, 3)):
@@ -91,7 +91,7 @@ def test_fuzz_near_the_truth():
     ("count", "seed"), [(100_000, 1), pytest.param(1_000_000, 2, marks=pytest.mark.nightly)]
 )
 def test_fuzz_many_strings(count, seed):
-    """Every string is refused by name, or means the same pixels to pycocotools."""
+    """Every string is refused with an `RleError` or decodes to the pixels of pycocotools."""
     rng = np.random.default_rng(seed)
     seeds = [near_the_truth(rng).encode() for _ in range(500)]
     accepted = 0
@@ -110,7 +110,7 @@ def test_fuzz_many_strings(count, seed):
 
 
 def mutated(seeds, rng):
-    """Joins the head of one string and the tail of another, and changes up to three bytes."""
+    """Joins the head of one string to the tail of another and changes up to three bytes."""
     first, second, head, tail, changes = rng.integers(0, 1 << 30, 5).tolist()
     first, second = seeds[first % len(seeds)], seeds[second % len(seeds)]
     if tail % 2:

@@ -1,4 +1,4 @@
-"""Semantic labels: every source against a slow reading of the same files."""
+"""Semantic labels from every source, compared with a slow reader of the same files."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def config(tmp_path):
 
 
 def slow_instances(image):
-    """Asks every pixel for the smallest of the masks that it lies in."""
+    """Assigns to every pixel the smallest mask that contains it."""
     found = np.full(SIZES[image], 2)
     objects = [a for a in instances()["annotations"] if a["image_id"] == image]
     for y, x in np.ndindex(*SIZES[image]):
@@ -78,7 +78,7 @@ def test_sources_say_what_the_files_say(config, semantic, split):
 
 
 def test_names_of_coco_stuff():
-    """Ids less one; 12 (street sign) has no mask in COCO, 92 is the first stuff class."""
+    """Labels are ids minus 1. 12 (street sign) has no mask in COCO; 92 is the first stuff class."""
     assert len(STUFF_NAMES) == len(set(STUFF_NAMES)) == 183
     numbers = {"person": 1, "street sign": 12, "toothbrush": 90, "banner": 92, "wood": 182}
     assert {name: STUFF_NAMES.index(name) + 1 for name in numbers} == numbers
@@ -133,7 +133,7 @@ def test_a_change_of_the_labels_is_another_dataset(config, tmp_path):
 
 
 def test_maps_of_another_folder(config, tmp_path):
-    """The same maps elsewhere are the same dataset; png is read whatever the photo's ending."""
+    """The same maps elsewhere are the same dataset; they are PNGs whatever the photo's suffix."""
     apart = tmp_path / "apart"
     (tmp_path / "stuffthingmaps").rename(apart)
     stuff = dataclasses.replace(config, semantic="stuffthingmaps", semantic_root=str(apart))
@@ -162,7 +162,7 @@ def test_panoptic_pngs_beside_their_json(config, tmp_path):
 
 
 def test_real_panoptic_annotations(tmp_path):
-    """Segments' areas of the json are the pixels of their labels."""
+    """Segment areas in the json equal the pixel counts of the labels."""
     source = SHARED / "coco_panoptic200"
     if not source.exists():
         pytest.skip(f"no {source}")

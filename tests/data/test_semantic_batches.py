@@ -1,4 +1,4 @@
-"""Semantic labels in training batches: they stay where the image is."""
+"""Semantic labels in training batches stay aligned with the image."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ PALETTE = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250]], np.uint8)
 
 @pytest.fixture(scope="module")
 def coloured(tmp_path_factory):
-    """Pictures whose colour says the label: cells of 8 pixels, odd sizes, in both formats."""
+    """Images whose colours encode the labels: cells of 8 pixels, odd sizes, in both formats."""
     root = tmp_path_factory.mktemp("coloured")
     sizes = {1: (45, 75), 2: (75, 45), 3: (60, 61)}
     boxes = [annotation(i, i, (2, 2, 30, 30)) for i in sizes]
@@ -90,7 +90,7 @@ def test_resizing_takes_the_pixel_under_the_centre(size):
 
 
 def test_labels_of_instances_are_the_masks(tmp_path):
-    """The same pixels as the rasters over the whole image, at any scale."""
+    """Labels equal the mask rasters over the whole image, at any scale."""
     data = content([(1, 20, 30)], [annotation(1, 1, (3, 4, 15, 9))])
     config = make_folder(tmp_path, data)
     config = dataclasses.replace(

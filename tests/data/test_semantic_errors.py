@@ -1,4 +1,4 @@
-"""Label maps that are refused, and what is said of them."""
+"""Label maps that are refused, and the error messages."""
 
 import dataclasses
 import io
@@ -40,7 +40,7 @@ WAYS = (
 
 
 def with_entry(change):
-    """A panoptic json whose first entry was changed."""
+    """Returns a panoptic json with a modified first entry."""
     data = panoptic_content()
     change(data["annotations"][0])
     return data
@@ -89,12 +89,12 @@ def test_panoptic_files_that_do_not_fit(config, tmp_path, data, words):
 
 
 def gray_of_four_bits():
-    """Pillow reads such a PNG with its numbers stretched to 0..255."""
+    """Returns a 4-bit PNG. Pillow stretches its values to 0..255 when reading."""
     file = io.BytesIO()
     Image.fromarray(np.zeros(SIZES[1], np.uint8)).save(file, "PNG")
     data = bytearray(file.getvalue())
     data[24] = 4
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # of the header
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")  # CRC of the header
     return bytes(data)
 
 

@@ -25,13 +25,13 @@ from tests.support.samples import encoded, picture
 
 @pytest.fixture
 def config(tmp_path):
-    """With an annotation file."""
+    """Returns a config with an annotation file."""
     return dataclasses.replace(make_everything(tmp_path), semantic="folder")
 
 
 @pytest.fixture
 def alone(tmp_path):
-    """Images in folders of two levels, labels next to them, and nothing else."""
+    """Images in nested folders with their labels, but without annotations."""
     for split, names in (("train", ("a/2.jpeg", "a/10.png", "b.PNG")), ("val", ("b.PNG",))):
         for seed, name in enumerate(names):
             form = "JPEG" if name.endswith("jpeg") else "PNG"
@@ -66,7 +66,7 @@ def test_images_and_labels_are_enough(alone):
     with train_iterator(dataset, alone, seed=0) as batches:
         batch = next(batches)
     assert sorted(batch["image_ids"]) == [1, 2, 3]
-    seeds = {1: 1, 2: 0, 3: 2}  # by the names' order: "a/10.png" comes first
+    seeds = {1: 1, 2: 0, 3: 2}  # in order of file names: "a/10.png" comes first
     for number, image, labels in zip(
         batch["image_ids"], batch["images"], batch["gt_semantic"], strict=True
     ):
@@ -183,7 +183,7 @@ def test_splits_must_agree_on_the_names(config, tmp_path):
 
 
 def test_without_instances_every_image_counts(config, tmp_path):
-    """Images without objects, or with too many, are trained on; batches have no objects."""
+    """Images with no or too many objects are trained on; batches contain no objects."""
     data = instances()
     data["annotations"] = [a for a in data["annotations"] if a["image_id"] == 1]
     write(tmp_path / "annotations/instances_train.json", data)
@@ -218,7 +218,7 @@ def test_without_instances_every_image_counts(config, tmp_path):
 
 @pytest.mark.parametrize("mask_frame", ["box", "image"])
 def test_labels_are_the_same_without_instances(config, mask_frame):
-    """Shuffling, scales and flips do not depend on them."""
+    """Shuffling, scales and flips do not depend on the instances."""
     config = dataclasses.replace(
         config,
         mask_frame=mask_frame,
@@ -247,7 +247,7 @@ def test_labels_of_2017_need_their_folder(tmp_path):
 
 
 def test_pictures_keep_their_bytes(alone, tmp_path):
-    """A JPEG is decoded as any other, from the record."""
+    """A JPEG keeps its bytes in the record and decodes like any other."""
     dataset = open_dataset(alone)
     with train_iterator(dataset, alone, seed=0) as batches:
         batch = next(batches)

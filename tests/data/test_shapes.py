@@ -1,4 +1,4 @@
-"""The synthetic set: exact masks, reproducible, not drawn twice."""
+"""The synthetic set has exact masks, is reproducible and is generated only once."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Shapes on grounds of stuff: exact panoptic annotations, and no change without them."""
+"""Shapes on stuff backgrounds: exact panoptic annotations, and no change when stuff is disabled."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def draw(config, index):
 
 
 def test_segments_are_what_was_drawn(folder):
-    """Each pixel's category is its object's, or else its ground's."""
+    """Each pixel has the category of its object or, if there is none, of its ground."""
     data = read(folder, "panoptic")
     assert [c["isthing"] for c in data["categories"]] == [1] * 4 + [0] * 4
     crowds = 0
@@ -96,7 +96,7 @@ def test_grounds_have_several_regions_and_every_class_occurs():
 
 
 def test_textures_tell_the_classes_apart():
-    """Blades vary along x, waves along y, grains along both, blotches along neither."""
+    """Blades vary along x, waves along y, grains along both and blotches along neither."""
     rng = np.random.default_rng(1)
     slopes = {name: [] for name in GROUNDS}
     for _ in range(40):
@@ -117,8 +117,8 @@ def test_textures_tell_the_classes_apart():
     assert max(down["sky"].max(), across["sky"].max()) < 4
 
 
-# Of the pictures before there was `stuff_regions`: pixels (0, 0), (0, 32), (32, 0) ..., and of each
-# object class, area and whether it is a crowd.
+# From images drawn before `stuff_regions` existed: pixels (0, 0), (0, 32), (32, 0) ..., and for
+# each object its class, area and whether it is a crowd.
 BEFORE = {
     0: ([110, 40, 8, 31, 109, 109, 158, 67, 76, 82, 130, 104], []),
     2: ([96, 74, 123, 129, 98, 61, 113, 139, 103, 92, 105, 84], [(2, 284, 0), (0, 1522, 0)]),
@@ -131,7 +131,7 @@ BEFORE = {
 
 @pytest.mark.parametrize("index", BEFORE)
 def test_without_regions_pictures_are_what_they_were(index):
-    """A level's difference may come from another release of OpenCV, other draws may not."""
+    """Grey levels may differ by one between releases of OpenCV; random draws may not differ."""
     config = ShapesConfig(
         image_size=96, num_train=40, num_val=6, max_side=48, crowd_fraction=0.3, empty_fraction=0.2
     )

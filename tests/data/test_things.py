@@ -1,4 +1,4 @@
-"""Things merged into one class: tables, names, batches."""
+"""Merging things into one class: tables, names and batches."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ from tests.support.map_samples import make_everything
 
 @pytest.fixture
 def config(tmp_path):
-    """Scaled, flipped and padded."""
+    """Returns a config with scaling, flipping and padding."""
     return dataclasses.replace(
         make_everything(tmp_path), flip=True, resize="shortest_edge", short_side=(13, 40)
     )
 
 
 def slow(label, is_thing, how):
-    """Counts the stuff before a label."""
+    """Computes a merged label by counting the stuff classes before it."""
     if label >= len(is_thing) or how == "no":
         return label
     before = sum(not thing for thing in is_thing[:label])
@@ -45,7 +45,7 @@ def test_tables_count_stuff_in_its_order(how, seed):
 
 
 def test_the_peers_orders():
-    """Detectron2: things 0, stuff 1..S; MMDetection: stuff 0..S-1, things S."""
+    """Detectron2 has things 0, stuff 1..S; MMDetection has stuff 0..S-1, things S."""
     names, is_thing = ("person", "car", "sky", "tree"), (True, True, False, False)
     first, table = merge_things(names, is_thing, "first")
     assert first == ("things", "sky", "tree")

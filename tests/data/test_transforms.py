@@ -1,4 +1,4 @@
-"""Image, boxes and masks move together."""
+"""Image, boxes and masks are transformed together."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ CONFIG = DataConfig(resize="none", mask_frame="image", flip=True, max_instances=
 
 
 def record(mask_list, crowds=None, image=None, boxes=None):
-    """Makes a record whose picture shows the union of the masks in white."""
+    """Makes a record whose image shows the union of the masks in white."""
     height, width = mask_list[0].shape
     rles = [rle.encode(mask) for mask in mask_list]
     corners = [rle.to_bbox(r) for r in rles]
@@ -51,7 +51,7 @@ def block(height, width, x0, y0, x1, y1):
 def test_image_masks_and_boxes_stay_aligned(height, width, flip, short_side, data):
     x0, y0 = data.draw(st.integers(0, width - 3)), data.draw(st.integers(0, height - 3))
     x1, y1 = data.draw(st.integers(x0 + 2, width)), data.draw(st.integers(y0 + 2, height))
-    # Thinner than a pixel of the result, a mask may fall between the samples, as the peers' do.
+    # A mask thinner than a result pixel may fall between samples, as it does in the peers.
     assume(min(x1 - x0, y1 - y0) * short_side >= min(height, width) + 1)
     mask = block(height, width, x0, y0, x1, y1)
     config = dataclasses.replace(
@@ -61,11 +61,11 @@ def test_image_masks_and_boxes_stay_aligned(height, width, flip, short_side, dat
     made = make_row(record([mask]), np.random.default_rng(seed), config)
     new_height, new_width = made.image.shape[:2]
     assert min(new_height, new_width) == short_side
-    # A box is where its mask is, to within the pixel that nearest sampling may lose.
+    # The box matches its mask to within the pixel that nearest sampling may lose.
     bounds = np.array(rle.to_bbox(rle.encode(made.masks[0])))
     scale = max(new_height / height, new_width / width)
     assert np.abs(bounds - made.boxes[0]).max() <= 1.0
-    # The picture shows the same: grey differs only along edges, over one source pixel.
+    # The image shows the same; grey differs only along edges, within one source pixel.
     difference = np.abs(made.image[..., 0] / 255.0 - made.masks[0]) > 0.5
     outline = 2 * (made.boxes[0, 2:] - made.boxes[0, :2]).sum()
     assert difference.sum() <= outline * max(scale, 1.0) / 2 + 4
@@ -189,8 +189,8 @@ def test_boxes_are_clipped_to_the_image():
     np.testing.assert_allclose(made.boxes[0], [5, 5, 30, 20])
 
 
-# (short side, flipped, box) of twelve images, stored before transforms were values: runs that began
-# before then continue with the same images.
+# (short side, flipped, box) of twelve images, stored before transforms became values: runs started
+# before that change continue with the same images.
 DRAWN = [
     (672, True, [848.504638671875, 416.6400146484375, 901.5361328125, 461.44000244140625]),
     (672, True, [848.504638671875, 416.6400146484375, 901.5361328125, 461.44000244140625]),

@@ -1,4 +1,4 @@
-"""Ground truth for evaluation, read from the records alone."""
+"""Ground truth for evaluation is read from the records alone."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def test_panoptic_truth_is_what_the_files_say(config):
 
 
 def test_truth_outlives_the_folder(config, tmp_path):
-    """A dataset that was opened can be evaluated when its files are gone."""
+    """An opened dataset can be evaluated after its files are deleted."""
     panoptic = open_dataset(dataclasses.replace(config, semantic="panoptic"))
     plain = open_dataset(dataclasses.replace(config, semantic="folder"))
     shutil.rmtree(tmp_path / "data")
@@ -76,7 +76,7 @@ def test_semantic_truth_is_at_the_stored_size(config):
 
 
 def test_segments_keep_the_order_of_the_json(config, tmp_path):
-    """Of several crowds of a class the reference takes the last, whatever their ids."""
+    """Of several crowds of a class, the reference uses the last, whatever their ids."""
     path = tmp_path / "data/annotations/panoptic_train.json"
     data = panoptic_content()
     for segment in data["annotations"][0]["segments_info"]:
@@ -92,7 +92,7 @@ def test_segments_keep_the_order_of_the_json(config, tmp_path):
         np.testing.assert_array_equal(ids, panoptic_ids(1))
         labels = dataset.semantic_labels("train")[1]
         np.testing.assert_array_equal(labels, np.where(ids > 0, 1, 255))
-        # A dog found on the one crowd alone: wrong, unless that crowd is the last.
+        # A dog detected on a single crowd is a false positive unless that crowd is the last.
         found = np.where(ids == 5, 1, 0)
         scored = PanopticQuality(dataset.panoptic_categories)
         scored.add(ids, segments, found, [Segment(1, 7)])
@@ -101,7 +101,7 @@ def test_segments_keep_the_order_of_the_json(config, tmp_path):
 
 
 def test_segments_without_a_pixel_stay(config, tmp_path):
-    """The reference counts them as missed."""
+    """The reference implementation counts segments without pixels as missed."""
     data = panoptic_content()
     data["annotations"][0]["segments_info"].append({"id": 9, "category_id": 3, "iscrowd": 0})
     data["annotations"][1]["segments_info"][0].pop("iscrowd")
@@ -135,7 +135,7 @@ def test_truth_that_was_not_opened(config):
 
 
 def test_shapes_on_grounds(tmp_path):
-    """Things of the labels are the masks of the instances; stuff is all else."""
+    """Thing labels are the instance masks; everything else is stuff."""
     shapes = ShapesConfig(
         image_size=48, num_train=6, num_val=2, min_side=12, max_side=30, stuff_regions=3
     )
@@ -167,7 +167,7 @@ def test_shapes_on_grounds(tmp_path):
 
 
 def test_coco_panoptic200(tmp_path):
-    """From the files to batches and back: the truth is the json's and the PNGs'."""
+    """Ground truth passed through records and batches equals the json and the PNGs."""
     source = SHARED / "coco_panoptic200"
     if not source.exists():
         pytest.skip(f"no {source}")

@@ -9,13 +9,13 @@ from tests.oracles import oracle_boundary as oracle
 from tests.support.examples import examples
 
 SEEDS = st.integers(0, 2**32 - 1)
-# Of images of some twenty pixels: bands of 1 to 5 pixels.
+# For images about twenty pixels wide: bands of 1 to 5 pixels.
 RATIOS = st.sampled_from([0.02, 0.1, 0.2])
 property_test = examples()
 
 
 def random_mask(seed, shape=None):
-    """Rectangles and holes, often at the borders; empty and full masks occur."""
+    """Rectangles with holes, often at the image border; empty and full masks occur."""
     rng = np.random.default_rng(seed)
     shape = shape or tuple(rng.integers(1, 24, 2))
     mask = np.zeros(shape, bool)
@@ -34,7 +34,7 @@ def test_bands_agree_with_the_oracle(seed, ratio):
     np.testing.assert_array_equal(boundary_region(mask, ratio), wanted)
     values = np.random.default_rng(seed).integers(1, 256, mask.shape, dtype=np.uint8)
     np.testing.assert_array_equal(boundary_region(mask * values, ratio), wanted)
-    # The very text, so that pycocotools never sees runs of another form.
+    # Keeps the text unchanged, so that pycocotools reads only runs in our encoding.
     assert boundary_rle(rle.encode(mask), ratio) == rle.encode(wanted)
 
 
@@ -51,7 +51,7 @@ def test_iou_agrees_with_the_oracle(seed, ratio):
 
 @pytest.mark.parametrize(
     ("height", "width", "pixels"),
-    # 0.02 of the diagonal: 16.0 of 800, 0.57 and 0.28 below one pixel, 2.5 rounded to even.
+    # 0.02 of the diagonal: 16.0 for 800; 0.57 and 0.28 fall below one pixel; 2.5 rounds to even.
     [(480, 640, 16), (20, 20, 1), (10, 10, 1), (75, 100, 2), (1, 1, 1), (3000, 4000, 100)],
 )
 def test_width_of_bands(height, width, pixels):

@@ -26,7 +26,7 @@ HEIGHT, WIDTH = 60, 80
 
 
 class AnyImage:
-    """Stands for image files that nothing reads."""
+    """A store of image files that are never read."""
 
     def problem(self, name):
         return None
@@ -39,7 +39,7 @@ class AnyImage:
 
 
 def coco_scores(content, detections, on_problem="raise", **options):
-    """Scores against the content of an annotation file, as data/coco.py reads it."""
+    """Scores detections against an annotation file's content, as read by data/coco.py."""
     images = [{"file_name": f"{image['id']}.png"} | image for image in content["images"]]
     objects = [{"id": n} | entry for n, entry in enumerate(content["annotations"])]
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def _rectangle(bbox):
 
 
 def _random_set(seed, *, images=6, crowds=True):
-    """Objects of two classes (ids 3, 7; 9 has none) and jittered detections of them."""
+    """Random objects of two classes (ids 3 and 7; 9 has none) and jittered detections of them."""
     rng = np.random.default_rng(seed)
     truths, detections = [], []
     for image in range(10, 10 + images):
@@ -210,7 +210,7 @@ def _boundary_of(truths, detections):
 def test_crowds_take_detections_by_their_mask_alone():
     crowd = _entry(10, 3, [0, 0, 60, 50]) | {"iscrowd": 1}
     single = _entry(10, 3, [65, 5, 10, 40])
-    # Ranked first and all inside of the crowd, whose outline it does not share: left out.
+    # Ranked first and inside the crowd, but away from its outline: ignored.
     inside = _entry(10, 3, [20, 15, 20, 20]) | {"score": 0.9}
     _, boundary = _boundary_of([crowd, single], [inside, single | {"score": 0.5}])
     assert boundary.ap == pytest.approx(1.0, abs=1e-12)
@@ -224,12 +224,12 @@ def test_boundary_ap_wants_the_mask_to_match_too():
     assert 0.5 < hollow.sum() / truth["mask"].sum() < 0.55
     found = truth | {"segmentation": rle.encode(hollow), "score": 0.9}
     segm, boundary = _boundary_of([truth], [found])
-    assert segm.ap == boundary.ap == pytest.approx(0.1)  # one threshold of ten
+    assert segm.ap == boundary.ap == pytest.approx(0.1)  # matched at one of ten thresholds
 
 
 def test_boundary_ap_sorts_detections_by_the_area_of_their_masks():
     truth = _entry(10, 3, [55, 5, 20, 20])
-    # 608 pixels in a box of 1600: small, as the true object is, and so a false positive.
+    # 608 pixels in a box of 1600: small, like the true object, so it is a false positive.
     corner = _rectangle([5, 5, 40, 40])
     corner[5:37, 14:45] = False
     wrong = _entry(10, 3, [5, 5, 40, 40]) | {"segmentation": rle.encode(corner), "score": 0.9}
@@ -244,7 +244,7 @@ def test_the_printed_form_is_that_of_pycocotools(tiny, tmp_path, capsys):
     content, detections = tiny
     scores = coco_scores(content, detections, masks=True)
     assert capsys.readouterr().out == ""
-    # pycocotools treats annotation 0 as no match, so it gets ids from 1.
+    # pycocotools takes annotation id 0 for "no match", so ids start at 1.
     for number, annotation in enumerate(content["annotations"], start=1):
         annotation["id"] = number
     (tmp_path / "truth.json").write_text(json.dumps(content))
@@ -290,7 +290,7 @@ def test_ground_truth_of_real_sets_scores_one_exactly(name):
 
 
 def _written(folder, content):
-    """Writes images of the sizes of an annotation file, and the file; returns a config."""
+    """Writes an annotation file and images of matching sizes; returns a config."""
     for split in ("train", "val"):
         (folder / split).mkdir(parents=True)
         for image in content["images"]:
@@ -304,7 +304,7 @@ def _written(folder, content):
 
 
 def _evaluated(monkeypatch, run):
-    """The arrays of every COCOeval that `run` accumulates, by IoU type."""
+    """Returns the arrays of every COCOeval that `run` accumulates, by IoU type."""
     from pycocotools.cocoeval import COCOeval
 
     found, accumulate = {}, COCOeval.accumulate
@@ -321,7 +321,7 @@ def _evaluated(monkeypatch, run):
 
 
 def _plain_evaluation(path, detections):
-    """pycocotools alone, on the annotation file as it is."""
+    """Runs pycocotools alone on the unmodified annotation file."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -334,7 +334,7 @@ def _plain_evaluation(path, detections):
 
 
 def _noisy(path, categories):
-    """Detections near the objects of an annotation file: moved, of other classes, missing."""
+    """Returns noisy detections of an annotation file's objects: moved, misclassified, missing."""
     from pycocotools.coco import COCO
 
     with contextlib.redirect_stdout(io.StringIO()):
@@ -352,7 +352,7 @@ def _noisy(path, categories):
                     "category_id": int(rng.choice([annotation["category_id"], *categories])),
                     "bbox": [x + float(dx), y + float(dy), w * float(rng.uniform(0.9, 1.1)), h],
                     "segmentation": rle.encode(moved),
-                    # Equal scores occur, whose order must be the same too.
+                    # Equal scores occur, and their order must match too.
                     "score": float(rng.integers(1, 50)) / 50,
                 }
             )
@@ -360,7 +360,7 @@ def _noisy(path, categories):
 
 
 def _hard_content():
-    """Every form of segmentation, crowds, areas that are not the masks', an image of nothing."""
+    """Every form of segmentation, crowds, areas unlike the masks' and an image without objects."""
     content, _ = _random_set(3, images=8)
     content["annotations"] = _plain(content["annotations"])
     content["annotations"] = [a | {"id": 5 + 3 * a["id"]} for a in content["annotations"]]
@@ -375,14 +375,14 @@ def _hard_content():
                 [x + w / 2 + 0.3, y + 0.7, x + w, y + h / 3, x + w / 4, y + h],
             ]
         elif number % 3 == 1:
-            # Runs of no pixels, as some tools write them.
+            # Runs of length zero, as some tools write them.
             counts = rle.counts_from_string(annotation["segmentation"]["counts"], HEIGHT, WIDTH)
             split = [*counts[:1], counts[1] - 1, 0, 1, *counts[2:]]
             text = rle.string_from_counts(np.array(split))
             annotation["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": text}
         annotation["area"] = w * h * 0.937 + 0.1 / 3
         annotation["bbox"] = [x + 0.1, y + 0.2, w - 0.3, h - 0.7]
-    # A polygon so thin that it covers no pixel is an object that nothing can match.
+    # A polygon too thin to cover a pixel is an object that nothing can match.
     thin = {"id": 1000, "image_id": 10, "category_id": 3, "iscrowd": 0, "area": 0.02}
     outline = [20.1, 20.1, 20.3, 20.1, 20.3, 20.2]
     content["annotations"].append(
@@ -397,7 +397,7 @@ def _equals_pycocotools(monkeypatch, config, path):
     detections = _noisy(path, [entry["id"] for entry in content["categories"]])
     wanted = _evaluated(monkeypatch, lambda: _plain_evaluation(path, detections))
     dataset = open_dataset(config)
-    path.unlink()  # the records have to do
+    path.unlink()  # evaluation has to rely on the records
     truth = dataset.instances("val")
     scored = lambda: coco_ap.coco_scores(truth, detections, masks=True)  # noqa: E731
     found = _evaluated(monkeypatch, scored)
@@ -473,9 +473,9 @@ def test_duplicates_cost_precision_and_crowds_do_not(tiny):
     content, _ = tiny
     perfect = _perfect(content)
     doubled = coco_scores(content, perfect + [d | {"score": 0.8} for d in perfect], masks=False)
-    assert doubled.box.ap == 1.0  # worse duplicates come after everything was found
+    assert doubled.box.ap == 1.0  # worse duplicates come after all objects are found
     first = coco_scores(content, perfect + [d | {"score": 0.95} for d in perfect], masks=False)
-    assert first.box.ap == 1.0  # ties of place: the better copy is the match
+    assert first.box.ap == 1.0  # on ties the better copy is the match
     everything = [d | {"category_id": c} for d in perfect for c in (3, 7)]
     assert coco_scores(content, everything, masks=False).box.ap < 1.0
 
@@ -492,7 +492,7 @@ def test_categories_of_one_name_keep_their_own_scores(tiny):
     content, _ = tiny
     renamed = [{"id": 3, "name": "cat"}, {"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
     results = [d for d in _perfect(content) if d["category_id"] == 3]
-    # Data of two such classes are refused; scores of them are right nevertheless.
+    # Data with two classes of one name are refused, but scoring them still works.
     with pytest.raises(ValueError, match='duplicate_category_name: 1; first: "cat" is the name of'):
         coco_scores(content | {"categories": renamed}, results, masks=False)
     named = content | {"categories": renamed}

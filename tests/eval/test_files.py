@@ -1,4 +1,4 @@
-"""Maps of many pictures as files, and read back."""
+"""Maps of many images written to files and read back."""
 
 import json
 
@@ -19,7 +19,7 @@ CATEGORIES = (PanopticCategory(7, "dog", True), PanopticCategory(200, "sky", Fal
 
 
 def panoptic(shape, *segments):
-    """A map of (id, category, score), a row each and the last the rest, below a row of void."""
+    """A map of (id, category, score) below a row of void: one row each, the rest for the last."""
     ids = np.zeros(shape, np.int32)
     for row, (number, _, _) in enumerate(segments, start=1):
         ids[row:] = number
@@ -29,7 +29,7 @@ def panoptic(shape, *segments):
 
 
 def read_back(folder):
-    """Maps from `read_panoptic` and the PNGs: {image id: map}."""
+    """Returns the maps {image id: map} from `read_panoptic` and from the PNGs."""
     categories, entries = read_panoptic(folder / "panoptic.json")
     maps = {}
     for image_id, entry in entries.items():
@@ -46,7 +46,7 @@ def test_panoptic_maps_are_read_back_as_they_were_written(tmp_path):
     dog, sky = CATEGORIES
     written = {
         3: panoptic((5, 4), (1, sky, None), (70_000, dog, 0.5), (2, dog, 0.25)),
-        12: panoptic((1, 1)),  # one pixel, nothing found
+        12: panoptic((1, 1)),  # a single pixel, with no segments
     }
     files = MapWriter(f"{tmp_path}/")
     files.add(Result((5, 4), panoptic=written[3]), 3, "three", "three.jpg")

@@ -1,4 +1,4 @@
-"""Evaluation of models that give semantic and panoptic maps."""
+"""Evaluation of models that predict semantic and panoptic maps."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ def test_a_panoptic_model_that_knows_the_truth_scores_one(folder, tmp_path, merg
             for s in of_image[entry["image_id"]]["segments_info"]
             if not s["iscrowd"]
         )
-    # Every class of pixels taken for another; the instances stay.
+    # Every pixel class is swapped for another; the instances stay.
     swapped = variables | {"logits": np.roll(variables["logits"], 1, axis=-1)}
     worse = evaluate(model, swapped, dataset, "val", config).metrics()
     assert (worse["panoptic/PQ_stuff"], worse["semantic/mIoU"]) == (0.0, 0.0)
@@ -148,7 +148,7 @@ def test_what_is_not_scored_is_said(folder, opened):
 
 @dataclasses.dataclass(frozen=True)
 class LikeHTC(fakes.OracleModel):
-    """Has a semantic branch that it does not show."""
+    """A model with a semantic branch that it does not expose."""
 
     classes: ClassCounts = ClassCounts(things=3, pixels=3)
 

@@ -1,4 +1,4 @@
-"""The geometry of masks against brute force over pixels."""
+"""Mask geometry compared with brute force over pixels."""
 
 import math
 
@@ -21,7 +21,7 @@ MASKS = hnp.arrays(
 
 
 def filled(outlines, shape):
-    """Pixels whose centre an odd number of outlines surround: crossings to the right."""
+    """Pixels whose centres are inside an odd number of outlines, by crossings to the right."""
     inside = np.zeros(shape, bool)
     for y in range(shape[0]):
         for x in range(shape[1]):
@@ -40,9 +40,9 @@ def signed_area(outline):
 
 
 def without_holes(mask):
-    """Everything that the frame around the mask does not reach by steps over empty pixels.
+    """Fills every empty region that is not connected to the frame around the mask.
 
-    Steps go over corners too: pixels that touch at a corner do not enclose anything.
+    Connectivity includes diagonals: pixels that touch only at a corner do not enclose anything.
     """
     reached = np.pad(np.zeros_like(mask), 1, constant_values=True)
     empty = ~np.pad(mask, 1)

@@ -52,7 +52,7 @@ def test_boundary_iou_agrees_with_the_oracle(seed, ratio):
     known = [value for value in wanted if not math.isnan(value)]
     if known:
         assert results.mean_boundary_iou == pytest.approx(sum(known) / len(known))
-    # Bands are counted next to everything else, which stays as it is.
+    # Bands are counted in addition to the other counts, which do not change.
     plain = MeanIou(NAMES)
     for pair in pairs:
         plain.add(*pair)
@@ -93,7 +93,7 @@ def test_by_hand():
     found = np.array([[0, 0, 0, 2, 1, 255, 3, 1]], np.uint8)
     total.add(truth, found)
     results = total.results()
-    # Class 2 occurs in the prediction alone, class 3 only where the truth is ignored.
+    # Class 2 occurs only in the prediction, class 3 only where the truth is ignored.
     assert results.iou[:3] == (0.75, 0.5, 0.0)
     assert math.isnan(results.iou[3])
     assert results.mean_iou == pytest.approx(1.25 / 3)
@@ -116,7 +116,7 @@ def test_boundary_by_hand():
     truth[9] = 255
     found = truth.copy()
     found[4, 3] = 1
-    found[9] = 1  # the truth is unknown here
+    found[9] = 1  # the ground truth is unknown here
     total.add(truth, found)
     results = total.results()
     # Bands of one pixel around 9 x 6 each: 26 of 0, and the eight around the wrong one besides.

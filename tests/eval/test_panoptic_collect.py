@@ -1,4 +1,4 @@
-"""Panoptic maps as a device gives them, brought to the host."""
+"""Panoptic maps transferred from the device to the host."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ THINGS, LABELS = ("person", "dog"), ("things", "road", "sky")
 
 
 def found(stuff_label=2):
-    """Two instances of three, and one kind of stuff, padded by a row and two columns."""
+    """Two of three instances and one kind of stuff, padded by one row and two columns."""
     ids = np.zeros((5, 8), np.int32)
     ids[:2, :6] = 3
     ids[1:3, 1:3] = 1
@@ -48,7 +48,7 @@ def test_instances_are_places_among_those_given():
         )
         assert [s.instance for s in made.segments] == [*places, None]
     made = collect_panoptic(found(), (4, 6), THINGS, LABELS, instance_rows=np.arange(6))
-    assert made.segments[-1].instance is None  # stuff, whatever its row
+    assert made.segments[-1].instance is None  # stuff has no instance, whatever its row
 
 
 def test_categories_of_the_data_set():

@@ -1,4 +1,4 @@
-"""The merge of instances and stuff: the plain one, hand-made cases, Detectron2's result."""
+"""The merge of instances and stuff: a plain version, handmade cases and Detectron2's result."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ GOLDENS = Path(__file__).resolve().parents[3] / "shared" / "goldens"
 
 
 def merge(masks, scores, classes, semantic, **settings):
-    """As the oracle's, by way of encoded masks."""
+    """Calls `merge_detections` with encoded masks; same interface as the oracle's `merge`."""
     found = ImageDetections(
         boxes=np.zeros((len(scores), 4), np.float32),
         scores=scores,
@@ -56,14 +56,14 @@ def test_agrees_with_loops(scene, score, overlap, area):
     merged, wanted = merge(*scene, **settings), oracle_panoptic_merge.merge(*scene, **settings)
     np.testing.assert_array_equal(merged.ids, wanted.ids)
     assert merged[1:] == wanted[1:]
-    # Nothing gets lost: every instance and every pixel is somewhere.
+    # Every instance and every pixel is accounted for.
     dropped, things = merged.dropped, sum(s.is_thing for s in merged.segments)
     assert things + dropped.low_score + dropped.empty + dropped.overlapping == len(scene[1])
     assert dropped.small_stuff_pixels + dropped.other_pixels == (merged.ids == 0).sum()
 
 
 def _scene():
-    """A street and sky; a good person, one half behind, one nearly the same, one doubtful."""
+    """A street and sky; a good person, one half hidden, one nearly a duplicate, one uncertain."""
     masks = np.zeros((5, 8, 10), bool)
     masks[0, 2:6, 2:6] = True
     masks[1, 2:6, 4:8] = True
@@ -85,7 +85,7 @@ def test_every_reason_is_counted():
     )
     assert [(s.class_index, s.is_thing, s.area, s.instance) for s in merged.segments] == [
         (0, True, 16, 0),
-        (0, True, 8, 1),  # exactly half of it was taken: that is not too much
+        (0, True, 8, 1),  # exactly half of it is covered, which is still allowed
         (1, False, 24, None),
         (2, False, 26, None),
     ]
@@ -96,7 +96,7 @@ def test_every_reason_is_counted():
 def test_thresholds_are_inclusive_where_the_reference_has_them_so():
     masks, scores, classes, semantic = _scene()
     at = merge(masks, scores, classes, semantic, stuff_labels=(), score_threshold=0.8)
-    assert [s.instance for s in at.segments] == [0, 1]  # 0.8 as float32 is above 0.8: no matter
+    assert [s.instance for s in at.segments] == [0, 1]  # as float32, 0.8 is above 0.8
     tight = merge(masks, scores, classes, semantic, stuff_labels=(), overlap_threshold=0.49)
     assert [s.instance for s in tight.segments] == [0]
     exact = merge(masks, scores, classes, semantic, stuff_labels=(1,), stuff_area=24)
@@ -130,7 +130,7 @@ def test_what_does_not_belong_together_is_refused():
 
 @pytest.mark.skipif(not GOLDENS.exists(), reason="needs the peers' golden numbers in ../shared")
 def test_detectron2_took_the_same_of_its_first_masks():
-    """The file holds the first ten masks: what they take does not depend on the later ones."""
+    """The file holds only the first ten masks, which do not depend on later ones."""
     golden = np.load(GOLDENS / "d2_panoptic_fpn_r50.npz")
     segments, count = golden["panoptic/segments"], int(golden["detection/num_masks"])
     bits = np.unpackbits(golden["detection/masks_packed"])

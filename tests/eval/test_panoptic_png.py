@@ -1,4 +1,4 @@
-"""COCO's panoptic format: ids as colours, entries of the json."""
+"""COCO's panoptic format: ids encoded as colours, and the entries of the json."""
 
 import json
 from pathlib import Path

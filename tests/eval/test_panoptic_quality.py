@@ -23,7 +23,7 @@ property_test = examples()
 
 
 def random_image(seed):
-    """A map of blocks with void, small gaps and crowds, and a prediction that resembles it."""
+    """A map of blocks with void, small gaps and crowds, and a similar prediction."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(1, 13, 2)
     truth = np.zeros((height, width), np.int64)
@@ -89,7 +89,7 @@ def test_parts_of_several_processes_add_up(seed):
 @property_test
 def test_truth_fed_back_is_perfect(seed):
     truth, segments, _, _ = random_image(seed)
-    # COCO has one crowd per class and image; of several, all but one would be false positives.
+    # COCO has one crowd per class and image. With several, all except one would be false positives.
     first_crowd = {s.category_id: s.id for s in reversed(segments) if s.is_crowd}
     segments = [
         dataclasses.replace(s, is_crowd=s.is_crowd and first_crowd[s.category_id] == s.id)
@@ -106,7 +106,7 @@ def test_truth_fed_back_is_perfect(seed):
 
 
 def strip(*parts):
-    """A map of one row from (id, pixels) pairs."""
+    """Makes a map of one row from (id, pixels) pairs."""
     return np.concatenate([np.full(n, number) for number, n in parts])[None].astype(np.int32)
 
 
@@ -126,10 +126,10 @@ def test_an_iou_of_exactly_one_half_is_no_match():
 
 
 def test_void_is_no_part_of_the_union():
-    # 4 of 4 true pixels and 20 void ones: the IoU is 1, not 4 / 24.
+    # 4 of 4 true pixels and 20 void pixels: the IoU is 1, not 4 / 24.
     found = only(strip((1, 4), (0, 20)), [Segment(1, 3)], strip((9, 24)), [Segment(9, 3)])
     assert found == [1.0, 1.0, 0.0, 0.0]
-    # A void pixel of the prediction does count: it is missed.
+    # A void pixel of the prediction does count as a miss.
     missed = only(strip((1, 4)), [Segment(1, 3)], strip((9, 3), (0, 1)), [Segment(9, 3)])
     assert missed == [0.75, 1.0, 0.0, 0.0]
 
@@ -141,7 +141,7 @@ def test_predictions_on_void_and_crowd_are_excused_above_one_half():
         pred = strip((5, crowd + void + rest), (0, 3), (2, 20))
         found = only(gt, truth, pred, [Segment(5, 3), Segment(2, 90)])
         assert found == [0.0, 0.0, float(wrong), 0.0]
-    # A crowd of another class excuses nothing, and a crowd is matched by nothing.
+    # A crowd of another class excuses nothing, and nothing matches a crowd.
     gt = strip((1, 5))
     assert only(gt, truth[:1], gt, [Segment(1, 7)], 7) == [0.0, 0.0, 1.0, 0.0]
     assert only(gt, truth[:1], gt, [Segment(1, 3)]) == [0.0, 0.0, 0.0, 0.0]

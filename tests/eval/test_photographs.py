@@ -1,4 +1,4 @@
-"""All shared panoptic photographs: files, dataset, result, conversions, files again, and scores."""
+"""All shared panoptic photographs: files, dataset, result, conversions, files again and scores."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
 
 
 def written_and_read(result, image_id, folder):
-    """The panoptic map of a result by way of COCO's PNG and json: ids and segments."""
+    """Converts the panoptic map of a result to COCO's PNG and json and back: ids and segments."""
     files = MapWriter(f"{folder}/{image_id}_")
     files.add(result, image_id, "map")
     listed, pngs = files.close()
@@ -39,7 +39,7 @@ def written_and_read(result, image_id, folder):
 
 
 def merged_things(found, categories):
-    """A semantic map of all categories as panoptic models give it: all things are class 0."""
+    """A semantic map of all categories in a panoptic model's form, with all things as class 0."""
     things = np.array([category.is_thing for category in categories])
     table = np.full(256, 255, np.uint8)
     table[: len(things)] = np.where(things, 0, np.cumsum(~things))
@@ -62,7 +62,7 @@ def test_the_truth_scores_100_whatever_way_it_goes(dataset, tmp_path, split):
         found = result.panoptic_to_semantic()
         np.testing.assert_array_equal(found.labels, labels[image_id])
         semantic.add(labels[image_id], found.labels)
-        # Taken apart as a model gives it, and put together again: crowds alone are lost.
+        # Split into the outputs of a model and merged again; only crowds are lost.
         pixels = merged_things(found, categories)
         apart = Result(whole.image_size, result.panoptic_to_instances(), pixels)
         again = apart.to_panoptic(categories, stuff_area=1)

@@ -19,7 +19,7 @@ from tests.support.knowing import KnowingModel
 
 
 def _detections(seed=0, batch=2, count=20, side=14, masked=True, padded=False):
-    """Random detections in the pixels of 150 x 130 images, some boxes reaching outside."""
+    """Random detections in 150 x 130 images; some boxes reach outside."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(-20, 120, (batch, count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(1, 90, (batch, count, 2))], axis=-1)
@@ -89,11 +89,11 @@ def test_windows_give_the_run_lengths_of_the_whole_mask(seed):
     height, width = rng.integers(1, 40, 2)
     x0, x1 = np.sort(rng.integers(0, width + 1, 2))
     y0, y1 = np.sort(rng.integers(0, height + 1, 2))
-    if seed % 2:  # full columns: runs pass from one to the next
+    if seed % 2:  # full columns, so that runs continue from one column to the next
         y0, y1 = 0, height
     mask = np.zeros((height, width), bool)
     mask[y0:y1, x0:x1] = rng.random((y1 - y0, x1 - x0)) < rng.choice([0.1, 0.5, 0.95, 1.0])
-    window = np.ones((64, 64), bool)  # what lies beyond the region must not matter
+    window = np.ones((64, 64), bool)  # pixels beyond the region must not matter
     window[: y1 - y0, : x1 - x0] = mask[y0:y1, x0:x1]
     bits = np.packbits(window.T, axis=1)
     region = np.array([x0, y0, x1, y1], np.int32)
@@ -192,7 +192,7 @@ def test_memory_of_maps_does_not_hold_all_masks_or_all_logits():
     model = KnowingModel(3, classes, PanopticMerge())
     lowered = postprocess.maps_original.lower(model, found, size, size, **given)
     temporary = lowered.compile().memory_analysis().temp_size_in_bytes
-    assert temporary < 12 * 4 * side**2  # all masks are 100 times as much, all logits 54 times
+    assert temporary < 12 * 4 * side**2  # all masks take 100 times as much, all logits 54 times
 
 
 @pytest.mark.parametrize("number", [255, 256, 300])
@@ -236,7 +236,7 @@ def test_segments_know_their_instance():
 
 
 def assert_instances_are_theirs(found):
-    """Every segment of an instance that was not left out is part of its mask."""
+    """Checks that every segment of a kept instance is part of its mask."""
     scores = found.instances.scores.tolist()
     things = [s for s in found.panoptic.segments if s.category.is_thing]
     assert [s.instance is None for s in things] == [s.score not in scores for s in things]

@@ -1,4 +1,4 @@
-"""One result for objects, semantic and panoptic maps: names, counts, and the ways between."""
+"""One result for objects, semantic and panoptic maps: names, counts and conversions."""
 
 import dataclasses
 from collections import Counter
@@ -45,7 +45,7 @@ def block(y0, y1, x0, x1):
 
 
 def street():
-    """Two people who overlap, a dog over one of them, a road below the sky."""
+    """Two overlapping people, a dog in front of one of them, and a road below the sky."""
     masks = [block(2, 6, 0, 4), block(2, 6, 3, 6), block(5, 7, 5, 8)]
     labels = np.full(SIZE, 1, np.uint8)
     labels[:4] = 2
@@ -99,7 +99,7 @@ def test_the_picture_says_the_same_names():
 
 
 def crowded_street():
-    """Of four people the second is hidden by the first, the fourth by nobody."""
+    """Four people: the first hides the second, and nobody hides the fourth."""
     masks = [block(2, 6, 0, 4), block(2, 6, 1, 4), block(2, 6, 5, 8), block(0, 1, 0, 3)]
     people = detections(masks, [0.9, 0.8, 0.7, 0.06], [0, 0, 0, 0])
     result = Result(SIZE, people, SemanticMap(np.ones(SIZE, np.uint8), ("things", "road")))
@@ -116,7 +116,7 @@ def test_segments_are_called_as_their_objects():
     alone = dataclasses.replace(result, instances=None)
     assert alone.segment_names == {1: "person 1", 2: "person 2"}
     assert alone.object("person 2").mask.box == (5, 2, 8, 6)
-    # Of objects that are left out no segment has the name.
+    # No segment is named after an object that was filtered out.
     few = dataclasses.replace(result, instances=result.instances.above(0.75))
     assert few.segment_names == {1: "person 1"}
     others = dataclasses.replace(result.instances, scores=np.float32([0.5, 0.5, 0.7, 0.5]))
@@ -175,7 +175,7 @@ def test_counts():
     assert crowded_street().counts() == crowded_street().counts(0.5) == {"person": 3}
     assert crowded_street().counts(0.0) == {"person": 4}
     assert dataclasses.replace(crowded_street(), instances=None).counts() == {"person": 2}
-    assert crowded_street().counts(0.9) == {}  # a threshold is left out with what is below it
+    assert crowded_street().counts(0.9) == {}  # a score equal to the threshold is not counted
     truth = dataclasses.replace(street().instances, scores=None)
     assert Result(SIZE, truth).counts(0.99) == {"person": 2, "dog": 1}
     assert Result(SIZE, panoptic=panoptic_street()).counts() == {"person": 2}
@@ -187,9 +187,9 @@ def test_instances_to_semantic_by_score():
     assert made.names == ("person", "dog", "ground")
     wanted = np.full(SIZE, 2, np.uint8)
     wanted[block(5, 7, 5, 8)] = 1
-    wanted[block(2, 6, 0, 4) | block(2, 6, 3, 6)] = 0  # the better person stands over the dog
+    wanted[block(2, 6, 0, 4) | block(2, 6, 3, 6)] = 0  # the higher-scoring person covers the dog
     np.testing.assert_array_equal(made.labels, wanted)
-    assert made.contested_pixels == 1  # of person and dog; two people do not contest a class
+    assert made.contested_pixels == 1  # only person against dog; two people do not contest a class
     assert list(made.areas().items()) == [("ground", 51), ("person", 24), ("dog", 5)]
     few = street().instances_to_semantic(score_threshold=0.75)
     assert (few.labels == 255).sum() == SIZE[0] * SIZE[1] - 17
@@ -198,7 +198,7 @@ def test_instances_to_semantic_by_score():
 def test_ground_truth_to_semantic_lets_the_smaller_win():
     masks = [block(0, 2, 0, 2), block(0, 8, 0, 10), block(1, 3, 1, 3)]
     made = conversions.semantic_of_instances(detections(masks, None, [0, 1, 1]))
-    assert made.labels[1, 1] == 1  # of equal areas the later
+    assert made.labels[1, 1] == 1  # the later of two equal areas wins
     assert made.labels[0, 0] == 0
     assert (made.labels != 255).all()
     assert made.contested_pixels == 4
@@ -249,7 +249,7 @@ def test_parts_meet_by_name():
     result = street()
     made = result.to_panoptic(CATEGORIES, stuff_area=1)
     assert [s.category.id for s in made.segments] == [1, 18, 1, 3, 90]
-    # A label of things never becomes stuff, whatever it is called.
+    # A thing label never becomes stuff, whatever its name.
     named = SemanticMap(result.semantic.labels, ("person", "road", "dog"))
     made = dataclasses.replace(result, semantic=named).to_panoptic(CATEGORIES, stuff_area=1)
     assert [s.category.name for s in made.segments] == ["person", "dog", "person", "road"]
@@ -295,7 +295,7 @@ def test_crowds_are_no_objects():
 
 
 def partition(panoptic):
-    """The map as a set of (class, its pixels)."""
+    """Represents the map as a set of (class, its pixels)."""
     return {(s.category, (panoptic.ids == s.id).tobytes()) for s in panoptic.segments}
 
 
@@ -416,7 +416,7 @@ def test_names_can_be_checked_before_there_are_maps():
     doors = (*CATEGORIES, PanopticCategory(100, "sky", False))
     with pytest.raises(ValueError, match="2 categories have the name 'sky': wanted one"):
         conversions.check_names(things, pixels, doors)
-    # What passes can be merged.
+    # What passes validation can be merged.
     for names in (things, ("dog",), ()):
         found = detections([block(0, 2, 0, 2)], [0.9], [0], names)
         parts = Result(SIZE, found, SemanticMap(np.ones(SIZE, np.uint8), pixels))

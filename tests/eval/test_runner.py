@@ -37,12 +37,13 @@ def test_a_model_that_knows_the_truth_scores_one(folder, padded):
     assert results.scores.num_images == len(fakes.SIZES)
     assert len(results.detections) == len(content["annotations"])
     assert results.scores.box.ap == pytest.approx(1.0)
-    # Torchvision truncates pasted boxes to whole pixels, which costs these small objects some.
+    # Torchvision truncates pasted boxes to whole pixels, which lowers the scores of these small
+    # objects.
     assert results.metrics()["segm/AP"] > (0.85 if padded else 0.95)
     assert results.metrics()["segm/AP50"] == 1.0
     assert math.isnan(results.scores.box.per_class[90])
     assert "segm AP" in results.text()
-    # Images per second are of prediction alone, which is part of all seconds.
+    # Images per second cover prediction only, a part of the total time.
     assert results.images_per_second * results.seconds >= len(fakes.SIZES)
 
 
@@ -65,7 +66,7 @@ def test_refined_masks_are_scored(folder):
     plain = evaluate(oracle, fakes.oracle_variables(), dataset, "val", config, boundary=True)
     ours, theirs = found.metrics(), plain.metrics()
     assert ours["box/AP"] == theirs["box/AP"]
-    # The pictures are of one colour each: there is no contour to follow, and 40 cells are few.
+    # The images have a single colour, so there is no contour to follow, and 40 cells are few.
     assert 0.5 < ours["boundary/AP"] < theirs["boundary/AP"]
     with pytest.raises(ValueError, match="no masks to refine"):
         Evaluator(fakes.OracleModel(masks=False), dataset, config, refine=refine)
@@ -170,9 +171,9 @@ def test_threshold_and_limits(folder):
     config, dataset, _ = folder
     model, variables = fakes.OracleModel(), fakes.oracle_variables()
     above = evaluate(model, variables, dataset, "val", config, score_threshold=0.75)
-    # Every image but the empty one has a disc (score 0.9) and two boxes (0.8 and 0.7).
+    # Every image except the empty one has a disc (score 0.9) and two boxes (0.8 and 0.7).
     assert [d["category_id"] for d in above.detections] == [3, 17] * 4
-    half = 51 / 101  # recall stops at 0.5, the last of 51 of COCO's 101 points
+    half = 51 / 101  # recall stops at 0.5, the last of 51 of COCO's 101 recall points
     assert above.scores.box.ap == pytest.approx((1 + half) / 2)
     one = evaluate(model, variables, dataset, "val", config, max_detections=1)
     assert len(one.detections) == 4

@@ -21,7 +21,7 @@ CELLS = (6, 7)
 
 
 def picture(seed=0, height=HEIGHT, width=WIDTH):
-    """Patches of colour under noise."""
+    """Colour patches with noise."""
     rng = np.random.default_rng(seed)
     patches = rng.integers(0, 255, (-(-height // 9), -(-width // 9), 3))
     image = patches.repeat(9, 0).repeat(9, 1)[:height, :width] + rng.normal(
@@ -153,7 +153,7 @@ def test_levels_coarsen_as_in_the_sequential_rule():
 
 
 def check_statistics(pixels, label, segments, borders):
-    """Sums over segments and borders are those of the pixels themselves."""
+    """Checks that statistics of segments and borders equal sums over the pixels themselves."""
     response = np.asarray(pixels.response[2])
     np.testing.assert_array_equal(segments.size, np.bincount(label.ravel(), minlength=42))
     sums = np.bincount(label.ravel(), response.ravel(), 42)
@@ -178,7 +178,7 @@ def test_every_level_covers_the_image_in_its_capacity():
         count = np.bincount(segments.ravel(), minlength=rows.stop)[rows]
         np.testing.assert_array_equal(hierarchy.size[rows], count)
         assert (np.asarray(hierarchy.level[rows]) == level).all()
-        # A seed's pixels may all have chosen others; above, joining stops where it fits.
+        # All pixels of a seed may have chosen other seeds; higher levels stop joining at capacity.
         assert int(hierarchy.valid[rows].sum()) == (
             len(np.unique(segments)) if level == 0 else sizes[level]
         )

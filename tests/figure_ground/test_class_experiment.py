@@ -1,4 +1,4 @@
-"""The class experiment's functions on tiny data; its scores and rules on maps made by hand."""
+"""The class experiment's functions on tiny data; scores and rules on handmade maps."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_a_tiny_experiment():
         TopDownConfig(sizes=(8, 12), candidates=30, max_fragments=20, label_rounds=1),
     )
     results = class_experiment.run(task, seed=0)
-    json.dumps(results)  # the file of results holds it
+    json.dumps(results)  # the results file requires JSON
     assert (results["train_images"], results["test_images"]) == ([16, 16], 16)
     assert 0 < results["fragments"] <= 20
     scores = {name: s["iou"] for name, s in results["scores"].items()}
@@ -86,7 +86,7 @@ def test_best_labels_are_the_majority_of_each_segment():
 
 @pytest.fixture
 def folder(tmp_path):
-    """One image with a square of the class and one of another, in COCO's format."""
+    """A folder with one image of a square of the class and another square, in COCO format."""
     image = np.zeros((80, 100, 3), np.uint8)
     image[20:40, 10:30] = 255
     image[50:70, 70:90] = 128
@@ -122,7 +122,7 @@ def test_crops_hold_the_class_or_nothing_of_it(folder):
     np.testing.assert_array_equal(cut.masks[0], cut.images[0, ..., 0] > 127)
     assert cut.masks[0].mean() == pytest.approx(400 / 900, abs=0.01)
     assert 1 <= len(cut.grounds) <= crops.per_image
-    assert cut.grounds.max() < 200  # grey is no white
+    assert cut.grounds.max() < 200  # grey, not white
 
 
 def test_too_small_objects_are_no_examples(folder):

@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def problem(seed, scale=3.0, whole=True):
-    """A random tree with random terms; whole numbers, so that costs are exact."""
+    """A random tree with random terms, integers if `whole`, so that costs are exact."""
     rng = np.random.default_rng(seed)
     sizes, parent = random_tree(rng)
     gain = rng.normal(0, scale, len(parent))
@@ -55,7 +55,7 @@ def test_cold_probabilities_are_the_cheapest_labelling(seed):
     hierarchy, parent, gain, coupling = problem(seed, whole=False)
     _, costs = costs_of_all_labellings(parent, gain.astype(float), coupling.astype(float))
     best, second = np.sort(costs)[:2]
-    if second - best < 0.01:  # two labellings are as good as each other
+    if second - best < 0.01:  # two labellings are equally good
         return
     figure = min_sum(hierarchy, jnp.asarray(gain), jnp.asarray(coupling))
     odds = sum_product(hierarchy, jnp.asarray(gain) * 3000, jnp.asarray(coupling) * 3000)
@@ -73,7 +73,7 @@ def test_maps_side_by_side_are_maps_one_by_one():
 
 @given(SEEDS)
 def test_probabilities_are_those_of_the_cost_written_out(seed):
-    # Two maps at once; the cost in float64 and all its labellings.
+    # Two maps at once, compared with the cost of all labellings in float64.
     rng = np.random.default_rng(seed)
     sizes, parent = random_tree(rng)
     pixels = rng.integers(1, 9, sizes[0]).astype(float)
@@ -112,7 +112,7 @@ def test_odds_of_some_segments_are_those_of_all(seed):
 
 
 def test_a_segment_yields_to_its_surroundings_unless_it_is_salient():
-    # Three pixels under one segment; the map is wrong at the last of them.
+    # Three pixels under one segment; the map is wrong at the last one.
     sizes, parent = (3, 1), [3, 3, 3, 3]
     size = [1.0, 1.0, 1.0, 3.0]
     evidence = jnp.asarray([[0.9, 0.9, 0.4]])
@@ -138,7 +138,7 @@ def test_maps_of_another_size_are_refused():
 
 
 def test_invalid_segments_are_neither_figure_nor_in_the_way():
-    # The second finest segment and the second on top fill the shape.
+    # The second finest segment and the second at the top only pad the shape.
     sizes, size = (2, 2), [4.0, 0.0, 4.0, 0.0]
     hierarchy = tree(sizes, [2, 3, 2, 3], size, leaf=jnp.zeros((2, 2), jnp.int32))
     both = combine(hierarchy, jnp.ones((2, 2)))

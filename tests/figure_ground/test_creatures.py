@@ -1,4 +1,4 @@
-"""The deformable class: reproducible, whole, and not told from its clutter by colour."""
+"""The deformable class: reproducible, connected, and not separable from clutter by colour."""
 
 import dataclasses
 
@@ -49,7 +49,7 @@ def test_a_creature_is_one_piece_of_its_size_and_inside(drawn):
         ys, xs = np.nonzero(mask)
         assert xs.max() - xs.min() > 0.4 * 64
         assert ys.max() - ys.min() > 0.3 * 64
-        # Legs: more than one run of pixels in a row near the feet.
+        # Legs: several runs of pixels in a row near the feet.
         row = mask[ys.max() - 4].astype(int)
         assert (np.diff(row) == 1).sum() >= 2
 
@@ -63,7 +63,7 @@ def test_joints_bend():
 
 
 def test_creature_is_painted_where_its_mask_is_and_nowhere_else():
-    # The ground takes the same random numbers first.
+    # The ground consumes the same random numbers first.
     ground = draw_ground(SMALL, np.random.default_rng(3))
     image, mask = draw_creature(SMALL, np.random.default_rng(3))
     np.testing.assert_array_equal(image[~mask], ground[~mask])

@@ -1,4 +1,4 @@
-"""Matching, information and labels of fragments, against plain loops and on made cases."""
+"""Matching, information and labels of fragments, against plain loops and on constructed cases."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def match(image, patches):
 
 
 def clearly_flat_or_not(image, size):
-    """False for windows near the least contrast, which rounding puts on either side."""
+    """False for windows near the contrast threshold, where rounding decides."""
     spread = [
         image[y : y + size, x : x + size].std() / LEAST_CONTRAST
         for y, x in np.ndindex(*image.shape)
@@ -185,7 +185,7 @@ class TestInformation:
     def test_selects_as_plain_loops(self, detected, count, least_gain):
         ours = select_informative(detected, CLASS, count, least_gain)
         expected = oracle.select(detected, CLASS, count, least_gain)
-        # Ties may fall either way: the gains must be the same.
+        # Ties may be broken either way, but the gains must agree.
         assert len(ours) == len(expected) or least_gain == 0
         bits = mutual_information(detected, CLASS)
         assert bits[ours[0]] == pytest.approx(bits[expected[0]], abs=1e-9)
@@ -248,7 +248,7 @@ class TestLabels:
         np.testing.assert_allclose(means[2], maps[0, 1:4, 2:5])
 
     def test_figure_is_what_is_covered_most(self):
-        segments = np.repeat(np.arange(4), 2)[None].repeat(8, axis=0)[None]  # upright bands
+        segments = np.repeat(np.arange(4), 2)[None].repeat(8, axis=0)[None]  # vertical bands
         degree = np.tile([0.9, 0.9, 0.8, 0.9, 0.2, 0.1, 0.1, 0.1], (8, 1))
         figure = labels_lib.choose_figure(segments, degree, np.ones((8, 8)), 1.0)
         np.testing.assert_array_equal(figure, segments[0] < 2)

@@ -1,4 +1,4 @@
-"""Fragments come back from their file as they were; other files are refused."""
+"""Fragments survive a round trip through a file; other files are refused."""
 
 import io
 import zipfile
@@ -33,7 +33,7 @@ def path(tmp_path, fragments):
 
 
 def changed(path, **arrays):
-    """Writes the file again with other content; None takes an array out."""
+    """Rewrites the file with other contents; None removes an array."""
     with np.load(path) as file:
         content = {name: file[name] for name in file.files} | arrays
     with path.open("wb") as file:
@@ -42,7 +42,7 @@ def changed(path, **arrays):
 
 def test_fragments_come_back_bit_for_bit(path, fragments):
     again = load_fragments(path)
-    assert jax.tree.structure(again) == jax.tree.structure(fragments)  # downsample too
+    assert jax.tree.structure(again) == jax.tree.structure(fragments)  # includes downsample
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(fragments), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
@@ -116,7 +116,7 @@ def test_whatever_is_damaged_the_file_is_named(path):
             damaged[place] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-            load_fragments(path)  # some bits, of dates for one, say nothing
+            load_fragments(path)  # some bits are unused, for example those of dates
         except ValueError as error:
             assert str(error).startswith(str(path))
             refused += 1

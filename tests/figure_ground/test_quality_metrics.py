@@ -1,4 +1,4 @@
-"""The metrics of the benchmark, against loops that follow their definitions."""
+"""The benchmark's metrics, against loops that follow their definitions."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from benchmarks import figure_ground_metrics as metrics
 
 
 def regions(rng, height, width, count):
-    """The nearest of some points, as labels."""
+    """Labels each pixel with the nearest of some random points."""
     points = rng.uniform(0, 1, (count, 2)) * (height, width)
     places = np.moveaxis(np.mgrid[:height, :width], 0, -1)
     return np.linalg.norm(places[:, :, None] - points, axis=-1).argmin(-1)

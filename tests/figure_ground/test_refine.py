@@ -15,7 +15,7 @@ BOX = (14.0, 8.0, 66.0, 58.0)
 
 @functools.cache
 def scene(seed=0):
-    """A bright checked object with five arms on a dark ground of noise, and its mask."""
+    """A bright checkered object with five arms on a dark noisy ground, and its mask."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     angle, radius = np.arctan2(y - 33, x - 40), np.hypot(y - 33, x - 40)
@@ -26,7 +26,7 @@ def scene(seed=0):
 
 
 def on_grid(plane, box, side):
-    """Values of an image's plane under the centres of a grid over a box."""
+    """Samples an image plane at the cell centres of a grid over a box."""
     x0, y0, x1, y1 = box
     rows = np.floor(y0 + (np.arange(side) + 0.5) / side * (y1 - y0)).astype(int)
     columns = np.floor(x0 + (np.arange(side) + 0.5) / side * (x1 - x0)).astype(int)
@@ -34,7 +34,7 @@ def on_grid(plane, box, side):
 
 
 def coarse_mask(truth, box=BOX):
-    """Mask of a low-resolution detector: blurred, on few cells, never certain."""
+    """Mask of a low-resolution detector: blurred, with few cells, never certain."""
     blurred = cv2.GaussianBlur(truth.astype(np.float32), (0, 0), 4.0)
     return 0.1 + 0.8 * on_grid(blurred, box, CELLS)
 
@@ -45,7 +45,7 @@ def iou(one, other):
 
 @functools.cache
 def refined(seed=0):
-    """Five detections: the object, one that fills the shape, outside, degenerate, half outside."""
+    """Refines five detections: the object, a padding row, outside, degenerate, half outside."""
     image, truth = scene(seed)
     masks = jnp.asarray(np.stack([coarse_mask(truth)] * 5))
     return np.asarray(compiled(jnp.asarray(image), masks, BOXES, VALID))
@@ -73,7 +73,7 @@ def test_rows_that_fill_the_shape_and_boxes_outside_have_no_mask():
     masks = refined()
     assert masks.shape == (5, SIDE, SIDE) and masks.dtype == np.float32
     assert (masks[1] == 0).all()
-    assert (masks[2] < 0.5).all()  # nothing of the image lies in the box
+    assert (masks[2] < 0.5).all()  # the box contains nothing of the image
     assert np.isfinite(masks).all() and masks.min() >= 0 and masks.max() <= 1
 
 
@@ -82,7 +82,7 @@ def test_masks_that_are_sure_stay_as_they_are(value):
     masks = jnp.full((5, CELLS, CELLS), value)
     made = np.asarray(compiled(jnp.asarray(scene()[0]), masks, BOXES, VALID))
     assert np.isfinite(made).all()
-    # A pixel in the middle of the box: at its border segments reach beyond.
+    # Only pixels well inside the box: at its border, segments extend beyond it.
     assert ((made[0, 8:-8, 8:-8] > 0.5) == bool(value)).all()
 
 
@@ -91,7 +91,7 @@ def test_a_box_without_extent_covers_nothing():
 
 
 def test_beyond_the_image_a_mask_continues_its_border():
-    # Of this box the upper left half lies outside.
+    # The upper left half of this box is outside the image.
     outside = refined()[4]
     first = int(np.ceil(17 / 50 * SIDE))
     np.testing.assert_array_equal(outside[0], outside[first])
@@ -107,7 +107,7 @@ def test_without_valid_all_rows_count_and_masks_add_their_own_log_odds():
     own = 2 * cv2.resize(mask, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR) - 1
     segments = refined()[0].astype(float)
     odds = segments / (1 - segments) * np.exp(3.0 * own)
-    # Equal rows may differ in the last bits: the end of an array is not computed in vectors.
+    # Equal rows may differ in the last bits, because the end of an array is not vectorised.
     np.testing.assert_allclose(both[0], both[1], rtol=2e-6)
     for one in both:
         np.testing.assert_allclose(one, odds / (1 + odds), atol=1e-4)

@@ -1,4 +1,4 @@
-"""The cover against plain loops, and learning from images that nobody segmented."""
+"""The cover against plain loops, and learning from images without masks."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def random_case(seed):
     sizes = rng.choice([3, 4], 5).astype(np.int32)
     labels = np.zeros((5, 4, 4), np.float32)
     for label, size in zip(labels, sizes, strict=True):
-        # Mostly 0 or 1; no two sums of such numbers lie on a threshold by chance.
+        # Mostly 0 or 1; no two sums of such numbers fall on a threshold by chance.
         label[:size, :size] = rng.beta(0.3, 0.3, (size, size))
     fragments = Fragments(
         patches=jnp.zeros((5, 4, 4)),
@@ -90,13 +90,13 @@ class TestCover:
         apart[1] = 6
         alone = covered(Peaks(*map(jnp.asarray, (scores, here, here))), fragments)
         both = covered(Peaks(*map(jnp.asarray, (scores, here, apart))), fragments)
-        # On top of the first the second has no vote; next to it it has.
+        # On top of the first detection the second has no vote; next to it, it has one.
         np.testing.assert_allclose(alone.confidence[2:6, 2:6], 0.3 / 0.4, atol=1e-6)
         np.testing.assert_allclose(both.confidence[2:6, 6:10], 0.2 / 0.3, atol=1e-6)
 
 
 def plain_segments(images):
-    """Segmentations that know nothing: grey levels in steps, within blocks."""
+    """Segmentations without any knowledge: quantised grey levels within blocks."""
     grey = images.astype(np.int64).sum(axis=-1) // 3
     rows, columns = np.mgrid[: images.shape[1], : images.shape[2]]
     return np.stack(
@@ -153,7 +153,7 @@ class TestLearning:
             assert not label[:, int(size) :].any()
 
     def test_figure_is_found_in_new_images(self, found, unseen):
-        """Better than what needs no learning: everything, or a disc in the middle."""
+        """Beats baselines that need no learning: everything, or a disc in the middle."""
         y, x = np.mgrid[:64, :64] - 31.5
         discs = [
             iou(np.broadcast_to(np.hypot(x, y) < radius, (10, 64, 64)), unseen.masks)
@@ -167,14 +167,14 @@ class TestLearning:
         assert confidence[:10][unseen.masks].mean() > 1.2 * confidence[:10][~unseen.masks].mean()
 
     def test_learning_again_gives_the_same(self, creatures, learned):
-        # Numbers of segments mean nothing.
+        # Segment numbers carry no meaning.
         segments = 10_000_000 - 3 * plain_segments(creatures.images)
         again = learn_fragments(creatures.images, creatures.grounds, segments, SMALL, seed=3)
         for one, other in zip(jax.tree.leaves(learned), jax.tree.leaves(again), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
     def test_labels_do_not_depend_on_the_places_searched_later(self, creatures, learned):
-        """Only the best place of each fragment teaches, however many may be found in use."""
+        """Learning uses each fragment's best position only, however many are searched later."""
         segments = plain_segments(creatures.images)
         settings = dataclasses.replace(SMALL, peaks=3)
         many = learn_fragments(creatures.images, creatures.grounds, segments, settings, seed=3)
@@ -250,5 +250,5 @@ class TestErrors:
         images = rng.integers(0, 255, (2, 64, 64, 3), np.uint8)
         segments = np.zeros((2, 1, 64, 64), np.int32)
         with pytest.raises(ValueError, match="is found in class images more than in the others"):
-            # The same images with and without the class.
+            # The same images serve as images with and without the class.
             learn_fragments(images, images, segments, SMALL)

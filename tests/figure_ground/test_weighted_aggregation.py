@@ -1,4 +1,4 @@
-"""Weighted aggregation against its equations in dense float64, and what must hold of any image."""
+"""Weighted aggregation against its equations in dense float64, and properties for any image."""
 
 import functools
 
@@ -44,7 +44,7 @@ def grouped(seed=0):
 
 
 def graph(seed):
-    """Some segments and links between them; couplings are whole, so that sums are exact."""
+    """Random segments and links. Couplings are integers, so that sums are exact."""
     rng = np.random.default_rng(seed)
     used = int(rng.integers(1, NUMBER + 1))
     pairs = [(a, b) for a in range(used) for b in range(a + 1, used)]
@@ -53,7 +53,7 @@ def graph(seed):
     blank = ROOM - len(pairs)
     low, high = np.array([*pairs, *[(0, 0)] * blank], np.int32).T
     length = np.array([1.0] * len(pairs) + [0.0] * blank, np.float32)
-    # All different, so that it is clear which are the strongest.
+    # All couplings differ, so that the order of the strongest is unambiguous.
     coupling = (1.0 + rng.permutation(ROOM)).astype(np.float32) * 4
     links = Links(*map(jnp.asarray, (low, high, coupling, length, length)))
     return links, used, rng
@@ -86,7 +86,7 @@ def test_seeds_are_those_of_a_sweep_one_by_one(seed):
 
 @given(SEEDS)
 def test_weights_are_parts_of_the_coupling_to_seeds(seed):
-    """Holds with too few seats, too, where some have no seed next to them, or none at all."""
+    """Includes cases with too few seats: segments without a neighbouring seed, or any seed."""
     links, used, rng = graph(seed)
     seeds = sorted(rng.choice(used, int(rng.integers(1, used + 1)), replace=False).tolist())
     chosen, valid = np.isin(np.arange(NUMBER), seeds), np.arange(NUMBER) < used
@@ -129,7 +129,7 @@ def one_step(segments, links, seats, config):
 
 
 def weights_by_the_rules(segments, links, rank, seats):
-    """The matrix P of one step."""
+    """Computes the matrix P of one step from its definition."""
     config, number = CONFIG.aggregation, segments.size.size
     there = np.flatnonzero(np.asarray(segments.size) > 0)
     coupling = plain.dense(links, number, links.coupling)
@@ -157,7 +157,7 @@ def test_levels_are_those_of_the_equations(seed):
 
 
 def check_level(segments, links, weights, made):
-    """Statistics are P' s, couplings P' W P times the modulation."""
+    """Checks that statistics are P' s, and couplings P' W P times the modulation."""
     config, number = CONFIG.aggregation, weights.shape[1]
     sums = {
         name: np.asarray(getattr(segments, name), np.float64) @ weights
@@ -198,7 +198,7 @@ def test_weights_tree_and_pixels_of_any_image(seed):
 
 
 def check_members(made, level, here, above):
-    """Parents are of the next level, and every pixel is in one segment, or parts of several."""
+    """Checks that parents are on the next level and that every pixel is fully assigned."""
     valid, size = np.asarray(made.hierarchy.valid), np.asarray(made.hierarchy.size)
     parent, used = np.asarray(made.parent)[:, here], np.asarray(made.weight)[:, here] > 0
     assert ((parent[used] >= above.start) & (parent[used] < above.stop)).all()
@@ -214,7 +214,7 @@ def check_members(made, level, here, above):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_joining_keeps_all_coupling(seed):
-    """Couplings between segments end up between the new ones or inside them."""
+    """Couplings between segments become couplings between or inside the new segments."""
     segments, links = start_of(CONFIG, jnp.asarray(picture(seed)))
     seed = jnp.arange(42) % 3 == 0
     hangs = weights_of(links, seed, segments.size > 0, 3)
@@ -230,7 +230,7 @@ def test_joining_keeps_all_coupling(seed):
 
 
 def test_the_weakest_links_go_where_room_is_short():
-    # Of the link from 1 to 2 nothing depends: both are tied to others more.
+    # Nothing depends on the link from 1 to 2: both have stronger links to others.
     low, high = jnp.asarray([0, 1, 2, 0], jnp.int32), jnp.asarray([1, 2, 3, 0], jnp.int32)
     coupling, length = jnp.asarray([5.0, 1.0, 0.2, 9.0]), jnp.asarray([1.0, 2.0, 3.0, 0.0])
     kept, lost = strongest(Links(low, high, coupling, length, length), 2, 4)
@@ -247,7 +247,7 @@ def test_what_touches_stays_coupled():
     assert modulated(segments, far, CONFIG.aggregation).coupling[0] == pytest.approx(4e-9)
 
 
-# Filters respond to the borders themselves: on flat regions colour alone tells.
+# Filters respond to the borders themselves; in flat regions only colour is informative.
 BY_COLOUR = BottomUp(aggregation=Aggregation(texture=float("inf")))
 
 
@@ -262,7 +262,7 @@ def test_both_ways_find_well_separated_regions_exactly(config):
         top = np.asarray(tree.segments(-1))
         assert len(np.unique(top)) == 3
         assert len({*zip(top.ravel().tolist(), label.ravel().tolist(), strict=True)}) == 3
-        # Nothing like as much ties them to each other as ties the finest segments.
+        # Their couplings to each other are far weaker than those of the finest segments.
         finest = tree.saliency[np.unique(tree.leaf)]
         assert 30 * tree.saliency[np.unique(top)].max() < jnp.median(finest)
 

@@ -1,4 +1,4 @@
-"""The cascade's stages: what each is trained on, what it hands on, how scores are averaged."""
+"""The cascade's stages: training targets, regions passed on, and averaging of scores."""
 
 import dataclasses
 
@@ -80,11 +80,11 @@ def test_box_heads_send_a_part_of_their_gradient_into_the_features():
         np.testing.assert_array_equal(a, b)
 
 
-# ---- What is handed from stage to stage -----------------------------------------------------
+# ---- Regions passed from stage to stage -----------------------------------------------------
 
 
 def handed_on(model, is_gt, boxes):
-    """Regions that `train_boxes` hands on for one image, the last of them invalid."""
+    """Returns the regions that `train_boxes` passes on for one image; the last input is invalid."""
     count = len(boxes)
     samples = RoISamples(
         boxes=jnp.asarray(boxes, jnp.float32)[None],
@@ -106,7 +106,7 @@ def handed_on(model, is_gt, boxes):
 
 @pytest.mark.parametrize("style", sorted(CASCADE_FLAVOURS))
 def test_what_goes_on_to_the_next_stage(style):
-    outside = [200.0, 200.0, 220.0, 220.0]  # clipped to nothing
+    outside = [200.0, 200.0, 220.0, 220.0]  # empty after clipping
     boxes = [[4.0, 4.0, 30.0, 30.0], [10.0, 8.0, 40.0, 50.0], outside, [1.0, 1.0, 9.0, 9.0]]
     passed = handed_on(tiny.cascade_rcnn(style=style), [False, True, False, False], boxes)
     assert isinstance(passed, Proposals)
@@ -121,7 +121,7 @@ def test_detectron2_draws_once_and_mmdet_at_every_stage():
         assert first.sampler.append_gt != "never"
         assert {stage.sampler.append_gt for stage in later} == {appended}
         assert [stage.sampler.matcher.high for stage in (first, *later)] == [0.5, 0.6, 0.7]
-    # Regions of a later Detectron2 stage all stay, even where all of them are positive.
+    # A later Detectron2 stage keeps all regions, even if all of them are positive.
     stage = find_cascade_flavour("detectron2").stages[1]
     batch = tiny.batch(images=1, objects=1)
     regions = Proposals(
@@ -131,7 +131,7 @@ def test_detectron2_draws_once_and_mmdet_at_every_stage():
     )
     samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
     assert samples.positive.all()
-    # mmdet's share of positives holds, and the ground truth is among them.
+    # mmdet still limits the share of positives, and the ground truth is among them.
     stage = find_cascade_flavour("mmdet").stages[1]
     samples = stage.sampler(tiny.keys(1), regions, batch, tiny.CLASSES)
     assert samples.boxes.shape[1] == 512 and samples.positive.sum() == 128
@@ -141,7 +141,7 @@ def test_detectron2_draws_once_and_mmdet_at_every_stage():
 def test_class_specific_boxes_are_those_of_the_object_or_of_the_best_class():
     model = tiny.class_specific(tiny.cascade_rcnn(style="mmdet"))
     boxes = jnp.array([[[10.0, 10.0, 30.0, 30.0]] * 3])
-    logits = jnp.array([[[0.0, 3.0, 1.0, 9.0]] * 3])  # the background is best
+    logits = jnp.array([[[0.0, 3.0, 1.0, 9.0]] * 3])  # the background scores highest
     deltas = jnp.zeros((1, 3, tiny.CLASSES, 4)).at[0, :, :, 0].set(jnp.array([1.0, 2.0, 3.0])[None])
     classes = jnp.array([[0, 2, tiny.CLASSES]], jnp.int32)
     sizes = jnp.array([[64, 64]], jnp.int32)
@@ -182,7 +182,7 @@ def test_one_stage_is_mask_rcnn(what):
         mask_heads=(plain.mask_head.clone(),),
         box_loss=plain.box_loss,
     )
-    # All regions enter the losses: the two need not draw alike.
+    # All regions enter the losses, so the two models do not have to sample alike.
     plain = plain.clone(
         rpn=dataclasses.replace(plain.rpn, num_samples=10**5),
         sampler=dataclasses.replace(plain.sampler, num_samples=10**5),
@@ -193,7 +193,7 @@ def test_one_stage_is_mask_rcnn(what):
     params |= {"box_heads_0": params.pop("box_head"), "mask_heads_0": params.pop("mask_head")}
     batch = tiny.batch()
 
-    @jax.jit  # one program for both: what they have in common is compiled once
+    @jax.jit  # a single program compiles the common parts only once
     def both(*variables):
         if what == "detections":
             return [
@@ -294,13 +294,13 @@ def test_later_detectron2_stages_keep_as_many_regions_as_the_first_draws():
 
 @pytest.fixture(scope="module")
 def masks():
-    """Reference for the cascade of boxes."""
+    """Returns the model with masks, the reference for the cascade of boxes."""
     return shared("cascade_mask_rcnn_detectron2")
 
 
 @pytest.mark.parametrize("what", ["detections", "losses"])
 def test_the_box_cascade_is_the_one_with_masks_without_them(masks, what):
-    # So what the peers' Cascade Mask R-CNN holds of boxes holds of Cascade R-CNN too.
+    # Parity of Cascade Mask R-CNN with the peers therefore covers the boxes of Cascade R-CNN.
     boxes, batch, keys = tiny.cascade_rcnn(), tiny.batch(), tiny.keys()
     params = {n: v for n, v in masks.variables["params"].items() if not n.startswith("mask")}
     variables = {**masks.variables, "params": params}
@@ -340,7 +340,7 @@ def test_all_of_htc_computes_in_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.slow  # a CPU's bfloat16 takes minutes to compile
+@pytest.mark.slow  # compiling bfloat16 for a CPU takes minutes
 def test_bfloat16_trains_all_of_htc():
     _, terms, _, grads = Run(tiny.htc(dtype="bfloat16")).losses(tiny.batch(), tiny.keys())
     assert_finite((terms, grads))

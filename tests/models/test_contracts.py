@@ -1,4 +1,4 @@
-"""Rules that every detector keeps, on models that compile in seconds."""
+"""Rules that every detector follows, on models that compile in seconds."""
 
 import dataclasses
 
@@ -25,12 +25,12 @@ MODELS = {
     ),
     "cascade_mask_rcnn": lambda: with_anchors_over_the_border(tiny.cascade_mask_rcnn("mmdet")),
 }
-# These two have all that the others consist of; that the others do, test_two_stage, test_cascade
-# and test_htc show: each is one of these without a part.
+# These two contain every part of the other models. test_two_stage, test_cascade and test_htc show
+# that each other model is one of these without a part.
 ALWAYS = ("mask_rcnn", "htc")
 
 
-SIZE = 48  # of the images; the rest of the canvas, the one of all modules, is padding
+SIZE = 48  # image size; the rest of the canvas shared by all modules is padding
 
 
 def batch_of(**kind):
@@ -74,7 +74,7 @@ def test_detections_have_fixed_shapes(run):
 def test_losses_and_gradients_are_finite_and_reach_every_parameter(run):
     total, terms, counts, grads = run.losses(batch_of(), tiny.keys())
     assert_finite((total, terms, grads))
-    # Ground truth is among the regions of the first stage.
+    # The first stage's regions include the ground truth.
     assert counts["positive_anchors"] > 0
     assert next(n for name, n in counts.items() if name.startswith("positive_rois")) > 0
     still = all_names(grads) - moved(grads)

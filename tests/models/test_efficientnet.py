@@ -1,4 +1,4 @@
-"""Detectors on an EfficientNet-Lite."""
+"""Detectors with an EfficientNet-Lite backbone."""
 
 import json
 
@@ -22,7 +22,7 @@ LITE = EfficientNetLite(0.25, 0.3, norm=tiny.NORM)
 
 
 def on_lite(model, **changes):
-    """The model on a small EfficientNet-Lite."""
+    """Returns the model on a small EfficientNet-Lite."""
     if hasattr(model, "detector"):
         return model.clone(detector=on_lite(model.detector, **changes))
     return model.clone(backbone=LITE.clone(**changes), preprocess=LITE_PREPROCESS)
@@ -85,7 +85,7 @@ def test_flags_reach_the_backbone():
 
 @pytest.mark.parametrize("kinds", [("frozen", "batch"), ("batch_eval", "frozen")])
 def test_weights_of_a_backbone_start_one_with_another_norm(kinds):
-    # Scale and bias are statistics in the one and parameters in the other.
+    # Scale and bias are statistics in one model and parameters in the other.
     theirs, ours = (NormSpec(kind, epsilon=1e-3) for kind in kinds)
     body = init_variables(LITE.clone(norm=theirs), jax.random.key(0))
     detector = variable_shapes(on_lite(tiny.mask_rcnn(), norm=ours))

@@ -1,4 +1,4 @@
-"""HTC's three ideas, each as what it changes in the computation (1901.07518, section 3)."""
+"""HTC's three ideas, each tested by its effect on the computation (1901.07518, section 3)."""
 
 import dataclasses
 import functools
@@ -23,13 +23,13 @@ def parts(paths):
 
 @pytest.fixture(scope="module")
 def whole():
-    """All three ideas."""
+    """The model with all three ideas."""
     return shared("htc")
 
 
 @pytest.fixture(scope="module")
 def plain(whole):
-    """None of them, of the same weights; refined ground truth is passed on."""
+    """The same weights without any of the ideas; refined ground truth is passed on."""
     model = tiny.htc(semantic=False)
     masks = model.mask_head.clone(information_flow=False)
     model = model.clone(interleaved=False, mask_head=masks)
@@ -44,7 +44,7 @@ def without(run, *prefixes):
 
 
 def shifted(run, head):
-    """The variables with the boxes of a box head moved."""
+    """Returns the variables with shifted box deltas in one box head."""
     params = dict(run.variables["params"])
     params[head] = jax.tree.map(lambda x: x, params[head])
     params[head]["box_deltas"] = {
@@ -59,7 +59,7 @@ def shifted(run, head):
 
 @pytest.mark.parametrize("interleaved", [True, False])
 def test_masks_see_the_boxes_before_or_after_the_stage_s_own_refinement(plain, interleaved):
-    # Refined ground truth is passed on: it is positive at every stage, untrained as all is.
+    # Refined ground truth is passed on, so that every stage has positives despite random weights.
     batch, keys = tiny.batch(), tiny.keys()
     terms = functools.partial(plain.terms, batch, keys)
     if interleaved:
@@ -71,14 +71,14 @@ def test_masks_see_the_boxes_before_or_after_the_stage_s_own_refinement(plain, i
         changed = {name for name in after if after[name] != before[name]}
         first_mask = stage if interleaved else stage + 1
         assert changed == {
-            f"loss_box_stage{stage}",  # whose deltas were moved
+            f"loss_box_stage{stage}",  # its deltas were shifted
             *(f"loss_mask_stage{t}" for t in range(first_mask, 4)),
             *(f"loss_{kind}_stage{t}" for kind in ("cls", "box") for t in range(stage + 1, 4)),
         }
 
 
 def test_interleaved_masks_are_trained_on_refined_boxes_and_ground_truth(whole):
-    """The very regions, taken from what the mask pooler is asked for."""
+    """Checks the exact regions, recorded from the inputs of the mask pooler."""
     asked = {"box": [], "mask": []}
 
     @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ def test_interleaved_masks_are_trained_on_refined_boxes_and_ground_truth(whole):
         shared = (np.abs(boxes[:, :, None] - masks[:, None]).max(-1) == 0).any((1, 2))
         assert shared.all()  # the ground truth, appended to both
         refined = ~(np.abs(boxes[:, :, None] - masks[:, None]).max(-1) == 0).any(1)
-        assert (refined & (masks[..., 2] > masks[..., 0])).any()  # boxes the box head never saw
+        assert (refined & (masks[..., 2] > masks[..., 0])).any()  # unseen by the box head
 
 
 # ---- Mask information flow ------------------------------------------------------------------
@@ -126,7 +126,7 @@ def test_mask_information_flow_trains_the_mask_heads_before(plain, whole):
         heads = {f"mask_heads_{i}" for i in range(t)}
         flows = {f"mask_flow{i}" for i in range(1, t)}
         assert parts(chained) - {"semantic_head"} == BELOW | heads | flows
-        # Of the heads before, the convolutions alone: their masks have their own loss.
+        # Only convolutions of earlier heads get gradients; their masks have a loss of their own.
         for i in range(t - 1):
             names = {path.split("/")[1] for path in chained if path.startswith(f"mask_heads_{i}/")}
             assert names == {"conv1"}
@@ -140,7 +140,7 @@ def test_each_mask_head_adds_the_features_of_the_one_before(whole):
     x = jnp.asarray(random.normal(size=(3, 4, 4, 16)), jnp.float32)
 
     def compute(model):
-        model.check_strides()  # any method sets the model up
+        model.check_strides()  # calling any method runs setup
         branch = model.mask_head
         m1 = branch.mask_heads[0].trunk(x)
         m2 = branch.mask_heads[1].trunk(x + jax.nn.relu(branch.mask_flows[0](m1)))
@@ -219,12 +219,12 @@ def test_a_batch_without_semantic_labels_names_the_ways(whole):
         whole.terms(batch, tiny.keys())
 
 
-# ---- All together ---------------------------------------------------------------------------
+# ---- Complete model -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def cascade():
-    """Cascade Mask R-CNN in the library that has HTC."""
+    """Cascade Mask R-CNN in the conventions of the library that has HTC."""
     return shared("cascade_mask_rcnn_mmdet")
 
 

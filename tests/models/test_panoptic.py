@@ -1,4 +1,4 @@
-"""Panoptic FPN with every detector that has masks, and semantic FPN alone."""
+"""Panoptic FPN with every detector that predicts masks, and semantic FPN alone."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def alone():
-    """The detector of `run`."""
+    """Returns the detector of `run` on its own."""
     return shared("mask_rcnn")
 
 
@@ -52,7 +52,7 @@ def test_it_is_its_detector_with_a_semantic_branch(run, alone):
     variables = {k: v["detector"] for k, v in run.variables.items() if "detector" in v}
     assert run.model.detector == alone.model
 
-    @jax.jit  # one program for both: what they have in common is compiled once
+    @jax.jit  # a single program compiles the common parts only once
     def both(*variables):
         return [
             r.model.apply(v, batch.images, batch.image_sizes)
@@ -114,7 +114,7 @@ def test_any_detector_with_masks_carries_the_branch(detector):
 
 
 def merged_things(batch, things):
-    """The batch with two semantic classes: all things are class `things`, the ground the other."""
+    """Returns the batch with two semantic classes: `things` for all things, and the ground."""
     labels = np.asarray(batch.gt_semantic)
     merged = np.where(labels < tiny.CLASSES, things, 1 - things)
     merged[labels == 255] = 255
@@ -152,25 +152,25 @@ def test_every_detector_learns_and_merges_in_both_flavours(style, detector):
     )
     ids, rows = np.asarray(found.ids), np.asarray(found.segment_ids)
     assert found.is_thing.shape[1] == detector.detections.max_detections + 2
-    assert not rows[:, detector.detections.max_detections + things].any()  # things are no stuff
+    assert not rows[:, detector.detections.max_detections + things].any()  # things are not stuff
     for picture, segments in zip(ids, rows, strict=True):
         assert set(np.unique(picture)) - {0} == set(segments[segments > 0])
         assert not picture[tiny.SIZE :].any() and not picture[:, tiny.SIZE :].any()
     assert rows[:, : detector.detections.max_detections].any()
 
 
-# ---- The merge of made-up detections --------------------------------------------------------
+# ---- The merge of synthetic detections ------------------------------------------------------
 
 SIZE = (61, 67)
 
 
 def made_up(seed, num_classes=7, labels=9, count=12, padded=False):
-    """Detections of two images, overlapping, some outside, of low score or of no use."""
+    """Overlapping detections of two images: some outside, with low scores or invalid."""
     random = np.random.default_rng(seed)
     corner = random.uniform(-15, 60, (2, count, 2))
     boxes = np.concatenate([corner, corner + random.uniform(1, 45, (2, count, 2))], -1)
     boxes[:, 0] = -30, 0, -10, 20  # no pixel of the image
-    boxes[:, 1], boxes[:, 2] = (10, 10, 40, 45), (12, 10, 38, 44)  # the second mostly taken
+    boxes[:, 1], boxes[:, 2] = (10, 10, 40, 45), (12, 10, 38, 44)  # the second mostly covered
     smooth = random.random((2, count, 1, 1)) * 0.4 + random.random((2, count, 14, 14)) * 0.6
     smooth[:, 1:3] = np.maximum(smooth[:, 1:3], 0.6)
     scores = np.sort(random.choice([0.2, 0.5, 0.55, 0.7, 0.9], (2, count)))[:, ::-1]
@@ -214,7 +214,7 @@ def test_pasting_one_at_a_time_is_pasting_all(padded):
         ours, whole = both(found, semantic.astype(np.int32))
         jax.tree.map(np.testing.assert_array_equal, ours, whole)
         segments += int((ours.segment_ids[:12] > 0).sum())
-    assert segments > 12  # instances that are kept
+    assert segments > 12  # kept instances
 
 
 DETECTORS = {
@@ -257,7 +257,7 @@ def test_the_device_merges_as_the_host_does(name):
 
 
 def test_detectors_without_masks_are_refused(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as without the test's hook
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as outside the tests
     wanted = "wanted a MaskRCNN, a CascadeMaskRCNN or a HybridTaskCascade"
     for detector in (tiny.faster_rcnn(), tiny.cascade_rcnn()):
         with pytest.raises(ValueError, match=f"{type(detector).__name__}.*{wanted}"):
@@ -299,7 +299,7 @@ def test_the_two_flavours():
 def test_a_merge_of_no_sense_is_refused(field, value, words):
     with pytest.raises(ValueError, match=f"{field} is {words}$"):
         PanopticMerge(**{field: value})
-    assert PanopticMerge(1.1, 0.0, 0).score_threshold == 1.1  # nothing is a thing then
+    assert PanopticMerge(1.1, 0.0, 0).score_threshold == 1.1  # then nothing is a thing
 
 
 # ---- Semantic FPN ---------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Proposals of the RPN next to the plain algorithm, also where probabilities tie."""
+"""RPN proposals against the plain algorithm, including ties of probabilities."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ SETTINGS = RPN(
 
 @pytest.fixture(scope="module")
 def output():
-    """Logits of which many exceed 17, where the float32 sigmoid is 1."""
+    """Logits, many above 17, where the float32 sigmoid is exactly 1."""
     random = np.random.RandomState(0)
     counts = [3 * h * w for h, w in SHAPES]
     logits = [random.normal(15, 8, (1, n)).astype(np.float32) for n in counts]
@@ -47,7 +47,7 @@ def greedy(boxes, threshold):
 
 
 def plain_proposals(rpn, output, probabilities, train):
-    """As the papers' programs do it, one box after the other, in float64 except for the ranking."""
+    """The papers' algorithm, one box at a time, in float64 except for the ranking."""
     found, scores = [], []
     levels = output.objectness_logits, output.box_deltas, rpn.anchors(SHAPES, SIZE)
     for logits, deltas, level in zip(*levels, strict=True):
@@ -76,7 +76,7 @@ def test_proposals_are_those_of_the_plain_algorithm(output, ranked_by, train):
 
 
 def test_the_two_rankings_differ_where_probabilities_tie(output):
-    """So the test above can tell one from the other."""
+    """Shows that the test above can distinguish the two rankings."""
     by_logits, by_probabilities = (
         plain_proposals(SETTINGS, output, probabilities, True) for probabilities in (False, True)
     )

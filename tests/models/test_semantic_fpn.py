@@ -1,4 +1,4 @@
-"""Semantic segmentation alone: the choice of the head, and that it learns."""
+"""Semantic segmentation alone: the choice of head, and training."""
 
 import jax
 import numpy as np

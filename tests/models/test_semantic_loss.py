@@ -11,11 +11,11 @@ from segjax.losses.semantic import IGNORE, SemanticLoss
 from segjax.ops.resize import resize_bilinear
 
 SHAPE, CLASSES = (2, 3, 4), 6
-IMAGES = jnp.array([[20, 30], [32, 40]], jnp.int32)  # 32 x 32 and 32 x 64 with their padding
+IMAGES = jnp.array([[20, 30], [32, 40]], jnp.int32)  # padded to 32 x 32 and 32 x 64
 
 
 def semantic_loss(logits, labels, averaged_over="labelled"):
-    """The cross entropy alone."""
+    """Returns the cross-entropy term alone."""
     return SemanticLoss(averaged_over=averaged_over)(logits, labels, IMAGES, 32)["loss_semantic"]
 
 
@@ -26,7 +26,7 @@ def logits():
 
 
 def draw_labels(stride: int, ignored: float = 0.3) -> np.ndarray:
-    """Labels that differ from pixel to pixel, so that it matters which is taken."""
+    """Labels that differ from pixel to pixel, so that the choice of pixel matters."""
     random = np.random.default_rng(stride)
     images, height, width = SHAPE
     shape = (images, stride * height, stride * width)
@@ -36,12 +36,12 @@ def draw_labels(stride: int, ignored: float = 0.3) -> np.ndarray:
 
 
 def oracle(logits: np.ndarray, labels: np.ndarray) -> tuple[float, int, np.ndarray]:
-    """Sum of the cross entropies, how many count, and the sum's gradient."""
+    """Returns the sum of cross entropies, the number of labelled cells and the sum's gradient."""
     logits = logits.astype(np.float64)
     total, counted, grads = 0.0, 0, np.zeros(logits.shape)
     scale_y, scale_x = labels.shape[1] / SHAPE[1], labels.shape[2] / SHAPE[2]
     for b, i, j in np.ndindex(*SHAPE):
-        # torch's nearest: not the middle of the cell's pixels, but the first.
+        # torch's nearest picks the first of the cell's pixels, not the middle one.
         label = labels[b, math.floor(i * scale_y), math.floor(j * scale_x)]
         if label == IGNORE:
             continue
@@ -66,8 +66,8 @@ def test_loss_and_gradient_are_the_oracles(logits, stride):
 
 
 def test_loss_over_all_cells_is_weaker_where_some_are_ignored(logits):
-    # mmdet leaves ignored cells out of the sum, but not of the number it divides by: cells of
-    # each image padded to its own multiple of 32, here 4 x 4 and 4 x 8 at stride 8.
+    # mmdet omits ignored cells from the sum, but counts them in the divisor: all cells of each
+    # image padded to its own multiple of 32, here 4 x 4 and 4 x 8 at stride 8.
     labels = draw_labels(8)
     term = semantic_loss(logits, jnp.asarray(labels), "all")
     total, counted, _ = oracle(np.asarray(logits), labels)
@@ -115,11 +115,11 @@ def test_labels_that_do_not_fit_are_named(logits, size):
         semantic_loss(logits, labels)
 
 
-# ---- Options, each against float64 by hand --------------------------------------------------
+# ---- Options, each against a float64 computation --------------------------------------------
 
 
 def cells(logits, labels):
-    """Cross entropy and whether it counts of every cell, labels at the logits' stride."""
+    """Returns cross entropy, labelled mask and class of each cell, for labels at logits' stride."""
     wide = np.asarray(logits, np.float64)
     log_probs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
     known = labels != IGNORE
@@ -205,7 +205,7 @@ OPTIONS = {
 @pytest.mark.parametrize("loss", OPTIONS.values(), ids=OPTIONS)
 def test_a_larger_canvas_changes_no_loss(loss, logits):
     labels = draw_labels(4)
-    # What stands in the padding does not matter, unless it is interpolated with what does not.
+    # Values in the padding have no effect unless they are interpolated with valid ones.
     mode = "edge" if loss.full_resolution else "reflect"
     wide = jnp.pad(logits, ((0, 0), (0, 5), (0, 4), (0, 0)), mode=mode)
     padded = np.pad(labels, ((0, 0), (0, 20), (0, 16)), constant_values=IGNORE)
@@ -220,7 +220,7 @@ def test_a_larger_canvas_changes_no_loss(loss, logits):
 
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 1.0, 2.0, 7.5])
 def test_focal_loss_is_finite_at_certainty(gamma):
-    # From certain of the truth, where 1 - p is 0 or the least number, to certain of another.
+    # From certainty of the true class, where 1 - p is 0 or tiny, to certainty of another class.
     margins = [200.0, 90.0, 87.5, 20.0, 16.5, 1.0, 0.0, -1.0, -20.0, -200.0, -1e4]
     certain = jnp.zeros((1, 1, len(margins), 3)).at[..., 0].set(jnp.asarray(margins))
     labels = jnp.zeros((1, 1, len(margins)), jnp.uint8)

@@ -1,4 +1,4 @@
-"""Mask R-CNN on Swin-T trains: the backbone is an argument like any other."""
+"""Mask R-CNN trains on Swin-T; the backbone is an ordinary argument."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ OPTIM = OptimConfig(
 )
 
 
-@pytest.mark.slow  # minutes: a transformer of 12 blocks, compiled twice
+@pytest.mark.slow  # takes minutes: compiles a transformer of 12 blocks twice
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_moves_every_part(dtype):
     model = mask_rcnn(swin("tiny"), num_classes=tiny.CLASSES, flavour="mmdet", dtype=dtype)

@@ -1,4 +1,4 @@
-"""Faster and Mask R-CNN: flavours, dtypes, frozen stages."""
+"""Faster and Mask R-CNN: flavours, dtypes and frozen stages."""
 
 import dataclasses
 
@@ -37,12 +37,12 @@ def test_every_flavour_trains(style):
 
 @pytest.fixture(scope="module")
 def precisions():
-    """In bfloat16 and in float32: the variables, the pyramid's levels, the loss terms."""
+    """Returns variables, pyramid levels and loss terms in bfloat16 and in float32."""
     batch, keys = tiny.batch(), tiny.keys()
 
     def compute(dtype):
         model = tiny.mask_rcnn(dtype=dtype)
-        # Every anchor enters the loss: no sample hangs on the last bits of a score.
+        # Every anchor enters the loss, so that no sample depends on the last bits of a score.
         model = model.clone(rpn=dataclasses.replace(model.rpn, num_samples=10**5))
 
         @jax.jit
@@ -67,7 +67,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32_parameters(precisions):
         np.testing.assert_allclose(terms[name], wanted[name], rtol=2e-2)
 
 
-@pytest.mark.slow  # a CPU's bfloat16 takes long to compile
+@pytest.mark.slow  # compiling bfloat16 for a CPU takes long
 def test_bfloat16_has_finite_gradients():
     _, terms, _, grads = Run(tiny.mask_rcnn(dtype="bfloat16")).losses(tiny.batch(), tiny.keys())
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
@@ -90,7 +90,7 @@ def test_frozen_stages_get_no_gradient():
 
     @jax.jit
     @jax.grad
-    def pull(params):  # the losses reach the backbone by what it gives the pyramid alone
+    def pull(params):  # the losses reach the backbone only through its feature maps
         levels = model.apply(
             {**variables, "params": params}, batch.images, batch.image_sizes, method="features"
         )
@@ -106,12 +106,12 @@ def test_frozen_stages_get_no_gradient():
 
 @pytest.fixture(scope="module")
 def masks():
-    """Reference for Faster R-CNN."""
+    """Returns the model with masks, the reference for Faster R-CNN."""
     return shared("mask_rcnn")
 
 
 def test_faster_rcnn_is_mask_rcnn_without_masks(masks):
-    # So what holds of Mask R-CNN's boxes holds of Faster R-CNN too.
+    # Results for the boxes of Mask R-CNN therefore hold for Faster R-CNN as well.
     boxes = tiny.faster_rcnn()
     params = {n: v for n, v in masks.variables["params"].items() if n != "mask_head"}
     batch, keys = tiny.batch(), tiny.keys()

@@ -1,4 +1,4 @@
-"""Sums of shifted images against XLA's convolution with groups."""
+"""Depthwise convolution as sums of shifted images, against XLA's grouped convolution."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def _values(*shapes):
 
 
 def _with_gradients(conv, stride):
-    """(x, kernel, grad) -> the convolution and its two gradients, compiled."""
+    """Compiles (x, kernel, grad) -> the convolution and its two gradients."""
 
     @jax.jit
     def compute(x, kernel, grad):
@@ -27,7 +27,7 @@ def _with_gradients(conv, stride):
     return compute
 
 
-# Odd and even sides, sides below the kernel's, and a single cell.
+# Odd and even sides, sides smaller than the kernel, and a single cell.
 @pytest.mark.parametrize("size", [(7, 10), (4, 3), (1, 2)])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [3, 5])
@@ -55,12 +55,12 @@ def test_bfloat16_adds_up_in_float32():
     exact = compute(*[a.astype(jnp.float32) for a in half])
     for got, wanted in zip(compute(*half), exact, strict=True):
         assert got.dtype == jnp.bfloat16
-        # As near as bfloat16's 8 bits can be, however many values were added.
+        # Within bfloat16's 8 bits, regardless of the number of terms.
         np.testing.assert_array_equal(got, wanted.astype(jnp.bfloat16))
 
 
 def test_padding_is_tensorflows():
-    # (total, of which before), as `tf.nn.conv2d` documents "SAME".
+    # (total padding, padding before), as `tf.nn.conv2d` documents "SAME".
     assert same_padding(224, 3, 2) == (0, 1)
     assert same_padding(15, 3, 2) == (1, 1)
     assert same_padding(112, 5, 2) == (1, 2)

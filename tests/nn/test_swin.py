@@ -52,7 +52,7 @@ def peers_variables():
 
 
 # Measured: at most 8e-6 of the map's rms, and 1e-7 of it for the mean; 5e-5 if the norms' epsilon
-# is 1e-6.
+# were 1e-6.
 @pytest.mark.parametrize("size", [(64, 128), (61, 83)])
 def test_maps_are_torchvisions(peers_variables, size):
     meta, arrays = _file()
@@ -64,7 +64,7 @@ def test_maps_are_torchvisions(peers_variables, size):
         wanted = {k: arrays[f"{size[0]}x{size[1]}/{stage}/{k}"] for k in ("shape", "rms", "sum")}
         assert ours.shape == (1, *wanted["shape"])
         values = arrays[f"{size[0]}x{size[1]}/{stage}/values"]
-        step = max(1, ours.size // 400) | 1  # that of the file's writer
+        step = max(1, ours.size // 400) | 1  # the step used by the script that wrote the file
         sampled = np.asarray(ours).ravel()[::step]
         assert np.abs(sampled - values).max() < 3e-5 * wanted["rms"]
         difference = np.asarray(ours, np.float64).sum() - wanted["sum"]
@@ -97,7 +97,7 @@ def test_strides_channels_and_blocks(variant):
 
 @pytest.mark.parametrize("variant", DEPTHS)
 def test_has_the_published_number_of_parameters(variant):
-    # torchvision's `num_params`, of the whole classifiers.
+    # torchvision's `num_params`, which include the classifier.
     published = {"tiny": 28288354, "small": 49606258, "base": 87768224}[variant]
     _, variables = _shapes(swin(variant, output_norms=False))
     width = CHANNELS[variant][-1]
@@ -119,7 +119,7 @@ def test_an_impossible_variant_is_named():
 # ---- Training -------------------------------------------------------------------------------
 
 SMALL = SwinTransformer(8, (2, 1, 2, 1), (1, 2, 4, 8), 4, drop_path_rate=0.0)
-# Windows of one side only, shifted or not, and padded ones.
+# These sizes yield windows along one axis only, shifted and not, and padded windows.
 IMAGES = jax.random.normal(jax.random.key(1), (2, 62, 95, 3))
 
 
@@ -189,7 +189,7 @@ def test_a_dropped_path_is_made_up_for_by_the_others():
     count = 2000
     image = jax.random.normal(jax.random.key(0), (1, 4, 8, 6))
     variables = block.init(jax.random.key(1), image, False)
-    # Without the second branch the output is linear in what is drawn.
+    # Without the second branch, the output is linear in the random mask.
     variables["params"]["fc2"] = jax.tree.map(jnp.zeros_like, variables["params"]["fc2"])
     apply = jax.jit(block.apply, static_argnums=2)
     kept = apply(variables, image, False) - image
@@ -225,7 +225,7 @@ def test_layers_follow_the_depth():
     layers = [next(iter(of_child[child])) for child in order]
     assert layers == sorted(layers)
     assert set(layers) == set(range(net.num_layers)) and net.num_layers == 13
-    # SimMIM's: a merging has the layer of the block before it.
+    # As in SimMIM, a patch merging has the layer index of the block before it.
     assert [net.layer_of(f"stage{s}_merge/norm/scale") for s in range(3)] == [2, 4, 10]
     assert net.layer_of("stage2_block0/attn/qkv/kernel") == 5
     for path in ("stage0_block2/fc1/kernel", "stage3_merge/norm/scale", "backbone/patch_embed"):
@@ -237,7 +237,7 @@ def test_layers_follow_the_depth():
 
 
 def _peers(depths):
-    """The names of torchvision's module without its classifier."""
+    """Returns the names in torchvision's module without its classifier."""
     names = {f"features.0.{part}.{leaf}" for part in (0, 2) for leaf in ("weight", "bias")}
     for stage, depth in enumerate(depths):
         for i in range(depth):

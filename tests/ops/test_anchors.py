@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def oracle(base: np.ndarray, shape: tuple[int, int], stride: tuple[int, int]) -> np.ndarray:
-    """Every anchor by three loops, in float64."""
+    """Every anchor, by three loops in float64."""
     out = []
     for row in range(shape[0]):
         for column in range(shape[1]):
@@ -33,7 +33,7 @@ def test_shapes_are_torchvisions_when_rounded():
 
 
 def test_halves_round_to_even():
-    # Half sides of 0.5, 1.5 and 2.5 pixels become 0, 2 and 2.
+    # Half sides of 0.5, 1.5 and 2.5 pixels round to 0, 2 and 2.
     boxes = base_anchors([1, 3, 5], [1], rounded=True)
     np.testing.assert_array_equal(boxes[:, 2], [0, 2, 2])
     np.testing.assert_array_equal(boxes[:, 0], [0, -2, -2])
@@ -69,14 +69,14 @@ def test_compiled_grid_is_exact_and_not_a_constant():
     base = base_anchors([32], RATIOS, rounded=True)
     compiled = jax.jit(lambda: level_anchors(base, (100, 168), (8, 8))).lower().compile()
     np.testing.assert_array_equal(compiled(), oracle(base, (100, 168), (8, 8)))
-    # 50,400 anchors are 806 kB; a program that held them would print them.
+    # 50,400 anchors take 806 kB; the text of a program that embedded them would include them.
     assert len(compiled.as_text()) < 50_000
 
 
 def test_stride_follows_the_shape_only_for_torchvision():
     assert level_stride((800, 1344), (13, 21), 64, from_shape=True) == (61, 64)
     assert level_stride((800, 1344), (13, 21), 64, from_shape=False) == (64, 64)
-    # Multiples of 64 have no quirk.
+    # Multiples of 64 do not trigger the quirk.
     for level, shape in enumerate([(224, 320), (112, 160), (56, 80), (28, 40), (14, 20)]):
         nominal = 4 << level
         assert level_stride((896, 1280), shape, nominal, from_shape=True) == (nominal, nominal)

@@ -42,14 +42,14 @@ jit_decode = jax.jit(lambda coder, d, a: coder.decode(d, a), static_argnums=0)
 
 
 def some_boxes(seed: int, count: int) -> np.ndarray:
-    """Half clustered, half whole-numbered (empty ones among them)."""
+    """Random boxes: half clustered, half with integer coordinates, some of these empty."""
     rng = np.random.default_rng(seed)
     half = count // 2
     return np.concatenate([clustered_boxes(rng, half, 3), integer_boxes(rng, count - half, 12)])
 
 
 def finite_gradients(function, *args) -> None:
-    """Value and gradient of the sum are finite, and no step on the way made a NaN."""
+    """Checks that value and gradient of the sum are finite, without NaNs in intermediate steps."""
     with jax.debug_nans(True):
         value, grads = jax.jit(
             jax.value_and_grad(
@@ -88,14 +88,14 @@ def test_iou_is_symmetric_and_batches(seed):
     both = jit_iou(jnp.stack([a, a + 3.0]), jnp.stack([b, b + 3.0]))
     assert both.shape == (2, 12, 8)
     np.testing.assert_array_equal(both[0], jit_iou(b, a).T)
-    np.testing.assert_allclose(both[1], both[0], atol=2e-5)  # moved together: the same overlaps
+    np.testing.assert_allclose(both[1], both[0], atol=2e-5)  # a common shift keeps the overlaps
 
 
 def test_iou_of_edge_boxes():
     iou = np.asarray(jit_iou(jnp.asarray(EDGE_BOXES), jnp.asarray(EDGE_BOXES)))
     assert np.isfinite(iou).all() and iou.min() >= 0 and iou.max() <= 1
     assert iou[0, 0] == 1
-    assert iou[6, 6] == 1  # 1e30 pixels wide: the areas overflow float32, the ratio does not
+    assert iou[6, 6] == 1  # 1e30 pixels wide: areas overflow float32, but the ratio does not
     for empty in (1, 2, 3, 4, 13):
         assert not iou[empty].any()
 
@@ -173,7 +173,7 @@ def test_nonempty_counts_the_limit_only_if_asked():
 
 
 def oracle_encode(boxes: np.ndarray, anchors: np.ndarray, weights) -> np.ndarray:
-    """Detectron2's Box2BoxTransform.get_deltas, in float64."""
+    """Detectron2's Box2BoxTransform.get_deltas in float64."""
     out = []
     for box, anchor in zip(boxes.astype(np.float64), anchors.astype(np.float64), strict=True):
         width, height = box[2:] - box[:2]
@@ -187,7 +187,7 @@ def oracle_encode(boxes: np.ndarray, anchors: np.ndarray, weights) -> np.ndarray
 
 
 def oracle_decode(deltas: np.ndarray, anchors: np.ndarray, coder: DeltaCoder) -> np.ndarray:
-    """apply_deltas of Detectron2 and delta2bbox of mmdet, in float64."""
+    """Detectron2's apply_deltas and mmdet's delta2bbox in float64."""
     limit = np.log(1000 / 16)
     out = []
     for delta, anchor in zip(deltas.astype(np.float64), anchors.astype(np.float64), strict=True):
@@ -216,7 +216,7 @@ def test_deltas_equal_the_peers(name, seed):
     want = oracle_encode(boxes, anchors, coder.weights)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5)
     deltas = np.random.default_rng(seed).normal(0, 3, (16, 4)).astype(np.float32)
-    deltas *= np.asarray(coder.weights, np.float32)  # sides hit the clamps at both ends
+    deltas *= np.asarray(coder.weights, np.float32)  # sides reach both clamps
     got = jit_decode(coder, jnp.asarray(deltas), jnp.asarray(anchors))
     np.testing.assert_allclose(got, oracle_decode(deltas, anchors, coder), rtol=2e-5, atol=1e-3)
 

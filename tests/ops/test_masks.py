@@ -67,7 +67,7 @@ def test_a_crop_of_the_object_says_what_the_image_says():
     soft = functools.partial(targets_of, aligned=True, threshold=None)
     whole = soft(image, whole_image_frames(1), box, SIZE)
     crop = soft(image[:, 4:12, 8:24], box, box, SIZE)
-    # Their samples differ only where one reads across the object's edge.
+    # The samples differ only where one of them reads across the object's edge.
     np.testing.assert_allclose(crop[0, 1:-1, 1:-1], whole[0, 1:-1, 1:-1], atol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_targets_are_finite_for_every_box_and_frame(aligned):
 
 
 def grid_oracle(probs: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Detectron2's paste, pixel by pixel: bilinear at the centre, zeros beyond the mask."""
+    """Detectron2's paste, pixel by pixel: bilinear at pixel centres, zeros beyond the mask."""
     x0, y0, x1, y1 = box.astype(float)
     out = np.zeros((HEIGHT, WIDTH))
     if x1 <= x0 or y1 <= y0:
@@ -112,7 +112,7 @@ def grid_oracle(probs: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def padded_oracle(probs: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Torchvision's paste: whole-pixel box, resized mask, copied where the image has pixels."""
+    """Torchvision's paste: rounds the box, resizes the mask, copies the part inside the image."""
     half = (box[2:] - box[:2]) * F(0.5) * F((CELLS + 2) / CELLS)
     middle = (box[2:] + box[:2]) * F(0.5)
     low, high = (middle - half).astype(np.int64), (middle + half).astype(np.int64)
@@ -139,7 +139,7 @@ def draw_pastes(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     probs = rng.uniform(size=(4, CELLS, CELLS)).astype(F)
     boxes = roi_oracle.some_rois(rng, (4,), WIDTH)
-    boxes[0] = np.round(boxes[0] / 3) * 3  # enlarged by 8/6, these fall on whole pixels
+    boxes[0] = np.round(boxes[0] / 3) * 3  # scaled by 8/6, these land on whole pixels
     return probs, boxes
 
 
@@ -151,7 +151,7 @@ def test_pasting_is_the_oracles(padded, oracle):
         probs, boxes = draw_pastes(seed)
         got = paste(probs, boxes, HEIGHT, WIDTH, padded=padded)
         want = [oracle(p, b) for p, b in zip(probs, boxes, strict=True)]
-        # A box a tenth of a pixel wide has steep masks: 1e-5 of a pixel is 1e-4 of a cell.
+        # Masks are steep in a box a tenth of a pixel wide: 1e-5 of a pixel is 1e-4 of a cell.
         np.testing.assert_allclose(got, np.array(want), atol=2e-4)
 
     check()

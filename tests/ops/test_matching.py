@@ -9,9 +9,9 @@ from segjax.ops.matching import Matcher, Matches
 from tests.support.drawing import EDGE_BOXES, integer_boxes, overlaps
 
 SEEDS = st.integers(0, 2**32 - 1)
-NUM_BOXES, NUM_GT = 30, 10  # not a multiple of the block: the last one is partly padding
+NUM_BOXES, NUM_GT = 30, 10  # not a multiple of the block size, so that the last block has padding
 
-# Thresholds that whole-numbered boxes reach exactly.
+# Boxes with integer coordinates can reach these thresholds exactly.
 TORCHVISION = Matcher(0.7, 0.3, "keep_argmax")
 MMDET = Matcher(0.7, 0.3, "overwrite", 0.3)
 MMDET_HEAD = Matcher(0.5, 0.5, "overwrite", 0.5)
@@ -26,7 +26,7 @@ jit_match = jax.jit(
 
 
 def oracle_threshold(iou: np.ndarray, matcher: Matcher) -> tuple[np.ndarray, np.ndarray]:
-    """Object and label of each box by the thresholds; `iou` is [boxes, objects]."""
+    """Returns object and label of each box by the thresholds; `iou` is [boxes, objects]."""
     index, label = np.zeros(len(iou), int), np.full(len(iou), -1)
     for n, row in enumerate(iou):
         index[n] = int(np.argmax(row))
@@ -38,7 +38,7 @@ def oracle_threshold(iou: np.ndarray, matcher: Matcher) -> tuple[np.ndarray, np.
 
 
 def oracle_keep_argmax(iou: np.ndarray, index: np.ndarray, label: np.ndarray) -> None:
-    """Detectron2's set_low_quality_matches_: labels change, objects do not."""
+    """Detectron2's set_low_quality_matches_: changes labels, but not objects."""
     highest = iou.max(axis=0)
     for n, _ in np.argwhere(iou == highest[None, :]):
         label[n] = 1
@@ -54,7 +54,7 @@ def oracle_overwrite(iou: np.ndarray, index, label, min_iou: float) -> None:
 
 
 def oracle(matcher: Matcher, boxes, valid, gt, gt_valid) -> tuple[np.ndarray, np.ndarray]:
-    """The peer's result for the real boxes and the real objects alone."""
+    """Applies the peer's algorithm to valid boxes and valid objects only."""
     rows, columns = np.flatnonzero(valid), np.flatnonzero(gt_valid)
     index, label = np.zeros(len(boxes), int), np.full(len(boxes), -1)
     if len(rows) == 0:
@@ -73,10 +73,10 @@ def oracle(matcher: Matcher, boxes, valid, gt, gt_valid) -> tuple[np.ndarray, np
 
 
 def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A small board, so that ties and overlaps equal to a threshold abound."""
+    """Boxes on a small grid, where ties and overlaps equal to a threshold are frequent."""
     rng = np.random.default_rng(seed)
     boxes, gt = integer_boxes(rng, NUM_BOXES, 8), integer_boxes(rng, NUM_GT, 8)
-    gt[:3] = boxes[:3]  # some objects are hit exactly, some twice
+    gt[:3] = boxes[:3]  # some objects match boxes exactly, some match two
     boxes[5] = boxes[0]
     valid = rng.random(NUM_BOXES) < 0.8
     gt_valid = rng.random(NUM_GT) < rng.choice([0.0, 0.5, 1.0])
@@ -86,7 +86,7 @@ def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def check(got: Matches, want: tuple[np.ndarray, np.ndarray]) -> None:
     index, label = want
     np.testing.assert_array_equal(got.label, label)
-    # Boxes that take no part have no object; everybody else's argmax is the peer's.
+    # Ignored boxes have no object; for all others the argmax is the peer's.
     positive = label == 1
     np.testing.assert_array_equal(np.asarray(got.gt_index)[positive], index[positive])
     assert got.gt_index.min() >= 0 and got.gt_index.max() < NUM_GT
@@ -127,7 +127,7 @@ def test_a_tie_makes_every_best_box_positive():
 
 
 def test_the_peers_disagree_on_whose_the_box_is():
-    # One box, overlapping the first object by 0.8 and the second, whose best it is, by 0.4.
+    # The box overlaps the first object by 0.8. It is also the best box of the second, at 0.4.
     boxes = jnp.array([[0.0, 0, 10, 10]])
     gt = jnp.array([[0.0, 0, 8, 10], [0, 0, 4, 10]])
     both = jnp.array([True, True])
@@ -146,7 +146,7 @@ def test_without_objects_everything_is_negative(matcher):
 
 
 def test_objects_without_boxes_reach_nobody():
-    # The only box on the object takes no part: the object must not fall back on others.
+    # The object's only box is invalid; the object must not fall back on other boxes.
     boxes = jnp.array([[0.0, 0, 10, 10], [50, 50, 60, 60]])
     gt = jnp.array([[0.0, 0, 10, 10]])
     got = jit_match(MMDET, boxes, jnp.array([False, True]), gt, jnp.array([True]))
@@ -167,7 +167,7 @@ def test_batches_go_by_vmap_and_do_not_mix():
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=NAMES)
 def test_shards_are_independent_and_checked(matcher):
-    # Anchors and validity are the same everywhere, objects differ by device.
+    # Anchors and validity are replicated across devices, objects are sharded.
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     boxes, _, gt, gt_valid = map(jnp.asarray, draw(4))
 
@@ -193,7 +193,7 @@ def test_targets_are_constants_of_the_loss():
 
 
 def test_anchors_of_a_picture_need_no_matrix():
-    # 268,000 anchors x 100 objects would be 107 MB; blocks of rows stay under a quarter.
+    # 268,000 anchors x 100 objects would take 107 MB; row blocks stay below a quarter of that.
     shapes = (
         jax.ShapeDtypeStruct((268_506, 4), jnp.float32),
         jax.ShapeDtypeStruct((100, 4), jnp.float32),

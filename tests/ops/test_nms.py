@@ -27,10 +27,10 @@ THRESHOLDS = jnp.asarray(TWENTIETHS / 20, jnp.float32)
 
 @pytest.fixture(scope="module", params=METHODS)
 def at_all_thresholds(request):
-    """`(boxes, scores, valid, groups) -> keep [19, N]`, compiled once a method.
+    """Compiles `(boxes, scores, valid, groups) -> keep [19, N]` once per method.
 
-    Tiles and unrolled rounds are cut so that 40 boxes fill three tiles, the last of them
-    partly, and need the while loop too.
+    Tile size and number of unrolled rounds are reduced, so that 40 boxes fill three tiles, the last
+    one partly, and also need the while loop.
     """
     method = request.param
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def at_all_thresholds(request):
 
             return jax.vmap(one)(THRESHOLDS)
 
-        function(*map(jnp.asarray, draw(0)))  # compiles while the patch holds
+        function(*map(jnp.asarray, draw(0)))  # compiles while the patch is active
     return function
 
 
@@ -76,7 +76,7 @@ def test_keep_set_is_exact_at_every_threshold(at_all_thresholds, seed):
     areas = np.array([area(box) for box in boxes])
     union = areas[:, None] + areas[None] - shared
     for twentieths, keep in zip(TWENTIETHS, got, strict=True):
-        # In whole numbers: IoU > t / 20 without any division or rounding.
+        # Integer arithmetic: IoU > t / 20 without division or rounding.
         more = 20 * shared > twentieths * union
         want = oracle(lambda i, j, more=more: more[i, j], scores, valid, groups)
         np.testing.assert_array_equal(keep, want)
@@ -93,7 +93,7 @@ def test_keep_set_of_jittered_boxes(at_all_thresholds, seed):
     for twentieths, keep in zip(TWENTIETHS, got, strict=True):
         threshold = twentieths / 20
         if np.abs(iou - threshold).min() < 1e-6:
-            continue  # float32 cannot be asked which side it is on
+            continue  # float32 cannot resolve which side of the threshold it is on
         want = oracle(lambda i, j, t=threshold: iou[i, j] > t, scores, valid, groups)
         np.testing.assert_array_equal(keep, want)
 
@@ -112,8 +112,8 @@ def test_padding_never_matters(at_all_thresholds, seed):
 
 
 def test_long_chains_need_every_round(at_all_thresholds):
-    # Each box overlaps the next by 1/3 and no other: every second one survives, and
-    # whether the last does is known only after 40 rounds.
+    # Each box overlaps the next one by 1/3 and no other, so every second one survives. Whether the
+    # last one does is known only after 40 rounds.
     left = np.arange(SIZE, dtype=np.float32)
     boxes = np.stack([left, 0 * left, left + 2, 0 * left + 10], axis=1)
     args = (boxes, -left, np.ones(SIZE, bool), np.zeros(SIZE, np.int32))
@@ -146,7 +146,7 @@ def test_one_picture_does_not_reach_another():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shards_are_independent_and_checked(method):
-    # `valid` and the groups are the same everywhere, boxes and scores differ by device.
+    # `valid` and the groups are replicated across devices, boxes and scores are sharded.
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     boxes, scores, _, groups = map(jnp.asarray, draw(6))
 

@@ -1,4 +1,4 @@
-"""The merge on the device against the plain one, and labels at another size against two steps."""
+"""The merge on device against the plain one, and labels resized in one step against two."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ def compiled(things, overlap, stuff_area):
 
 
 def draw(seed):
-    """Boxes of all kinds, among them empty, equal and unwanted ones, over blocks of classes."""
+    """Boxes of all kinds, including empty, equal and invalid ones, over blocks of classes."""
     random = np.random.default_rng(seed)
     masks = np.zeros((INSTANCES, SIZE, SIZE), bool)
     for mask in masks:
@@ -72,14 +72,14 @@ def test_merge_is_the_plain_one(seed, things, overlap, stuff_area):
     )
     np.testing.assert_array_equal(found.ids, wanted.ids)
     rows = {int(i): row for row, i in enumerate(found.segment_ids) if i}
-    assert len(rows) == np.count_nonzero(found.segment_ids)  # every id once
+    assert len(rows) == np.count_nonzero(found.segment_ids)  # each id once
     assert sorted(rows) == [segment.id for segment in wanted.segments]
     for segment in wanted.segments:
         row = rows[segment.id]
         assert int(found.classes[row]) == segment.class_index
         assert bool(found.is_thing[row]) == segment.is_thing
         assert float(found.scores[row]) == (segment.score or 0.0)
-    beyond = int(((semantic < 0) & (wanted.ids == 0)).sum())  # of no image: not counted
+    beyond = int(((semantic < 0) & (wanted.ids == 0)).sum())  # outside the image: not counted
     dropped = dataclasses.replace(wanted.dropped, other_pixels=wanted.dropped.other_pixels - beyond)
     assert {f.name: int(getattr(found.dropped, f.name)) for f in dataclasses.fields(dropped)} == (
         dataclasses.asdict(dropped)
@@ -143,7 +143,7 @@ def test_merge_on_a_mesh_and_in_a_batch():
 
 
 def whole_labels(logits, image_size, output_size, padded_size, canvas):
-    """The labels of logits that are resized at once."""
+    """Returns the labels of logits that are resized all at once."""
     maps = []
     for axis in (0, 1):
         up = interpolation_matrix(logits.shape[axis], padded_size[axis], align_corners=False)
@@ -156,7 +156,7 @@ def whole_labels(logits, image_size, output_size, padded_size, canvas):
     return labels
 
 
-@pytest.mark.parametrize("block", [1, 500, 1500, 2**21])  # 1, 3 or 4, 10 or 11 and all rows
+@pytest.mark.parametrize("block", [1, 500, 1500, 2**21])  # 1, 3 or 4, 10 or 11, and all rows
 @pytest.mark.parametrize("padded", [(32, 40), (40, 32)])
 def test_labels_of_blocks_are_those_of_the_whole(monkeypatch, block, padded):
     monkeypatch.setattr(panoptic, "BLOCK_VALUES", block)

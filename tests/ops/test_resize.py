@@ -14,7 +14,7 @@ from segjax.ops.resize import interpolation_matrix, resize_bilinear, resize_corn
 from tests.oracles.oracle_resize import oracle
 
 SIDES = st.integers(1, 12)
-# Up, down, both at once, by fractions, from and to single pixels, and not at all.
+# Up, down, mixed, by fractions, from and to single pixels, and unchanged.
 CASES = [
     ((5, 7), (10, 14)),
     ((13, 9), (4, 5)),
@@ -49,7 +49,7 @@ def test_values_are_the_oracles(old, new, align_corners):
 
 @given(old=st.tuples(SIDES, SIDES), new=st.tuples(SIDES, SIDES), align_corners=st.booleans())
 def test_values_are_the_oracles_for_any_sizes(old, new, align_corners):
-    # The map is one matrix for each axis: seeing them in float64 spares a compilation.
+    # Resizing is one matrix per axis; comparing these in float64 avoids a compilation.
     rows, columns = (
         interpolation_matrix(a, b, align_corners) for a, b in zip(old, new, strict=True)
     )
@@ -62,7 +62,7 @@ def test_values_are_the_oracles_for_any_sizes(old, new, align_corners):
 def test_the_gradient_is_the_transposed_map(align_corners):
     old, new = (3, 5), (7, 4)
     cells = math.prod(old)
-    # What becomes of each pixel alone: the columns of the map.
+    # The columns of the linear map: the response to each single pixel.
     columns = oracle(np.eye(cells).reshape(cells, *old, 1), new, align_corners)[..., 0]
     grad = draw((2, *new, 3), seed=1)
     x = draw((2, *old, 3))
@@ -83,7 +83,7 @@ def test_aligned_corners_keep_their_values_and_others_do_not():
     for corner in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
         np.testing.assert_allclose(aligned[0][corner], x[0][corner], rtol=1e-6)
     assert np.abs(aligned - others).max() > 0.1
-    # Doubling squares puts no new centre on an old one, except at the rim.
+    # With square pixels, doubling puts no new centre on an old one, except at the rim.
     doubled = np.asarray(resize(x, (8, 12), False))
     np.testing.assert_allclose(doubled[0, 0, 0], x[0, 0, 0], rtol=1e-6)
     quarters = 0.75 * x[0, 0, :-1] + 0.25 * x[0, 0, 1:]
@@ -126,12 +126,12 @@ def test_bfloat16_weights_add_up_to_one():
     ("old", "new"), [((5, 7), (10, 14)), ((13, 9), (4, 5)), ((9, 12), (25, 42))]
 )
 def test_bfloat16_maps_are_resized_with_exact_weights(old, new):
-    """Two bfloat16 weights stand for one of float32: only the maps themselves are rounded."""
+    """Two bfloat16 weights represent one float32 weight, so that only the maps are rounded."""
     x = jnp.asarray(draw((2, *old, 3)), jnp.bfloat16)
     got = resize(x, new, False)
     assert got.dtype == jnp.bfloat16
     wanted = oracle(np.asarray(x, np.float32), new, False)
-    # Rounded between the axes and at the end: twice half a unit of 8 bits.
+    # Two roundings, between the axes and at the end: twice half a unit of 8 bits.
     np.testing.assert_allclose(np.asarray(got, np.float32), wanted, rtol=2**-7, atol=2**-8)
     flat = resize(jnp.full((1, *old, 1), 3.0, jnp.bfloat16), new, False)
     np.testing.assert_array_equal(np.asarray(flat, np.float32), 3.0)
@@ -146,5 +146,5 @@ def test_the_gradient_of_a_bfloat16_map_is_the_transposed_map():
     assert got.dtype == jnp.bfloat16
     rows, columns = (interpolation_matrix(a, b, True) for a, b in zip(old, new, strict=True))
     wanted = np.einsum("yh,byxc,xw->bhwc", rows, np.asarray(grad, np.float64), columns)
-    # Of sums of up to nine values of 1, rounded to 8 bits between the axes and at the end.
+    # Sums of up to nine values of about 1, rounded to 8 bits between the axes and at the end.
     np.testing.assert_allclose(np.asarray(got, np.float64), wanted, rtol=2**-7, atol=2**-6)

@@ -23,7 +23,7 @@ EXTENT = 48.0
 
 @functools.partial(jax.jit, static_argnames=("ratio", "aligned"))
 def pool_and_pull(features, rois, level, grad, *, ratio, aligned):
-    """Pooled bins, and the features' gradient: one compilation for both."""
+    """Returns pooled bins and the features' gradient, compiled as one program."""
 
     def pool(features):
         return RoIAlign(BINS, ratio, aligned)(features, rois, level, STRIDES)
@@ -205,7 +205,7 @@ def test_settings_are_checked():
     features, rois, level, _ = draw(8)
     with pytest.raises(ValueError, match="2 feature maps and 1 strides"):
         jax.jit(functools.partial(RoIAlign(3, 2, True), strides=[4]))(features, rois, level)
-    with pytest.raises(Exception, match="caffe2"):  # the type check's, where it is on
+    with pytest.raises(Exception, match="caffe2"):  # from the type checks, if enabled
         assign_levels(jnp.asarray(rois), convention="caffe2")
 
 

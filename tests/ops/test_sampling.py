@@ -16,14 +16,14 @@ jit_indices = jax.jit(sample_indices, static_argnums=(2, 3))
 
 
 def draw(seed: int) -> np.ndarray:
-    """Labels -1, 0, 1 in any proportion, none of a kind included."""
+    """Labels -1, 0 and 1 in random proportions; a kind may be absent."""
     rng = np.random.default_rng(seed)
     shares = rng.dirichlet([0.4, 0.4, 0.4])
     return rng.choice([-1, 0, 1], SIZE, p=shares).astype(np.int32)
 
 
 def oracle_counts(labels: np.ndarray, num: int, fraction: float) -> tuple[int, int]:
-    """subsample_labels of Detectron2."""
+    """Detectron2's subsample_labels."""
     num_positive = min(int((labels == 1).sum()), int(num * fraction))
     return num_positive, min(int((labels == 0).sum()), num - num_positive)
 
@@ -50,7 +50,7 @@ def test_indices_are_positives_then_negatives_then_padding(num, fraction, seed):
     np.testing.assert_array_equal(valid, label >= 0)
     np.testing.assert_array_equal(labels[index[valid]], label[valid])
     assert not index[~valid].any()
-    for kind in (0, 1):  # ascending, hence nobody twice
+    for kind in (0, 1):  # ascending, so no index occurs twice
         assert (np.diff(index[label == kind]) > 0).all()
 
 
@@ -83,7 +83,7 @@ def test_draws_are_uniform_and_pairs_independent():
         members = np.asarray(drawn, float)[:, np.asarray(labels) == kind]
         size = members.shape[1]
         share = count / size
-        # Five standard errors: one member in a million would fail by chance.
+        # Five standard errors: the chance of a false failure is about one in a million per member.
         error = 5 * np.sqrt(share * (1 - share) / len(keys))
         np.testing.assert_allclose(members.mean(0), share, atol=error)
         pairs = members.T @ members / len(keys)

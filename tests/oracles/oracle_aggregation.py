@@ -1,16 +1,16 @@
-"""One step of weighted aggregation, stated plainly: dense matrices in float64 and loops."""
+"""One step of weighted aggregation in plain form: dense float64 matrices and loops."""
 
 import numpy as np
 
 
 def sweep(coupling, order, seats, needed):
-    """The seeds, in the order in which they are found.
+    """Returns the seeds in the order in which they are found.
 
     Args:
       coupling: couplings of all pairs, [n, n], symmetric, 0 on the diagonal.
-      order: the segments, as they are looked at.
-      seats: seeds at the most.
-      needed: coupling to seeds that keeps each segment from being one.
+      order: segments in the order of the sweep.
+      seats: upper limit on seeds.
+      needed: for each segment, the coupling to seeds that keeps it from becoming a seed.
     """
     seeds = []
     for i in order:
@@ -22,7 +22,7 @@ def sweep(coupling, order, seats, needed):
 
 
 def interpolation(coupling, seeds, segments, parts):
-    """The weights [n, seeds] of every segment; seeds are columns in the order of their numbers."""
+    """Returns the weights [n, seeds] of all segments; columns are seeds in ascending order."""
     seeds = sorted(seeds)
     weights = np.zeros((len(coupling), len(seeds)))
     for i in segments:
@@ -47,7 +47,7 @@ def interpolation(coupling, seeds, segments, parts):
 
 
 def dense(links, number, values):
-    """Values of pairs as a symmetric matrix."""
+    """Arranges values of pairs in a symmetric matrix."""
     matrix = np.zeros((number, number))
     there = np.asarray(links.length) > 0
     low, high = np.asarray(links.low)[there], np.asarray(links.high)[there]
@@ -56,14 +56,14 @@ def dense(links, number, values):
 
 
 def coarse(weights, matrix):
-    """P' W P: what couples the new segments, and what is inside each of them, every pair once."""
+    """Splits P' W P into couplings between new segments and, each pair once, inside them."""
     product = weights.T @ matrix @ weights
     inside = np.diag(product) / 2
     return product - np.diag(np.diag(product)), inside
 
 
 def modulation(colour, response, size, scales):
-    """Factors of the couplings, [n, n]: from brightness and colour differences as in JPEG."""
+    """Returns coupling factors [n, n] from differences of responses and JPEG-style colours."""
     red, green, blue = colour / size
     brightness = 0.299 * red + 0.587 * green + 0.114 * blue
     feature = np.stack(

@@ -1,4 +1,4 @@
-"""Boundary bands and boundary IoU again, pixel by pixel in plain loops."""
+"""Boundary bands and boundary IoU, pixel by pixel in plain loops."""
 
 import functools
 import math
@@ -9,7 +9,7 @@ from tests.oracles import oracle_coco_ap as oracle
 
 
 def band(mask, ratio=0.02):
-    """Pixels of the mask with a pixel outside of mask or image at most `distance` away."""
+    """Returns mask pixels within `distance` of a pixel outside the mask or the image."""
     return _band(mask.tobytes(), mask.shape, ratio)
 
 
@@ -30,13 +30,13 @@ def _band(pixels, shape, ratio):
 
 
 def iou(first, second, ratio=0.02):
-    """IoU of two bands; 0 of empty ones."""
+    """Returns the IoU of two bands; 0 for empty bands."""
     one, other = band(first, ratio), band(second, ratio)
     return (one & other).sum() / max((one | other).sum(), 1)
 
 
 def boundary_overlaps(detections, truths):
-    """The lesser of mask IoU and boundary IoU; for crowds the mask's part inside of them."""
+    """Returns min(mask IoU, boundary IoU); for crowds, the share of the mask inside the crowd."""
     table = oracle.mask_overlaps(detections, truths)
     for i, d in enumerate(detections):
         for j, g in enumerate(truths):
@@ -46,7 +46,7 @@ def boundary_overlaps(detections, truths):
 
 
 def semantic_boundary_iou(pairs, count, ignore, ratio=0.02):
-    """Boundary IoU of every class over all (true, found) maps; nan for one that never occurs."""
+    """Returns each class's boundary IoU over all (true, found) maps; nan for absent classes."""
     both, either = [0] * count, [0] * count
     for gt, pred in pairs:
         for k in range(count):

@@ -1,4 +1,4 @@
-"""COCO's average precision again, in plain numpy, for small sets: what `coco_ap` is held to."""
+"""COCO's average precision in plain numpy for small sets, the reference for `coco_ap`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ RECALLS = np.linspace(0, 1, 101)
 
 
 def box_overlaps(detections, truths):
-    """IoU of (x, y, w, h) boxes; over the detection's area where the truth is a crowd."""
+    """Returns IoUs of (x, y, w, h) boxes; for crowds, relative to the detection's area."""
     table = np.zeros((len(detections), len(truths)))
     for i, d in enumerate(detections):
         for j, g in enumerate(truths):
@@ -20,7 +20,7 @@ def box_overlaps(detections, truths):
 
 
 def mask_overlaps(detections, truths):
-    """The same of boolean arrays under "mask"."""
+    """Returns the same for the boolean arrays under "mask"."""
     table = np.zeros((len(detections), len(truths)))
     for i, d in enumerate(detections):
         for j, g in enumerate(truths):
@@ -31,7 +31,7 @@ def mask_overlaps(detections, truths):
 
 
 def average_precision(images, truths, detections, threshold, limit, areas, overlaps):
-    """(AP, recall) of one class at one threshold; (nan, nan) without ground truth."""
+    """Returns (AP, recall) of one class at one threshold; (nan, nan) without ground truth."""
     marks, total = [], 0
     for image in images:
         gts = [g for g in truths if g["image_id"] == image]
@@ -54,7 +54,7 @@ def average_precision(images, truths, detections, threshold, limit, areas, overl
 
 
 def _match(row, gts, skipped, taken, threshold, detection, areas):
-    """(hit, left out of the count) of one detection."""
+    """Returns (hit, ignored) for one detection."""
     free = [j for j in range(len(gts)) if j not in taken or gts[j]["iscrowd"]]
     for of_skipped in (False, True):
         near = [j for j in free if skipped[j] is of_skipped and row[j] >= threshold]
@@ -66,7 +66,7 @@ def _match(row, gts, skipped, taken, threshold, detection, areas):
 
 
 def coco_summary(images, truths, detections, classes, limits, overlaps, areas=(0, 1e10)):
-    """{"ap", "ap50", "ap75", "ar" (one per limit), "per_class"} over the given classes."""
+    """Returns {"ap", "ap50", "ap75", "ar" (one per limit), "per_class"} for the given classes."""
     table = np.full((len(classes), len(IOU_THRESHOLDS), len(limits), 2), np.nan)
     for k, category in enumerate(classes):
         gts = [g for g in truths if g["category_id"] == category]

@@ -1,10 +1,10 @@
-"""`bottom_up` stated plainly: one pixel, one border, one segment at a time."""
+"""`bottom_up` in plain form: one pixel, one border and one segment at a time."""
 
 import numpy as np
 
 
 def join_seeds(feature, cell, rounds, compactness):
-    """Row and column of the cell whose seed every pixel joins."""
+    """Returns row and column of the seed cell that each pixel joins."""
     _, height, width = feature.shape
     place = np.indices((height, width)) * (compactness / cell)
     values = np.concatenate([feature, place]).astype(np.float64)
@@ -25,7 +25,7 @@ def join_seeds(feature, cell, rounds, compactness):
 
 
 def borders_of(feature, label):
-    """Length and contrast by the pair of segments that touch."""
+    """Returns length and contrast of the border of each pair of touching segments."""
     _, height, width = feature.shape
     borders = {}
     for y in range(height):
@@ -43,12 +43,12 @@ def borders_of(feature, label):
 
 
 def join(costs, segments, capacity):
-    """Finds the segments that join, as a set of sets.
+    """Returns the groups of segments that join, as a set of sets.
 
     Args:
-      costs: costs of joining, by pair of segments, in the order in which equal ones count.
-      segments: their numbers.
-      capacity: how many are to remain.
+      costs: joining costs by pair of segments; ties are broken by this order.
+      segments: numbers of the segments.
+      capacity: number of segments that should remain.
     """
     chosen = set()
     for segment in segments:

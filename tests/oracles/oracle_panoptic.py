@@ -1,13 +1,11 @@
-"""Panoptic quality and mean IoU again, pixel by pixel in plain loops: what the fast ones are
-held to.
-"""
+"""Panoptic quality and mean IoU by plain loops over pixels; reference for the fast versions."""
 
 import math
 from fractions import Fraction
 
 
 def segment_pixels(ids):
-    """Segment id to the set of its (row, column); id 0 is void."""
+    """Maps each segment id to its set of (row, column); id 0 is void."""
     pixels = {}
     for y in range(ids.shape[0]):
         for x in range(ids.shape[1]):
@@ -16,7 +14,7 @@ def segment_pixels(ids):
 
 
 def panoptic_counts(gt_ids, gt_segments, pred_ids, pred_segments):
-    """{category: [sum of IoU, tp, fp, fn]} of one image, by the definition's words."""
+    """Returns {category: [sum of IoU, tp, fp, fn]} of one image, as literally defined."""
     truth, found = segment_pixels(gt_ids), segment_pixels(pred_ids)
     void = truth.get(0, set())
     counts, taken = {}, set()
@@ -48,7 +46,7 @@ def panoptic_counts(gt_ids, gt_segments, pred_ids, pred_segments):
 
 
 def panoptic_means(images, categories):
-    """{category: (pq, sq, rq)} and the means of (all, things, stuff), of panoptic_counts' dicts."""
+    """Returns {category: (pq, sq, rq)} and means of (all, things, stuff) of `panoptic_counts`."""
     table = {}
     for category in categories:
         rows = [counts[category.id] for counts in images if category.id in counts]
@@ -65,7 +63,7 @@ def panoptic_means(images, categories):
 
 
 def semantic_scores(pairs, count, ignore):
-    """Mean IoU (both means), fwIoU, mACC, pACC and per-class IoU of (true, found) maps."""
+    """Returns mean IoU (both means), fwIoU, mACC, pACC and per-class IoU of (true, found) maps."""
     both, true, found = ([0] * count for _ in range(3))
     for gt, pred in pairs:
         for y in range(gt.shape[0]):

@@ -1,4 +1,4 @@
-"""The panoptic merge stated plainly: sets of pixels, one instance and one label at a time."""
+"""The panoptic merge in plain form: sets of pixels, one instance and one label at a time."""
 
 import numpy as np
 
@@ -16,13 +16,13 @@ def merge(
     overlap_threshold=0.5,
     stuff_area=4096,
 ):
-    """The rule of "Panoptic Feature Pyramid Networks" (1901.02446), over whole masks.
+    """Merges whole masks by the rule of "Panoptic Feature Pyramid Networks" (1901.02446).
 
     Args:
       masks: bool, (n, h, w).
       scores: float32, (n,).
       classes: integer, (n,).
-      semantic: label of every pixel, (h, w).
+      semantic: label of each pixel, (h, w).
       stuff_labels, score_threshold, overlap_threshold, stuff_area: as for
         `segjax.results.panoptic_merge.merge_detections`.
     """

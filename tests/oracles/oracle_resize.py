@@ -6,12 +6,12 @@ import numpy as np
 
 
 def place(target: int, old: int, new: int, align_corners: bool) -> tuple[int, int, float]:
-    """The two pixels that one is made of, and the share of the second."""
+    """Returns the two source pixels of a target pixel, and the weight of the second."""
     if align_corners:
-        # Pixels are points; the first and the last stay where they are.
+        # Pixels are points: the first and the last keep their positions.
         at = target * (old - 1) / (new - 1) if new > 1 else 0.0
     else:
-        # Pixels are squares: compare their centres.
+        # Pixels are squares: their centres are aligned.
         at = max((target + 0.5) * old / new - 0.5, 0.0)
     first = math.floor(at)
     return min(first, old - 1), min(first + 1, old - 1), at - first

@@ -1,7 +1,7 @@
-"""RoIAlign the slow and certain way: sample by sample.
+"""RoIAlign computed sample by sample.
 
-Positions are computed in float32 in the order in which torchvision and mmcv do (a sample on
-the very rim counts or not by the last bit of it), all that follows in float64.
+Positions are computed in float32, in the operation order of torchvision and mmcv, because the last
+bit decides if a sample on the very rim counts. Everything after that is float64.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ F = np.float32
 def axis_samples(
     low: np.float32, high: np.float32, size: int, bins: int, ratio: int, aligned: bool
 ) -> list[list[list[tuple[int, float]]]]:
-    """For every bin, for every sample: the cells it reads with their weights, maybe none."""
+    """Returns, for each bin and sample, the cells it reads with their weights; possibly none."""
     low, high = F(low), F(high)
     start = F(low - F(0.5)) if aligned else low
     length = F(F(high - F(0.5)) - start) if aligned else max(F(high - start), F(1))
@@ -29,7 +29,7 @@ def axis_samples(
 
 
 def _cells(position: float, size: int) -> list[tuple[int, float]]:
-    """One sample's two cells: nothing beyond the rim, clamped within a cell of the map."""
+    """Returns one sample's two cells: none beyond the rim, clamped within a cell of the map."""
     if position < -1 or position > size:
         return []
     position = max(position, 0.0)
@@ -42,7 +42,7 @@ def _cells(position: float, size: int) -> list[tuple[int, float]]:
 def roi_taps(
     roi: np.ndarray, shape: tuple[int, int], bins: int, ratio: int, aligned: bool
 ) -> list[tuple[int, int, int, int, float]]:
-    """All `(bin row, bin column, row, column, weight)` of a region given in cells."""
+    """Returns all `(bin row, bin column, row, column, weight)` of a region in cell coordinates."""
     rows = axis_samples(roi[1], roi[3], shape[0], bins, ratio, aligned)
     cols = axis_samples(roi[0], roi[2], shape[1], bins, ratio, aligned)
     taps = []
@@ -58,7 +58,7 @@ def roi_taps(
 def roi_align(
     feature: np.ndarray, roi: np.ndarray, bins: int, ratio: int, aligned: bool
 ) -> np.ndarray:
-    """Pools one region, given in cells, from one map `[h, w, C]`: `[bins, bins, C]`."""
+    """Pools one region, in cell coordinates, from a map `[h, w, C]` to `[bins, bins, C]`."""
     out = np.zeros((bins, bins, feature.shape[-1]))
     for s, t, r, c, weight in roi_taps(roi, feature.shape[:2], bins, ratio, aligned):
         out[s, t] += weight * feature[r, c]
@@ -68,7 +68,7 @@ def roi_align(
 def roi_align_transpose(
     grad: np.ndarray, shape: tuple[int, int], roi: np.ndarray, ratio: int, aligned: bool
 ) -> np.ndarray:
-    """The gradient of the map from that of the bins."""
+    """Returns the map's gradient, given the gradient of the bins."""
     out = np.zeros((*shape, grad.shape[-1]))
     for s, t, r, c, weight in roi_taps(roi, shape, len(grad), ratio, aligned):
         out[r, c] += weight * grad[s, t]
@@ -76,10 +76,10 @@ def roi_align_transpose(
 
 
 def some_rois(rng: np.random.Generator, shape: tuple[int, ...], extent: float) -> np.ndarray:
-    """Regions `[*shape, 4]` around a picture of side `extent`, of every kind but the huge.
+    """Draws regions `[*shape, 4]` around an image of side `extent`: all kinds except huge ones.
 
-    Ordinary, long and thin, on whole cells (where rounding decides), and a few empty,
-    inverted or outside of the picture.
+    Most are ordinary, long and thin, or aligned to whole cells (where rounding decides); a few are
+    empty, inverted or outside the image.
     """
     low = rng.uniform(-0.3 * extent, extent, (*shape, 2))
     sides = np.exp(rng.uniform(np.log(0.1), np.log(1.5 * extent), (*shape, 2)))

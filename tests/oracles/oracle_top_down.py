@@ -7,7 +7,7 @@ import numpy as np
 
 
 def correlation(image, patch, least_contrast):
-    """Correlation coefficients of a patch [s, s] with the windows that fit; 0 for flat ones."""
+    """Returns correlation coefficients of a patch [s, s] with all windows; 0 for flat windows."""
     size = len(patch)
     centred = patch.astype(np.float64) - patch.mean()
     out = np.full(image.shape, -1.0)
@@ -23,20 +23,20 @@ def correlation(image, patch, least_contrast):
 
 
 def entropy(values):
-    """In bits, of a list of symbols."""
+    """Returns the entropy of a list of symbols in bits."""
     counts = Counter(values)
     return -sum(n / len(values) * math.log2(n / len(values)) for n in counts.values())
 
 
 def information(symbols, is_class):
-    """I(C; X) = H(C) + H(X) - H(C, X), in bits."""
+    """Returns I(C; X) = H(C) + H(X) - H(C, X) in bits."""
     symbols, is_class = [tuple(np.atleast_1d(s)) for s in symbols], list(is_class)
     both = list(zip(symbols, is_class, strict=True))
     return entropy(is_class) + entropy(symbols) - entropy(both)
 
 
 def best_threshold(scores, is_class):
-    """The most bits of any threshold that class images reach more often than the others."""
+    """Returns the largest information of any threshold that class images reach more often."""
     best = 0.0
     for level in scores:
         found = scores >= level
@@ -46,7 +46,7 @@ def best_threshold(scores, is_class):
 
 
 def select(detected, is_class, count, least_gain):
-    """Greedy choice by the minimum of I(C; f, g) - I(C; g) over the chosen g."""
+    """Chooses greedily by the minimum of I(C; f, g) - I(C; g) over the chosen g."""
     alone = [information(f, is_class) for f in detected]
     chosen = [max(range(len(alone)), key=lambda f: (round(alone[f], 9), -f))]
 
@@ -66,7 +66,7 @@ def select(detected, is_class, count, least_gain):
 
 
 def cover(scores, ys, xs, fragments, shape, config):
-    """Probability and confidence of every cell, a detection after the other."""
+    """Returns probability and confidence of every cell, adding one detection at a time."""
     votes, total = np.zeros(shape), np.zeros(shape)
     detections = [
         (-float(fragments.information[f]), f * config.peaks + p)

@@ -1,4 +1,4 @@
-"""Objects as people use them: printed, indexed, iterated, handed to supervision."""
+"""Everyday use of objects: printing, indexing, iterating, conversion to supervision."""
 
 import numpy as np
 import pytest

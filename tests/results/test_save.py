@@ -1,4 +1,4 @@
-"""Objects as files for other programs, there and back."""
+"""Objects written to files of other programs and read back."""
 
 import base64
 import csv
@@ -26,7 +26,7 @@ IMAGE = picture(*SIZE)
 
 
 def masks():
-    """A block, a ring with a hole, and an object of two parts."""
+    """A block, a ring with a hole and an object of two parts."""
     made = np.zeros((3, *SIZE), bool)
     made[0, 2:7, 3:12] = True
     made[1, 8:20, 4:16] = True
@@ -80,7 +80,7 @@ def test_the_table_has_every_object(written):
 
 
 def test_yolo_comes_back_with_holes_and_parts(written, tmp_path):
-    """By our own reader of the format, on the same picture."""
+    """Read with our own reader of the format, on the same image."""
     root = tmp_path / "yolo"
     for split in ("train", "val"):
         write(root / f"images/{split}/photo.png", encoded(IMAGE))

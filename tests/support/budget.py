@@ -1,10 +1,10 @@
-"""Fails a test that takes too long to be run with every change.
+"""Fails tests that take too long to run with every change.
 
-SEGJAX_TEST_BUDGET is how many seconds a test without a marker may take, 20 unless it is set. What
-counts is the lesser of the clock and of the processors' time, with that of the processes that it
-waited for: on a machine that is busy with other work the clock runs on, and a program that several
-threads compile takes their sum. A test that merely waits is not caught. Fixtures do not count, as
-tests share them.
+SEGJAX_TEST_BUDGET is the number of seconds that a test without a marker may take, by default 20.
+The measure is the smaller of wall time and processor time, including child processes that the test
+waited for. Wall time alone would count other work on a busy machine, and processor time alone would
+add up the threads of a compilation. Tests that merely sleep are not caught. Fixtures do not count,
+because tests share them.
 """
 
 import os
@@ -25,7 +25,7 @@ def _times() -> tuple[float, float]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Measures."""
+    """Measures the time of a test's call."""
     before = _times()
     try:
         return (yield)
@@ -35,7 +35,7 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Turns what passed, but too late, into a failure."""
+    """Turns a pass that took too long into a failure."""
     report = yield
     if call.when == "call" and report.passed and not any(map(item.get_closest_marker, TIERS)):
         taken = item.stash.get(TAKEN, 0.0)

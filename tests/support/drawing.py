@@ -1,21 +1,21 @@
-"""Boxes for the tests of `ops`, and overlaps computed the slow and certain way."""
+"""Boxes for the tests of `ops`, and overlaps computed by slow reference code."""
 
 import numpy as np
 
-# One of each kind that a network or a dataset has been seen to produce.
+# One of each kind that a network or a dataset is known to produce.
 EDGE_BOXES = np.array(
     [
         [10, 10, 30, 20],  # ordinary
         [10, 10, 10, 10],  # no area
         [10, 10, 40, 10],  # no height
         [30, 20, 10, 10],  # inverted
-        [30, 10, 10, 20],  # inverted in x alone
-        [-500, -500, -400, -400],  # outside of the picture
+        [30, 10, 10, 20],  # inverted in x only
+        [-500, -500, -400, -400],  # outside the image
         [0, 0, 1e30, 1e30],
         [-1e30, -1e30, 1e30, 1e30],
         [1e30, 1e30, -1e30, -1e30],
         [0, 0, 1e-40, 1e-40],  # denormal
-        [0, 0, 1e-20, 1e-20],  # the area is denormal
+        [0, 0, 1e-20, 1e-20],  # denormal area
         [3e38, 3e38, 3.4e38, 3.4e38],
         [-3e38, 0, 3e38, 10],  # the width overflows
         [0, 0, 0, 0],
@@ -25,10 +25,10 @@ EDGE_BOXES = np.array(
 
 
 def integer_boxes(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
-    """Boxes with whole coordinates, some empty.
+    """Draws boxes with integer coordinates, some of them empty.
 
-    Their areas are exact in float32 and their overlaps ratios of small integers, so that
-    ties and overlaps equal to a threshold occur, and mean the same in every precision.
+    Areas are exact in float32 and overlaps are ratios of small integers, so that ties and overlaps
+    equal to a threshold occur and are the same in every precision.
     """
     corners = rng.integers(0, side + 1, (count, 2, 2))
     corners.sort(axis=1)
@@ -36,7 +36,7 @@ def integer_boxes(rng: np.random.Generator, count: int, side: int) -> np.ndarray
 
 
 def clustered_boxes(rng: np.random.Generator, count: int, clusters: int) -> np.ndarray:
-    """Boxes jittered around a few centres, as proposals are."""
+    """Draws boxes jittered around a few centres, like proposals."""
     pick = rng.integers(0, clusters, count)
     centres = rng.uniform(0, 200, (clusters, 2))[pick] + rng.normal(0, 6, (count, 2))
     sides = rng.uniform(20, 90, (clusters, 2))[pick] * rng.uniform(0.7, 1.4, (count, 2))
@@ -44,7 +44,7 @@ def clustered_boxes(rng: np.random.Generator, count: int, clusters: int) -> np.n
 
 
 def intersection(a: np.ndarray, b: np.ndarray) -> float:
-    """The area that two boxes share, in float64."""
+    """Returns the area shared by two boxes, in float64."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -52,13 +52,13 @@ def intersection(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def area(box: np.ndarray) -> float:
-    """In float64, 0 for inverted boxes."""
+    """Returns a box's area in float64; 0 for inverted boxes."""
     x0, y0, x1, y1 = box.astype(np.float64)
     return max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair, in float64, pair by pair."""
+    """Returns the IoU of every pair in float64, one pair at a time."""
     out = np.zeros((len(a), len(b)))
     for i, box_a in enumerate(a):
         for j, box_b in enumerate(b):

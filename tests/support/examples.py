@@ -1,11 +1,11 @@
-"""Number of examples that a property test draws."""
+"""Number of examples drawn by a property test."""
 
 from hypothesis import settings
 
 
 def examples(part: float = 1.0) -> settings:
-    """The profile's number, or a part of it for tests whose every example takes long.
+    """Returns a fraction of the profile's number of examples, for tests with expensive examples.
 
-    The profiles, with the number of examples, are in tests/conftest.py.
+    tests/conftest.py defines the profiles and their numbers of examples.
     """
     return settings(max_examples=max(1, round(part * settings().max_examples)))

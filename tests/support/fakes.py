@@ -1,4 +1,4 @@
-"""A small COCO folder, and a model that answers with its ground truth."""
+"""A small COCO folder, and a model that returns its ground truth."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ SLOTS = 4
 
 
 class FakeModel:
-    """Members of `segjax.protocols.Model` that nothing here asks for."""
+    """Members of `segjax.protocols.Model` that the tests do not use."""
 
     preprocess = None
     backbone = None
@@ -47,7 +47,7 @@ class FakeModel:
 
 @dataclasses.dataclass(frozen=True)
 class OracleModel(FakeModel):
-    """Knows every image by its colour and returns the boxes and masks that `variables` hold."""
+    """Recognises images by their colour and returns boxes and masks stored in `variables`."""
 
     masks: bool = True
     padded: bool = False
@@ -75,12 +75,12 @@ class OracleModel(FakeModel):
 
 
 def image_of(number: int) -> np.ndarray:
-    """The picture that `OracleModel` takes for image `number`."""
+    """Returns the image that `OracleModel` recognises as image `number`."""
     return np.full((*SIZES[number], 3), 10 * number + 5, np.uint8)
 
 
 def masks_of(number: int) -> list[tuple[int, np.ndarray]]:
-    """(category id, mask) of the objects of an image; the last image has none."""
+    """Returns (category id, mask) of an image's objects; the last image has none."""
     height, width = SIZES[number]
     y, x = np.mgrid[:height, :width]
     disc = (y - height * 0.45) ** 2 + (x - width * 0.4) ** 2 < (0.3 * min(height, width)) ** 2
@@ -90,7 +90,7 @@ def masks_of(number: int) -> list[tuple[int, np.ndarray]]:
 
 
 def write_folder(root):
-    """Writes images and annotations for "train" and "val"; returns the annotations of "val"."""
+    """Writes images and annotations of "train" and "val"; returns the annotations of "val"."""
     content = {"images": [], "categories": CATEGORIES, "annotations": []}
     for number, (height, width) in enumerate(SIZES):
         name, image_id = f"picture {number}.png", 100 + 7 * number
@@ -121,8 +121,8 @@ def write_folder(root):
 
 
 def oracle_variables() -> dict[str, np.ndarray]:
-    """Knowledge of `OracleModel`: relative boxes, classes, scores and mask rasters."""
-    count = 26  # images are looked up by their colour
+    """Returns variables of `OracleModel`: relative boxes, classes, scores and mask rasters."""
+    count = 26  # the colour is the index
     found = {
         "boxes": np.zeros((count, SLOTS, 4), np.float32),
         "scores": np.zeros((count, SLOTS), np.float32),

@@ -1,4 +1,4 @@
-"""Checkpoint files put together piece by piece: pickles by instruction, archives by member."""
+"""Checkpoint files assembled from parts: pickles by instruction, archives by member."""
 
 import io
 import json
@@ -12,7 +12,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def op(name, *parts):
-    """One instruction of a pickle, by `pickletools`' name."""
+    """Encodes one pickle instruction, by its name in `pickletools`."""
     code = next(o.code for o in pickletools.opcodes if o.name == name)
     return code.encode("latin-1") + b"".join(parts)
 
@@ -58,7 +58,7 @@ def dtype(code="f4"):
 
 
 def array(shape=(2,), content=None, kind=None, start=None):
-    """An array as numpy pickles it, whatever its parts."""
+    """Encodes an array the way numpy pickles it, with arbitrary parts."""
     content = raw(bytes(8)) if content is None else content
     start = group(number(0)) if start is None else start
     made = call("numpy.core.multiarray._reconstruct", glob("numpy.ndarray"), start, raw(b"b"))
@@ -85,7 +85,7 @@ def tensor(shape=(2,), strides=(1,), offset=0, held=None):
 
 
 def torch_zip(value, members=None, compression=zipfile.ZIP_STORED, folder="x"):
-    """A zip as torch.save writes it, of a pickle's instructions."""
+    """Builds a zip in the format of torch.save from pickle instructions."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", compression) as archive:
         archive.writestr(f"{folder}/data.pkl", program(value))
@@ -96,7 +96,7 @@ def torch_zip(value, members=None, compression=zipfile.ZIP_STORED, folder="x"):
 
 
 def torch_legacy(value, keys=("0",), storages=(bytes(8),), counts=None):
-    """Five pickles and bytes, as torch before 1.6 wrote them."""
+    """Builds the format of torch before 1.6: five pickles, then bytes."""
     system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     head = b"".join(pickle.dumps(part, 2) for part in (MAGIC, 1001, system))
     tail = pickle.dumps(list(keys), 2)
@@ -106,7 +106,7 @@ def torch_legacy(value, keys=("0",), storages=(bytes(8),), counts=None):
 
 
 def torch_tar(value=None, *, kind=tarfile.REGTYPE, extra=(), dims=None, size=8, views=()):
-    """A tar file as the first versions of torch wrote it: one tensor of two numbers."""
+    """Builds a tar file as the first versions of torch did, with one tensor of two numbers."""
     storages = pickle.dumps(1, 2) + program(
         group(number(7), text("cpu"), glob("torch.FloatStorage"))
     )

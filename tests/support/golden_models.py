@@ -1,4 +1,4 @@
-"""Counterparts of the golden files' peers: the model, the converter, and the peer's names."""
+"""Counterparts of the golden files' peers: model, converter and naming."""
 
 import dataclasses
 import re
@@ -38,7 +38,7 @@ def _as_is(x: np.ndarray) -> np.ndarray:
 
 
 def _mmdet_panoptic_map(found: PanopticSegments) -> np.ndarray:
-    """Class + 1000 x instance, 133 where there is nothing; stuff stands behind the 80 things."""
+    """Encodes class + 1000 x instance, and 133 for void; stuff classes follow the 80 things."""
     ids = np.where(found.is_thing, found.classes + 1000 * found.segment_ids, found.classes + 80)
     numbers = np.full(found.ids.max() + 1, 133, np.int32)
     numbers[found.segment_ids] = np.where(found.segment_ids > 0, ids, 133)
@@ -46,27 +46,29 @@ def _mmdet_panoptic_map(found: PanopticSegments) -> np.ndarray:
 
 
 def _mmdet_stuff_first(labels: np.ndarray) -> np.ndarray:
-    """mmdet's 80 things and 53 stuff classes as its Panoptic FPN learns them, things last."""
+    """Maps 80 things and 53 stuff classes to the labels of mmdet's Panoptic FPN, things last."""
     things = labels < 80
     return np.where(labels == 255, 255, np.where(things, 53, labels - 80)).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """Names and orders of a golden file's contents in one library.
+    """A library's names and orders in golden files.
 
     Attributes:
-      rules: the converter's table.
-      losses: the file's loss names -> ours.
-      class_order: our class logits -> the peer's order.
-      first_box_column: columns of the peer's box deltas before this belong to
-        the background and are not converted.
-      first_class: label of our class 0.
+      rules: conversion table.
+      losses: map from the file's loss names to ours.
+      class_order: reorders our class logits to the peer's order.
+      first_box_column: number of leading columns of the peer's box deltas that belong to the
+        background. They are not converted.
+      first_class: the peer's label of our class 0.
       first_mask: the peer's mask channel of our class 0.
-      semantic_draws: what the semantic ground truth may have been drawn as: how many
-        classes (None: as many as the model has), and these labels -> ours.
-      panoptic_map: our segments -> the map in the peer's own numbers, for files without a
-        list of segments.
+      semantic_draws: candidates for the semantic ground truth, each as a number of classes (None
+        for the
+        model's own) and a map from the drawn labels to ours.
+      panoptic_map: converts our segments to a map with the peer's numbers, for files without a list
+        of
+        segments.
     """
 
     rules: list
@@ -81,7 +83,7 @@ class Peer:
     panoptic_map: Callable[[PanopticSegments], np.ndarray] | None = None
 
     def without_masks(self) -> "Peer":
-        """The same library's models without a mask branch."""
+        """Returns the naming of the same library's models without a mask branch."""
         losses = {theirs: ours for theirs, ours in self.losses.items() if "mask" not in theirs}
         return dataclasses.replace(self, losses=losses)
 
@@ -137,19 +139,19 @@ MMDET_PANOPTIC = Peer(
 )
 
 
-# The files' norm layers stay in eval mode with trained scale and bias.
+# The files' norm layers are in eval mode with trained scale and bias.
 _EVAL = NormSpec("batch_eval")
 _TV_V2 = dataclasses.replace(TORCHVISION_V2, backbone_norm=_EVAL, head_norm=_EVAL)
 _D2_32X8D = DETECTRON2_X101_32X8D
 
-# The depths and widths in configs' names.
+# Backbones by the depth and width in config names.
 _BACKBONES = {
     "50": resnet(50),
     "101": resnet(101),
     "X_101_32x8d": resnet(101, groups=32, group_width=8),
     "x101-32x4d": resnet(101, groups=32, group_width=4),
     "x101-64x4d": resnet(101, groups=64, group_width=4),
-    "x101_64x4d": resnet(101, groups=64, group_width=4),  # one file's name
+    "x101_64x4d": resnet(101, groups=64, group_width=4),  # spelling of a single file
 }
 
 
@@ -160,7 +162,7 @@ def _in_style(factory: Callable[..., Any], flavour: Any) -> Callable[..., Any]:
 def _htc(semantic: bool) -> Callable[..., Any]:
     def make(backbone: Any, classes: int) -> HybridTaskCascade:
         model = htc(backbone, num_classes=classes, semantic=semantic, semantic_classes=183)
-        # mmdet 3's way, which the files hold.
+        # mmdet 3's behaviour, used by the files.
         return model.clone(mask_head=model.mask_head.clone(averaged="last"))
 
     return make
@@ -168,14 +170,14 @@ def _htc(semantic: bool) -> Callable[..., Any]:
 
 def _detectron2_panoptic(backbone: Any, classes: int) -> PanopticFPN:
     model = panoptic_fpn(backbone, num_classes=classes, semantic_classes=54)
-    # As the file was made: its random weights score low and fill small areas.
+    # Settings used to make the file, because random weights produce low scores and small areas.
     merge = dataclasses.replace(model.merge, score_threshold=0.15, stuff_area=256)
     return model.clone(merge=merge)
 
 
 def _mmdet_panoptic(backbone: Any, classes: int) -> PanopticFPN:
     model = panoptic_fpn(backbone, num_classes=classes, semantic_classes=54, flavour="mmdet")
-    # What the file calls detections is what mmdet's `score_thr` leaves.
+    # The file's detections are those above mmdet's `score_thr`.
     filtered = dataclasses.replace(model.detector.detections, score_threshold=0.6)
     return model.clone(detector=model.detector.clone(detections=filtered))
 
@@ -184,7 +186,7 @@ _faster, _mask = faster_rcnn, mask_rcnn
 _cascade, _cascade_mask = cascade_rcnn, cascade_mask_rcnn
 _D2 = r"R_(50|101)_FPN_\dx\.yaml"
 _D2_X101 = r"(X_101_32x8d)_FPN_\dx\.yaml"
-# Schedules, augmentations and where a backbone comes from ("rsb-pre") change no model; other
+# Schedules, augmentations and origins of the backbone ("rsb-pre") do not change a model. Other
 # words (giou, dconv) do.
 _MM_SCHEDULE = r"_fpn_(?:(?:ms|poly|amp|16xb1)[-_])*(?:\d+[xe]|90k)_coco\.py"
 _MM = r"r?(50|101|x101-32x4d|x101[-_]64x4d)(?:-(?:rsb|tnr)-pre)?" + _MM_SCHEDULE
@@ -192,7 +194,7 @@ _CAFFE = r"r(50|101)-caffe" + _MM_SCHEDULE
 
 
 def _in(folder: str) -> str:
-    """mmdet's folder of a model's configs, or that of those which start from RSB's weights."""
+    """Matches mmdet's folder of a model's configs, or that of configs based on RSB weights."""
     return f"(?:{folder}|resnet_strikes_back)"
 
 
@@ -203,8 +205,8 @@ def _rows(library: str, *rows: tuple[str, Peer, Callable[..., Any], Any]) -> lis
     ]
 
 
-# (library, pattern of the variant or config, peer, model). Every config of a library
-# that the models cover fits one; a file that none fits fails its test.
+# (library, pattern of the variant or config, peer, model). Every config that the models cover
+# matches one row; a file without a match fails its test.
 CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
     *_rows(
         "torchvision",
@@ -255,10 +257,10 @@ CONFIGS: list[tuple[str, str, Peer, Callable[..., Any]]] = [
 
 
 def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
-    """The peer and the model of a golden file.
+    """Returns the peer and the model of a golden file.
 
     Raises:
-      KeyError: for a config that no line of `CONFIGS` fits.
+      KeyError: if no row of `CONFIGS` matches the config.
     """
     library = meta["source"].split()[0]
     config = meta.get("variant") or meta["config"]
@@ -271,7 +273,7 @@ def find(meta: dict[str, Any]) -> tuple[Peer, Any]:
 
 
 def row(meta: dict[str, Any]) -> Entry | None:
-    """The zoo's row of a golden file's config; None where nobody has published weights of it."""
+    """Returns the zoo's row of a golden file's config; None if no weights have been published."""
     run = _run(meta.get("variant") or re.sub(r"\.(py|yaml)$", "", meta["config"]).split("/")[-1])
     folders = ((entry, entry.weights.url.split("/")) for entry in ENTRIES.values())
     found = [e for e, parts in folders if run in map(_run, (*parts[-3:-1], _tv_run(parts[-1])))]
@@ -279,7 +281,7 @@ def row(meta: dict[str, Any]) -> Entry | None:
 
 
 def _run(name: str) -> str:
-    """A config's name as mmdet 2 and 3, which renamed them, would both have written it."""
+    """Normalises a config name across mmdet 2 and 3, which renamed configs."""
     name = re.sub(r"-(rsb|tnr)-pre_fpn", r"_fpn_\1-pretrain", name).replace("-", "_")
     for old, new in (("mstrain", "ms"), ("fp16", "amp"), ("_16x1_", "_16xb1_")):
         name = name.replace(old, new)
@@ -287,12 +289,12 @@ def _run(name: str) -> str:
 
 
 def _tv_run(file: str) -> str:
-    """torchvision's name of a model, from its file's."""
+    """Returns torchvision's model name, given a file name."""
     return re.sub(r"_coco-[0-9a-f]{8}\.pth$", "", file)
 
 
 def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
-    """The file's samplers are so large that every anchor and every proposal is taken."""
+    """Raises the sampler sizes to the file's, which include every anchor and every proposal."""
     if meta["sampling"] != "all":
         raise KeyError(f"sampling is {meta['sampling']!r}; only 'all' is known")
     anchors = meta.get("rpn_batch_size_per_image", 10**6)
@@ -313,13 +315,13 @@ def _take_every_sample(model: Any, meta: dict[str, Any]) -> Any:
 
 
 def heads(model: Any, features: Any, image_sizes: jax.Array, rois: jax.Array) -> dict[str, Any]:
-    """Head outputs that the files hold, each a list over stages, within `model.apply`.
+    """Returns the head outputs in the files, as lists over stages; runs within `model.apply`.
 
     Args:
-      model: bound to variables.
-      features: P2..P6.
-      image_sizes: sizes of the batch.
-      rois: [1, R, 4]; masks are of the first 8.
+      model: model bound to variables.
+      features: pyramid levels P2..P6.
+      image_sizes: sizes of the images in the batch.
+      rois: regions, [1, R, 4]; masks are computed for the first 8.
     """
     if isinstance(model, PanopticFPN):
         semantic = model.semantic_head(features)

@@ -1,15 +1,15 @@
-"""Rebuilds what a golden file was computed on: weights by name, image, ground truth, regions.
+"""Reproduces the inputs of a golden file: weights by name, image, ground truth and regions.
 
-Every array is drawn from numpy's legacy generator (frozen by numpy's policy),
-seeded by the CRC-32 of the parameter's name plus the file's seed.
+Every array is drawn from numpy's legacy generator, which numpy's policy keeps frozen. The seed is
+the CRC-32 of the parameter's name plus the file's seed.
 """
 
 import zlib
 
 import numpy as np
 
-# Standard deviation of a layer's output for unit-variance input, by part of its name;
-# the first that fits counts.
+# Standard deviation of a layer's output for unit-variance input, by part of its name. The first
+# match applies.
 GAINS = {
     "rpn.head.cls_logits": 1.0,
     "rpn.head.bbox_pred": 0.2,
@@ -33,9 +33,9 @@ LAST_NORMS = ("bn3", "conv3.norm", "norm3")  # small, so that residual sums stay
 def state_dict(
     manifest: dict[str, list[int]], seed: int, scaled: dict[str, float] | None = None
 ) -> dict[str, np.ndarray]:
-    """The peer's checkpoint: {name: array} for {name: shape}.
+    """Returns the peer's checkpoint, {name: array}, for shapes {name: shape}.
 
-    Arrays whose name contains a key of `scaled` are multiplied by its value.
+    Arrays whose names contain a key of `scaled` are multiplied by its value.
     """
     arrays = {name: _array(name, tuple(shape), manifest, seed) for name, shape in manifest.items()}
     for part, factor in (scaled or {}).items():
@@ -52,7 +52,7 @@ def _array(name, shape, manifest, seed):
         return (0.1 * random.standard_normal(shape)).astype(np.float32)
     if leaf == "running_var":
         return random.uniform(0.8, 1.2, shape).astype(np.float32)
-    # Vectors called "weight" in torchvision's Swin are layer norms'.
+    # Vectors called "weight" in torchvision's Swin belong to layer norms.
     layer_norm = name.startswith("features.") and leaf == "weight" and len(shape) == 1
     in_norm = layer_norm or f"{stem}.running_var" in manifest
     if leaf == "bias":
@@ -87,7 +87,7 @@ def _gain(name):
 
 
 def image(height: int, width: int, seed: int) -> np.ndarray:
-    """uint8 RGB [height, width, 3]: waves with discs and bars on them."""
+    """Draws an image of waves, discs and bars, uint8 RGB [height, width, 3]."""
     random = np.random.RandomState(1000 + seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
 
@@ -109,7 +109,7 @@ def image(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def instances(height: int, width: int, count: int, num_classes: int, seed: int):
-    """Ellipses: boxes [count, 4] float32, classes [count], masks [count, H, W] bool."""
+    """Draws ellipses: boxes [count, 4] float32, classes [count], masks [count, H, W] bool."""
     random = np.random.RandomState(2000 + seed)
     y, x = np.mgrid[0:height, 0:width] + 0.5
     boxes, masks = [], []
@@ -126,7 +126,7 @@ def instances(height: int, width: int, count: int, num_classes: int, seed: int):
 
 
 def regions(height: int, width: int, count: int, seed: int) -> np.ndarray:
-    """[count, 4] boxes of all scales inside the image, float32."""
+    """Draws boxes of all scales inside the image, float32 [count, 4]."""
     random = np.random.RandomState(3000 + seed)
     largest = 0.9 * min(height, width)
     size = np.exp(random.uniform(np.log(8), np.log(largest), (count, 2)))
@@ -139,7 +139,7 @@ def regions(height: int, width: int, count: int, seed: int) -> np.ndarray:
 
 
 def semantic(height: int, width: int, num_classes: int, seed: int) -> np.ndarray:
-    """[height, width] uint8 labels in blocks of 32 pixels, a tenth of them 255 (ignored)."""
+    """Draws uint8 labels [height, width] in blocks of 32 pixels, a tenth of them 255 (ignored)."""
     random = np.random.RandomState(4000 + seed)
     rows, columns = height // 32 + 1, width // 32 + 1
     blocks = random.randint(0, num_classes, (rows, columns))

@@ -1,4 +1,4 @@
-"""Checkpoints as libraries write them, in every form that is read, without those libraries."""
+"""Checkpoints in every format that is read, written without the original libraries."""
 
 import json
 import pickle
@@ -34,7 +34,7 @@ SAFETENSORS = {
 
 
 def arrays():
-    """Arrays of many types and orders, by name."""
+    """Returns arrays of many dtypes and memory orders, by name."""
     rng = np.random.default_rng(0)
     kinds = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f4 f8 c8 c16 >f4 >i2".split()  # noqa: SIM905
     found = {kind: (rng.standard_normal((3, 4)) * 50).astype(kind) for kind in kinds}
@@ -47,7 +47,7 @@ def arrays():
 
 
 def make(form):
-    """A small file of a form; those of torch hold w = (1.5, -2)."""
+    """Makes a small file of a given format; torch formats hold w = (1.5, -2)."""
     if form.startswith("pickle"):
         state = OrderedDict((name, arrays()[name]) for name in ("f4", "i8"))
         value = {"model": state, "__author__": "someone", "epoch": 3}

@@ -1,4 +1,4 @@
-"""Files built to do harm, and what the error must name: no reader may run or believe them."""
+"""Malicious files and the expected part of each error; no reader may execute or trust them."""
 
 import io
 import json
@@ -175,7 +175,7 @@ def _zips():
     yield "zip member elsewhere", good[: at + 42] + struct.pack("<I", 5) + good[at + 46 :], "not"
     renamed = patched(good, b"x/data.pkl", b"y/data.pkl", 1)
     yield "zip of two names", renamed, "elsewhere"
-    # The last member's header points at the first: both would be read from the same bytes.
+    # The last member's header points to the first, so both would be read from the same bytes.
     first = good[: at + 42] + struct.pack("<I", 0) + good[at + 46 :]
     yield "zip with overlapping members", first, "member"
     long = patched(good[at:], struct.pack("<II", 8, 8), struct.pack("<II", 2**31, 2**31), 1)
@@ -200,9 +200,9 @@ def _zips():
 
 
 def two_directories(members):
-    """A zip whose locator points at a short directory, before which a long one stands.
+    """Builds a zip whose locator points to a short directory, with a long one placed before it.
 
-    Older versions of `zipfile` read the record that stands right before the locator.
+    Older versions of `zipfile` read the record directly before the locator.
     """
     good = torch_zip(mapping(w=tensor()))
     start, at = good.index(b"PK\1\2"), good.rindex(b"PK\1\2")
@@ -220,7 +220,7 @@ def two_directories(members):
 
 
 def wasteful():
-    """Files that break no rule, and cost a reader much that does not look: name and bytes."""
+    """Yields (name, bytes) of files that are valid but expensive for a careless reader."""
     names = op("EMPTY_DICT") + op("MARK") + text("w")
     again = b"".join(text(f"w{i}") + op("BINGET", b"\0") for i in range(3000))
     half = call("numpy.dtype", text("f2"), number(0), number(1))
@@ -358,7 +358,7 @@ def _others():
 
 
 def cases():
-    """Every file: what it is, its bytes, and a part of the error."""
+    """Yields each file's name, its bytes and a part of the expected error."""
     groups: tuple[Callable, ...] = (
         _calls, _instructions, _sizes, _bombs, _zips, _legacies, _tars, _safetensors, _others,
     )  # fmt: skip

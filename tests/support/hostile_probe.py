@@ -1,9 +1,9 @@
-"""Reads every file of a folder and tells what happened.
+"""Reads every file of a folder and reports the outcome.
 
     python -m tests.support.hostile_probe FOLDER
 
-A process of its own: audit hooks stay for good, memory is that of reading alone, and functions
-run at their own speed, without the type checks of the tests.
+Runs as a separate process, because audit hooks cannot be removed, memory has to be that of reading
+alone, and functions have to run at normal speed, without the type checks of the tests.
 """
 
 import json
@@ -21,7 +21,7 @@ def watch(event, arguments):
 
 
 def memory(which):
-    """Bytes that this process takes (VmRSS), or took at most since `forget` (VmHWM)."""
+    """Returns this process's bytes of memory: current (VmRSS) or peak since `forget` (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(which)) * 1024
 
@@ -31,10 +31,10 @@ def forget():
 
 
 def probe(path, base=0):
-    """Reads one file: its error, seconds, bytes of memory, and what Python was asked to do.
+    """Reads one file; returns its error, seconds, bytes of memory and audited events.
 
-    Seconds are the processor's, since machines of tests are busy, and memory counts from `base`,
-    so that nothing hides in what an earlier file left behind.
+    Time is processor time, because test machines are busy. Memory is relative to `base`, so that a
+    file's usage cannot hide in memory left over from an earlier file.
     """
     forget()
     error, start = None, time.process_time()
@@ -56,7 +56,7 @@ def probe(path, base=0):
 if __name__ == "__main__":
     files = sorted(Path(sys.argv[1]).iterdir())
     for file in files:
-        if file.stat().st_size < 5000:  # what is imported late is imported now
+        if file.stat().st_size < 5000:  # triggers late imports before auditing starts
             probe(file)
     sys.addaudithook(watch)
     base = memory("VmRSS")

@@ -1,4 +1,4 @@
-"""A small dataset of shapes on grounds, and models that answer with its truth."""
+"""A small dataset of shapes on stuff backgrounds, and models that return its ground truth."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,7 @@ SHAPES = ShapesConfig(
 
 
 def data_config(folder, **changes) -> DataConfig:
-    """Batches of 2, so that the last one has a row that only fills it."""
+    """Returns a config with batches of 2, so that the last batch has a padding row."""
     given: dict[str, Any] = {"semantic": "panoptic", "merge_things": "first"}
     return DataConfig(
         name="shapes",
@@ -49,7 +49,7 @@ def data_config(folder, **changes) -> DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class KnowingModel(FakeModel):
-    """Knows every image by the sum of its pixels; `variables` hold the answers."""
+    """Recognises images by the sum of their pixels; `variables` hold the answers."""
 
     num_classes: int | None
     semantic_classes: int
@@ -89,7 +89,7 @@ class KnowingModel(FakeModel):
 
 
 def truth(dataset, split="val") -> dict[str, np.ndarray]:
-    """Knowledge of `KnowingModel`; crowds are not answers."""
+    """Returns the variables of `KnowingModel`; crowds are excluded."""
     labels, segments = dataset.semantic_labels(split), dataset.panoptic(split)
     class_of = {number: place for place, number in enumerate(dataset.category_ids)}
     count = len(labels)

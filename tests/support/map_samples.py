@@ -1,4 +1,4 @@
-"""A COCO folder with label maps of every kind, for the tests."""
+"""A COCO folder with label maps of every kind."""
 
 import copy
 import json
@@ -26,7 +26,7 @@ def mask(size, *box):
 
 
 def instances():
-    """Overlapping objects, a crowd, and in the second image an object without mask."""
+    """Overlapping objects, a crowd and, in the second image, an object without a mask."""
     boxes = [(2, 2, 22, 16), (8, 4, 14, 12), (10, 1, 29, 19), (5, 5, 9, 25), (0, 2, 6, 8)]
     images = [1, 1, 1, 2, 2]
     entries = []
@@ -41,7 +41,7 @@ def instances():
 
 
 def panoptic_ids(image):
-    """An image of segment ids that need all three bytes; 0 at the lower edge."""
+    """A map of segment ids that need all three bytes; 0 along the lower edge."""
     ids = np.full(SIZES[image], 70000 + image)
     ids[:, 10:] = 300
     ids[3:9, 4:13] = 5
@@ -50,7 +50,7 @@ def panoptic_ids(image):
 
 
 def panoptic_content():
-    """Category 7 is a crowd in the first image and missing in the second."""
+    """A panoptic json in which category 7 is always a crowd."""
     categories = {70000: 200, 300: 7, 5: 3}
     annotations = []
     for image in SIZES:
@@ -95,7 +95,7 @@ def write_maps(root, split="train", year=""):
 
 
 def make_everything(root):
-    """Writes the folder, its maps under the names that both splits can have."""
+    """Writes the folder, with maps under the names used for both splits."""
     config = make_folder(root, instances())
     write_maps(root, "train")
     write_maps(root, "val", "2017")
@@ -104,7 +104,7 @@ def make_everything(root):
 
 
 def labels_of(config, semantic, split="train"):
-    """Opens the labels of a folder's split, and the images to ask them for."""
+    """Opens the labels of a folder's split; returns them with the images to query."""
     root = config.root
     dataset = load_coco(f"{root}/annotations/instances_{split}.json", f"{root}/{split}")
     base = config.semantic_root or root

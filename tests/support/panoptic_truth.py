@@ -1,4 +1,4 @@
-"""The shared panoptic photographs' ground truth, where it is present."""
+"""Ground truth of the shared panoptic photographs, where available."""
 
 import json
 
@@ -13,7 +13,7 @@ ROOT = SHARED / "coco_panoptic200"
 
 
 def read(limit=None, split="val"):
-    """Categories, and (ids, segments) of the first `limit` images; skips where they are absent."""
+    """Returns categories and (ids, segments) of the first `limit` images; skips if unavailable."""
     path = ROOT / "annotations" / f"panoptic_{split}.json"
     if not path.exists():
         pytest.skip(f"{path} is not on this machine")

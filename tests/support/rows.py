@@ -1,4 +1,4 @@
-"""Tests of a table: one for each property, which names the rows that lack it."""
+"""One test per property of a table, reporting every row that fails."""
 
 import traceback
 from collections.abc import Callable, Iterable
@@ -7,11 +7,11 @@ import pytest
 
 
 def each_row(rows: Iterable, label: Callable = str) -> Callable:
-    """Makes one test, without arguments, of a test of one row.
+    """Turns a test of one row into a single test of all rows, without arguments.
 
     Args:
-      rows: what the test takes, one after the other; of a mapping, the keys.
-      label: how a row is called where it fails.
+      rows: arguments of the test; of a mapping, the keys.
+      label: returns the name of a row in failure messages.
     """
 
     def decorate(test):

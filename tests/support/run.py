@@ -1,4 +1,4 @@
-"""A model with its variables and its methods compiled once, and the models that tests share."""
+"""Models with variables and methods that are compiled only once, and models shared by tests."""
 
 import dataclasses
 import functools
@@ -9,11 +9,11 @@ import numpy as np
 
 from tests.support import tiny
 
-MOST_TERMS = 16  # that a model has
+MOST_TERMS = 16  # upper limit on a model's loss terms
 
 
 class Run:
-    """A model, its variables, and what it computes."""
+    """A model, its variables and its compiled computations."""
 
     def __init__(self, model: Any, variables: Any = None):
         self.model = model
@@ -28,33 +28,33 @@ class Run:
         return total, (means, terms, counts)
 
     def _compute(self, batch, keys, weights=None, variables=None):
-        """All that is asked of the losses comes from this one program: it is what takes long."""
+        """Runs the one program behind all loss queries, because compiling it is slow."""
         variables = self.variables if variables is None else variables
         rest = {name: tree for name, tree in variables.items() if name != "params"}
         weights = np.ones(MOST_TERMS, np.float32) if weights is None else weights
         return self._grad(variables["params"], rest, batch, keys, weights)
 
     def compiled(self):
-        """Itself, after compiling the losses: fixtures ask for it, so that no one test pays."""
+        """Compiles the losses and returns self, so that fixtures, not a single test, pay for it."""
         self._compute(tiny.batch(), tiny.keys())
         return self
 
     def losses(self, batch, keys):
-        """Total, terms, counts and gradients."""
+        """Returns total, terms, counts and gradients."""
         (total, (means, _, counts)), grads = self._compute(batch, keys)
         return total, means, counts, grads
 
     def sums(self, batch, keys):
-        """Loss terms as sums and counts."""
+        """Returns loss terms as sums and counts."""
         return self._compute(batch, keys)[0][1][1]
 
     def terms(self, batch, keys, variables=None):
-        """Loss terms alone."""
+        """Returns the values of the loss terms."""
         return self._compute(batch, keys, variables=variables)[0][1][0]
 
     @functools.cached_property
     def jacobian(self):
-        """Of one batch: {loss term: its value}, {loss term: its gradient}."""
+        """Returns {loss term: value} and {loss term: gradient} for one batch."""
         batch, keys = tiny.batch(), tiny.keys()
         means = self.terms(batch, keys)
         rows = zip(sorted(means), np.eye(MOST_TERMS, dtype=np.float32), strict=False)
@@ -62,18 +62,18 @@ class Run:
 
     @functools.cached_property
     def reach(self):
-        """{loss term: names, with "/", of the parameters that it has a gradient for}."""
+        """Returns {loss term: "/"-separated names of parameters with a gradient}."""
         return {name: moved(tree) for name, tree in self.jacobian[1].items()}
 
 
 def loss_terms(model, variables, batch, keys):
-    """Means of a model's loss terms, for programs that need no gradients."""
+    """Returns the means of a model's loss terms, for programs without gradients."""
     terms, _ = model.apply(variables, batch, keys, method="losses")
     return {name: term.mean() for name, term in terms.items()}
 
 
 def moved(tree):
-    """Names, with "/", of the arrays that are not zero everywhere."""
+    """Returns the "/"-separated names of arrays with nonzero entries."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -82,7 +82,7 @@ def moved(tree):
 
 
 def all_names(tree):
-    """Names, with "/", of all arrays."""
+    """Returns the "/"-separated names of all arrays."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/")
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)
@@ -90,7 +90,7 @@ def all_names(tree):
 
 
 def assert_finite(tree):
-    """Every number is finite."""
+    """Asserts that every number is finite."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         assert np.isfinite(np.asarray(leaf, np.float32)).all(), path
 
@@ -99,12 +99,12 @@ def assert_finite(tree):
 
 
 def with_anchors_over_the_border(model):
-    """On images this small mmdet's rule leaves the upper levels no anchor to learn from."""
+    """Adds anchors across the border; without them mmdet's upper levels have none to train on."""
     return model.clone(rpn=dataclasses.replace(model.rpn, allowed_border=None))
 
 
 def all_regions(model):
-    """The cascade with all anchors and regions in its losses, whatever the key."""
+    """Returns the cascade with all anchors and regions in its losses, for any key."""
     model = with_anchors_over_the_border(model)
     return model.clone(
         rpn=dataclasses.replace(model.rpn, num_samples=10**5),
@@ -115,7 +115,7 @@ def all_regions(model):
 MODELS = {
     "mask_rcnn": tiny.mask_rcnn,
     "cascade_mask_rcnn_detectron2": tiny.cascade_mask_rcnn,
-    # Passing ground truth on, it is what HTC without its ideas is compared with.
+    # Passes ground truth on, because it is compared with HTC stripped of its ideas.
     "cascade_mask_rcnn_mmdet": lambda: all_regions(tiny.cascade_mask_rcnn("mmdet")).clone(
         passes_gt=True
     ),
@@ -125,5 +125,5 @@ MODELS = {
 
 @functools.cache
 def shared(name: str) -> Run:
-    """The one run of a model for all modules that a worker tests; nobody writes to it."""
+    """Returns a model's run, shared by all test modules of a worker; tests must not modify it."""
     return Run(MODELS[name]()).compiled()

@@ -1,4 +1,4 @@
-"""Small COCO folders for the tests."""
+"""Small COCO folders for tests."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def content(images, annotations, categories=((3, "cat"), (7, "dog"))):
 
 
 def write_split(root, split, data):
-    """Writes the annotation file and a random picture for every image that names a file."""
+    """Writes the annotation file, and a random image for every record with a file name."""
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)
     (root / "annotations").mkdir(exist_ok=True)

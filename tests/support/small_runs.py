@@ -1,4 +1,4 @@
-"""Small configs of every model family, for compilers rather than for learning."""
+"""Small configs of every model family, intended for compilers rather than training."""
 
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
@@ -36,7 +36,7 @@ FAMILIES = tuple(MODELS)
 
 
 def small_run(family, dtype="bfloat16"):
-    """The config of a family's small model, of 128 x 192 pixels."""
+    """Returns the config of a family's small model, with images of 128 x 192 pixels."""
     flavour = MMDET if family in MMDETS else DETECTRON2
     model = with_dtype(_with_bottlenecks(MODELS[family](), flavour), dtype)
     pixels = model.classes.pixels is not None
@@ -60,10 +60,10 @@ def small_run(family, dtype="bfloat16"):
 
 
 def _with_bottlenecks(model, flavour):
-    """The model on a backbone of the blocks and norm of the published ones.
+    """Puts the model on a backbone with the blocks and norm of the published models.
 
-    What XLA fuses, and where it fails, depends on both: a slice that skips cells before a 1x1
-    convolution aborted its compiler after mmdet's norm, and not after group norm.
+    Both affect XLA's fusions and their failures: a slice that skips cells before a 1x1 convolution
+    aborted the compiler after mmdet's norm, but not after group norm.
     """
     if hasattr(model, "detector"):
         return model.clone(detector=_with_bottlenecks(model.detector, flavour))

@@ -26,13 +26,13 @@ NORM = NormSpec("group", groups=4)
 
 
 def backbone(norm=NORM):
-    """ResNet-18 of width 8 with few blocks, nothing frozen: little to compile."""
+    """ResNet-18 of width 8 with few blocks and nothing frozen, which is cheap to compile."""
     small = resnet(18, features=8, norm=norm, stride_in_1x1=False, frozen_stages=0)
     return small.clone(stage_sizes=(2, 1, 1, 1))
 
 
 def mask_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> MaskRCNN:
-    """ResNet-18 of width 8, FPN of width 16, few regions."""
+    """ResNet-18 of width 8, FPN of width 16 and few regions."""
     made = models.mask_rcnn(backbone(norm), num_classes=num_classes, flavour=style, dtype=dtype)
     model = _shrink(made)
     return model.clone(
@@ -43,7 +43,7 @@ def mask_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSE
 
 
 def faster_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLASSES) -> FasterRCNN:
-    """The same without the mask branch."""
+    """The same model without the mask branch."""
     made = models.faster_rcnn(backbone(norm), num_classes=num_classes, flavour=style, dtype=dtype)
     model = _shrink(made)
     return model.clone(
@@ -53,13 +53,13 @@ def faster_rcnn(style="detectron2", norm=NORM, dtype="float32", num_classes=CLAS
 
 
 def cascade_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) -> CascadeRCNN:
-    """Three stages of the same parts."""
+    """A cascade of three stages with the same parts."""
     model = models.cascade_rcnn(backbone(), num_classes=num_classes, flavour=style, dtype=dtype)
     return _shrink_stages(_shrink(model))
 
 
 def class_specific(model):
-    """The same cascade with one box for each class."""
+    """Returns the cascade with one box per class."""
     heads = tuple(head.clone(class_agnostic=False) for head in model.box_heads)
     return model.clone(box_heads=heads)
 
@@ -74,7 +74,7 @@ def cascade_mask_rcnn(style="detectron2", dtype="float32", num_classes=CLASSES) 
 
 
 def htc(semantic=True, dtype="float32", num_classes=CLASSES) -> HybridTaskCascade:
-    """Three stages; the semantic branch knows the classes of `batch` and the ground."""
+    """Three stages; the semantic branch predicts the classes of `batch` and the ground."""
     made = models.htc(backbone(), num_classes=num_classes, semantic=semantic, dtype=dtype)
     model = _shrink_stages(_shrink(made))
     masks = model.mask_head
@@ -116,7 +116,7 @@ def _shrink_stages(model):
 
 
 def with_samples(stages, number):
-    """The stages of a cascade with another number of regions."""
+    """Returns the stages of a cascade with another number of sampled regions."""
     return tuple(
         dataclasses.replace(stage, sampler=dataclasses.replace(stage.sampler, num_samples=number))
         for stage in stages
@@ -137,7 +137,7 @@ def _small_mask_head(head):
 
 
 def batch(images=2, objects=2, slots=4, size=SIZE, canvas=None, seed=0) -> Batch:
-    """Random pictures with `objects` bright boxes each, whose masks are full."""
+    """Random images with `objects` bright boxes each and full masks."""
     random = np.random.default_rng(seed)
     canvas = size if canvas is None else canvas
     pixels = np.zeros((images, canvas, canvas, 3), np.uint8)
@@ -171,7 +171,7 @@ def batch(images=2, objects=2, slots=4, size=SIZE, canvas=None, seed=0) -> Batch
 
 
 def init(model, seed=0):
-    """Variables of a model as its layers would draw them, without a program that draws them."""
+    """Draws a model's variables with its layers' distributions, without compiling a program."""
     random = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -186,7 +186,7 @@ def init(model, seed=0):
 
 
 def _deviation(names, shape):
-    """Of a kernel's entries: predictors start small, all else keeps the size of what it reads."""
+    """Returns a kernel's standard deviation: small for predictors, otherwise scale-preserving."""
     if names[-1] == "logits_kernel" or names[-2] == "box_deltas":
         return 0.001
     if "rpn_head" in names or names[-2] in ("class_logits", "logits"):
@@ -195,5 +195,5 @@ def _deviation(names, shape):
 
 
 def keys(images=2, seed=0):
-    """A key for each image."""
+    """Returns one key per image."""
     return jax.random.split(jax.random.key(seed), images)

@@ -13,7 +13,7 @@ from segjax.types import Batch, Detections, Dtype, LossTerm
 
 
 class Toy(nn.Module):
-    """Two convolutions and a head; random per image, counts that differ from image to image."""
+    """Two convolutions and a head, with per-image noise and counts that vary between images."""
 
     num_classes: int = 3
     features: int = 8
@@ -52,7 +52,7 @@ class Toy(nn.Module):
         return self.head(x.mean((1, 2)))
 
     def predict(self, images: jax.Array, image_sizes: jax.Array) -> Detections:
-        """Two boxes that follow the logits, so that scores depend on the weights."""
+        """Predicts two boxes with scores from the logits, so that scores depend on the weights."""
         scores = jax.nn.softmax(self(images, image_sizes))[:, :2]
         height, width = images.shape[1:3]
         boxes = jnp.array([[0, 0, width / 2, height / 2], [2, 2, width, height]], jnp.float32)
@@ -64,7 +64,7 @@ class Toy(nn.Module):
         logits = self(batch.images, batch.image_sizes, train=True)
         noise = jax.vmap(lambda key: jax.random.normal(key, (logits.shape[-1],)))(keys)
         logits = logits + self.noise * noise
-        if self.blow_up:  # an image that is white all over has no finite loss
+        if self.blow_up:  # an all-white image has an infinite loss
             logits = logits / (1 - jnp.all(batch.images == 255, (1, 2, 3))[:, None])
         log_probs = jax.nn.log_softmax(logits)
         each = -jnp.take_along_axis(log_probs, batch.gt_classes, axis=1)
@@ -77,7 +77,7 @@ class Toy(nn.Module):
 
 
 class SemanticToy(Toy):
-    """A toy that also learns how frequent each semantic class is."""
+    """A toy that also learns the frequency of each semantic class."""
 
     semantic_classes: int = 0
 
@@ -98,7 +98,7 @@ class SemanticToy(Toy):
         terms, counts = super().losses(batch, keys)
         labels = batch.gt_semantic
         assert labels is not None
-        # Whole numbers, so that any split of the images adds up to the same.
+        # Integers, so that the sum is the same for any split of the images.
         pixels = jnp.stack([(labels == k).sum() for k in range(len(self.frequency))])
         pixels = pixels.astype(jnp.float32)
         log_probs = jax.nn.log_softmax(self.frequency)
@@ -107,7 +107,7 @@ class SemanticToy(Toy):
 
 
 def random_labels(seed: int, classes: int = 4, images: int = 8, side: int = 32) -> np.ndarray:
-    """Semantic labels, each image with its own part of pixels that count for nothing."""
+    """Random semantic labels, with a different share of ignored pixels in each image."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, (2, images, side, side), dtype=np.uint8).min(axis=0)
     hidden = rng.random(labels.shape) < np.linspace(0, 1, images)[:, None, None]
@@ -117,7 +117,7 @@ def random_labels(seed: int, classes: int = 4, images: int = 8, side: int = 32) 
 def random_batch(
     seed: int, images: int = 8, side: int = 32, rows: int = 3
 ) -> dict[str, np.ndarray]:
-    """A batch as the pipeline gives it."""
+    """A random batch in the pipeline's format."""
     rng = np.random.default_rng(seed)
     return {
         "images": rng.integers(0, 255, (images, side, side, 3), dtype=np.uint8),

@@ -1,4 +1,4 @@
-"""Small trees as hierarchies, and what holds of them by trying everything."""
+"""Small trees as hierarchies, with brute-force solutions."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from segjax.figure_ground.hierarchy import Hierarchy
 
 
 def tree(level_sizes, parent, size=None, saliency=None, leaf=None):
-    """A hierarchy of a given tree; a finest segment is a pixel unless `leaf` says otherwise."""
+    """Returns the hierarchy of a tree; finest segments are single pixels unless `leaf` is given."""
     number = sum(level_sizes)
     sizes = np.ones(number) if size is None else size
     zeros = jnp.zeros(number)
@@ -28,13 +28,13 @@ def tree(level_sizes, parent, size=None, saliency=None, leaf=None):
     )
 
 
-# Few, as every other is compiled for again: of one level and of four, of one segment and of as
-# many as can be tried.
+# Each shape needs a compilation, so there are few: one level to four, and one segment up to the
+# limit of brute force.
 LEVEL_SIZES = ((5, 3, 2, 1), (5, 5, 1), (4, 1), (3, 3, 3), (1,), (5,))
 
 
 def random_tree(rng):
-    """Level sizes and parents of a forest of at most eleven segments."""
+    """Returns level sizes and parents of a random forest of at most eleven segments."""
     sizes = list(LEVEL_SIZES[rng.integers(len(LEVEL_SIZES))])
     starts = np.cumsum([0, *sizes])
     parent = [
@@ -45,7 +45,7 @@ def random_tree(rng):
 
 
 def costs_of_all_labellings(parent, gain, coupling):
-    """Every labelling [2**N, N] and its cost, by the definition."""
+    """Returns every labelling [2**N, N] and its cost by definition."""
     labels = np.array(list(itertools.product([False, True], repeat=len(parent))))
     disagrees = labels != labels[:, parent]
     return labels, disagrees @ coupling - labels @ gain

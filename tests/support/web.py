@@ -1,4 +1,4 @@
-"""A web server on the loopback with every fault that real ones have, and a proxy."""
+"""A web server on the loopback interface with every fault of real servers, and a proxy."""
 
 import contextlib
 import http.server
@@ -12,7 +12,7 @@ from email.utils import formatdate
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` at every path; the path's first word says in which way."""
+    """Serves `content` at every path; the first part of the path selects the behaviour."""
 
     daemon_threads = True
 
@@ -34,7 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
         return self.left[path] >= 0
 
     def handle_error(self, request, client_address):
-        """Connections that break are what the tests are about."""
+        """Ignores broken connections, which are the subject of the tests."""
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.connection.close()
 
     def start(self):
-        """Offset at which the client wants to continue, if it has the version that is served."""
+        """Returns the offset at which the client resumes, if it has the served version."""
         wanted = self.headers.get("Range")
         version = self.headers.get("If-Range", self.server.etag)
         return int(wanted[6:-1]) if wanted and version == self.server.etag else 0
@@ -93,14 +93,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(body, ETag='"one"')
 
     def way_changes(self):
-        """Breaks off, and then has another version of the file."""
+        """Breaks off, then serves another version of the file."""
         if self.server.first_times(self.path, 1):
             self.reply(b"x" * 1000, length=len(self.server.content), ETag='"old"')
             return self.break_off()
         self.way_good()
 
     def way_changes_unasked(self):
-        """As before, but ignores If-Range: the rest is another file's."""
+        """Same as above, but ignores If-Range: the rest is from another version."""
         if self.server.first_times(self.path, 1):
             self.reply(b"x" * 1000, length=len(self.server.content), ETag='"old"')
             return self.break_off()
@@ -110,7 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(content[at:], status=206 if at else 200, ETag=self.server.etag, **place)
 
     def way_changes_unnamed(self):
-        """As before, and gives versions no names at all."""
+        """Same as above, without any version identifiers."""
         if self.server.first_times(self.path, 1):
             self.reply(b"x" * 1000, length=len(self.server.content))
             return self.break_off()
@@ -130,7 +130,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.way_good(stop=1000 if self.server.first_times(self.path, 1) else None)
 
     def way_dated(self):
-        """Names versions by their dates."""
+        """Identifies versions by their dates."""
         date = formatdate(1e9, usegmt=True)
         asked = self.headers.get("If-Range") in (None, date)
         at = int(self.headers.get("Range", "bytes=0-")[6:-1]) if asked else 0
@@ -212,7 +212,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Joins who asks with CONNECT to the one server, whatever name was asked for."""
+    """Connects every CONNECT request to the one server, whatever host it names."""
 
     daemon_threads = True
 
@@ -248,7 +248,7 @@ class ProxyHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def encrypted(content, folder, host):
-    """A running server that speaks TLS with a certificate for `host`, made with `openssl`."""
+    """Runs a TLS server with a certificate for `host`, made with `openssl`."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
@@ -273,7 +273,7 @@ def encrypted(content, folder, host):
 
 @contextlib.contextmanager
 def serving(content):
-    """A running server."""
+    """Runs a server."""
     server = Server(content)
     with running(server):
         yield server
@@ -281,7 +281,7 @@ def serving(content):
 
 @contextlib.contextmanager
 def running(server):
-    """Serves in a thread."""
+    """Runs a server in a thread."""
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -137,7 +137,7 @@ CONFIG = TrainConfig(model=Toy(), data=DataConfig(root="here"))
 
 
 def converted(model):
-    """Variables as a converter gives them: numpy arrays, none at its initial value."""
+    """Returns variables as from a converter: numpy arrays, none at its initial value."""
     shapes = jax.eval_shape(lambda: init_variables(model, jax.random.key(0)))
     return jax.tree.map(lambda s: np.full(s.shape, 0.25, s.dtype), shapes)
 

@@ -97,7 +97,7 @@ def test_what_a_run_leaves_behind(straight, config):
 
 
 class StopsAfter:
-    """A data iterator that breaks, as when a machine goes down."""
+    """A data iterator that fails, as when a machine goes down."""
 
     def __init__(self, iterator, batches):
         self._iterator, self._left = iterator, batches
@@ -164,7 +164,7 @@ def test_the_model_is_rebuilt_from_its_folder(straight):
 def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
     config = dataclasses.replace(
         config,
-        model=Toy(num_classes=0),  # with a frozen stem
+        model=Toy(num_classes=0),  # the stem is frozen
         workdir=str(tmp_path),
         init_from=str(straight.workdir),
         steps=1,
@@ -221,7 +221,7 @@ def test_a_failing_evaluation_loses_no_training(config, tmp_path, monkeypatch):
     ],
 )
 def test_another_run_does_not_take_over_the_folder(straight, config, monkeypatch, changes, words):
-    if not changes:  # of the config, but of the data
+    if not changes:  # the data changes, not the config
         opened = pipeline.open_dataset(config.data)
         other = dataclasses.replace(opened, class_names=("disc", "box", "triangle", "ring"))
         monkeypatch.setattr(loop.pipeline, "open_dataset", lambda _: other)
@@ -309,7 +309,7 @@ def test_the_data_decide_the_semantic_classes(config, tmp_path, capsys):
     losses = records(tmp_path, "loss/semantic")
     np.testing.assert_allclose(losses[1], np.log(5), rtol=1e-5)
     assert losses[3] < losses[1]
-    # Most pixels belong to no object.
+    # Most pixels do not belong to an object.
     assert trained.variables["params"]["frequency"].argmax() == 4
     assert load_run(tmp_path, trust=TOY).model == trained.model
     assert train(dataclasses.replace(config, steps=4)).compilations == 1

@@ -253,7 +253,7 @@ def test_frozen_parameters_see_neither_update_nor_decay_nor_clipping():
     config = OptimConfig(SGD(momentum=0.0), 1.0, weight_decay=0.5, clip_norm=1.0)
     optimizer = make_optimizer(config, 10, ("stem",))
     grads = jax.tree.map(jnp.zeros_like, PARAMS)
-    grads["stem"]["kernel"] += 1e6  # would swallow the others' gradient if it counted
+    grads["stem"]["kernel"] += 1e6  # would dominate the other gradients if it counted
     grads["head"]["bias"] += 0.1
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
     assert all(not leaf.any() for leaf in jax.tree.leaves(updates["stem"]))

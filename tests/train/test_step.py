@@ -20,8 +20,8 @@ from tests.support import tiny
 from tests.support.fakes import FakeModel
 from tests.support.toy import SemanticToy, Toy, random_batch, random_labels
 
-# Without optimisations the toy's ten steps differ by 2.6e-6 of a parameter array between one device
-# and two, with them by 4.2e-7: the tolerances are those of the programs that users run.
+# Without optimisations, ten steps of the toy differ by 2.6e-6 of a parameter array between one
+# device and two; with them, by 4.2e-7. The tolerances apply to optimised programs, which users run.
 pytestmark = pytest.mark.optimised
 
 BATCH_FIELDS = dataclasses.fields(Batch)
@@ -60,7 +60,8 @@ def test_any_split_gives_the_numbers_of_one_device(on_one, mode, number):
     for metrics, expected in zip(history, expected_history, strict=True):
         for name in expected:
             np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-6, err_msg=name)
-    # Relative to each parameter array: an entry near zero has no relative error to speak of.
+    # Relative to each parameter array, because relative errors of entries near zero are
+    # meaningless.
     for leaf, expected in zip(jax.tree.leaves(state), jax.tree.leaves(expected_state), strict=True):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6 * max(scale, 1e-30))
@@ -173,7 +174,7 @@ def test_synchronised_statistics_do_not_depend_on_the_split(mode, number):
     many, history, _ = run(model, mode, number, steps=5)
     losses = [metrics["loss"] for metrics in history]
     np.testing.assert_allclose(losses, [m["loss"] for m in expected_history], rtol=2e-6)
-    # Absolute, as a bias in front of a normalisation has a gradient of rounding errors alone.
+    # Absolute, because the gradient of a bias before a normalisation is only rounding error.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(
         close,
@@ -190,7 +191,7 @@ def test_on_one_device_synchronised_statistics_are_plain_ones():
 
 
 def relative_error(found, expected):
-    """The norm of the difference, relative to the array's."""
+    """Returns the norm of the difference relative to that of the array."""
     error = np.linalg.norm(np.subtract(found, expected, dtype=np.float64))
     return error / max(np.linalg.norm(expected), 1e-30)
 
@@ -247,7 +248,7 @@ def test_keys_follow_the_place_in_the_global_batch():
 
 
 class DroppingToy(Toy):
-    """A toy that draws from linen's streams."""
+    """A toy that draws from linen's random streams."""
 
     def setup(self):
         super().setup()
@@ -280,7 +281,7 @@ def test_streams_differ_by_name_device_and_micro_batch():
 
 
 def all_valid(seed):
-    """Batches whose loss terms have the same counts in every part."""
+    """Batches whose loss terms have equal counts in every part."""
     return random_batch(seed) | {"gt_valid": np.ones((8, 3), bool)}
 
 
@@ -314,7 +315,7 @@ def test_a_batch_is_split_into_equal_micro_batches():
 
 
 class CountingToy(Toy):
-    """A toy with a collection of its own, one that holds whole numbers."""
+    """A toy with a custom collection that holds integers."""
 
     def setup(self):
         super().setup()
@@ -344,7 +345,7 @@ def test_collections_of_any_name_are_carried(number, accumulate):
 
 
 class Plain(nn.Module, FakeModel):
-    """A model without any collection but its parameters."""
+    """A model whose only collection is its parameters."""
 
     @nn.compact
     def losses(self, batch, keys):
@@ -381,9 +382,9 @@ def test_mask_rcnn_has_the_numbers_of_one_device(mode):
         path_name(path): relative_error(leaf, expected)
         for (path, leaf), expected in zip(leaves, jax.tree.leaves(one.params), strict=True)
     }
-    # This one is small (it starts at 0.001) and so are the gradients that it sums, of deltas of
-    # both signs: their last bits follow the order in which images are added. Measured: 1.06e-6,
-    # the same under both modes; the next array has 5.3e-7.
+    # This kernel is small (it starts at 0.001), as are the gradients of deltas of both signs that
+    # it sums. Their last bits depend on the order in which images are added. Measured: 1.06e-6 in
+    # both modes; the next largest error is 5.3e-7.
     assert errors.pop("box_head/box_deltas/kernel") <= 2e-6
     assert max(errors.values()) <= 1e-6, max(errors, key=errors.__getitem__)
 

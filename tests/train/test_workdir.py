@@ -1,4 +1,4 @@
-"""The claim on a run's folder."""
+"""Exclusive ownership of a run's folder."""
 
 import json
 import os

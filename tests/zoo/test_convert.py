@@ -1,4 +1,4 @@
-"""Converters use every tensor and fill every variable, or say which not."""
+"""Converters use every tensor and fill every variable, or report the ones they cannot."""
 
 import tracemalloc
 
@@ -71,7 +71,7 @@ def test_two_tensors_for_one_variable_are_named():
 
 
 def test_what_does_not_fit_is_not_copied():
-    """One array may have every name of a file: copies would take as much memory as they are."""
+    """Many names may share one array; copies would multiply its memory."""
     rules = conv_rules("a#", "a#", bias=False)
     shared = np.zeros((64, 64, 32, 32), np.float32)  # 16 MB
     model = {"params": {f"a{i}": {"kernel": np.zeros((3, 3, 2, 4))} for i in range(50)}}
@@ -158,7 +158,7 @@ WHOLE = ("gamma", "beta", "running_mean", "running_var")
 
 
 def caffe2_names(blocks, norm):
-    """Names of an R-50.pkl, as its producer wrote them: a list apart from the table."""
+    """Names in an R-50.pkl as written by its producer, listed independently of the table."""
     names = ["conv1_w", *(f"res_conv1_bn_{leaf}" for leaf in norm)]
     for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
         for i in range(count):

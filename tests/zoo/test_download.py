@@ -1,4 +1,4 @@
-"""Fetching from a web server on the loopback that has every fault."""
+"""Downloads from a web server on the loopback interface that has every fault."""
 
 import hashlib
 import multiprocessing
@@ -258,7 +258,7 @@ def test_a_complete_cache_may_lie_where_nobody_writes(tmp_path, monkeypatch):
     url = "http://weights.invalid/x.pth"
     path = cached_path(url, tmp_path)
     path.write_bytes(CONTENT)
-    monkeypatch.setattr(download, "locked", None)  # so that a lock file would fail
+    monkeypatch.setattr(download, "locked", None)  # using a lock file would fail
     assert fetch(url, sha256=SHA, folder=tmp_path) == path
     assert names(tmp_path) == [path.name]
 

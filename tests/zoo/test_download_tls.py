@@ -1,4 +1,4 @@
-"""Encrypted downloads, through a proxy that only joins the two sides."""
+"""Encrypted downloads through a proxy that only connects both sides."""
 
 import base64
 import hashlib

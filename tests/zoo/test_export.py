@@ -1,4 +1,4 @@
-"""Converted weights go back name by name and bit by bit, and so do weights trained here."""
+"""Converted weights export name by name and bit for bit, and so do weights trained here."""
 
 import json
 import zlib
@@ -44,7 +44,7 @@ def numbers(name, shape):
 
 
 def drawn(shapes):
-    """Variables of those shapes, all different."""
+    """Returns variables of the given shapes with distinct values."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(shapes)
     values = [numbers(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves]
     return jax.tree.unflatten(structure, values)
@@ -63,7 +63,7 @@ def assert_same_state(ours, theirs):
         assert np.array_equal(ours[name], array), name
 
 
-# ---- What the peers' own modules are called -------------------------------------------------
+# ---- Names in the peers' own modules --------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -77,14 +77,14 @@ def test_the_peers_names_shapes_and_arrays_come_back(file):
     variables = convert(state, peer.rules, detector_shapes(model))
     kept = unread(state, peer.rules)
     assert_same_state(with_unread(export(variables, peer.rules), peer.rules, kept), state)
-    # Without the rest only what nothing here reads is another: zeros.
+    # Without the unread tensors, only these differ: they are zeros.
     bare = export(variables, peer.rules)
     assert set(bare) == set(state)
     for name, array in state.items():
         if name.endswith("tracked"):
             assert bare[name] == 0
             continue
-        rows = len(kept.get(name, ()))  # of the background
+        rows = len(kept.get(name, ()))  # rows of the background
         assert np.array_equal(bare[name][rows:], array[rows:]), name
         assert not bare[name][:rows].any(), name
     rows = {name.split(".")[2]: len(rest) for name, rest in kept.items() if rest.ndim}
@@ -99,7 +99,7 @@ def test_there_are_manifests_of_all_libraries():
 
 
 def thin(model):
-    """The same layers and names with few channels."""
+    """Returns a model with the same layers and names, but few channels."""
     parts = {"backbone": thin_body(model.backbone), "fpn": model.fpn.clone(features=16)}
     box = {"fc_features": 8, "conv_features": 8}
     if isinstance(model, MaskRCNN | FasterRCNN):
@@ -249,7 +249,7 @@ def test_a_rule_beside_another_layer_is_for_models_that_have_it():
     assert set(export(both, [*rules, Rule("conv.#", "conv#")])) == {"v2.3", "conv.3"}
 
 
-# ---- What nothing here reads ------------------------------------------------------------------
+# ---- Tensors that nothing here reads --------------------------------------------------------
 
 
 def test_a_classifier_goes_back_to_its_backbone():

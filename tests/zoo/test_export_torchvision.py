@@ -1,4 +1,4 @@
-"""torchvision's own modules load what is exported, strictly, and compute the same."""
+"""torchvision's modules strictly load exported weights and compute the same results."""
 
 import functools
 import io
@@ -25,7 +25,7 @@ CLASSES = 4
 
 
 def frozen(model):
-    """With the norm of the released v1 weights, which only downloads get."""
+    """Builds the model with frozen norms as in released v1 weights; only downloads have these."""
     body = torchvision.models.resnet50(norm_layer=FrozenBatchNorm2d)
     return model(_resnet_fpn_extractor(body, 3), CLASSES + 1)
 
@@ -66,7 +66,7 @@ def test_detectors_load_strictly_and_convert(which):
     "build", [detection.maskrcnn_resnet50_fpn, detection.fasterrcnn_resnet50_fpn]
 )
 def test_untrained_v1_models_load_it_too(build):
-    """Made without weights, they have batch norms, whose counters may be missing."""
+    """Models built without weights have batch norms, whose counters may be missing."""
     has_masks = build is detection.maskrcnn_resnet50_fpn
     factory = mask_rcnn if has_masks else faster_rcnn
     shapes = detector_shapes(factory(CLASSES, style="torchvision"))
@@ -77,7 +77,7 @@ def test_untrained_v1_models_load_it_too(build):
 
 @pytest.mark.filterwarnings("error")
 def test_read_only_arrays_are_written():
-    """Weights that were read from a file are views of it."""
+    """Weights read from a file are views of its buffer."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     array.flags.writeable = False
     writing = pytest.importorskip("segjax.zoo.export")  # needs all of segjax's dependencies

@@ -1,4 +1,4 @@
-"""Models by name, from folders and files: what goes in comes out, what does not fit is named."""
+"""Models by name, folder and file: round trips are exact, and mismatches are reported."""
 
 import dataclasses
 import hashlib
@@ -39,12 +39,12 @@ NAMES, IDS = ("cat", "dog", "cow"), (17, 18, 21)
 
 @pytest.fixture(scope="module")
 def frozen():
-    """A model of Detectron2's kind of norms, which its files hold."""
+    """A model with Detectron2's norms, as its files have."""
     full = segjax.mask_rcnn(segjax.resnet(50), num_classes=len(NAMES), flavour="detectron2")
     small = tiny.mask_rcnn(norm=full.backbone.norm)
     return small.clone(
         backbone=small.backbone.clone(frozen_stages=2, stride_in_1x1=True),
-        box_pooler=full.box_pooler,  # the converters' tables know its 7 x 7 cells
+        box_pooler=full.box_pooler,  # the conversion tables assume 7 x 7 cells
     )
 
 
@@ -55,7 +55,7 @@ def variables(frozen):
 
 @pytest.fixture
 def row(frozen, variables, tmp_path, monkeypatch):
-    """A row of the table, and its file where a download would have put it."""
+    """A row of the table, with its file in place of a download."""
     file = tmp_path / "model_final_abcdef.pkl"
     state = export(variables, RULES["detectron2"])
     file.write_bytes(pickle.dumps({"model": state, "__author__": "us"}))
@@ -219,7 +219,7 @@ def test_a_config_of_a_billion_layers_is_given_up(tmp_path, frozen, variables, p
 def test_a_config_of_many_bytes_is_not_read(tmp_path, frozen, variables):
     folder = segjax.save(tmp_path / "mine", frozen, variables)
     with (folder / "config.json").open("r+b") as file:
-        file.truncate(5 << 30)  # takes no room on the disk
+        file.truncate(5 << 30)  # sparse, takes no disk space
     with pytest.raises(ValueError, match=r"config\.json has 5368709120 bytes, more than"):
         segjax.load(folder)
 
@@ -311,7 +311,7 @@ def test_a_backbones_weights_start_a_detector(frozen, variables, tmp_path):
 @pytest.mark.parametrize(("library", "suffix"), [("detectron2", ".pkl"), ("mmdet", ".safetensors")])
 def test_export_and_read_back(tmp_path, frozen, variables, row, library, suffix):
     model, arrays = frozen, variables
-    if library == "mmdet":  # whose norms have parameters
+    if library == "mmdet":  # its norms have parameters
         full = segjax.mask_rcnn(segjax.resnet(50), num_classes=len(NAMES), flavour="mmdet")
         model = tiny.mask_rcnn(style="mmdet", norm=full.backbone.norm)
         model = model.clone(box_pooler=full.box_pooler)
@@ -340,7 +340,7 @@ def test_what_only_the_peer_reads_goes_through_a_folder(tmp_path, classes):
     path = export_file(again, "torchvision", tmp_path / "back.safetensors")
     back = load_file(path)
     assert back.keys() == state.keys()
-    if classes:  # the rest belonged to the layers that were drawn anew
+    if classes:  # the rest belonged to layers that were initialised again
         assert back[counter] == 0 and not back["roi_heads.box_predictor.bbox_pred.weight"][:4].any()
     else:
         for name, array in state.items():
@@ -361,7 +361,7 @@ def test_the_commands(row, tmp_path, capsys, monkeypatch):
     assert cli.main(["models", "--like", "nothing*"]) == 1
     out, back = tmp_path / "ours", tmp_path / "back.pkl"
     assert cli.main(["convert", str(file), "--as", entry.name, "--out", str(out)]) == 0
-    text = (out / "README.md").read_text()  # another file's licence and figures are not its own
+    text = (out / "README.md").read_text()  # licence and figures belong to another file
     assert "| converted from | model_final_abcdef.pkl |" in text and "CC BY-SA" not in text
     digits = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()[:6]
     own = dataclasses.replace(entry, weights=dataclasses.replace(entry.weights, md5=digits))
@@ -403,4 +403,4 @@ def test_a_recipes_whole_backbone_is_taken(name):
     entry = table.find(config.init_from)
     given, wanted = (variable_shapes(model) for model in (entry.make(), config.model.backbone))
     _, lacking = matching(given, {kind: {"backbone": tree} for kind, tree in wanted.items()})
-    assert not lacking  # constant norms keep scale and bias elsewhere than trained ones
+    assert not lacking  # constant and trained norms store scale and bias differently

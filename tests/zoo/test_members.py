@@ -1,4 +1,4 @@
-"""Files out of archives, and of packages that were installed from them."""
+"""Files from archives, and from packages installed from them."""
 
 import zipfile
 

@@ -1,4 +1,4 @@
-"""MMDetection's Panoptic FPN, written down plainly, against ours with converted weights."""
+"""A plain version of MMDetection's Panoptic FPN against ours with converted weights."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ STYLE = panoptic_fpn(resnet(50), num_classes=THINGS, semantic_classes=STUFF + 1,
 
 
 def state_dict(seed=0):
-    """Names and shapes of `PanopticFPNHead`: level i has i convolutions, the first has one."""
+    """Names and shapes of `PanopticFPNHead`: level i has max(i, 1) convolutions."""
     random = np.random.default_rng(seed)
     state = {}
     for level in range(4):
@@ -37,7 +37,7 @@ def state_dict(seed=0):
 
 
 def plain_head(state, levels):
-    """[B, C, h, w] of each level -> [B, K, h, w] at the first one's size."""
+    """Maps levels [B, C, h, w] to logits [B, K, h, w] at the first level's size."""
     total = 0
     for i, level in enumerate(levels):
         x = level
@@ -109,7 +109,7 @@ def test_the_loss_is_a_mean_over_all_cells(canvas):
         label, cell = labels[b, 4 * i, 4 * j], logits[b, i, j]
         if label != 255:
             total += np.log(np.exp(cell).sum()) - cell[label]
-    # Alone in a batch, an image is padded to a multiple of 32; a canvas adds nothing to it.
+    # On its own, an image is padded to a multiple of 32; a larger canvas does not change that.
     cells = 16 * 24 + 16 * 24
     np.testing.assert_allclose(term.sum / term.count, 0.5 * total / cells, rtol=1e-5)
 
@@ -118,7 +118,7 @@ def test_the_loss_is_a_mean_over_all_cells(canvas):
 
 
 def plain_map(masks, scores, classes, semantic):
-    """[h, w] of (class, number of the instance), stuff as (THINGS + label, 0), None for void."""
+    """Returns [h, w] of (class, instance number); (THINGS + label, 0) for stuff, None for void."""
     height, width = semantic.shape
     owner = np.zeros((height, width), int)
     kept = []
@@ -132,7 +132,7 @@ def plain_map(masks, scores, classes, semantic):
     for y, x in np.ndindex(height, width):
         if owner[y, x]:
             result[y, x] = (kept[owner[y, x] - 1], owner[y, x])
-    for label in range(STUFF):  # the last class is that of all things, which is void
+    for label in range(STUFF):  # the last class is all things, which is void
         left = (owner == 0) & (semantic == label)
         if left.sum() >= 6:
             for y, x in np.argwhere(left):
@@ -154,7 +154,7 @@ def device_map(masks, scores, classes, valid, semantic):
         things=how.things,
         score_threshold=how.score_threshold,
         overlap=how.overlap,
-        stuff_area=6,  # the pictures are small
+        stuff_area=6,  # the images are small
     )
 
 

@@ -1,4 +1,4 @@
-"""Files that others trained: own numbers of classes, prefixes of trainers, objects of theirs."""
+"""Third-party checkpoints: other numbers of classes, prefixes and objects of trainers."""
 
 import dataclasses
 import pickle
@@ -22,7 +22,7 @@ from tests.support import tiny
 @pytest.fixture(scope="module")
 def model():
     small = tiny.mask_rcnn("torchvision", norm=NormSpec("batch"), num_classes=5)
-    # The converters' tables know the 7 x 7 cells of the library.
+    # The conversion tables assume the library's 7 x 7 cells.
     return small.clone(box_pooler=dataclasses.replace(small.box_pooler, output_size=7))
 
 
@@ -46,7 +46,7 @@ def state(variables):
 
 @pytest.fixture
 def entry(model, monkeypatch):
-    """A row of three classes, of which the files have five."""
+    """A row of three classes, while the files have five."""
     row = Entry(
         name="mask_rcnn_tiny.tv",
         make=lambda: model.with_classes(things=3),
@@ -78,7 +78,7 @@ def same(ours, theirs):
 def test_the_number_of_classes_is_read_off_the_file(tmp_path, entry, state, variables):
     found = hub.read_as(written(tmp_path, {"model": state}), entry)
     assert found.model.classes.things == 5
-    assert found.classes == Classes()  # the row's names are of other classes
+    assert found.classes == Classes()  # the row's names belong to other classes
     same(found.variables, variables)
 
 
@@ -121,14 +121,14 @@ def test_averaged_weights_are_taken_before_the_last(tmp_path, entry, state, vari
     places = {"state_dict": {**state, **last}, "state_dict_ema": state}
     same(hub.read_as(written(tmp_path, places), entry).variables, variables)
     assert 'under "state_dict_ema"' in caplog.text
-    # MMEngine swaps the two when it saves: what it calls the average are the last weights.
+    # MMEngine swaps the two when it saves: its "average" holds the last weights.
     places = {"state_dict": state, "ema_state_dict": {**state, **last}}
     same(hub.read_as(written(tmp_path, places), entry).variables, variables)
 
 
 @dataclasses.dataclass
 class Trainer:
-    """An object that a trainer leaves next to the tensors."""
+    """An object that a trainer stores next to the tensors."""
 
     epoch: int
 
@@ -149,7 +149,7 @@ def test_a_loaded_model_is_saved_with_its_names_and_resizing(tmp_path, entry, st
     assert again.origin["architecture"] == entry.name
     other = segjax.save(tmp_path / "third", loaded, arrays, Classes(tuple("abcde")))
     assert segjax.pretrained(other).classes.names == tuple("abcde")
-    # An equal module that was not loaded has none of this.
+    # An equal module that was not loaded has none of these.
     assert remembered(dataclasses.replace(loaded)).classes == Classes()
 
 

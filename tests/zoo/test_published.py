@@ -1,8 +1,8 @@
-"""The zoo's table next to what the three libraries publish, line by line.
+"""Compares the zoo's table with the three libraries' publications, line by line.
 
-`published.csv` was written by a program from torchvision 0.29's weights enums, Detectron2's
+`published.csv` was extracted by a program from torchvision 0.29's weights enums, Detectron2's
 `model_zoo.py` and MODEL_ZOO.md (models with FPN, on COCO), and the `metafile.yml`s of mmdet 3.3.0's
-wheel (folders of the models here): so neither the table nor its tests are the source of the other.
+wheel (folders of the models here). Table and test data are therefore independent.
 """
 
 import csv
@@ -28,7 +28,7 @@ METRICS = {
     "pq": "panoptic/PQ",
     "top1": "imagenet/top1",
 }
-# Words of what has no row -> why.
+# Patterns of models without a row, with reasons.
 LEFT_OUT = {
     "MobileNet": "no such backbone here",
     "Wide_ResNet": "no detector of the three starts from one",
@@ -39,8 +39,8 @@ LEFT_OUT = {
     "x101-32x8d": "versions 2 and 3 disagree about the pixels' normalisation",
     "/(faster|mask)-rcnn_r101-caffe_fpn_ms": "the same",
 }
-# What a user of the three libraries looks for: architecture -> tags. Detectron2 published 1x of
-# R50 alone.
+# What users of the three libraries look for: architecture -> tags. Detectron2 published a 1x
+# schedule only for R50.
 ASKED = {
     "faster_rcnn_resnet50_fpn": "tv_coco_v1 d2_1x d2_3x",
     "faster_rcnn_resnet50_fpn_v2": "tv_coco_v1",
@@ -100,7 +100,7 @@ def test_every_published_file_has_a_row_or_a_reason_to_have_none():
 def test_every_row_was_published():
     urls = {line["url"] for line in LINES}
     others = {name for name, entry in ENTRIES.items() if entry.weights.url not in urls}
-    assert others == {  # whose lists are elsewhere
+    assert others == {  # listed elsewhere
         "resnet50.d2_msra",
         "resnet101.d2_msra",
         "resnext101_32x8d.d2",
@@ -112,7 +112,7 @@ def test_every_row_was_published():
 
 
 def _meta(line):
-    """Metadata of a config's golden file."""
+    """Returns the metadata of a config's golden file."""
     known = {"source": f"{line['library']} 1.0", "sampling": "all", "config": line["config"]}
     if line["library"] != "torchvision":
         return known | {"num_classes": 80}

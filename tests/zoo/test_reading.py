@@ -1,4 +1,4 @@
-"""Checkpoints that are what they say: every form gives the numbers that were saved."""
+"""Valid checkpoints: every format returns the numbers that were saved."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Files that nobody vouches for: refused by name, quickly, without anything being run."""
+"""Untrusted files: refused by name, quickly and without executing anything."""
 
 import json
 import pickletools
@@ -17,7 +17,7 @@ NAMES = [case[0] for case in CASES]
 
 
 def probed(folder, contents):
-    """Outcome of reading each file, in a process of its own."""
+    """Results of reading each file in a separate process."""
     for index, data in enumerate(contents):
         (folder / f"{index:04}.pth").write_bytes(data)
     command = [sys.executable, "-m", "tests.support.hostile_probe", str(folder)]
@@ -46,7 +46,7 @@ def test_hostile_files_are_refused_by_name(reports, index):
     assert f"{index:04}.pth: " in report["text"]
     assert report["seconds"] < 1
     assert report["growth"] < 100e6
-    # Nothing is imported, compiled, called or opened: the file is mapped, and that is all.
+    # Nothing is imported, compiled, called or opened; the file is only mapped.
     assert {event for event, _ in report["events"]} <= {"mmap.__new__"}
     assert not Path("/tmp/was_here").exists()
 
@@ -60,7 +60,7 @@ def test_files_that_repeat_themselves_cost_no_more_than_they_hold(tmp_path):
 
 
 def test_the_probe_sees_what_python_does(tmp_path):
-    """The hook is no ornament: with Python's own unpickler it reports the call."""
+    """Checks that the audit hook works: with Python's own unpickler it reports the call."""
     script = "import os, pickle, sys; from tests.support import hostile_probe as p\n"
     script += "p.read_checkpoint = lambda path: pickle.loads(path.read_bytes())\n"
     script += "sys.addaudithook(p.watch); print(p.probe(p.Path(sys.argv[1]))['events'])"
@@ -75,7 +75,7 @@ def test_the_probe_sees_what_python_does(tmp_path):
 
 def test_instructions_that_make_objects_are_not_known():
     known = {op.name for op in pickletools.opcodes}
-    # NEWOBJ leaves a placeholder for classes of trainers, and is refused for any other.
+    # NEWOBJ leaves a placeholder for classes of trainers and is refused for all others.
     made = {"INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER"}
     assert made | set(_BY_NAME) <= known
     assert not made & set(_BY_NAME)

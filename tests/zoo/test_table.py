@@ -1,4 +1,4 @@
-"""The zoo's table: what every row says fits its model, its file and its library."""
+"""The zoo's table: every row matches its model, its file and its library."""
 
 import ast
 import functools
@@ -44,7 +44,7 @@ LIBRARIES = {
     "rsb": ("huggingface.co", "Apache-2.0"),
     "tf": ("files.pythonhosted.org", "Apache-2.0"),
 }
-# Detectron2 publishes no hash of its ImageNet weights.
+# Detectron2 does not publish hashes of its ImageNet weights.
 UNPINNED = ("resnet50.d2_msra", "resnet101.d2_msra", "resnext101_32x8d.d2")
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
@@ -68,7 +68,7 @@ def model_of(name):
 
 
 def detector_of(name):
-    """Without the semantic branch of panoptic models."""
+    """Returns the detector, which for panoptic models is the one without the semantic branch."""
     return getattr(model_of(name), "detector", model_of(name))
 
 
@@ -102,7 +102,7 @@ def test_file_is_its_librarys(name):
         assert f"/model_final_{entry.weights.md5}.pkl" in url.path
         assert re.fullmatch("[0-9a-f]{6}", entry.weights.md5)
     assert (entry.weights.mib is not None) == (library_of(name) == "tv")
-    # Of wheels, the index publishes hash and size, and so does Git LFS of its files.
+    # Hash and size are published by the index for wheels, and by Git LFS for its files.
     wheel, lfs = url.path.endswith(".whl"), url.netloc == "huggingface.co"
     assert bool(entry.weights.member) == wheel
     assert bool(entry.weights.size) == (len(entry.weights.sha256) == 64) == (wheel or lfs)
@@ -166,7 +166,7 @@ def test_figures_are_of_what_the_model_does(name):
     else:
         masks = {"segm/AP"} if ("masks" in model_of(name).tasks) else set()
         assert set(figures) == {"box/AP"} | masks
-        # Masks are harder than boxes in all of them.
+        # Masks are harder than boxes in all of these.
         assert figures.get("segm/AP", 34) < figures["box/AP"]
     assert all(34 < figure < 48 for figure in figures.values())
 
@@ -260,14 +260,14 @@ def test_htc_averages_its_masks_as_version_2_did():
     assert set(heads.values()) == {"mean"}
 
 
-# torchvision's files also hold what we leave out: the classifier, or what the box and mask heads
-# say of the background.
+# torchvision's files also contain tensors that are skipped here: the classifier, or the background
+# part of the box and mask heads.
 @pytest.mark.parametrize(
     ("name", "left_out"),
     [
         ("resnet18.tv_in1k_v1", 512 * 1000 + 1000),
         ("resnext50_32x4d.tv_in1k_v1", 2048 * 1000 + 1000),
-        # Its positions, too, 8 bytes each: 49^2 a block.
+        # Also its relative positions, 8 bytes each: 49^2 per block.
         ("swin_t.tv_in1k_v1", 768 * 1000 + 1000 + 2 * 768 + 2 * 12 * 49**2),
         ("mask_rcnn_resnet50_fpn.tv_coco_v1", 4 * 1025 + 257),
         ("faster_rcnn_resnet50_fpn_v2.tv_coco_v1", 4 * 1025),
@@ -335,7 +335,7 @@ CONFIG = (
 
 
 def _row_of_config(stem, text):
-    """The row whose figures a recipe wants."""
+    """Returns the name of the row whose figures a recipe should reach."""
     family, x, backbone, fpn, schedule = re.fullmatch(f"{CONFIG}_coco", stem).groups()
     library = "d2" if "Detectron2's model zoo" in text else "mm_caffe" if "caffe" in text else "mm"
     return f"{family}_{'resnext' if x else 'resnet'}{backbone}{fpn or ''}.{library}_{schedule}"

@@ -1,4 +1,4 @@
-"""Names in any script, on drawings."""
+"""Labels in any script on drawings."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def drawn(name, **options):
 def test_two_names_never_look_the_same(one, other, monkeypatch):
     assert (drawn(one) != drawn(other)).any()
     fonts._best.cache_clear()
-    monkeypatch.setattr(fonts, "_system_fonts", tuple)  # as on a bare machine
+    monkeypatch.setattr(fonts, "_system_fonts", tuple)  # as on a system without fonts
     try:
         assert (drawn(one) != drawn(other)).any()
     finally:
