@@ -163,3 +163,10 @@ def test_no_classes_are_refused_by_a_sentence(tmp_path, entry, state):
 def test_a_whole_pickled_model_says_what_to_save_instead(tmp_path, entry):
     with pytest.raises(ValueError, match=r"holds an object of .*Trainer.*save its state_dict"):
         hub.read_as(written(tmp_path, Trainer(3)), entry)
+
+
+def test_a_tensor_of_another_rank_is_named(tmp_path, entry, state):
+    name = next(name for name in state if name.endswith("cls_score.weight"))
+    odd = {**state, name: state[name].ravel()}
+    with pytest.raises(ValueError, match=r"cls_score\.weight: .* (does not fit|cannot become)"):
+        hub.read_as(written(tmp_path, {"model": odd}), entry)

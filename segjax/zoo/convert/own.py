@@ -92,6 +92,8 @@ def _count(state: Mapping[str, Array], rules: Sequence[Rule], one: Model, two: M
             shape: tuple[Any, ...] = layout.ours(np.asarray(array)).shape
         except (ValueError, IndexError):
             return None
+        if len(shape) != len(first[path].shape):  # `convert` says what is wrong with it
+            return None
         for side, low, high in zip(shape, first[path].shape, second[path].shape, strict=True):
             if low != high:
                 found.add(1 + (side - low) / (high - low))

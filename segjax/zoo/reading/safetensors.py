@@ -74,7 +74,7 @@ def read_safetensors(data: Any) -> Checkpoint:
     entries = {name: _entry(name, fields) for name, fields in header.items()}
     _check_places(entries, len(data) - start)
     tensors = {
-        name: widen(np.ndarray(shape, dtype, data if end > begin else bytes(1), start + begin))
+        name: widen(np.ndarray(shape, dtype, data, start + begin))
         if end > begin
         else widen(np.zeros(shape, dtype))
         for name, (dtype, shape, begin, end) in entries.items()
