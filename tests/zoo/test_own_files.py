@@ -46,19 +46,28 @@ def state(variables):
 
 @pytest.fixture
 def entry(model, monkeypatch):
-    """A row of three classes, while the files have five."""
+    """A row of the files' architecture and number of classes."""
     row = Entry(
         name="mask_rcnn_tiny.tv",
-        make=lambda: model.with_classes(things=3),
+        make=lambda: model,
         peer="torchvision",
         weights=Weights("https://example.org/model_final.pkl"),
         kind="detector",
         published={},
         source="https://example.org",
         licence="BSD-3-Clause",
-        classes=Classes(("a", "b", "c"), (1, 2, 3)),
+        classes=Classes(tuple("abcde"), (1, 2, 3, 4, 5)),
         data=DataConfig(short_side=(64,)),
     )
+    monkeypatch.setitem(table.ENTRIES, row.name, row)
+    return row
+
+
+@pytest.fixture
+def three(model, entry, monkeypatch):
+    """The row with three classes, of which the files have five."""
+    known = Classes(("a", "b", "c"), (1, 2, 3))
+    row = dataclasses.replace(entry, make=lambda: model.with_classes(things=3), classes=known)
     monkeypatch.setitem(table.ENTRIES, row.name, row)
     return row
 
@@ -75,21 +84,26 @@ def same(ours, theirs):
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def test_the_number_of_classes_is_read_off_the_file(tmp_path, entry, state, variables):
+def test_files_of_the_row_s_classes_keep_their_names(tmp_path, entry, state):
     found = hub.read_as(written(tmp_path, {"model": state}), entry)
+    assert found.classes == entry.classes
+
+
+def test_the_number_of_classes_is_read_off_the_file(tmp_path, three, state, variables):
+    found = hub.read_as(written(tmp_path, {"model": state}), three)
     assert found.model.classes.things == 5
     assert found.classes == Classes()  # the row's names belong to other classes
     same(found.variables, variables)
 
 
-def test_names_go_with_it_there_and_back_by_the_commands(tmp_path, entry, state, capsys):
+def test_names_go_with_it_there_and_back_by_the_commands(tmp_path, three, state, capsys):
     path = written(tmp_path, {"model": state})
     ours, back = tmp_path / "ours", tmp_path / "back.safetensors"
-    arguments = ["convert", str(path), "--as", entry.name, "--out", str(ours)]
+    arguments = ["convert", str(path), "--as", three.name, "--out", str(ours)]
     assert cli.main([*arguments, "--names", "u,v,w,x,y"]) == 0
     assert segjax.pretrained(ours).classes.names == ("u", "v", "w", "x", "y")
     assert cli.main(["convert", str(ours), "--to", "torchvision", "--out", str(back)]) == 0
-    again = hub.read_as(back, entry, names=("u", "v", "w", "x", "y"))
+    again = hub.read_as(back, three, names=("u", "v", "w", "x", "y"))
     same(again.variables, segjax.load(ours)[1])
     (tmp_path / "names.txt").write_text("u\nv\n")
     capsys.readouterr()

@@ -70,12 +70,29 @@ def count_classes(
       do not agree on one number.
     """
     counts = model.classes
+    if _all_fit(state, rules, model):
+        return counts.things, counts.pixels
     things = pixels = None
     if counts.things is not None:
         things = _count(state, rules, model.with_classes(things=1), model.with_classes(things=2))
     if counts.pixels is not None:
         pixels = _count(state, rules, model.with_classes(pixels=1), model.with_classes(pixels=2))
     return things, pixels
+
+
+def _all_fit(state: Mapping[str, Array], rules: Sequence[Rule], model: Model) -> bool:
+    """Returns True if no tensor has another shape than in the model as it is."""
+    wanted = by_path(variable_shapes(model))
+    for name, array in state.items():
+        path, layout = path_of(rules, name) if _knows(rules, name) else (None, None)
+        if path not in wanted or layout is None:
+            continue
+        try:
+            if layout.ours(np.asarray(array)).shape != wanted[path].shape:
+                return False
+        except (ValueError, IndexError):
+            return False
+    return True
 
 
 def _count(state: Mapping[str, Array], rules: Sequence[Rule], one: Model, two: Model) -> int | None:
