@@ -1,6 +1,6 @@
-"""Datasets, from files to padded batches of numpy arrays.
+"""Datasets, from files on disk to padded batches of NumPy arrays.
 
-Neither JAX nor Flax is imported here, so that worker processes start quickly.
+This package imports neither JAX nor Flax, so that worker processes start quickly.
 """
 
 from segjax.data.config import DataConfig as DataConfig

@@ -1,4 +1,4 @@
-"""Boxes compared with their masks: which convention a file follows, if it is not COCO's."""
+"""Compares boxes with their masks, to detect files that do not follow COCO's convention."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,17 +7,18 @@ import numpy as np
 
 from segjax.data.problems import Problems
 
-# Less than this overlap with the mask's own box, and a box is of something else.
+# A box whose IoU with its mask's bounding box is below this is wrong ("far").
 _FAR = 0.5
-# With more than two far boxes and this share of all, the file follows another convention.
+# A file with more than two far boxes, and more than this fraction of all, uses another convention.
 _SYSTEMATIC = 0.1
 
 
 class BoxCheck:
-    """Counts boxes that are not their mask's, and coordinates that are fractions.
+    """Counts boxes that do not fit their mask, and coordinates that are fractions.
 
-    Single ones are mistakes of whoever drew them: the mask's box is taken. Many are another
-    convention: the file is refused, as the boxes of objects without a mask would be wrong too.
+    A few such boxes are annotation mistakes, and the mask's bounding box replaces them. Many of
+    them indicate another convention. The file is then rejected, because the boxes of objects
+    without a mask would be wrong too.
     """
 
     def __init__(self) -> None:
@@ -32,11 +33,11 @@ class BoxCheck:
         size: tuple[int, int],
         where: str,
     ) -> None:
-        """Looks at one object.
+        """Checks one object.
 
         Args:
-          entry: the annotation as in the file.
-          outline: `(x0, y0, x1, y1)` of its mask; None without a mask.
+          entry: annotation, as in the file.
+          outline: bounding box `(x0, y0, x1, y1)` of its mask; None without a mask.
           size: (height, width) of the image.
           where: name of the object in messages.
         """
@@ -56,7 +57,7 @@ class BoxCheck:
                 self._far.append((where, _convention(bbox, outline, size[0])))
 
     def report(self, problems: Problems) -> None:
-        """Adds what was found to the problems of the file."""
+        """Adds the findings to the problems of the file."""
         if _is_systematic(self._fractions, self._objects):
             for where in self._fractions:
                 problems.add("fraction_coordinates", f"{where}: wanted pixels")
@@ -71,24 +72,25 @@ def _is_systematic(found: Sequence[Any], total: int) -> bool:
 
 
 def is_far(bbox: Sequence[float | int], outline: tuple[int, int, int, int]) -> bool:
-    """Returns True for a box whose overlap (IoU) with its mask's box is below one half.
+    """Returns True if the IoU of a box with its mask's bounding box is below one half.
 
     Args:
       bbox: `(x, y, width, height)` in pixels.
-      outline: `(x0, y0, x1, y1)` of the mask.
+      outline: bounding box `(x0, y0, x1, y1)` of the mask.
     """
     x, y, w, h = bbox
     ours = (x, y, x + w, y + h)
-    if not w or not h:  # COCO has such; training leaves them out
+    if not w or not h:  # COCO has such boxes, and training drops them
         return False
-    # Masks cover whole pixels: a box that is right can be off by one on each side.
+    # Masks cover whole pixels, so that a correct box can be off by one on each side. For a tiny
+    # object, this alone lowers the IoU.
     if np.abs(np.subtract(ours, outline)).max() <= 2:
         return False
     return _iou(ours, outline) < _FAR
 
 
 def is_box(polygon: Sequence[Any], bbox: Any) -> bool:
-    """Returns True for a polygon of four numbers that repeat the box, as sizes or corners."""
+    """Returns True if a polygon is just the box again, as four numbers (xywh or xyxy)."""
     if len(polygon) != 4 or not isinstance(bbox, list) or len(bbox) != 4:
         return False
     if not all(map(is_number, [*polygon, *bbox])):
@@ -98,7 +100,7 @@ def is_box(polygon: Sequence[Any], bbox: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Returns True for a finite number of sensible size from a JSON file."""
+    """Returns True if a value from a JSON file is a finite number of plausible magnitude."""
     return type(value) in (int, float) and bool(np.isfinite(value)) and abs(value) < 1e9
 
 
@@ -111,7 +113,7 @@ def _are_fractions(numbers: Any) -> bool:
 def _convention(
     bbox: Sequence[float | int], outline: tuple[int, int, int, int], height: int
 ) -> str:
-    """Names the convention in which a box would be its mask's."""
+    """Describes the convention under which a box fits its mask; "" if none does."""
     a, b, c, d = bbox
     forms: dict[str, Sequence[float | int]] = {
         "looks like x0 y0 x1 y1, wanted x y width height": (a, b, c, d),

@@ -1,11 +1,11 @@
 """COCO instances as a TFDS dataset in ArrayRecord files, built and read without TensorFlow.
 
-TFDS's own `coco/2017` has no instance masks and cuts areas to whole numbers, so that AP by size
-shifts; this one keeps the image bytes as they are, areas and boxes as the file's floats, and
-masks as RLE text. Examples stand in the order of their image ids, and next to the records lies a
-small index (sizes, counts), so that batches are planned without reading images.
+TFDS's own `coco/2017` lacks instance masks and truncates areas to integers, which shifts AP by
+size. This dataset keeps encoded images unchanged, areas and boxes as floats, and masks as RLE text.
+Examples are ordered by image id. A small index of sizes and counts next to the records makes it
+possible to plan batches without reading images.
 
-Processes that prepare one dataset at once wait for each other.
+Processes that prepare the same dataset at the same time wait for each other.
 """
 
 import dataclasses
@@ -56,16 +56,16 @@ from segjax.data.store import ImageStore, StoreError
 from segjax.data.together import check_classes, check_format, match_categories, raise_fatal
 
 VERSION = "1.4.0"
-# What must be unpacked to be read is put here, in the folder of the dataset, and then deleted.
+# Subfolder of the dataset for files that must be unpacked to be read; deleted after the build.
 _UNPACKED = "unpacked"
 
 
 @dataclasses.dataclass(eq=False)
 class CocoConfig(tfds.core.BuilderConfig):
-    """Names the data to build.
+    """TFDS builder config that wraps a `DataConfig`.
 
     Attributes:
-      data: names the format, where the data lie, and the labels.
+      data: config that names the format, location and labels of the data.
     """
 
     data: DataConfig = DataConfig()
@@ -73,11 +73,14 @@ class CocoConfig(tfds.core.BuilderConfig):
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Looks nothing up in the cloud: no bucket holds this dataset."""
+        """Does nothing: there is no cloud bucket with this dataset."""
 
 
 class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
-    """Objects with masks, and labels, of any format; configs "2017" download COCO's own."""
+    """TFDS builder for objects with masks and semantic labels, from any format.
+
+    The configs "2017" and "2017_skip" download COCO 2017.
+    """
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS: ClassVar = [
@@ -91,7 +94,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         ),
     ]
     pkg_dir_path = epath.Path(__file__).parent
-    # TFDS 4.9.10 finds this with a package that it does not declare (importlib_resources).
+    # By default, TFDS 4.9.10 finds this path with importlib_resources, which it does not declare.
     code_path = epath.Path(__file__)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -144,7 +147,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         config = self._config
 
         def download(urls: dict[str, str]) -> dict[str, Path]:
-            # TFDS returns paths of a class of its own.
+            # TFDS returns paths of its own class.
             return {name: Path(path) for name, path in dl_manager.download(urls).items()}
 
         workspace = Workspace(download, Path(self.data_dir) / _UNPACKED)
@@ -169,7 +172,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
             reader = self.labels.readers.get(name)
             examples = self._generate_examples(name, datasets[name], split.images, reader)
             first = next(examples, None)
-            # TFDS writes no split without examples: such a one has an index of no rows alone.
+            # TFDS cannot write a split without examples; it only gets an index without rows.
             if first is not None:
                 made[name] = itertools.chain([first], examples)
         return made
@@ -210,9 +213,11 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
     def _read(
         self, dataset: CocoDataset, image: ImageRecord, store: ImageStore
     ) -> tuple[bytes, int] | None:
-        """Reads and tries an image, once, so that training never meets one that fails.
+        """Reads and verifies an image, so that training never encounters one that fails.
 
-        Returns its bytes, and how it is turned when it is decoded.
+        Returns:
+          The bytes of the file, and the EXIF orientation to apply when it is decoded; None if the
+          image is skipped.
         """
         try:
             data, orientation = examine(image, store, self._config, dataset.problems)
@@ -228,16 +233,16 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(config: DataConfig) -> Prepared:
-    """Builds the dataset, unless the cache holds it for these very files.
+    """Builds the dataset, unless the cache already contains it for exactly these files.
 
     Args:
-      config: which data; how they are resized and batched does not matter.
+      config: names the data and the labels; resizing and batching do not matter.
 
     Returns:
-      What lies on disk.
+      The dataset on disk.
 
     Raises:
-      CocoError: if the annotations or images cannot be used; the text names what and where.
+      CocoError: if annotations or images cannot be used; the message says which, and why.
     """
     cache = Path(config.cache_dir).expanduser()
     cache.mkdir(parents=True, exist_ok=True)
@@ -250,13 +255,13 @@ def prepare(config: DataConfig) -> Prepared:
 
 
 def open_records(split: PreparedSplit) -> Any:
-    """Opens the records of a split for random access; images and labels come encoded.
+    """Opens the records of a split for random access; images and labels stay encoded.
 
     Args:
-      split: what `prepare` gave.
+      split: split of a dataset from `prepare`.
 
     Returns:
-      A sequence of examples, as the features in `SegjaxCoco` say; empty for a split of no images.
+      A sequence of examples with the features of `SegjaxCoco`; empty for a split without images.
     """
     if not len(split.index):
         return []
@@ -267,11 +272,11 @@ def open_records(split: PreparedSplit) -> Any:
 
 
 def _build(config: DataConfig, cache: Path, home: Path) -> None:
-    """Builds into a new folder; the file that marks it complete is written last."""
+    """Builds the dataset in a new folder; the file that marks it as complete is written last."""
     shutil.rmtree(home, ignore_errors=True)
     downloads = tfds.download.DownloadConfig(try_download_gcs=False)
     if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # whole pages of it in a log file
+        tfds.disable_progress_bar()  # it would fill pages of a log file
     with _quiet(), _room_errors(cache):
         builder = SegjaxCoco(config=CocoConfig(name="prepared", data=config), data_dir=str(home))
         builder.download_and_prepare(
@@ -298,14 +303,14 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
 
 
 def _check_labels(builder: SegjaxCoco, where: str) -> None:
-    """Looks at all label maps together, now that they have been read."""
+    """Checks all label maps together, once they have been read."""
     problems = builder.labels.problems()
     raise_fatal(problems, where)
     builder.together.update(problems)
 
 
 def _place(config: DataConfig) -> str:
-    """Names what a dataset is prepared from, whatever the state of its files."""
+    """Identifies the source of a dataset, independently of the contents of its files."""
     root = str(Path(config.root).expanduser().absolute()) if config.root else ""
     labels = (config.semantic, config.semantic_root, config.semantic_ignore, config.semantic_values)
     files = (config.train_json, config.val_json, config.test_json, config.image_root)
@@ -321,7 +326,7 @@ def _labels_facts(labels: Labels) -> dict[str, Any]:
 
 
 def _fingerprint(builder: SegjaxCoco) -> str:
-    """Hashes what was built: a run may continue with any copy of it."""
+    """Hashes the contents of the dataset, so that a run can resume with any copy of it."""
     digest = hashlib.blake2b(VERSION.encode(), digest_size=8)
     digest.update(repr([(c.id, c.name) for c in builder.categories]).encode())
     for name, annotated in sorted(builder.annotated.items()):
@@ -359,7 +364,7 @@ def _example(
 
 
 def _panoptic_fields(reader: SegmentReader, image: ImageRecord) -> tuple[bytes, dict[str, Any]]:
-    """Gives what an example holds for evaluation, and the bytes that it is known by."""
+    """Returns the bytes to hash, and the panoptic features of an example, for evaluation."""
     png, segments = reader.segments(image)
     rows = [dataclasses.asdict(segment) for segment in segments]
     return png + json.dumps(rows).encode(), {"panoptic": io.BytesIO(png), "segments": rows}
@@ -367,7 +372,7 @@ def _panoptic_fields(reader: SegmentReader, image: ImageRecord) -> tuple[bytes, 
 
 @contextmanager
 def _room_errors(cache: Path) -> Iterator[None]:
-    """Says which folder is full; the writers of TFDS and of ArrayRecord name none."""
+    """Names the folder when the disk is full, which the writers of TFDS and ArrayRecord do not."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -386,7 +391,7 @@ def _room_errors(cache: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mutes TFDS's announcements of sizes that it does not know."""
+    """Silences TFDS's messages about dataset sizes that it does not know."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Canvases: the padded sizes of images, for training, evaluation and prediction alike."""
+"""Canvases: padded image sizes for training, evaluation and prediction."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,15 @@ Canvas = tuple[int, int]
 def fit(
     image: UInt8[np.ndarray, "h w 3"], config: DataConfig, divisor: int
 ) -> tuple[UInt8[np.ndarray, "H W 3"], tuple[int, int]]:
-    """Resizes an image as evaluation does, and pads it at the right and at the bottom.
+    """Resizes an image as in evaluation, and pads it on the right and at the bottom.
 
     Args:
-      image: RGB, of any size.
-      config: `transforms` and the fields that stand for them, and `buckets`.
-      divisor: where none of `config.buckets` holds the image, the padded sides are its smallest
-        multiples that do, in pixels.
+      image: RGB image of any size.
+      config: resizing (`transforms`, or the individual fields) and `buckets`.
+      divisor: divisor of the padded sides, in pixels, if none of `config.buckets` is large enough.
 
     Returns:
-      The padded image, zero outside, and the (height, width) of the image inside.
+      The image padded with zeros, and its (height, width) without the padding.
     """
     resized = apply(config.steps(), Example.of_image(image), None)
     place = int(_smallest(np.array([resized.size]), config.buckets or ())[0])
@@ -39,12 +38,12 @@ def derive_canvases(sizes: Int64[np.ndarray, "images 2"], config: DataConfig) ->
 
     Args:
       sizes: (height, width) of the images as stored.
-      config: how they are resized, and `buckets`, `size_divisor`.
+      config: resizing, `buckets` and `size_divisor`.
 
     Returns:
-      `config.buckets`, or one canvas for landscape (and square) and one for portrait images, as
-      small as the images allow; one alone where both would waste little (a quarter) of it; none
-      without images.
+      `config.buckets` if set. Otherwise, one canvas for landscape and square images and one for
+      portrait images, as small as possible. A joint canvas replaces the two if its area exceeds
+      that of the smaller one by at most a quarter. Without images there is no canvas.
     """
     if config.buckets is not None:
         return config.buckets
@@ -68,8 +67,8 @@ def assign_canvases(
 
     Args:
       sizes: (height, width) of the images as stored.
-      canvases: to choose from.
-      config: how images are resized.
+      canvases: canvases to choose from.
+      config: resizing of the images.
 
     Returns:
       The index of each image's canvas.
@@ -78,7 +77,7 @@ def assign_canvases(
       ValueError: if an image fits on no canvas.
     """
     if not len(sizes):
-        return np.zeros(0, np.int64)  # and perhaps there is no canvas either
+        return np.zeros(0, np.int64)  # there may be no canvases either
     unique, inverse = np.unique(sizes, axis=0, return_inverse=True)
     needed = _needed_sizes(unique, config)
     best = _smallest(needed, canvases)
@@ -93,7 +92,7 @@ def assign_canvases(
 
 
 def round_up(size: Sequence[int], divisor: int) -> Canvas:
-    """Returns the smallest (height, width) of multiples of `divisor` that holds a size."""
+    """Rounds a (height, width) up to multiples of `divisor`."""
     height, width = (-(-int(side) // divisor) * divisor for side in size)
     return height, width
 
@@ -101,7 +100,7 @@ def round_up(size: Sequence[int], divisor: int) -> Canvas:
 def _smallest(
     sizes: Int64[np.ndarray, "n 2"], canvases: Sequence[Canvas]
 ) -> Int64[np.ndarray, " n"]:
-    """Finds the canvas of least area that holds each size; -1 where none does."""
+    """Finds the smallest canvas by area that holds each size; -1 if none does."""
     if not canvases:
         return np.full(len(sizes), -1, np.int64)
     fits = (sizes[:, None] <= np.asarray(canvases)[None]).all(axis=2)
@@ -111,7 +110,7 @@ def _smallest(
 
 
 def _needed_sizes(sizes: Int64[np.ndarray, "n 2"], config: DataConfig) -> Int64[np.ndarray, "n 2"]:
-    """Returns the largest height and width that each image can get."""
+    """Returns the largest height and the largest width that each image can be resized to."""
     steps = config.steps()
     needed = np.zeros((len(sizes), 2), np.int64)
     for row, (height, width) in enumerate(sizes.tolist()):

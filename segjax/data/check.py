@@ -1,4 +1,4 @@
-"""All the defects of a dataset, listed without stopping at any."""
+"""Lists all defects of a dataset, without stopping at the first."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,16 +27,16 @@ from segjax.data.together import (
 
 
 def splits_to_check(config: DataConfig) -> Mapping[str, Split]:
-    """Opens the splits of a dataset that lies on disk.
+    """Opens the splits of a dataset that is on disk.
 
     Args:
-      config: which data, and which labels.
+      config: names the data and the labels.
 
     Returns:
       The splits by name.
 
     Raises:
-      CocoError: if something is missing; it names what.
+      CocoError: if something is missing; the message names it.
       ValueError: if the data would have to be downloaded.
     """
 
@@ -53,19 +53,19 @@ def splits_to_check(config: DataConfig) -> Mapping[str, Split]:
 def check_dataset(
     config: DataConfig, *, decode: bool = True, masks: bool = True
 ) -> dict[str, Problems]:
-    """Finds the defects of all splits, each alone and then together, as preparing them does.
+    """Finds the defects of each split, and of all splits together, as preparing the data does.
 
     Args:
-      config: which data, and which labels.
-      decode: also decode every image and map, which takes a few milliseconds each.
-      masks: True to ask for masks, which models of boxes alone do without.
+      config: names the data and the labels.
+      decode: also decode every image and label map, which takes a few milliseconds each.
+      masks: require masks; False for models that predict boxes only.
 
     Returns:
-      Named defects with counts and first places by split, and those of all splits together as
-      "all splits".
+      Named defects by split, with counts and the first places they occur. Defects that concern
+      all splits together are under "all splits".
 
     Raises:
-      CocoError: if an annotation file is not a JSON object with the three lists, or label files
+      CocoError: if an annotation file is not a JSON object with the three lists, or if label files
         cannot be used.
       ValueError: if the data would have to be downloaded.
     """
@@ -105,12 +105,12 @@ def check(split: Split, *, decode: bool = True) -> Problems:
     """Finds the defects of one split.
 
     Args:
-      split: one of `splits_to_check`, or `segjax.data.formats.coco_folder.coco_split(...)` of an
-        annotation file.
+      split: split from `splits_to_check`, or from
+        `segjax.data.formats.coco_folder.coco_split(...)` for a single annotation file.
       decode: also decode every image, which takes a few milliseconds each.
 
     Returns:
-      Named defects with counts and first places.
+      Named defects, with counts and the first places they occur.
 
     Raises:
       CocoError: if an annotation file is not a JSON object with the three lists.
@@ -124,7 +124,7 @@ def check(split: Split, *, decode: bool = True) -> Problems:
 def _check_files(
     dataset: CocoDataset, store: ImageStore, labels: LabelReader | None, config: DataConfig
 ) -> None:
-    """Decodes every image and reads its labels."""
+    """Decodes every image, reads its labels, and adds what fails to `dataset.problems`."""
     for image in dataset.images:
         where = f"image {image.id} ({image.file_name})"
         try:
@@ -132,7 +132,7 @@ def _check_files(
         except (ImageError, StoreError) as error:
             dataset.problems.add("bad_image", f"{where} {error}")
             if not image.height:
-                continue  # of unknown size, that its labels could be compared with
+                continue  # labels cannot be checked against an unknown image size
         try:
             if labels is not None:
                 labels.read(image)

@@ -1,7 +1,7 @@
-"""COCO annotation files, read with every fact checked.
+"""Reads and validates COCO annotation files.
 
-What would train wrongly stops with a name for it; harmless defects, which COCO itself has, are
-counted. `segjax.data.check` lists both.
+Defects that would corrupt training raise an error that names them. Harmless ones, which COCO itself
+has, are counted. `segjax.data.check` lists both.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ MAX_JSON_BYTES = 4 << 30
 
 
 class CocoError(ValueError):
-    """An annotation file, or an image folder, that cannot be used as it is."""
+    """Raised for annotation files and image folders that cannot be used as they are."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Category:
-    """A class as the file names it; the class index is its rank by id."""
+    """A class as in the annotation file; its class index is its rank when sorted by id."""
 
     id: int
     name: str
@@ -42,14 +42,14 @@ class Annotation:
     """One object.
 
     Attributes:
-      id: as in the file.
-      category_id: as in the file.
-      bbox: `(x, y, width, height)` in pixels, as in the file.
-      area: pixels, as in the file.
+      id: id in the file.
+      category_id: category id in the file.
+      bbox: bounding box `(x, y, width, height)` in pixels, as in the file.
+      area: area in pixels, as in the file.
       is_crowd: True for a region of many objects.
-      counts: canonical compressed RLE of the mask over the whole image; `rle.empty_counts` where
-        the segmentation covers no pixel, which evaluation counts as an object that nothing can
-        match, as pycocotools does; "" if there is not a segmentation.
+      counts: canonical compressed RLE of the mask over the whole image; "" without a segmentation.
+        `rle.empty_counts` if the segmentation covers no pixel. Evaluation counts such an object,
+        though nothing can match it, as does pycocotools.
     """
 
     id: int
@@ -62,7 +62,7 @@ class Annotation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image and its objects, in the file's order."""
+    """One image and its objects, in the order of the file."""
 
     id: int
     file_name: str
@@ -76,10 +76,10 @@ class CocoDataset:
     """A validated annotation file.
 
     Attributes:
-      categories: in the order of their ids, which is the order of class indices.
-      images: in the order of their ids.
-      problems: what was found.
-      parents: names that categories give as their supercategory.
+      categories: categories ordered by id, which is the order of class indices.
+      images: images ordered by id.
+      problems: defects of the file.
+      parents: names of the supercategories.
     """
 
     categories: tuple[Category, ...]
@@ -99,18 +99,19 @@ def load_coco(
     """Reads and validates an `instances_*.json`.
 
     Args:
-      annotations_json: the file.
-      images: the folder, or another store, of its images.
-      on_problem: "raise" stops at defects that are not in `HARMLESS`; "collect" leaves the
-        defective entries out and only counts them.
-      max_pixels: largest image that is read, height x width.
-      upright: True if images are turned as their EXIF orientation says.
+      annotations_json: path of the file.
+      images: folder, or another store, of the images.
+      on_problem: "raise" raises an error on defects that are not in `HARMLESS`; "collect" skips the
+        defective entries and counts them.
+      max_pixels: largest accepted image, height x width.
+      upright: True if the annotations refer to images with their EXIF orientation applied.
 
     Returns:
       The dataset, with masks as compressed RLE.
 
     Raises:
-      CocoError: if the file cannot be read, or names of defects with counts and first places.
+      CocoError: if the file cannot be read, or has defects; the message lists these with counts and
+        the first places they occur.
     """
     store = images if isinstance(images, ImageStore) else FolderStore(images)
     content = load_json(Path(annotations_json))
@@ -133,18 +134,19 @@ def read_content(
     max_pixels: int = MAX_IMAGE_PIXELS,
     upright: bool = False,
 ) -> CocoDataset:
-    """Validates what an annotation file holds; other formats bring theirs to this form.
+    """Validates the contents of an annotation file; other formats convert theirs to this form.
 
     Args:
-      content: object with the lists "images", "annotations" and "categories", as COCO's.
-      where: name of the file or folder in messages.
-      store: images.
-      on_problem: as for `load_coco`.
-      max_pixels: as for `load_coco`.
-      upright: as for `load_coco`.
+      content: JSON object with the lists "images", "annotations" and "categories", as in COCO.
+      where: name of the file or folder for messages.
+      store: store of the images.
+      on_problem: action on defects, see `load_coco`.
+      max_pixels: largest accepted image, height x width.
+      upright: True if the annotations refer to images with their EXIF orientation applied.
 
     Raises:
-      CocoError: names of defects with counts and first places.
+      CocoError: if there are defects; the message lists them with counts and the first places they
+        occur.
     """
     dataset = _Reader(store, max_pixels, upright).read(content)
     if on_problem == "raise" and dataset.problems.fatal():
@@ -161,15 +163,16 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
     """Reads an annotation file in one of COCO's formats.
 
     Args:
-      path: the file.
+      path: path of the file.
       kind: "instances" or "panoptic".
 
     Returns:
-      Its object, with the lists "annotations" and "categories", and for instances "images":
-      panoptic results of other tools have none, and reading them needs none.
+      The JSON object, with the lists "annotations" and "categories" and, for instances, "images".
+      Panoptic files do not have to list images: those of other tools often lack the list, and it is
+      not needed to read them.
 
     Raises:
-      CocoError: if the file is missing, too large, no JSON, or lacks a list.
+      CocoError: if the file is missing, too large, invalid JSON, or lacks a list.
     """
     if not path.is_file():
         raise CocoError(f"no annotation file at {path}")
@@ -189,9 +192,9 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
 
 
 class _Reader:
-    """Collects records and problems; entries with a problem that is not harmless are left out.
+    """Collects records and problems, skipping entries with problems that are not harmless.
 
-    What is left out is named once: objects of a refused image or category are not looked at.
+    Each cause is reported once: the objects of a rejected image are skipped without a report.
     """
 
     def __init__(self, store: ImageStore, max_pixels: int, upright: bool) -> None:
@@ -239,7 +242,7 @@ class _Reader:
             self.problems.add("category_gap", f"{min(self.categories)}..{max(self.categories)}")
 
     def _check_names(self, objects: dict[int, list[Annotation]]) -> None:
-        """Finds names that two categories share: results and splits are matched by name."""
+        """Reports names shared by several categories: splits and results are matched by name."""
         used = {a.category_id for found in objects.values() for a in found}
         for name, ids in _ids_by_name(self.categories).items():
             if len(ids) > 1:
@@ -270,7 +273,7 @@ class _Reader:
     def _image_fault(
         self, number: int, entry: dict[str, Any], seen: set[str]
     ) -> tuple[str, str] | None:
-        """Checks name and size of an image; keeps the size of a good one."""
+        """Returns what is wrong with an image's name or size; records the size if nothing is."""
         name: Any = entry.get("file_name")
         where = f"image {number} ({name!r:.300})"
         problem = self.store.problem(name)
@@ -312,7 +315,7 @@ class _Reader:
         return objects
 
     def _annotation(self, number: int, entry: dict[str, Any]) -> Annotation | None:
-        """Checks one object; None after counting what is wrong with it."""
+        """Validates one object; returns None after counting a defect that rules it out."""
         where = f"annotation {number}"
         crowd = entry.get("iscrowd", 0)
         if is_id(entry.get("image_id")) and entry["image_id"] in self.refused:
@@ -336,7 +339,7 @@ class _Reader:
         return Annotation(number, entry["category_id"], bbox, area, bool(crowd), counts)
 
     def _known(self, entry: dict[str, Any], where: str) -> bool:
-        """Checks that the image and the category exist."""
+        """Returns True if the image and the category exist; counts a problem otherwise."""
         for key, known in (("image_id", self.sizes), ("category_id", self.categories)):
             if not is_id(entry.get(key)) or entry[key] not in known:
                 self.problems.add(f"unknown_{key}", f"{where}: {key} {entry.get(key)!r:.40}")
@@ -346,7 +349,7 @@ class _Reader:
     def _mask_facts(
         self, entry: dict[str, Any], height: int, width: int, where: str
     ) -> tuple[str, tuple[int, int, int, int] | None, int | None]:
-        """Returns a mask's counts, and its box and its area, or None for a mask of no pixel."""
+        """Returns the counts, bounding box and area of a mask; the last two are None if empty."""
         counts, notes = read_mask(entry, height, width)
         for note in notes:
             self.problems.add(note, where)
@@ -370,7 +373,7 @@ class _Reader:
         width: int,
         where: str,
     ) -> tuple[float, float, float, float] | None:
-        """Checks `(x, y, width, height)` and compares it with the mask's outline."""
+        """Checks `(x, y, width, height)`, and compares it with the bounding box of the mask."""
         if value in (None, []) and outline is not None:
             self.problems.add("missing_bbox", where)
             x0, y0, x1, y1 = (float(side) for side in outline)
@@ -387,7 +390,7 @@ class _Reader:
             self.problems.add("box_outside", f"{where}: {value}")
         if w == 0 or h == 0:
             self.problems.add("zero_size_box", where)
-        if outline and is_far((x, y, w, h), outline):  # counted by `boxes`
+        if outline and is_far((x, y, w, h), outline):  # `self.boxes` reports it
             x0, y0, x1, y1 = (float(side) for side in outline)
             return x0, y0, x1 - x0, y1 - y0
         if outline and np.abs(np.subtract(outline, (x, y, x + w, y + h))).max() > 2:
@@ -402,7 +405,7 @@ class _Reader:
             return float(bbox[2] * bbox[3] if pixels is None else pixels)
         if not is_number(value) or value < 0:
             return self._refuse("bad_area", f"{where}: {value!r:.40}")
-        # A polygon's own area differs from its raster's by up to half its outline.
+        # The area of a polygon differs from that of its raster by up to half its perimeter.
         slack = max(0.01 * value, 2 * (bbox[2] + bbox[3]))
         if pixels is not None and abs(pixels - value) > slack:
             self.problems.add("area_mismatch", f"{where}: {value} for {pixels} pixels")
@@ -410,12 +413,12 @@ class _Reader:
 
 
 def is_id(value: Any) -> bool:
-    """Says whether a value from a JSON file can be an id: a whole number of 64 bits."""
+    """Returns True if a value from a JSON file can be an id: a 64-bit integer, not a bool."""
     return type(value) is int and -(1 << 63) <= value < 1 << 63
 
 
 def _fields(entry: Any, *names: str) -> str:
-    """Tells an entry by the fields that should identify it."""
+    """Describes an invalid entry by the fields that should identify it."""
     if not isinstance(entry, dict):
         return f"{entry!r:.80}, wanted an object"
     given = ", ".join(f"{name} {entry.get(name)!r:.200}" for name in names)
@@ -431,13 +434,13 @@ def _ids_by_name(categories: dict[int, str]) -> dict[str, list[int]]:
 
 
 def merge_categories(lists: Sequence[Sequence[Category]]) -> tuple[Category, ...]:
-    """Unites the splits' categories, so that an index means the same class in each.
+    """Merges the categories of all splits, so that a class index has one meaning in all of them.
 
     Args:
-      lists: the categories of each split.
+      lists: categories of each split.
 
     Returns:
-      All of them, in the order of their ids.
+      All categories, ordered by id.
 
     Raises:
       CocoError: if an id has two names.

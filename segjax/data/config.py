@@ -1,4 +1,4 @@
-"""Settings of the data and of feeding them: one frozen dataclass."""
+"""Configuration of the dataset and the input pipeline: one frozen dataclass."""
 
 import dataclasses
 from typing import Literal
@@ -23,77 +23,79 @@ _SIZES = ("batch_size", "eval_batch_size", "long_side", "size_divisor", "max_ima
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Data of a run.
+    """Dataset and input pipeline of a run.
 
     Attributes:
       root: folder in COCO format: `train/`, `val/` and `annotations/instances_{train,val}.json`;
-        COCO's own names (`train2017/`, `instances_train2017.json`) are found too. Not used by
-        `name="2017"`; where `name="shapes"` writes its images, if not empty.
+        COCO's own names (`train2017/`, `instances_train2017.json`) work too. Unused with
+        `name="2017"`; with `name="shapes"`, the folder to write images to, if not empty.
       name: format of the data, a row of `segjax.data.formats.FORMATS`: "folder" reads `root`;
-        "2017" downloads COCO 2017; "shapes" makes pictures of shapes.
-      train_json: COCO annotation file of the training split, in place of the one that `root` would
-        have; file names in it are below `image_root`.
-      val_json: annotation file of the validation split, likewise.
-      test_json: annotation file of the test split, likewise; optional.
-      image_root: folder of the images of these files; "" takes `root`.
-      shapes: what "shapes" makes.
-      cache_dir: where prepared datasets, downloads and made pictures are kept.
-      base_url: where "2017" finds `zips/` and `annotations/`.
+        "2017" downloads COCO 2017; "shapes" draws synthetic images; "yolo" reads a YOLO folder.
+      train_json: COCO annotation file of the training split, used instead of the one in `root`;
+        its file names are relative to `image_root`.
+      val_json: annotation file of the validation split, as `train_json`.
+      test_json: annotation file of the test split, as `train_json`; optional.
+      image_root: folder of the images in these files; "" uses `root`.
+      shapes: settings of the synthetic dataset "shapes".
+      cache_dir: folder for prepared datasets, downloads and synthetic images.
+      base_url: address of `zips/` and `annotations/` for "2017".
       semantic: semantic labels to train on, "none" or a row of `segjax.data.labels.LABELS`:
-        "stuffthingmaps", "panoptic", "folder" or "instances"; docs/data.md has a table of them.
-      semantic_root: folder with the maps ("stuffthingmaps" and "folder": `train/`; "panoptic": the
-        json and its folder) where they do not lie below `root`.
-      semantic_ignore: number in the PNGs of "folder" that is ignored, in addition to 255.
-      semantic_values: numbers in the PNGs of "folder" that are the classes 0, 1, ..., in order,
-        where they are not 0, 1, ... themselves: (0, 255) for black and white masks. Then
-        `semantic_ignore` counts for nothing unless it is one of them.
-      merge_things: what becomes of the things among the semantic labels, for models that tell them
-        apart by instances: "first" makes all of them class 0 and stuff 1..S, as Detectron2's
-        panoptic FPN wants it; "last" makes stuff 0..S-1 and all things S, as MMDetection's does;
-        "no" leaves the labels as they are, for models of semantic segmentation alone and Hybrid
-        Task Cascade. It is done when batches are made: the prepared dataset is the same.
-      instances: give boxes and masks of objects. False is for models of semantic labels alone:
-        every image is trained on, one empty row stands for its objects, and with
-        `semantic="folder"` there need be no `instances_*.json`.
-      on_bad_image: what to do with image files that cannot be decoded or whose size differs from
-        the annotations: stop, or leave them out and count them. Bad label maps always stop.
-      exif: how images with an EXIF orientation, such as phones write, are read: pixels as "stored",
+        "stuffthingmaps", "panoptic", "folder" or "instances". See the table in docs/data.md.
+      semantic_root: folder of the label maps ("stuffthingmaps" and "folder": `train/`; "panoptic":
+        the json and its folder), if they are not in `root`.
+      semantic_ignore: value to ignore in the PNGs of "folder", in addition to 255.
+      semantic_values: values in the PNGs of "folder" that represent the classes 0, 1, ..., in
+        order, if these are not 0, 1, ... themselves: (0, 255) for black and white masks. A value
+        listed here is a class even if it equals `semantic_ignore` or 255.
+      merge_things: treatment of things in the semantic labels, for models that separate things by
+        instance: "first" maps things to class 0 and stuff to 1..S, as in Detectron2's panoptic
+        FPN; "last" maps stuff to 0..S-1 and things to S, as in MMDetection; "no" keeps the labels,
+        for Hybrid Task Cascade and purely semantic models. Applied when batches are made, so that
+        the prepared dataset stays the same.
+      instances: provide boxes and masks of objects. False is for purely semantic models: training
+        uses every image, a single empty row replaces the objects, and `semantic="folder"` works
+        without `instances_*.json`.
+      on_bad_image: action for images that cannot be decoded or whose size differs from the
+        annotations: raise an error, or skip and count them. Bad label maps always raise.
+      exif: orientation of images with an EXIF tag, such as photos from phones: pixels as "stored",
         which COCO's tools annotate, or "upright", as viewers and most annotation tools show them.
       max_image_pixels: largest image that is read, height x width.
-      follow_links: read images through links that lead out of their folder.
+      follow_links: read images through links that point outside their folder.
       rebuild: prepare the dataset again even if nothing seems to have changed.
-      batch_size: training images a step, over all processes.
-      eval_batch_size: evaluation images a step, over all processes.
+      batch_size: training images per step, over all processes.
+      eval_batch_size: evaluation images per step, over all processes.
       resize: "shortest_edge" scales the short side to `short_side` unless the long side would
-        exceed `long_side`; "fit" scales to fit into `size`; "stretch" scales to `size` whatever
-        the ratio; "none" leaves images as they are.
-      short_side: pixels; several values are drawn from at random for each training image.
-      eval_short_side: pixels; None takes the largest of `short_side`.
-      long_side: pixels.
+        exceed `long_side`; "fit" scales to fit into `size`; "stretch" scales to `size` without
+        preserving the aspect ratio; "none" keeps the size.
+      short_side: length of the short side in pixels; if there are several, each training image
+        draws one at random.
+      eval_short_side: length of the short side in evaluation, in pixels; None uses the largest
+        `short_side`.
+      long_side: upper limit on the long side, in pixels.
       size: (height, width) in pixels for "fit" and "stretch".
-      size_rounding: "nearest" is Detectron2's and MMDetection's `int(x + 0.5)`, "floor"
-        torchvision's.
+      size_rounding: rounding of resized sides: "nearest" is Detectron2's and MMDetection's
+        `int(x + 0.5)`, "floor" is torchvision's.
       interpolation: "cv2" is bilinear without antialiasing (MMDetection, torchvision); "pil"
-        antialiases where it shrinks (Detectron2) and takes ten times as long.
+        antialiases when it shrinks (Detectron2) and takes ten times as long.
       flip: flip half of the training images horizontally.
       buckets: (height, width) canvases, multiples of `size_divisor`; None derives one for
         landscape and one for portrait images from the data.
-      size_divisor: canvases are multiples of this many pixels.
-      max_instances: rows for objects, G.
-      overflow: what to do in training with images of more objects.
-      masks: give masks; False leaves 1 x 1 zeros, for models without mask head.
+      size_divisor: number of pixels that the sides of canvases are multiples of.
+      max_instances: number of rows for objects per image, G.
+      overflow: action for training images with more objects.
+      masks: provide masks; False leaves 1 x 1 zeros, for models without a mask head.
       mask_size: side of the mask rasters, Mh = Mw.
-      mask_frame: what a raster covers: its object's "box", or the whole "image" pixel by pixel,
-        as the peers do, at `max_instances` canvases of memory an image.
-      min_box_size: training drops objects with a side of at most this many input pixels.
-      filter_empty: train only on images with an object that is not a crowd.
-      num_workers: worker processes; 0 loads in threads, which is faster on few cores.
-      prefetch: batches prepared ahead, for each worker.
+      mask_frame: area that a mask raster covers: the object's "box", or the whole "image" at full
+        resolution, as in the peers, which takes `max_instances` canvases of memory per image.
+      min_box_size: side in input pixels up to which training drops objects.
+      filter_empty: train only on images with at least one non-crowd object.
+      num_workers: number of worker processes; 0 loads in threads, which is faster on few cores.
+      prefetch: number of batches to prepare ahead, per worker.
       seed: seed of shuffling and augmentation.
-      transforms: what happens to an image, in order, in place of what `resize`, `short_side`,
-        `eval_short_side`, `long_side`, `size`, `size_rounding`, `interpolation` and `flip` say:
-        values of `segjax.data.transforms`, or others that follow `segjax.data.protocols`. Only
-        Python can set it; None makes them of those fields, see `steps`.
+      transforms: transforms of an image, in order: values from `segjax.data.transforms` or custom
+        ones that follow `segjax.data.protocols`. They replace `resize`, `short_side`,
+        `eval_short_side`, `long_side`, `size`, `size_rounding`, `interpolation` and `flip`. None
+        derives them from those fields, see `steps`. Can only be set from Python.
     """
 
     root: str = ""
@@ -141,9 +143,9 @@ class DataConfig:
     transforms: tuple[Transform | Mix, ...] | None = None
 
     def steps(self) -> tuple[Transform | Mix, ...]:
-        """Returns `transforms`, or those that the short fields stand for: resizing, then flipping.
+        """Returns `transforms`, or resizing and flipping as set by the individual fields.
 
-        Without a generator, as in evaluation and prediction, the same steps only resize.
+        Without a random generator, as in evaluation and prediction, the same steps only resize.
         """
         if self.transforms is not None:
             return self.transforms
@@ -166,8 +168,8 @@ class DataConfig:
         return Fit(self.size, self.size_rounding, self.interpolation)
 
     def _check_names(self) -> None:
-        """Compares the names of format and labels with the tables, which others can extend."""
-        from segjax.data.formats import FORMATS  # whose rows read configs
+        """Checks the names of format and labels against the tables, which users can extend."""
+        from segjax.data.formats import FORMATS  # imports this module
 
         for field, known in (("name", FORMATS), ("semantic", {"none": None, **LABELS})):
             value = getattr(self, field)

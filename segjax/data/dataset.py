@@ -1,4 +1,4 @@
-"""A dataset on disk: found in the cache, or prepared."""
+"""Opens a dataset: finds it in the cache, or prepares it."""
 
 import dataclasses
 import functools
@@ -27,17 +27,18 @@ class Dataset:
     """A dataset on disk, ready to be iterated.
 
     Attributes:
-      class_names: by class index.
-      category_ids: the annotation file's ids, by class index.
-      splits: "train" and "val", as far as there are.
-      fingerprint: changes with annotations, images and labels, not with where they lie.
-      semantic: what the semantic labels were made from, as `DataConfig.semantic` names it.
-      semantic_names: classes of the semantic labels, by label; empty if there are none.
-      merge_things: what became of the things among them, as `DataConfig.merge_things` names it.
-      label_table: the label that each label of the records has become.
-      panoptic_categories: categories of panoptic segments, in the order of their ids; empty unless
+      class_names: names of the classes, by class index.
+      category_ids: ids in the annotation file, by class index.
+      splits: splits by name, such as "train" and "val".
+      fingerprint: hash of annotations, images and labels, independent of their location.
+      semantic: source of the semantic labels, as in `DataConfig.semantic`.
+      semantic_names: class names of the semantic labels, by label; empty without labels.
+      merge_things: treatment of things in these labels, as in `DataConfig.merge_things`.
+      label_table: lookup table from stored labels to training labels.
+      panoptic_categories: categories of panoptic segments, ordered by id; empty unless
         `semantic="panoptic"`.
-      problems: what all splits together showed, a line a kind; each split has its own.
+      problems: defects of all splits taken together, one line per kind; each split also has its
+        own.
     """
 
     class_names: tuple[str, ...]
@@ -57,24 +58,24 @@ class Dataset:
         """Returns a split.
 
         Raises:
-          KeyError: if the dataset has none of this name; the text names those it has.
+          KeyError: if there is no such split; the message lists the existing ones.
         """
         if name not in self.splits:
             raise KeyError(f'no split "{name}": the dataset has {sorted(self.splits)}')
         return self.splits[name]
 
     def instances(self, split: str) -> InstanceTruth:
-        """Returns the objects of a split as annotated, to be read image by image.
+        """Returns the annotated objects of a split, read lazily image by image.
 
         Args:
-          split: "val", or "train".
+          split: name of the split, such as "val".
 
         Returns:
           The objects by image id, in the order of the records, and the categories.
 
         Raises:
           KeyError: if there is no such split.
-          ValueError: if the split has images and labels alone.
+          ValueError: if the split has only images and semantic labels.
         """
         found = self.split(split)
         if not found.annotated:
@@ -86,18 +87,18 @@ class Dataset:
         return InstanceTruth(Truth(found, objects_of), names)
 
     def panoptic(self, split: str) -> Truth[PanopticTruth]:
-        """Returns the panoptic annotation of a split, to be read image by image.
+        """Returns the panoptic annotations of a split, read lazily image by image.
 
         Args:
-          split: "val", or "train".
+          split: name of the split, such as "val".
 
         Returns:
           By image id, in the order of the records: segment ids (int32, (H, W) as stored, 0 where
-          nothing is annotated), and the segments, whose categories are `panoptic_categories`.
+          nothing is annotated), and the segments, with categories from `panoptic_categories`.
 
         Raises:
           KeyError: if there is no such split.
-          ValueError: if the dataset was opened without panoptic annotation.
+          ValueError: if the dataset was opened without panoptic annotations.
         """
         if self.semantic == "none" or not LABELS[self.semantic].has_segments:
             raise ValueError(
@@ -107,14 +108,14 @@ class Dataset:
         return Truth(self.split(split), panoptic_of)
 
     def semantic_labels(self, split: str) -> Truth[UInt8[np.ndarray, "h w"]]:
-        """Returns the semantic labels of a split, to be read image by image.
+        """Returns the semantic labels of a split, read lazily image by image.
 
         Args:
-          split: "val", or "train".
+          split: name of the split, such as "val".
 
         Returns:
-          By image id, in the order of the records: labels (uint8, (H, W) as stored, 255 where
-          nothing is known) of the classes `semantic_names`, things merged as in training.
+          By image id, in the order of the records: labels (uint8, (H, W) as stored, 255 for
+          ignored pixels) that index `semantic_names`, with things merged as in training.
 
         Raises:
           KeyError: if there is no such split.
@@ -128,16 +129,16 @@ class Dataset:
         return Truth(self.split(split), functools.partial(semantic_of, table=self.label_table))
 
     def buckets(self, config: DataConfig) -> tuple[Canvas, ...]:
-        """Returns the canvases (height, width) that batches of any split can have."""
+        """Returns the canvases (height, width) of batches, shared by all splits."""
         index = np.concatenate([split.index for split in self.splits.values()])
         return derive_canvases(image_sizes(index), config)
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Prepares (downloads, draws, builds) what the config names, or finds it in the cache.
+    """Finds the dataset in the cache, or prepares it: downloads, draws and builds as needed.
 
     Args:
-      config: which data.
+      config: names the data and the labels.
 
     Returns:
       The dataset.
@@ -146,7 +147,7 @@ def open_dataset(config: DataConfig) -> Dataset:
       CocoError: if annotations, images or label maps cannot be used.
       ValueError: if the config lacks a field that its format needs.
     """
-    from segjax.data.build import prepare  # which needs TFDS: predicting does not
+    from segjax.data.build import prepare  # requires TFDS, which prediction does not need
 
     prepared = prepare(config)
     how: MergeThings = "no" if config.semantic == "none" else config.merge_things
@@ -166,5 +167,5 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 
 def image_sizes(index: Int64[np.ndarray, "n 6"]) -> Int64[np.ndarray, "n 2"]:
-    """Takes (height, width) out of a split's index."""
+    """Returns the (height, width) columns of a split's index."""
     return index[:, 1:3]

@@ -1,4 +1,4 @@
-"""The look at every image file, the same when data are checked and when they are prepared."""
+"""Verifies single image files, for checking data as well as for preparing it."""
 
 from segjax.data.coco import ImageRecord
 from segjax.data.config import DataConfig
@@ -10,21 +10,21 @@ from segjax.data.store import ImageStore
 def examine(
     image: ImageRecord, store: ImageStore, config: DataConfig, problems: Problems
 ) -> tuple[bytes, int]:
-    """Reads an image and decodes it wholly.
+    """Reads an image file and verifies that it can be decoded completely.
 
     Args:
-      image: the record, with the size that the annotations give.
-      store: where the file is.
+      image: record of the image, with its size according to the annotations.
+      store: store that holds the file.
       config: `exif` and `max_image_pixels` are used.
-      problems: gets notes on what is harmless.
+      problems: collects notes on harmless defects.
 
     Returns:
-      The bytes of the file, and the EXIF orientation by which it is turned when it is decoded: 1
-      unless `config.exif` is "upright".
+      The bytes of the file, and the EXIF orientation to apply when it is decoded: 1 unless
+      `config.exif` is "upright".
 
     Raises:
       StoreError: if the file cannot be read.
-      ImageError: if it is damaged, of another size, too large, or would become black.
+      ImageError: if it is damaged, too large, differs in size, or would decode to black.
     """
     data = store.read(image.file_name)
     upright = config.exif == "upright"

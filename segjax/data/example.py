@@ -1,7 +1,7 @@
-"""One image on its way to a batch: pixels, objects and labels, which transforms move together.
+"""An image with its objects and labels, which transforms change together.
 
-Masks stay run lengths over the image they were annotated on until the batch is filled. Transforms
-move only the rectangles that say which part of a mask is seen, so that a mask is sampled once.
+Masks remain RLE over the image they were annotated on until the batch is filled. Transforms only
+change the rectangles that say which part of a mask is visible, so that each mask is sampled once.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from segjax.data.images import decode_image, decode_labels, turn_upright
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """The objects of an image, which may come from several annotated images.
+    """Objects of an image, which may come from several annotated images.
 
     Attributes:
-      boxes: `(x0, y0, x1, y1)` in pixels of the example's image.
+      boxes: bounding boxes `(x0, y0, x1, y1)` in pixels of the example's image.
       classes: class indices.
       is_crowd: True for regions of many objects.
-      areas: pixels, as annotated.
-      masks: each over the image that it was annotated on; None where there is no mask.
-      mask_boxes: the boxes once more, `(x0, y0, x1, y1)` in pixels of the masks.
-      mask_views: the rectangle of each mask, in its pixels, that the example's whole image shows.
-      mirrored: True where the image shows the mask mirrored left to right.
+      areas: areas in pixels, as annotated.
+      masks: masks over the images they were annotated on; None for objects without a mask.
+      mask_boxes: the same boxes `(x0, y0, x1, y1)` in pixels of the masks.
+      mask_views: rectangle of each mask, in its pixels, that the example's whole image covers.
+      mirrored: True if the image shows the mask mirrored left to right.
     """
 
     boxes: Float[np.ndarray, "n 4"]
@@ -43,12 +43,12 @@ class Objects:
         return len(self.masks)
 
     def take(self, index: Int64[np.ndarray, " k"]) -> "Objects":
-        """Returns the objects of the given indices."""
+        """Returns the objects with the given indices."""
         fields = {name: value[index] for name, value in self._arrays().items()}
         return Objects(masks=tuple(self.masks[i] for i in index), **fields)
 
     def joined(self, other: "Objects") -> "Objects":
-        """Returns these objects and others of an image of the same size, these first."""
+        """Returns these objects followed by others from an image of the same size."""
         theirs = other._arrays()
         fields = {name: np.concatenate([v, theirs[name]]) for name, v in self._arrays().items()}
         return Objects(masks=(*self.masks, *other.masks), **fields)
@@ -60,15 +60,14 @@ class Objects:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image between its record and its row of a batch.
+    """An image between its record and its row of a batch.
 
     Attributes:
-      image: RGB.
-      image_id: as in the annotation file.
-      original_size: (height, width) of the file.
+      image: RGB image.
+      image_id: id in the annotation file; -1 for images without one.
+      original_size: (height, width) of the stored image.
       objects: objects in pixels of `image`.
-      semantic: label of every pixel of `image`, 255 where nothing is known; None where no labels
-        are wanted.
+      semantic: label of every pixel of `image`, 255 for ignored ones; None without semantic labels.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -79,17 +78,17 @@ class Example:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the image in pixels."""
+        """Height and width of the image in pixels."""
         return self.image.shape[0], self.image.shape[1]
 
     @classmethod
     def of_image(cls, image: UInt8[np.ndarray, "h w 3"]) -> "Example":
-        """Makes an example of an image about which nothing is known, as prediction needs it."""
+        """Creates an example from an image without annotations, for prediction."""
         return cls(image, -1, (image.shape[0], image.shape[1]), no_objects())
 
 
 def no_objects() -> Objects:
-    """Returns the objects of an image without any."""
+    """Returns an empty set of objects."""
     boxes, flags = np.zeros((0, 4)), np.zeros(0, bool)
     return Objects(boxes, np.zeros(0, np.int64), flags, np.zeros(0), (), boxes, boxes, flags)
 
@@ -98,12 +97,12 @@ def read_example(record: dict[str, Any], *, instances: bool, semantic: bool) -> 
     """Decodes a record of a prepared dataset.
 
     Args:
-      record: one element of `open_records`.
-      instances: take its objects.
-      semantic: take its labels.
+      record: element of `open_records`.
+      instances: read the objects.
+      semantic: read the semantic labels.
 
     Returns:
-      The image as stored, with what is known about it.
+      The image at its stored size, with its objects and labels.
     """
     image = decode_stored(record)
     return Example(
@@ -116,20 +115,20 @@ def read_example(record: dict[str, Any], *, instances: bool, semantic: bool) -> 
 
 
 def decode_stored(record: dict[str, Any]) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the image of a record, turned as the labels want it."""
-    # Sizes were checked when the record was made, against a limit that the config set.
+    """Decodes the image of a record, in the orientation of its annotations."""
+    # The size was already checked against the config's limit when the record was written.
     image = decode_image(record["image"], max_pixels=sys.maxsize)
     return np.ascontiguousarray(turn_upright(image, int(record["image/orientation"])))
 
 
 def read_objects(record: dict[str, Any]) -> Objects:
-    """Takes the objects out of a record.
+    """Extracts the objects from a record.
 
     Args:
-      record: one element of `open_records`.
+      record: element of `open_records`.
 
     Returns:
-      Its objects, boxes as corners clipped to the image.
+      The objects, with boxes as corners clipped to the image.
     """
     fields = record["objects"]
     count = len(fields["label"])
@@ -138,7 +137,7 @@ def read_objects(record: dict[str, Any]) -> Objects:
     xywh = np.asarray(fields["bbox"], np.float64).reshape(count, 4)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
     boxes = np.clip(corners, 0, whole[:, [2, 3, 2, 3]])
-    # A mask without a pixel teaches nothing: the object counts as one without a mask.
+    # Nothing can be learned from an empty mask: treat the object as one without a mask.
     without = ("", rle_lib.empty_counts(height, width))
     masks: list[rle_lib.Rle | None] = []
     for text in fields["segmentation"]:

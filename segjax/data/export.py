@@ -1,4 +1,4 @@
-"""Any dataset that can be read, written as a folder in COCO format."""
+"""Writes any supported dataset as a folder in COCO format."""
 
 import dataclasses
 import json
@@ -22,10 +22,10 @@ class Written:
     """A split that was written.
 
     Attributes:
-      annotations: path of the json.
+      annotations: path of the annotation file.
       images: number of images.
       objects: number of objects.
-      problems: defects that reading found; entries with errors were left out.
+      problems: defects found while reading; entries with errors were skipped.
     """
 
     annotations: Path
@@ -40,15 +40,16 @@ def write_coco(
     """Converts a dataset to a folder in COCO format.
 
     Args:
-      config: `root` and `name` say which data; other formats are recognised.
-      out: folder to write; it must not exist yet, or be empty.
-      link: True to link images instead of copying them; such data want `follow_links`.
+      config: names the data by `root` and `name`; other formats are recognised.
+      out: folder to write to; it must be empty or not exist.
+      link: create symbolic links to the images instead of copies; reading them needs
+        `follow_links`.
 
     Returns:
-      What was written by split, and notes on all splits together.
+      The written files by split, and notes on all splits together.
 
     Raises:
-      FileExistsError: if the folder holds something.
+      FileExistsError: if the folder is not empty.
       CocoError: if the data cannot be read at all.
     """
     folder = Path(out).expanduser()
@@ -103,7 +104,7 @@ def _place(split: Split, image: ImageRecord, target: Path, link: bool) -> None:
 
 
 def _annotation(annotation: Any, image: ImageRecord) -> dict[str, Any]:
-    """An object with its mask as run lengths, in which holes and parts stay as they are."""
+    """Returns an annotation with its mask as RLE, which preserves holes and separate parts."""
     mask = {"size": [image.height, image.width], "counts": annotation.counts}
     return {
         "id": annotation.id,

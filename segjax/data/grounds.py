@@ -1,33 +1,34 @@
-"""Textured grounds of the synthetic dataset: stuff, as grass or water are stuff.
+"""Textured backgrounds of the synthetic dataset: stuff classes such as grass and water.
 
-Each class has its own texture over colours that overlap with the others' colours, so that a pixel
-alone does not tell its class, but a few pixels around it do.
+Each class has its own texture, but the colours of the classes overlap. A single pixel therefore
+does not reveal its class, while a small neighbourhood does.
 """
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 GROUNDS = ("grass", "sand", "water", "sky")
-# Behind the ids of the shapes, as COCO's stuff lies behind its things, and with gaps.
+# As in COCO, the ids of stuff follow those of things and have gaps.
 GROUND_IDS = (20, 21, 24, 27)
-# Mean colours; those of an image lie up to _COLOUR_SPREAD levels from them in each channel.
+# Mean colours. Each image deviates from them by up to _COLOUR_SPREAD levels per channel.
 _COLOURS = ((70, 105, 60), (120, 105, 75), (60, 85, 115), (95, 105, 125))
 _COLOUR_SPREAD = 30
+# Smallest fraction of the image that a region should cover.
 _LEAST_PART = 0.08
 
 
 def draw_grounds(
     size: int, classes: int, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Draws a ground of at least two regions, each of another class.
+    """Draws a background of at least two regions of different classes.
 
     Args:
       size: side of the image, in pixels.
-      classes: number of `GROUNDS`, from the first, that can occur; at least 2.
-      rng: source of everything random.
+      classes: number of classes to draw from, counted from the start of `GROUNDS`; at least 2.
+      rng: random generator.
 
     Returns:
-      The RGB image, and each pixel's index in `GROUNDS`.
+      The RGB image, and the index in `GROUNDS` of each pixel.
     """
     chosen = rng.permutation(classes)[: int(rng.integers(2, classes + 1))]
     regions = _regions(size, len(chosen), rng)
@@ -42,7 +43,7 @@ def draw_grounds(
 
 
 def _regions(size: int, count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w"]:
-    """Divides an image by the nearest of `count` points, along wavy borders."""
+    """Divides an image into the cells of `count` random points, with wavy borders."""
     y, x = np.mgrid[:size, :size] / size
     regions = np.zeros((size, size), np.uint8)
     for _ in range(20):
@@ -58,7 +59,7 @@ def _regions(size: int, count: int, rng: np.random.Generator) -> UInt8[np.ndarra
 
 
 def _texture(kind: int, size: int, rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
-    """Draws levels to add to a colour: blades, grains, waves or blotches."""
+    """Returns levels to add to a mean colour: blades, grains, waves or blotches."""
     if GROUNDS[kind] == "grass":
         return 32 * _smooth(size, size // 8, size // 2, rng)
     if GROUNDS[kind] == "sand":
@@ -73,7 +74,7 @@ def _texture(kind: int, size: int, rng: np.random.Generator) -> Float[np.ndarray
 def _smooth(
     size: int, rows: int, columns: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "h w"]:
-    """Makes noise in -1..1 of `rows` x `columns` soft cells."""
+    """Returns noise in -1..1 with `rows` x `columns` soft cells."""
     import cv2
 
     cells = rng.uniform(-1, 1, (rows, columns))

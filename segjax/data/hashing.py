@@ -1,4 +1,4 @@
-"""Hashes of files: what a prepared dataset depends on."""
+"""Hashes of the files that a prepared dataset depends on."""
 
 import contextlib
 import hashlib
@@ -15,17 +15,17 @@ from segjax.data.protocols import Source, Split
 from segjax.data.store import FolderStore, ImageStore
 
 _SAMPLE = 256  # bytes
-# Of larger folders every second, third, ... file is sampled: opening a file takes a network file
-# system milliseconds.
+# In larger folders, only every second, third, ... file is sampled, because opening a file takes
+# milliseconds on a network file system.
 _MOST_SAMPLED = 20_000
 
 
 def cache_key(config: DataConfig, source: Source, version: str) -> str:
-    """Hashes what a prepared dataset is made from.
+    """Hashes everything that a prepared dataset is made from.
 
     Args:
-      config: names the format, the labels, and how images are read.
-      source: the data that the config names.
+      config: names the format and the labels, and says how to read images.
+      source: source of the data, as named by the config.
       version: version of the files to build.
 
     Returns:
@@ -37,9 +37,10 @@ def cache_key(config: DataConfig, source: Source, version: str) -> str:
     if config.semantic != "none":
         numbers = f"{config.semantic_ignore} {config.semantic_values}"
         digest.update(f"{config.semantic} {LABELS_VERSION} {numbers}".encode())
+    # Labels in the folder of the data are part of the source's fingerprint.
     if config.semantic_root:
         for split in ALIASES:
-            # What is missing is reported when the dataset is built, which knows its splits.
+            # Missing labels are reported by the build, which knows which splits exist.
             with contextlib.suppress(CocoError):
                 _add_labels(
                     digest, find_labels(config.semantic, config.semantic_root, split, apart=True)
@@ -48,13 +49,13 @@ def cache_key(config: DataConfig, source: Source, version: str) -> str:
 
 
 def hash_splits(splits: Mapping[str, Split]) -> str:
-    """Hashes annotation files by content, images and labels by place, size, time and samples.
+    """Hashes annotation files by content, images and labels by path, size, time and samples.
 
-    Of an image three short pieces are read: archives and copies can put another image under the
-    name, size and time of an old one.
+    The samples are three short pieces of each image, because unpacking or copying can replace an
+    image by another with the same name, size and time.
 
     Args:
-      splits: splits whose images and labels lie in folders.
+      splits: splits with images and labels in folders.
 
     Returns:
       16 hexadecimal digits.
@@ -86,7 +87,7 @@ def _add_file(digest: Any, path: Path) -> None:
 
 
 def _add_listing(digest: Any, store: ImageStore) -> None:
-    """Adds place, size, time and a sample of every file of a folder."""
+    """Adds path, size and time of every file of a folder, and samples of their contents."""
     assert isinstance(store, FolderStore), f"{store} is not a folder, and not hashed by this"
     files = sorted(_list_files(store.root))
     step = -(-len(files) // _MOST_SAMPLED) or 1
@@ -97,7 +98,7 @@ def _add_listing(digest: Any, store: ImageStore) -> None:
 
 
 def _add_sample(digest: Any, path: str, size: int) -> None:
-    """Adds the middle, the end and a quarter of a file; its beginning is mostly a header."""
+    """Adds pieces at a quarter, the middle and the end of a file; it starts with a header."""
     with open(path, "rb", buffering=0) as file:
         for place in (size // 4, size // 2, max(size - _SAMPLE, 0)):
             file.seek(place)

@@ -1,4 +1,4 @@
-"""Encoded image files to arrays, with the header checked before anything is decoded."""
+"""Decodes image files to arrays, after checking their headers."""
 
 import io
 from typing import Any, NamedTuple
@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-# The label of pixels that count for nothing.
+# Label of pixels that neither training nor evaluation counts.
 IGNORE = 255
 
-# Larger images are refused by their header: a few kilobytes can unfold into gigabytes.
+# Larger images are rejected based on their header: a few kilobytes can expand to gigabytes.
 MAX_IMAGE_PIXELS = 50_000_000
 
 
-# 16-bit images whose every value is below are of 12 bits: cut to 8, they are black.
+# A 16-bit image with all values below this holds 12-bit data; its upper 8 bits are nearly black.
 _DARK = 4096
 
-# Of PNG's colour types, for one channel and for three: the name and the bits a channel.
 _TIFF = (b"II*\0", b"MM\0*")
 _PNG = b"\x89PNG\r\n\x1a\n"
+# Accepted PNGs by number of channels: PNG colour type -> (name, bits per channel).
 _MAP_KINDS = {
     1: {0: ("gray", (8,)), 3: ("palette", (1, 2, 4, 8))},
     3: {2: ("RGB", (8,))},
@@ -26,18 +26,17 @@ _MAP_KINDS = {
 
 
 class ImageError(ValueError):
-    """An image file that cannot be used."""
+    """Raised for image files that cannot be used."""
 
 
 class Header(NamedTuple):
-    """Facts from an image file's header.
+    """Header of an image file.
 
     Attributes:
       height: rows as stored.
       width: columns as stored.
-      mode: Pillow's name of the pixels' kind.
-      orientation: EXIF's number, 1..8, for how the picture is turned when it is shown; 1 for as
-        stored.
+      mode: pixel format, as named by Pillow.
+      orientation: EXIF orientation for display, 1..8; 1 means as stored.
     """
 
     height: int
@@ -46,7 +45,7 @@ class Header(NamedTuple):
     orientation: int
 
     def size(self, upright: bool) -> tuple[int, int]:
-        """Returns (height, width), as shown or as stored."""
+        """Returns (height, width), upright or as stored."""
         turned = upright and self.orientation in _SWAPPED
         return (self.width, self.height) if turned else (self.height, self.width)
 
@@ -59,18 +58,19 @@ _EXIF_ORIENTATION = 0x0112
 def read_size(
     data: bytes, max_pixels: int = MAX_IMAGE_PIXELS, upright: bool = False
 ) -> tuple[int, int]:
-    """Reads height and width from the header alone.
+    """Reads height and width from the header only.
 
     Args:
-      data: the bytes of an image file of any format that Pillow knows.
-      max_pixels: largest image, height x width.
-      upright: True for the sizes of the picture as its EXIF orientation shows it.
+      data: contents of an image file, in any format that Pillow supports.
+      max_pixels: largest accepted image, height x width.
+      upright: return the size after applying the EXIF orientation. False follows COCO's tools,
+        which ignore EXIF.
 
     Returns:
-      Height and width in pixels. As stored they follow COCO's tools, which ignore EXIF.
+      Height and width in pixels.
 
     Raises:
-      ImageError: if this is not an image, or one of more than `max_pixels`.
+      ImageError: if this is not an image, or has more than `max_pixels`.
     """
     return read_header(data, max_pixels).size(upright)
 
@@ -78,14 +78,14 @@ def read_size(
 def turn_upright(
     image: Shaped[np.ndarray, "h w *c"], orientation: int
 ) -> Shaped[np.ndarray, "H W *c"]:
-    """Turns stored pixels as EXIF's orientation shows them (Exif 2.32, table 6).
+    """Applies an EXIF orientation to stored pixels (Exif 2.32, table 6).
 
     Args:
       image: pixels as stored.
-      orientation: 1..8.
+      orientation: EXIF orientation, 1..8.
 
     Returns:
-      The same pixels in another order; a view.
+      The upright image, as a view.
     """
     rows, columns = orientation in (3, 4), orientation in (2, 3)
     if orientation in _SWAPPED:
@@ -99,14 +99,14 @@ def decode_image(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes an image file to RGB.
 
-    Gray becomes three equal channels, palettes are resolved, CMYK is converted, 16 bits a channel
-    are cut to the upper 8, transparency is dropped (not blended), animations give their first
-    frame. EXIF rotation is ignored (see `read_size`).
+    Gray is replicated to three channels, palettes are resolved, and CMYK is converted. Channels of
+    16 bits keep their upper 8, transparency is dropped (not blended), and animations return their
+    first frame.
 
     Args:
-      data: the bytes of the file.
-      max_pixels: largest image, height x width.
-      upright: True to turn the picture as its EXIF orientation says.
+      data: contents of the file.
+      max_pixels: largest accepted image, height x width.
+      upright: apply the EXIF orientation, which is ignored otherwise (see `read_size`).
 
     Returns:
       RGB pixels.
@@ -138,20 +138,21 @@ def verify_image(
     max_pixels: int = MAX_IMAGE_PIXELS,
     upright: bool = False,
 ) -> Header:
-    """Decodes an image wholly, and strictly, to find damage that decoders paint over.
+    """Decodes an image completely and strictly, to find damage that lenient decoders conceal.
 
     Args:
-      data: the bytes of the file.
-      height: rows that it should have.
-      width: columns that it should have.
-      max_pixels: largest image, height x width.
-      upright: True if the size is that of the picture as its EXIF orientation shows it.
+      data: contents of the file.
+      height: expected number of rows.
+      width: expected number of columns.
+      max_pixels: largest accepted image, height x width.
+      upright: True if the expected size is the one after applying the EXIF orientation.
 
     Returns:
       The header.
 
     Raises:
-      ImageError: if it is damaged, truncated, too large, of another size, or would become black.
+      ImageError: if the image is damaged, truncated, too large, differs in size, or would decode to
+        black.
     """
     header = read_header(data, max_pixels)
     found, turned = header.size(upright), header.size(not upright)
@@ -166,6 +167,7 @@ def verify_image(
                 f" --data.exif={other} reads it so"
             )
         raise ImageError(text)
+    # Pillow raises on truncated files, which OpenCV decodes in part.
     _decode_with_pillow(data)
     _check_depth(data)
     return header
@@ -174,19 +176,19 @@ def verify_image(
 def decode_map(
     data: bytes, height: int, width: int, channels: int
 ) -> UInt8[np.ndarray, "h w *channels"]:
-    """Decodes a PNG whose pixels are numbers, as they are stored: palettes are not resolved.
+    """Decodes a PNG of labels or ids. Palettes are not resolved: their indices are the values.
 
     Args:
-      data: the bytes of the file.
-      height: rows that it should have.
-      width: columns that it should have.
-      channels: 1 for 8 bits gray or a palette's indices, 3 for 8 bits RGB.
+      data: contents of the file.
+      height: expected number of rows.
+      width: expected number of columns.
+      channels: 1 for 8-bit gray or palette indices, 3 for 8-bit RGB.
 
     Returns:
-      The numbers; without last axis for 1 channel.
+      The stored values, without the last axis for 1 channel.
 
     Raises:
-      ImageError: if it is not such a PNG, of another size, damaged or too large.
+      ImageError: if it is not such a PNG, differs in size, is damaged or too large.
     """
     from PIL import Image
 
@@ -197,7 +199,7 @@ def decode_map(
     )
     if data[:8] != _PNG:
         raise ImageError(f"is no PNG: wanted a {wanted}")
-    bits, colour = data[24], data[25]  # of the header chunk, which is the first by definition
+    bits, colour = data[24], data[25]  # PNG requires the header chunk (IHDR) to be the first
     if bits not in kinds.get(colour, ("", ()))[1]:
         raise ImageError(f"is a PNG of colour type {colour}, {bits} bits: wanted a {wanted}")
     try:
@@ -208,14 +210,14 @@ def decode_map(
 
 
 def encode_labels(labels: UInt8[np.ndarray, "h w"]) -> bytes:
-    """Encodes labels as a gray PNG."""
+    """Encodes labels as a grayscale PNG."""
     import cv2
 
     return cv2.imencode(".png", labels)[1].tobytes()
 
 
 def decode_labels(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """Decodes what `encode_labels` made; for files of unknown origin there is `decode_map`."""
+    """Decodes the output of `encode_labels`; use `decode_map` for files of unknown origin."""
     import cv2
 
     labels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -231,14 +233,14 @@ def _check_size(data: bytes, height: int, width: int) -> None:
 
 
 def read_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Header:
-    """Reads an image file's header.
+    """Reads the header of an image file.
 
     Args:
-      data: the bytes of the file.
-      max_pixels: largest image, height x width.
+      data: contents of the file.
+      max_pixels: largest accepted image, height x width.
 
     Raises:
-      ImageError: if this is not an image, is too large, or has 32 bits a channel.
+      ImageError: if this is not an image, is too large, or has 32 bits per channel.
     """
     from PIL import Image
 
@@ -250,7 +252,7 @@ def read_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Header:
             orientation = _orientation(image)
     except Image.DecompressionBombError as error:
         raise ImageError(f"has too many pixels: {error}") from None
-    except Exception as error:  # decoders of hostile files raise anything
+    except Exception as error:  # on malformed files, decoders raise all kinds of exceptions
         raise ImageError(f"is not an image that can be read: {error}") from None
     if width * height > max_pixels:
         raise ImageError(
@@ -263,12 +265,12 @@ def read_header(data: bytes, max_pixels: int = MAX_IMAGE_PIXELS) -> Header:
 
 
 def _orientation(image: Any) -> int:
-    """Reads EXIF's orientation; Pillow turns TIFFs when it opens them, so that none is left."""
+    """Returns the EXIF orientation still to be applied; Pillow already applies that of TIFFs."""
     if image.format == "TIFF":
         return 1
     try:
         found = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged metadata turn nothing
+    except Exception:  # damaged metadata must not make a readable image fail
         return 1
     return found if found in range(1, 9) else 1
 
@@ -284,7 +286,7 @@ def _decode_with_pillow(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _check_depth(data: bytes) -> None:
-    """Refuses 12 bits stored as 16: decoding keeps the upper 8, which leaves them black."""
+    """Rejects 12-bit data in 16-bit images: the upper 8 bits, which decoding keeps, are black."""
     import cv2
 
     if not (data[:8] == _PNG and data[24] == 16) and data[:4] not in _TIFF:

@@ -1,19 +1,20 @@
-"""Names that splits have in folders, and looking for them."""
+"""Names of splits in folders, and looking up their files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-# The name of a split's files, by split, the preferred one first.
+# Names that the files of each split can have, the preferred one first.
 ALIASES = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def candidates(base: Path, forms: Sequence[str], split: str) -> list[Path]:
-    """Lists the paths that something of a split can have.
+    """Lists the paths where a file or folder of a split can be.
 
     Args:
-      base: the folder to look in.
-      forms: paths below it, with {} for the split's name, the preferred one first.
-      split: "train" or "val".
+      base: folder to search.
+      forms: path templates relative to `base`, with {} for the split's name, the preferred one
+        first.
+      split: name of the split, a key of `ALIASES`.
 
     Returns:
       The paths for every name of the split, the preferred name first.
@@ -22,5 +23,5 @@ def candidates(base: Path, forms: Sequence[str], split: str) -> list[Path]:
 
 
 def first(paths: Sequence[Path], accepts: Callable[[Path], bool]) -> Path | None:
-    """Returns the first path that is accepted, such as by `Path.is_dir`; None if none is."""
+    """Returns the first path that `accepts`, such as `Path.is_dir`, accepts; None if none is."""
     return next((path for path in paths if accepts(path)), None)

@@ -1,4 +1,4 @@
-"""Segmentations of COCO files: polygons and run lengths in all their forms to compressed RLE."""
+"""Converts segmentations of COCO files, polygons and all forms of RLE, to compressed RLE."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ def read_mask(entry: dict[str, Any], height: int, width: int) -> tuple[str, list
     """Normalises the segmentation of an annotation.
 
     Args:
-      entry: the annotation as in the file.
+      entry: annotation, as in the file.
       height: rows of the image.
       width: columns of the image.
 
     Returns:
-      Compressed counts over the whole image, "" without a mask; and names of harmless defects.
+      Compressed counts over the whole image, "" without a mask; and the names of harmless defects.
 
     Raises:
-      RleError: if it is not a list of polygons, or run lengths of the image's size.
+      RleError: if the segmentation is neither a list of polygons nor RLE of the image's size.
     """
     value: Any = entry.get("segmentation")
     if isinstance(value, dict):
@@ -38,7 +38,7 @@ def read_mask(entry: dict[str, Any], height: int, width: int) -> tuple[str, list
 
 
 def _counts(value: dict[str, Any], height: int, width: int) -> str:
-    """Checks run lengths, compressed or not; further keys than COCO's two do not matter."""
+    """Normalises RLE, compressed or not; keys other than COCO's "size" and "counts" are ignored."""
     if list(value.get("size") or ()) != [height, width]:
         raise rle.RleError(
             f"RLE of size {value.get('size')!r:.40} in an image of [{height}, {width}]"
@@ -50,7 +50,7 @@ def _counts(value: dict[str, Any], height: int, width: int) -> str:
 
 
 def _flat(polygon: Any) -> list[Any]:
-    """Returns a polygon's numbers; refuses points that are pairs or objects."""
+    """Returns the numbers of a polygon; rejects points given as pairs or objects."""
     if isinstance(polygon, (int, float)):
         raise rle.RleError("one flat list, wanted a list of polygons: [[x0, y0, ...]]")
     numbers = _as_list(polygon)

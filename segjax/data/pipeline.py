@@ -1,4 +1,4 @@
-"""From prepared datasets to batches: Grain loads in threads or processes what a plan asks for."""
+"""Input pipeline: Grain loads the batches of a plan from a prepared dataset."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,10 +26,10 @@ __all__ = [
 
 
 class BatchIterator:
-    """Batches in a fixed order, with a position that can be stored and restored.
+    """Iterator over batches in a fixed order, with a position that can be saved and restored.
 
-    Iterate, then `close`, or use it as a context: otherwise worker processes and their shared
-    memory outlive it.
+    Call `close` after iterating, or use it as a context manager. Otherwise worker processes and
+    their shared memory outlive it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BatchIterator:
         self._closed = False
 
     def __len__(self) -> int:
-        """The number of batches; 2**40 for the endless training iterator."""
+        """Returns the number of batches; 2**40 for the endless training iterator."""
         return len(self._plan)
 
     def __iter__(self) -> Iterator[HostBatch]:
@@ -58,22 +58,22 @@ class BatchIterator:
         batch = next(self._batches)
         self._next += 1
         if self._config.num_workers:
-            # Out of Grain's shared memory, which must be gone before the interpreter is.
+            # Copy from Grain's shared memory, which must be released before the interpreter exits.
             return {name: np.array(value, copy=True, subok=False) for name, value in batch.items()}
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the position, as a dictionary that JSON can hold."""
+        """Returns the position, as a JSON-serialisable dictionary."""
         return {"next_batch": self._next, "identity": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes to a position.
+        """Moves to a position.
 
         Args:
-          state: what `get_state` gave, of an iterator with any number of workers or processes.
+          state: state from `get_state` of an iterator with any number of workers or processes.
 
         Raises:
-          ValueError: if it belongs to another dataset, seed, batch size or set of canvases.
+          ValueError: if the state belongs to another dataset, seed, batch size or set of canvases.
         """
         if state["identity"] != self._identity:
             raise ValueError(
@@ -84,7 +84,7 @@ class BatchIterator:
         self._next = int(state["next_batch"])
 
     def close(self) -> None:
-        """Stops threads and worker processes; calling it again does nothing."""
+        """Stops threads and worker processes; further calls have no effect."""
         self._closed = True
         self._stop()
 
@@ -109,24 +109,25 @@ def train_iterator(
     process_count: int = 1,
     start_state: dict[str, Any] | None = None,
 ) -> BatchIterator:
-    """Makes the endless iterator over the training split.
+    """Creates the endless iterator over the training split.
 
     Args:
-      dataset: from `open_dataset`.
-      config: batches and transforms.
+      dataset: dataset from `open_dataset`.
+      config: settings of batches and transforms.
       seed: seed of shuffling and augmentation.
-      process_index: this process of a multi-host run; it gets its rows of each global batch.
+      process_index: index of this process in a multi-host run, which selects its rows of each
+        global batch.
       process_count: number of processes in the run.
-      start_state: from `get_state`, to continue where another iterator stopped.
+      start_state: state from `get_state`, to continue where another iterator stopped.
 
     Returns:
-      An iterator of dictionaries: the fields of `segjax.types.Batch` and `image_ids`,
-      `original_sizes`, `example_valid`, `truncated`, `dropped_degenerate`; `gt_semantic` is among
-      them unless `config.semantic` is "none", which a dataset with labels can be read with too.
+      An iterator of dictionaries with the fields of `segjax.types.Batch`, and `image_ids`,
+      `original_sizes`, `example_valid`, `truncated` and `dropped_degenerate`. They include
+      `gt_semantic` unless `config.semantic` is "none", which also works for datasets with labels.
 
     Raises:
-      ValueError: if an image has too many objects (and `overflow` is "error"), no image is left,
-        the dataset has other semantic labels, the config wants neither objects nor labels, or
+      ValueError: if an image has too many objects and `overflow` is "error", no image is left, the
+        dataset has other semantic labels, the config uses neither objects nor labels, or
         `start_state` belongs to another run.
     """
     split = dataset.split("train")
@@ -162,21 +163,21 @@ def eval_iterator(
     process_index: int = 0,
     process_count: int = 1,
 ) -> BatchIterator:
-    """Makes an iterator that gives each image of a split once, without augmentation.
+    """Creates an iterator that yields each image of a split once, without augmentation.
 
-    Objects over the cap are dropped whatever `overflow` says, and counted: evaluation scores
-    against `Dataset.instances`, which has them all.
+    Objects over `max_instances` are dropped and counted, regardless of `overflow`. This does not
+    affect evaluation, which scores against the complete `Dataset.instances`.
 
     Args:
-      dataset: from `open_dataset`.
-      split: "val", or "train".
-      config: batches and transforms.
-      process_index: this process of a multi-host run.
+      dataset: dataset from `open_dataset`.
+      split: name of the split, such as "val".
+      config: settings of batches and transforms.
+      process_index: index of this process in a multi-host run.
       process_count: number of processes in the run.
 
     Returns:
-      An iterator as `train_iterator`'s, but finite and without semantic labels; `example_valid`
-      is False in rows that only fill the last batch of a canvas.
+      An iterator like that of `train_iterator`, but finite and without semantic labels.
+      `example_valid` is False for rows that pad the last batch of a canvas.
     """
     config = dataclasses.replace(config, semantic="none")
     source = dataset.split(split)
@@ -189,12 +190,12 @@ def eval_iterator(
 
 
 def trained_on(dataset: Dataset, config: DataConfig) -> Int64[np.ndarray, " n"]:
-    """Returns the positions of the images that `train_iterator` reads, in the training split."""
+    """Returns the positions, in the training split, of the images that `train_iterator` uses."""
     return _trained_on(dataset.split("train"), config)
 
 
 class _Loader:
-    """Makes the batch that a plan describes; opens the records on first use in each process."""
+    """Loads planned batches; opens the records on first use in each process."""
 
     def __init__(
         self,
@@ -209,11 +210,13 @@ class _Loader:
         self._records: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
+        # Worker processes open the records themselves instead of receiving open files.
         return {**self.__dict__, "_records": None}
 
     def __call__(self, plan: PlannedBatch) -> HostBatch:
         if self._records is None:
-            from segjax.data.build import open_records  # which needs TFDS: predicting does not
+            # Imported late because it requires TFDS, which prediction does not need.
+            from segjax.data.build import open_records
 
             self._records = open_records(self.split)
         batch = empty_batch(len(plan.rows), self.canvases[plan.canvas], self.config)
@@ -227,7 +230,7 @@ class _Loader:
         return batch
 
     def _another(self, rng: np.random.Generator) -> Record:
-        """Draws a record to mix with."""
+        """Draws a record for mixes."""
         assert self.draws is not None
         return self._records[int(rng.choice(self.draws.positions))]
 
@@ -238,14 +241,14 @@ class _Draws:
 
     Attributes:
       seed: seed of the run.
-      positions: images of the split that mixes draw from: those that are trained on.
+      positions: positions of the images that mixes draw from, which are those to train on.
     """
 
     seed: int
     positions: Int64[np.ndarray, " n"]
 
     def rng(self, draw: int) -> np.random.Generator:
-        """Returns the generator of one row, whose number is unique in the run."""
+        """Returns the generator of a row; `draw` is its unique number in the run."""
         return np.random.default_rng([self.seed, 2, draw])
 
 
@@ -268,7 +271,7 @@ def _start(plan: Any, loader: _Loader, config: DataConfig, first: int) -> Any:
 
 
 class _From:
-    """A plan from some batch on: resuming needs no state of Grain's."""
+    """A plan without its first batches, so that resuming does not depend on Grain's state."""
 
     def __init__(self, plan: TrainPlan | EvalPlan, first: int) -> None:
         self.plan, self.first = plan, first
@@ -281,7 +284,7 @@ class _From:
 
 
 def _mark_flags_parsed() -> None:
-    """Lets Grain start processes outside an absl application, as in a notebook."""
+    """Lets Grain start processes outside absl applications, such as in notebooks."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():
@@ -292,7 +295,7 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
     """Returns the positions of the images to train on.
 
     Raises:
-      ValueError: if masks are wanted and no object has one.
+      ValueError: if masks are required, but no object has one.
     """
     if not config.instances:
         return np.arange(len(split.index), dtype=np.int64)
@@ -308,7 +311,7 @@ def _trained_on(split: PreparedSplit, config: DataConfig) -> Int64[np.ndarray, "
 
 
 def _check_labels(dataset: Dataset, config: DataConfig) -> None:
-    """Compares the labels that a config wants with those that the dataset was opened with."""
+    """Checks that the dataset was opened with the labels that the config uses."""
     if config.semantic == "none":
         if not config.instances:
             raise ValueError(
@@ -328,7 +331,7 @@ def _check_labels(dataset: Dataset, config: DataConfig) -> None:
 
 
 def _check_caps(split: PreparedSplit, config: DataConfig) -> None:
-    """Finds images with too many objects before training starts; crowds give way silently."""
+    """Raises, before training starts, if an image has too many objects that are not crowds."""
     if not config.instances:
         return
     counts = split.index[:, INDEX_COLUMNS.index("objects")]

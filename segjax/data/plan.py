@@ -1,10 +1,10 @@
-"""The plan of batches: every batch has one shape, and every epoch every image.
+"""Plans batches such that each has a single shape, and each epoch covers every image.
 
-A batch holds images of one canvas (height, width), so that a run compiles its step once a
-canvas. The images of a canvas form an endless stream, reshuffled every epoch, that is cut into
-batches; what does not fill a batch at the end of an epoch goes first into the next one. Batch
-number n is a function of n and the seed alone: any process can make any batch, resuming needs no
-history, and every process takes its rows of the same global batch.
+A batch holds images of one canvas (height, width), so that a run compiles its step once per canvas.
+The images of a canvas form an endless stream, reshuffled every epoch, which is cut into batches.
+Images that do not fill a batch at the end of an epoch go first into the next one. Batch n depends
+only on n and the seed: any process can compute any batch, resuming needs no history, and every
+process takes its own rows of the same global batch.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ class PlannedBatch:
 
     Attributes:
       canvas: index of the canvas.
-      rows: positions in the split, -1 for rows that only fill the batch.
-      draws: for each row a number that is unique in the run: the seed of its augmentation.
+      rows: positions of the images in the split; -1 for padding rows.
+      draws: number of each row, unique in the run, that seeds its augmentation.
     """
 
     canvas: int
@@ -31,10 +31,10 @@ class PlannedBatch:
 
 
 class TrainPlan:
-    """The endless, shuffled sequence of training batches.
+    """Endless, shuffled sequence of training batches.
 
     Attributes:
-      batch_size: rows of a global batch.
+      batch_size: number of rows in a global batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class TrainPlan:
             raise ValueError("no image to train on: is every image without objects?")
 
     def __len__(self) -> int:
-        return 1 << 40  # endless, as far as Grain needs to know
+        return 1 << 40  # Grain needs a finite length; no run gets this far
 
     def __getitem__(self, number: int) -> PlannedBatch:
         if not 0 <= number < len(self):
@@ -62,6 +62,7 @@ class TrainPlan:
         epoch = self.epoch_of(number)
         canvas, rank = self._order(epoch)[number - int(self._done(epoch).sum())]
         places = rank * self.batch_size + np.arange(self.batch_size)[self._share]
+        # A batch at the end of an epoch can contain images of the next one.
         epochs, offsets = np.divmod(places, self._sizes[canvas])
         rows = [
             self._groups[canvas][self._shuffled(canvas, int(e))[o]]
@@ -71,7 +72,8 @@ class TrainPlan:
         return PlannedBatch(canvas, np.array(rows, np.int64), draws.astype(np.int64))
 
     def epoch_of(self, number: int) -> int:
-        """Returns the epoch in which batch `number` is complete."""
+        """Returns the epoch in which batch `number` is completed."""
+        # The first guess ignores that each canvas rounds its number of batches down separately.
         epoch = int(number * self.batch_size // self._sizes.sum())
         while self._done(epoch + 1).sum() <= number:
             epoch += 1
@@ -80,7 +82,7 @@ class TrainPlan:
         return epoch
 
     def _done(self, epoch: int) -> Int64[np.ndarray, " canvases"]:
-        """Counts the batches of each canvas that are complete when `epoch` begins."""
+        """Returns the number of batches of each canvas completed before `epoch` begins."""
         return epoch * self._sizes // self.batch_size
 
     def _order(self, epoch: int) -> list[tuple[int, int]]:
@@ -96,7 +98,7 @@ class TrainPlan:
 
 
 class EvalPlan:
-    """Each image once, canvas by canvas; the last batch of a canvas is filled with -1."""
+    """Batches with each image once, canvas by canvas; -1 pads the last batch of a canvas."""
 
     def __init__(
         self,
@@ -125,19 +127,20 @@ class EvalPlan:
 def group_by_canvas(
     positions: Int64[np.ndarray, " n"], canvas: Int64[np.ndarray, " n"], count: int
 ) -> list[Int64[np.ndarray, " k"]]:
-    """Sorts positions into one list for each canvas.
+    """Groups positions by canvas.
 
     Args:
-      positions: places of images in their split.
-      canvas: the canvas of each.
-      count: how many canvases there are.
+      positions: positions of images in their split.
+      canvas: index of each image's canvas.
+      count: number of canvases.
 
     Returns:
-      `count` lists, perhaps empty, each in the order of `positions`.
+      `count` arrays, possibly empty, each in the order of `positions`.
     """
     return [positions[canvas == index] for index in range(count)]
 
 
+# Cached, because all batches of an epoch index the same permutations.
 @functools.lru_cache(maxsize=64)
 def _permutation(size: int, seed: int, canvas: int, epoch: int) -> Int64[np.ndarray, " n"]:
     return np.random.default_rng([seed, 0, canvas, epoch]).permutation(size)
@@ -147,7 +150,7 @@ def _permutation(size: int, seed: int, canvas: int, epoch: int) -> Int64[np.ndar
 def _epoch_order(
     begin: tuple[int, ...], end: tuple[int, ...], seed: int, epoch: int
 ) -> list[tuple[int, int]]:
-    """Shuffles the batches (canvas, rank) that become complete in an epoch."""
+    """Returns the batches (canvas, rank) completed in an epoch, in random order."""
     batches = [
         (canvas, rank)
         for canvas, (first, last) in enumerate(zip(begin, end, strict=True))
@@ -158,7 +161,7 @@ def _epoch_order(
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """Returns the rows of a global batch that belong to one process."""
+    """Returns the slice of a global batch that belongs to one process."""
     if batch_size % process_count or not 0 <= process_index < process_count:
         raise ValueError(
             f"batch size {batch_size} on process {process_index} of {process_count}: the batch "

@@ -1,4 +1,4 @@
-"""Parts of a prepared dataset, and reading them from its folder."""
+"""Prepared datasets, and loading them from their folders."""
 
 import dataclasses
 import json
@@ -14,9 +14,9 @@ from segjax.data import rle
 from segjax.data.coco import Category, ImageRecord
 from segjax.data.segments import PanopticCategory
 
-# "objects" are not crowds and have a box with an area; those "masked" have a mask too.
+# "objects" counts non-crowd objects whose box has an area; "masked" counts those with a mask.
 INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
-# Marks a folder whose dataset is complete.
+# Marks the folder of a complete dataset, so that an interrupted build is never read.
 META = "segjax.json"
 
 
@@ -25,12 +25,12 @@ class PreparedSplit:
     """One split on disk.
 
     Attributes:
-      name: "train" or "val".
-      folder: the TFDS dataset.
-      index: int64, one row an image in the order of the records; columns `INDEX_COLUMNS`.
-      annotated: whether objects were annotated; False for images with semantic labels alone.
-      problems: what reading found, a line a kind.
-      skipped: images left out because they could not be read.
+      name: name of the split, such as "train" or "val".
+      folder: folder of the TFDS dataset.
+      index: int64, one row per image in the order of the records; columns `INDEX_COLUMNS`.
+      annotated: True if objects were annotated; False if images only have semantic labels.
+      problems: defects found while reading, one line per kind.
+      skipped: number of images skipped because they could not be read.
     """
 
     name: str
@@ -46,14 +46,15 @@ class Prepared:
     """A dataset on disk.
 
     Attributes:
-      categories: in the order of their ids.
-      splits: by name.
-      fingerprint: hash of categories, annotations, labels, and the images' names and contents; the
-        same wherever the files lie and whenever they were written.
-      semantic_names: classes of the semantic labels, by label; empty if there are none.
-      semantic_things: whether each of these classes is a thing; empty where nobody knows.
-      panoptic_categories: in the order of their ids; empty without panoptic annotation.
-      problems: what all splits together showed, a line a kind.
+      categories: categories of the objects, ordered by id.
+      splits: splits by name.
+      fingerprint: hash of categories, annotations, labels, and the images' names and contents;
+        independent of the location and modification time of the files.
+      semantic_names: class names of the semantic labels, by label; empty without labels.
+      semantic_things: True for each of these classes that is a thing; empty if unknown.
+      panoptic_categories: categories of panoptic segments, ordered by id; empty without panoptic
+        annotations.
+      problems: defects of all splits taken together, one line per kind.
     """
 
     categories: tuple[Category, ...]
@@ -66,8 +67,9 @@ class Prepared:
 
 
 def index_row(image: ImageRecord) -> tuple[int, ...]:
-    """Makes the row of the index of an image: its `INDEX_COLUMNS`."""
+    """Returns an image's row of the index, with columns `INDEX_COLUMNS`."""
     objects = [a for a in image.annotations if not a.is_crowd and min(a.bbox[2:]) > 0]
+    # Nothing can be learned from an empty mask: it counts as no mask.
     without = ("", rle.empty_counts(image.height, image.width))
     masked = sum(a.counts not in without for a in objects)
     crowds = sum(a.is_crowd for a in image.annotations)
@@ -75,7 +77,7 @@ def index_row(image: ImageRecord) -> tuple[int, ...]:
 
 
 def save_index(folder: Path, name: str, rows: Sequence[tuple[int, ...]]) -> None:
-    """Writes the index of a split, a row an image."""
+    """Writes the index of a split, one row per image."""
     index = np.array(rows, np.int64).reshape(-1, len(INDEX_COLUMNS))
     np.save(folder / f"index_{name}.npy", index)
 
@@ -85,9 +87,8 @@ def forget_older(cache: Path, home: Path, place: str) -> None:
 
     Args:
       cache: folder of all prepared datasets.
-      home: folder of the newest, which stays.
-      place: name of what they were prepared from, as in their `META`. Another process may still
-        read one: open files stay readable after their deletion on local disks.
+      home: folder of the newest dataset, which is kept.
+      place: name of the source files, as in the datasets' `META`.
     """
     for meta in cache.glob(f"*/{META}"):
         if meta.parent == home:
@@ -97,11 +98,13 @@ def forget_older(cache: Path, home: Path, place: str) -> None:
         except (OSError, ValueError):
             continue
         if same:
+            # Safe even if another process is still reading: on local disks, open files stay
+            # readable after their deletion.
             shutil.rmtree(meta.parent, ignore_errors=True)
 
 
 def load_prepared(home: Path) -> Prepared:
-    """Reads what `segjax.data.build.prepare` left in a folder."""
+    """Loads a dataset from the folder in which `segjax.data.build.prepare` built it."""
     meta = json.loads((home / META).read_text())
     folder = home / meta["folder"]
     splits = {

@@ -1,9 +1,9 @@
-"""Named defects of a dataset, counted."""
+"""Counts of the named defects of a dataset."""
 
 import dataclasses
 from collections.abc import Sequence
 
-# Kinds that the format's own datasets show and that training deals with.
+# Defects that training can handle. Even COCO has many of them.
 HARMLESS = {
     "area_mismatch": "area differs from the mask's by more than 1%",
     "bbox_mismatch": "bbox differs from the mask's by more than 2 pixels",
@@ -36,31 +36,31 @@ HARMLESS = {
 
 @dataclasses.dataclass
 class Problems:
-    """Counts named defects and keeps the first five places of each."""
+    """Counts named defects, and keeps the first five places of each."""
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def add(self, name: str, where: str) -> None:
-        """Counts one more defect `name`, found at `where`."""
+        """Counts a defect `name` found at `where`."""
         self.counts[name] = self.counts.get(name, 0) + 1
         places = self.examples.setdefault(name, [])
         if len(places) < 5:
             places.append(where)
 
     def update(self, other: "Problems") -> None:
-        """Adds the counts of others, and their places."""
+        """Adds the counts and places of `other`."""
         for name, count in other.counts.items():
             for where in other.examples[name]:
                 self.add(name, where)
             self.counts[name] += count - len(other.examples[name])
 
     def fatal(self) -> dict[str, int]:
-        """Returns the counts of the kinds that forbid training."""
+        """Returns the counts of the defects that prevent training."""
         return {name: n for name, n in self.counts.items() if name not in HARMLESS}
 
     def lines(self, names: Sequence[str] | None = None) -> list[str]:
-        """Describes the defects (or those of `names`), one a line, the forbidding ones first."""
+        """Describes all defects, or those in `names`, one kind per line, errors before notes."""
         chosen = sorted(names or self.counts, key=lambda name: (name in HARMLESS, name))
         return [
             f"{'note ' if name in HARMLESS else 'ERROR'} {name}: {self.counts[name]}"

@@ -1,4 +1,4 @@
-"""Contracts of the parts that others can add: sources, transforms and mixes."""
+"""Protocols of the parts that users can add: sources, transforms and mixes."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -20,13 +20,13 @@ class Split:
     """A split of a dataset that is not prepared yet.
 
     Attributes:
-      images: where its images are read from.
-      load: reads and checks what is known about the images; takes `on_problem`, as
-        `segjax.data.coco.load_coco` does.
-      labels: files of the semantic labels that `DataConfig.semantic` names; None if they have no
-        files, or the source knows none.
-      files: annotation files, for messages and to notice when they change.
-      note: words that say which format was recognised; "" for the one that was asked for.
+      images: store that the images are read from.
+      load: function that reads and validates the annotations; takes `on_problem`, like
+        `segjax.data.coco.load_coco`.
+      labels: files of the labels named by `DataConfig.semantic`; None if these have no files or the
+        source does not provide them.
+      files: annotation files, for messages and to detect changes.
+      note: description of a format that was recognised; "" if the format was requested.
     """
 
     images: ImageStore
@@ -41,9 +41,9 @@ class Workspace:
     """Tools for a source while its dataset is prepared.
 
     Attributes:
-      download: fetches URLs, by any names, and returns the path of each file by the same names;
-        files are kept in the cache.
-      folder: for files that must be unpacked to be read; it is deleted afterwards.
+      download: function that maps URLs under arbitrary keys to the paths of the downloaded files
+        under the same keys; the cache keeps the files.
+      folder: folder for files that must be unpacked to be read; deleted afterwards.
     """
 
     download: Callable[[dict[str, str]], Mapping[str, Path]]
@@ -52,11 +52,11 @@ class Workspace:
 
 @runtime_checkable
 class Source(Protocol):
-    """A dataset as others store it: a frozen value, a row of `segjax.data.formats.FORMATS`."""
+    """A dataset in some format, as a frozen dataclass; a row of `segjax.data.formats.FORMATS`."""
 
     @classmethod
     def of(cls, config: Any) -> "Source":
-        """Makes the source from the fields of a `DataConfig`.
+        """Creates the source from the fields of a `DataConfig`.
 
         Raises:
           ValueError: if a field that the format needs is missing.
@@ -64,69 +64,70 @@ class Source(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Returns a text that changes with annotations, images and labels, without reading images.
+        """Returns a string that changes with annotations, images and labels.
 
-        `segjax.data.hashing.hash_splits` makes one for what lies in folders.
+        This should not read whole images. For data in folders, use
+        `segjax.data.hashing.hash_splits`.
         """
         ...
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
-        """Opens the splits "train" and "val", as far as there are.
+        """Opens the existing splits among "train", "val" and "test".
 
         Args:
-          workspace: for sources that download or unpack.
+          workspace: tools for sources that download or unpack files.
 
         Raises:
-          CocoError: if something is missing; it names what.
+          CocoError: if something is missing; the message names it.
         """
         ...
 
 
 @runtime_checkable
 class Transform(Protocol):
-    """Changes one example: a frozen value, so that configs can hold, compare and store it."""
+    """Transforms an example; a frozen dataclass, so that configs can compare and store it."""
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Returns the changed example.
+        """Returns the transformed example.
 
         Args:
-          example: the image and what is known about it.
-          rng: the only source of randomness; None for evaluation and prediction, where the
-            result must be a function of the example alone.
+          example: image with its objects and labels.
+          rng: random generator, the only source of randomness; None for evaluation and prediction,
+            where the result must depend on nothing but the example.
         """
         ...
 
     def sizes(self, height: int, width: int) -> Sizes:
-        """Returns the sizes that an image can get, from which canvases are made.
+        """Returns the possible sizes of the result, from which canvases are derived.
 
         Args:
-          height: rows of the image before.
-          width: columns of the image before.
+          height: rows of the image before the transform.
+          width: columns of the image before the transform.
 
         Returns:
-          (height, width) of every possible result, evaluation's included; of very many, enough
-          to know the largest height and the largest width.
+          (height, width) of every possible result, including that of evaluation. If there are very
+          many, those with the largest height and the largest width suffice.
         """
         ...
 
 
 @runtime_checkable
 class Mix(Protocol):
-    """Puts parts of other images into one, in training alone; a frozen value."""
+    """Mixes parts of other images into an image, in training only; a frozen dataclass."""
 
     def mix(
         self, example: Example, other: Callable[[], Example], rng: np.random.Generator
     ) -> Example:
-        """Returns the mixed example, which keeps the `image_id` of the first.
+        """Returns the mixed example, which keeps the `image_id` of `example`.
 
         Args:
-          example: after the transforms that stand before this one.
-          other: reads another image of the split, drawn at random with each call, and passes it
-            through the same transforms; not calling it costs nothing.
-          rng: the only source of randomness.
+          example: image after the preceding transforms.
+          other: function that reads another random image of the split on each call, and applies
+            the same preceding transforms; it costs nothing unless called.
+          rng: random generator, the only source of randomness.
         """
         ...
 
     def sizes(self, height: int, width: int) -> Sizes:
-        """Returns the sizes that an image can get, as `Transform.sizes` does."""
+        """Returns the possible sizes of the result, like `Transform.sizes`."""
         ...

@@ -1,10 +1,11 @@
-"""Run-length encoded masks: COCO's format, read and written without trusting the input.
+"""Run-length encoded masks in COCO's format, read and written without trusting the input.
 
 A mask is scanned column by column and stored as the lengths of alternating runs of zeros and
-ones, beginning with zeros. The compressed form writes each length (from the fourth on: its
-difference to the one two before) as a little-endian base-32 number in printable characters.
-pycocotools writes past its buffers on malformed strings, so that everything here parses the
-strings itself, and only polygons that were checked reach pycocotools.
+ones, starting with zeros. The compressed form writes each length (from the fourth on, its
+difference to the length two before) as a little-endian base-32 number in printable characters.
+
+pycocotools writes past its buffers on malformed strings. This module therefore parses strings
+itself, and only passes validated polygons to pycocotools.
 """
 
 from collections.abc import Sequence
@@ -15,26 +16,26 @@ from jaxtyping import Bool, Int64, Integer, UInt8
 
 MAX_MASK_PIXELS = 1 << 28
 MAX_POLYGON_POINTS = 100_000
-# 7 digits of 5 bits hold every difference of two run lengths below 2**32.
+# 7 digits of 5 bits can represent any difference of two run lengths below 2**32.
 _MAX_DIGITS = 7
 
 
 class Rle(TypedDict):
-    """A mask as COCO stores it: `size` is `[height, width]`, `counts` the compressed runs."""
+    """A mask as stored by COCO: `size` is `[height, width]`, `counts` the compressed runs."""
 
     size: list[int]
     counts: str
 
 
 class RleError(ValueError):
-    """A run-length string, or a polygon, that describes no mask."""
+    """Raised for run-length strings and polygons that do not describe a mask."""
 
 
 def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, " runs"]:
-    """Parses and checks a compressed run-length string.
+    """Parses and validates a compressed run-length string.
 
     Args:
-      text: the characters of COCO's `counts`.
+      text: COCO's `counts`.
       height: rows of the mask, in pixels.
       width: columns of the mask, in pixels.
 
@@ -42,8 +43,8 @@ def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, 
       The run lengths, zeros first; they sum to `height * width`.
 
     Raises:
-      RleError: for a character outside the alphabet, an unfinished or overlong number, a
-        negative run, or runs that do not fill the mask.
+      RleError: if there is a character outside the alphabet, an unfinished or overlong number, or a
+        negative run, or if the runs do not fill the mask.
     """
     _check_size(height, width)
     try:
@@ -54,6 +55,7 @@ def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, 
         raise RleError("RLE counts are empty: a mask has at least one run")
     if digits.min() < 0 or digits.max() > 63:
         raise RleError("RLE counts contain a character outside '0'..'o'")
+    # Bit 5 of a digit marks that the number continues, bit 4 of the last one is the sign.
     ends = np.flatnonzero(digits < 32)
     if ends.size == 0 or ends[-1] != digits.size - 1:
         raise RleError("RLE counts end in the middle of a number")
@@ -64,6 +66,8 @@ def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, 
     shift = 5 * (np.arange(digits.size) - np.repeat(starts, lengths))
     values = np.add.reduceat((digits & 31) << shift, starts)
     values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
+    # From the fourth on, values are differences to the length two before. The first is not part of
+    # that chain, so that even indices accumulate from 2.
     counts = values.copy()
     counts[1::2] = np.cumsum(values[1::2])
     counts[2::2] = np.cumsum(values[2::2])
@@ -73,7 +77,7 @@ def counts_from_string(text: str, height: int, width: int) -> Int64[np.ndarray, 
 def check_counts(
     counts: Integer[np.ndarray, " runs"], height: int, width: int
 ) -> Int64[np.ndarray, " runs"]:
-    """Checks uncompressed run lengths against the size of their mask.
+    """Validates uncompressed run lengths against the size of their mask.
 
     Args:
       counts: run lengths in pixels, zeros first.
@@ -81,25 +85,25 @@ def check_counts(
       width: columns of the mask.
 
     Returns:
-      The same numbers as int64.
+      The run lengths as int64.
 
     Raises:
-      RleError: for a negative run, or runs that do not sum to `height * width`.
+      RleError: if a run is negative, or the runs do not sum to `height * width`.
     """
     _check_size(height, width)
     if counts.size == 0 or counts.min() < 0:
         raise RleError("RLE counts are empty or hold a negative run")
-    # Each run is bounded before they are added, so that the sum cannot wrap around.
+    # Bound each run before the sum, so that the sum cannot wrap around.
     if counts.max() > height * width or counts.sum() != height * width:
         raise RleError(f"RLE runs do not add up to the {height} x {width} pixels of the mask")
     return counts.astype(np.int64)
 
 
 def string_from_counts(counts: Integer[np.ndarray, " runs"]) -> str:
-    """Writes run lengths in COCO's compressed form, as pycocotools does.
+    """Compresses run lengths to the same string as pycocotools.
 
     Args:
-      counts: run lengths in pixels, zeros first, not negative.
+      counts: nonnegative run lengths in pixels, zeros first.
 
     Returns:
       The compressed `counts`.
@@ -110,7 +114,7 @@ def string_from_counts(counts: Integer[np.ndarray, " runs"]) -> str:
     more = np.ones(values.shape, bool)
     while more.any():
         digit = values & 31
-        values = values >> 5  # arithmetic: keeps the sign
+        values = values >> 5  # arithmetic shift, which keeps the sign
         used.append(more)
         more = more & np.where(digit & 16, values != -1, values != 0)
         columns.append(digit + 32 * more + 48)
@@ -121,7 +125,7 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
     """Encodes a mask.
 
     Args:
-      mask: nonzero where the object is.
+      mask: mask that is nonzero on the object.
 
     Returns:
       The mask as RLE.
@@ -129,7 +133,7 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
     height, width = mask.shape
     padded = np.concatenate([[False], np.ravel(mask.astype(bool), order="F"), [False]])
     changes = np.flatnonzero(padded[1:] != padded[:-1])
-    # A one in the last pixel closes exactly at the end: then no run of zeros follows.
+    # If the last pixel is one, its run closes at the end of the mask, and no run of zeros follows.
     closed = changes.size and changes[-1] == height * width
     edges = changes if closed else [*changes, height * width]
     counts = np.diff(np.asarray(edges, np.int64), prepend=0)
@@ -137,15 +141,15 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
 
 
 def empty_counts(height: int, width: int) -> str:
-    """Returns the canonical counts of a mask without a pixel, for comparing with others' counts."""
+    """Returns the canonical counts of an empty mask, to compare other counts with."""
     return string_from_counts(np.array([height * width]))
 
 
 def decode(rle: Rle) -> UInt8[np.ndarray, "h w"]:
-    """Decodes a mask of at most `MAX_MASK_PIXELS`.
+    """Decodes a mask of at most `MAX_MASK_PIXELS` pixels.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
 
     Returns:
       The mask, 0 or 1.
@@ -164,16 +168,16 @@ def decode_crop(
 ) -> UInt8[np.ndarray, "mh mw"]:
     """Samples a mask on a grid over a box, without decoding the rest of the image.
 
-    Each cell takes the pixel under its centre: on average a mask keeps its area, and parts
-    thinner than a cell are thinned out rather than erased.
+    Each cell takes the pixel under its centre. On average, this preserves the area of the mask, and
+    parts thinner than a cell are thinned out rather than erased.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
       box: `(x0, y0, x1, y1)` in pixels of the mask, half-open.
-      size: rows and columns of the grid.
+      size: number of rows and columns of the grid.
 
     Returns:
-      The raster, 0 or 1; zero outside the mask's image.
+      The raster, 0 or 1; zero outside the image.
 
     Raises:
       RleError: if the RLE is malformed.
@@ -201,7 +205,7 @@ def area(rle: Rle) -> int:
     """Counts the pixels of a mask.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
 
     Returns:
       The area in pixels.
@@ -210,10 +214,10 @@ def area(rle: Rle) -> int:
 
 
 def to_bbox(rle: Rle) -> tuple[int, int, int, int]:
-    """Finds the box around a mask.
+    """Finds the bounding box of a mask.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
 
     Returns:
       `(x0, y0, x1, y1)` in pixels, half-open; zeros for an empty mask.
@@ -222,13 +226,13 @@ def to_bbox(rle: Rle) -> tuple[int, int, int, int]:
 
 
 def measure(rle: Rle) -> tuple[int, tuple[int, int, int, int]]:
-    """Finds area and box in one pass.
+    """Computes the area and bounding box of a mask in one pass.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
 
     Returns:
-      What `area` and `to_bbox` give.
+      The results of `area` and `to_bbox`.
 
     Raises:
       RleError: if the RLE is malformed.
@@ -241,7 +245,8 @@ def measure(rle: Rle) -> tuple[int, tuple[int, int, int, int]]:
     if starts.size == 0:
         return 0, (0, 0, 0, 0)
     first, last = starts // height, (ends - 1) // height
-    if (first != last).any():  # such a run reaches the bottom of one column and the next's top
+    # A run over two columns touches the bottom of the first and the top of the next.
+    if (first != last).any():
         y0, y1 = 0, height
     else:
         y0, y1 = int((starts % height).min()), int(((ends - 1) % height).max()) + 1
@@ -249,13 +254,13 @@ def measure(rle: Rle) -> tuple[int, tuple[int, int, int, int]]:
 
 
 def canonical(rle: Rle) -> Rle:
-    """Rewrites RLE with no empty run but perhaps the first, and the shortest digits.
+    """Rewrites RLE without empty runs, except possibly the first, and with the fewest digits.
 
     Args:
-      rle: the mask as RLE.
+      rle: mask as RLE.
 
     Returns:
-      The same mask; equal masks become equal strings.
+      The same mask; equal masks produce equal strings.
 
     Raises:
       RleError: if the RLE is malformed.
@@ -265,7 +270,7 @@ def canonical(rle: Rle) -> Rle:
 
 
 def from_counts(counts: Sequence[Any], height: int, width: int) -> Rle:
-    """Makes RLE from the uncompressed form that COCO uses for crowds.
+    """Converts the uncompressed form, which COCO uses for crowds, to compressed RLE.
 
     Args:
       counts: run lengths in pixels, zeros first.
@@ -276,7 +281,7 @@ def from_counts(counts: Sequence[Any], height: int, width: int) -> Rle:
       The mask as RLE.
 
     Raises:
-      RleError: if the runs are not whole numbers, negative, or do not fill the mask.
+      RleError: if the runs are not integers, are negative, or do not fill the mask.
     """
     values = np.asarray(counts)
     if values.ndim != 1 or values.size == 0 or values.dtype.kind not in "iu":
@@ -286,10 +291,10 @@ def from_counts(counts: Sequence[Any], height: int, width: int) -> Rle:
 
 
 def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
-    """Rasterises polygons as COCO does; the mask is their union.
+    """Rasterises the union of polygons as in COCO.
 
     Args:
-      polygons: each `[x0, y0, x1, y1, ...]` in pixels, at least three points.
+      polygons: polygons `[x0, y0, x1, y1, ...]` in pixels, with at least three points each.
       height: rows of the mask.
       width: columns of the mask.
 
@@ -297,8 +302,9 @@ def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
       The mask as RLE.
 
     Raises:
-      RleError: for fewer than three points, an odd number of coordinates, coordinates that are
-        not finite or lie further than one image size outside, and for too many points.
+      RleError: if there are no polygons, or if one has fewer than three or too many points, an odd
+        number of coordinates, or coordinates that are not finite or more than one image size
+        outside the image.
     """
     from pycocotools import mask as mask_utils
 
@@ -313,7 +319,7 @@ def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
 def _decode_columns(
     counts: Int64[np.ndarray, " runs"], first: int, last: int, height: int
 ) -> UInt8[np.ndarray, "columns h"]:
-    """Decodes columns `first..last-1`, one a row."""
+    """Decodes columns `first..last-1` into the rows of an array."""
     edges = np.clip(np.cumsum(counts), first * height, last * height)
     runs = np.diff(edges, prepend=first * height)
     values = (np.arange(counts.size) % 2).astype(np.uint8)
@@ -321,7 +327,7 @@ def _decode_columns(
 
 
 def _drop_empty_runs(counts: Int64[np.ndarray, " runs"]) -> Int64[np.ndarray, " kept"]:
-    """Joins the neighbours of empty runs; only the first run may stay empty."""
+    """Joins the neighbours of empty runs; only the first run may remain empty."""
     values = np.arange(counts.size) % 2
     values, lengths = values[counts > 0], counts[counts > 0]
     starts = np.flatnonzero(np.diff(values, prepend=-1))
@@ -345,7 +351,7 @@ def _check_polygon(polygon: Sequence[Any], height: int, width: int) -> list[floa
     points = np.asarray(polygon)
     if points.ndim != 1 or points.dtype.kind not in "iuf" or not np.isfinite(points).all():
         raise RleError("a polygon holds something that is not a finite number")
-    # pycocotools walks every edge pixel by pixel: far points would cost gigabytes.
+    # pycocotools traces every edge pixel by pixel: distant points would cost gigabytes.
     limit = np.array([width, height], np.float64)
     far = (points.reshape(-1, 2) < -limit) | (points.reshape(-1, 2) > 2 * limit)
     if far.any():

@@ -1,4 +1,4 @@
-"""Rows of a batch: a record decoded, transformed and brought to arrays of known sizes."""
+"""Rows of a batch: decodes and transforms records, and writes them into arrays of fixed shape."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One image ready for its canvas.
+    """One image, ready to be written into a batch.
 
     Attributes:
-      image: RGB.
-      image_id: as in the annotation file.
-      original_size: (height, width) of the file.
-      boxes: `(x0, y0, x1, y1)` in pixels of `image`, float32.
-      classes: class indices.
+      image: RGB image.
+      image_id: id in the annotation file.
+      original_size: (height, width) of the stored image.
+      boxes: boxes `(x0, y0, x1, y1)` in pixels of `image`, float32.
+      classes: class indices of the objects.
       is_crowd: True for regions of many objects.
-      masks: 0/1 rasters over the boxes, or over all of `image`.
+      masks: 0/1 rasters over the boxes, or over the whole `image`.
       truncated: number of objects dropped because there were too many.
-      degenerate: number of objects dropped because they lack size or mask.
-      semantic: label of every pixel of `image`, or None where none are wanted.
+      degenerate: number of objects dropped because their box is too small or they lack a mask.
+      semantic: label of every pixel of `image`; None without semantic labels.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -55,14 +55,14 @@ def make_row(
     """Decodes and transforms one image with its objects and labels.
 
     Args:
-      record: one element of `open_records`.
-      rng: source of everything random; None for evaluation, which draws nothing.
-      config: how; `semantic` other than "none" takes the record's labels too, `instances=False`
-        leaves out its objects.
-      draw: draws another record of the split, for mixes; training with mixes needs it.
+      record: element of `open_records`.
+      rng: random generator; None for evaluation, which is deterministic.
+      config: transforms and sizes. Reads the labels unless `semantic` is "none"; skips the objects
+        if `instances` is False.
+      draw: draws another record of the split; required for training with mixes.
 
     Returns:
-      The row, with objects dropped that are degenerate or over the cap.
+      The row, without objects that are degenerate or exceed `max_instances`.
     """
 
     def read(record: Record, steps: Sequence[Transform | Mix]) -> Example:
@@ -84,13 +84,13 @@ def apply(
     rng: np.random.Generator | None,
     other: Callable[[Sequence[Transform | Mix]], Example] | None = None,
 ) -> Example:
-    """Passes an example through transforms and mixes.
+    """Applies transforms and mixes to an example.
 
     Args:
-      steps: what to do, in order.
-      example: where it begins.
-      rng: source of everything random; None for evaluation and prediction, which mix nothing.
-      other: reads another image and passes it through the given steps, for mixes in training.
+      steps: transforms and mixes, in order.
+      example: example to transform.
+      rng: random generator; None for evaluation and prediction, which skip mixes.
+      other: reads another image and applies the given steps to it; required for mixes in training.
 
     Returns:
       The transformed example.
@@ -100,37 +100,39 @@ def apply(
             example = step(example, rng)
         elif rng is not None:
             assert other is not None
+            # The other image gets the steps before the mix; the ones after it apply to the result.
             before = steps[:place]
             example = step.mix(example, lambda before=before: other(before), rng)
     return example
 
 
 def cap_objects(objects: Objects, limit: int) -> tuple[Objects, int]:
-    """Keeps at most `limit` objects: crowds are dropped first, then the smallest.
+    """Keeps at most `limit` objects, dropping crowds first, then the smallest objects.
 
     Args:
       objects: objects of one image.
-      limit: how many to keep.
+      limit: maximum number of objects to keep.
 
     Returns:
-      The kept objects in their order, and how many were dropped.
+      The kept objects in their original order, and the number of dropped ones.
     """
     count = len(objects)
     if count <= limit:
         return objects, 0
+    # `lexsort` sorts by its last key first: non-crowds, then large areas, then input order.
     rank = np.lexsort((np.arange(count), -objects.areas, objects.is_crowd))
     return objects.take(np.sort(rank[:limit])), count - limit
 
 
 def empty_batch(rows: int, canvas: tuple[int, int], config: DataConfig) -> HostBatch:
-    """A batch of filling rows: what `train_iterator` and `eval_iterator` write examples into.
+    """Returns a batch of padding rows, which `train_iterator` and `eval_iterator` fill.
 
     Args:
-      rows: images.
+      rows: number of images.
       canvas: (height, width) of the padded images.
-      config: which labels there are, and their sizes.
+      config: selects the labels and their sizes.
     """
-    # Without instances one empty row is left, as no axis of a batch is empty.
+    # Without instances, keep one empty row: batches must not have axes of size 0.
     count = config.max_instances if config.instances else 1
     masks = config.masks and config.instances
     raster = (config.mask_size, config.mask_size) if masks else (1, 1)
@@ -138,7 +140,7 @@ def empty_batch(rows: int, canvas: tuple[int, int], config: DataConfig) -> HostB
         raster = canvas
     return {
         "images": np.zeros((rows, *canvas, 3), np.uint8),
-        # Filling rows count as whole canvases, so that nothing divides by an empty image.
+        # Padding rows claim the whole canvas, so that nothing divides by a size of 0.
         "image_sizes": np.tile(np.array(canvas, np.int32), (rows, 1)),
         "gt_boxes": np.zeros((rows, count, 4), np.float32),
         "gt_classes": np.zeros((rows, count), np.int32),
@@ -165,10 +167,10 @@ def fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
     """Writes a row into a batch.
 
     Args:
-      batch: what `empty_batch` returned.
-      place: which image of the batch.
-      row: the image, at most as large as the canvas.
-      config: which labels there are, and their sizes.
+      batch: batch from `empty_batch`.
+      place: index of the row in the batch.
+      row: image to write, at most as large as the canvas.
+      config: the config that was passed to `empty_batch`.
     """
     height, width = row.image.shape[:2]
     count = len(row.classes)
@@ -183,6 +185,7 @@ def fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
     masks[place, :count, :mask_height, :mask_width] = row.masks
     frames[place, :count] = row.boxes
     if config.masks and config.mask_frame == "image":
+        # These rasters cover the whole canvas, including its padding.
         frames[place, :count] = 0, 0, masks.shape[3], masks.shape[2]
     if row.semantic is not None:
         batch["gt_semantic"][place, :height, :width] = row.semantic
@@ -194,6 +197,7 @@ def fill(batch: HostBatch, place: int, row: Row, config: DataConfig) -> None:
 
 
 def _row(example: Example, config: DataConfig) -> Row:
+    # Degenerate objects go first, so that they do not take rows from others.
     objects, degenerate = _drop_degenerate(example.objects, config)
     objects, truncated = cap_objects(objects, config.max_instances)
     return Row(
@@ -211,7 +215,7 @@ def _row(example: Example, config: DataConfig) -> Row:
 
 
 def _drop_degenerate(objects: Objects, config: DataConfig) -> tuple[Objects, int]:
-    """Drops objects whose box is too thin in the input, or that lack a mask where masks count."""
+    """Drops objects whose box is too thin in the input, or that lack a mask if masks are used."""
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     keep = (sides > config.min_box_size).all(axis=1)
     if config.masks:
@@ -223,7 +227,7 @@ def _drop_degenerate(objects: Objects, config: DataConfig) -> tuple[Objects, int
 def _rasters(
     objects: Objects, size: tuple[int, int], config: DataConfig
 ) -> UInt8[np.ndarray, "n mh mw"]:
-    """Samples the masks over their boxes, or over the whole image (nearest pixel)."""
+    """Samples the masks over their boxes or over the whole image, taking the nearest pixels."""
     if not (config.masks and config.instances):
         return np.zeros((len(objects), 1, 1), np.uint8)
     grid, frames = (config.mask_size, config.mask_size), objects.mask_boxes

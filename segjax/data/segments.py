@@ -1,7 +1,7 @@
-"""Words of panoptic segmentation that reading, models and evaluation share.
+"""Types of panoptic segmentation, shared by reading, models and evaluation.
 
-A panoptic map is an int [H, W] array of segment ids, 0 where nothing is known ("void"); a list of
-segments says what the ids are (Kirillov et al., "Panoptic Segmentation", 1801.00868).
+A panoptic map is an int [H, W] array of segment ids, where 0 is unknown ("void"). A list of
+segments describes the ids (Kirillov et al., "Panoptic Segmentation", 1801.00868).
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-# The id of pixels that belong to no segment, as in COCO's panoptic format.
+# Id of pixels outside all segments, as in COCO's panoptic format.
 VOID = 0
 
 
@@ -18,9 +18,9 @@ class Segment:
     """One region of a panoptic map.
 
     Attributes:
-      id: the value of its pixels in the map, above 0.
+      id: value of its pixels in the map, above 0.
       category_id: `id` of its `PanopticCategory`.
-      is_crowd: ground truth only: several objects of the class that were not told apart.
+      is_crowd: True for a region of several objects annotated as one; ground truth only.
     """
 
     id: int
@@ -33,9 +33,9 @@ class PanopticCategory:
     """A class of panoptic segmentation.
 
     Attributes:
-      id: the data set's number of it; COCO's have gaps.
-      name: as people say it.
-      is_thing: True for countable objects, False for stuff (one segment per image at most).
+      id: id in the dataset; COCO's ids have gaps.
+      name: human-readable name.
+      is_thing: True for countable objects, False for stuff (at most one segment per image).
     """
 
     id: int
@@ -44,6 +44,6 @@ class PanopticCategory:
 
 
 def ids_of(colours: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-    """Takes segment ids out of a panoptic PNG's colours: red holds the lowest byte."""
+    """Decodes segment ids from the colours of a panoptic PNG: red holds the lowest byte."""
     wide = colours.astype(np.int32)
     return wide[..., 0] + 256 * wide[..., 1] + 65536 * wide[..., 2]

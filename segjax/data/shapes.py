@@ -1,9 +1,9 @@
 """A synthetic dataset in COCO format with exact masks: discs, boxes, triangles and stars.
 
-Objects overlap, so that the visible mask differs from the drawn shape; every class has its own
-texture over a random colour; some images hold a crowd of tiny objects, some hold nothing. The
-ground can be divided into regions of stuff, and then a panoptic annotation lies next to that of the
-instances. Everything follows from the seed.
+Objects overlap, so that visible masks differ from the drawn shapes. Every class has its own texture
+over a random colour. Some images contain a crowd of tiny objects, some contain none. The background
+can be divided into regions of stuff, which adds panoptic annotations to those of the instances. The
+seed determines everything.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from segjax.data import rle as rle_lib
 from segjax.data.grounds import GROUND_IDS, GROUNDS, draw_grounds
 
 CLASSES = ("disc", "box", "triangle", "star")
-# COCO's ids have gaps: so have these.
+# As in COCO, the ids have gaps.
 CATEGORY_IDS = (1, 3, 4, 8)
 _VERSION = 1
 _MARKER = "shapes.json"
@@ -29,22 +29,23 @@ _MARKER = "shapes.json"
 
 @dataclasses.dataclass(frozen=True)
 class ShapesConfig:
-    """Settings of the drawings.
+    """Settings of the synthetic images.
 
     Attributes:
       image_size: side of the square images, in pixels.
-      num_train: training images.
-      num_val: validation images.
-      max_objects: most objects an image; the least is one, except for empty images.
+      num_train: number of training images.
+      num_val: number of validation images.
+      max_objects: largest number of objects per image; images that are not empty have at least one.
       min_side: smallest diameter of an object, in pixels.
       max_side: largest diameter of an object, in pixels.
-      crowd_fraction: part of the images with a crowd region.
-      empty_fraction: part of the images without objects.
-      min_visible: part of what is seen of an object that stays visible under each one drawn
-        after it.
+      crowd_fraction: fraction of images with a crowd region.
+      empty_fraction: fraction of images without objects.
+      min_visible: smallest fraction of an object's visible pixels that each later object leaves
+        visible.
       seed: seed of all random choices.
-      stuff_regions: classes of ground, 2 to 4 of `segjax.data.grounds.GROUNDS`: each image shows at
-        least two of them, and `semantic="panoptic"` can be read. 0 is a ground of no class.
+      stuff_regions: number of stuff classes, 2 to 4 of `segjax.data.grounds.GROUNDS`. Each image
+        shows at least two of them, and `semantic="panoptic"` can be read. 0 draws a background
+        without classes.
     """
 
     image_size: int = 128
@@ -72,25 +73,25 @@ class ShapesConfig:
             )
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that change with every field."""
+        """Returns a hash of all fields, as 16 hexadecimal digits."""
         fields = dataclasses.asdict(self)
         if not self.stuff_regions:
-            del fields["stuff_regions"]  # such sets are those from before there was this field
+            del fields["stuff_regions"]  # keeps the hash from before this field was added
         text = json.dumps([_VERSION, fields], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
-    """Writes the dataset, unless `root` holds it already.
+    """Writes the dataset, unless `root` already contains it.
 
     Args:
-      config: what to draw.
-      root: folder for `train/`, `val/` and `annotations/instances_{train,val}.json`. A folder
-        left by another config is drawn again. With `stuff_regions` there are
-        `annotations/panoptic_{train,val}.json` and the folders of that name too.
+      config: settings of the images.
+      root: folder for `train/`, `val/` and `annotations/instances_{train,val}.json`. A dataset of
+        another config is replaced. With `stuff_regions`, `annotations/panoptic_{train,val}.json`
+        and folders of the same names are written as well.
 
     Raises:
-      FileExistsError: if `root` has files that this function did not write.
+      FileExistsError: if `root` contains files that this function did not write.
     """
     folder = Path(root)
     marker = folder / _MARKER
@@ -103,17 +104,18 @@ def generate(config: ShapesConfig, root: str | os.PathLike[str]) -> None:
     _clear(folder)
     for split, count, stream in (("train", config.num_train, 0), ("val", config.num_val, 1)):
         _write_split(config, folder, split, count, stream)
+    # The marker comes last: without it, an interrupted dataset is drawn again.
     _write_json(marker, json.dumps({"fingerprint": config.fingerprint()}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One drawn image.
+    """A synthetic image with its annotations.
 
     Attributes:
-      image: RGB.
-      objects: of each the class index, the visible mask and whether it is a crowd.
-      ground: index in `GROUNDS` of every pixel, under objects too; None without `stuff_regions`.
+      image: RGB image.
+      objects: class index, visible mask, and crowd flag of each object.
+      ground: index in `GROUNDS` of every pixel, also below objects; None without `stuff_regions`.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -125,11 +127,11 @@ def draw(config: ShapesConfig, rng: np.random.Generator) -> Picture:
     """Draws one image.
 
     Args:
-      config: what to draw.
-      rng: source of everything random.
+      config: settings of the images.
+      rng: random generator.
 
     Returns:
-      The image and what is on it.
+      The image with its annotations.
     """
     ground = None
     if config.stuff_regions:
@@ -142,7 +144,7 @@ def draw(config: ShapesConfig, rng: np.random.Generator) -> Picture:
 def _draw_objects(
     image: UInt8[np.ndarray, "h w 3"], config: ShapesConfig, rng: np.random.Generator
 ) -> list[tuple[int, Bool[np.ndarray, "h w"], bool]]:
-    """Draws objects over a ground and gives what is seen of them."""
+    """Draws objects onto a background, in place, and returns those that remain visible."""
     if rng.random() < config.empty_fraction:
         return []
     objects: list[tuple[int, Bool[np.ndarray, "h w"], bool]] = []
@@ -159,7 +161,7 @@ def _add_object(
     config: ShapesConfig,
     rng: np.random.Generator,
 ) -> None:
-    """Draws one more object over the others, where it hides none of them too much."""
+    """Adds an object in front of the others, unless all attempts would hide one too much."""
     before = [mask.sum() for _, mask, _ in objects]
     for _ in range(10):
         kind = int(rng.integers(len(CLASSES)))
@@ -180,7 +182,7 @@ def _add_object(
 def _shape_mask(
     kind: int, side: float, centre: Float[np.ndarray, "2"], size: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "h w"]:
-    """Rasters one randomly turned shape of diameter `side`, in pixels."""
+    """Rasterises a randomly rotated shape with a diameter of `side` pixels."""
     import cv2
 
     angle, aspect = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.0)
@@ -198,6 +200,7 @@ def _shape_mask(
         turns, radii = np.arange(10) * (np.pi / 5), np.tile([radius, 0.45 * radius], 5)
     points = centre + np.stack([np.cos(turns + angle), np.sin(turns + angle)], 1) * radii[:, None]
     mask = np.zeros((size, size), np.uint8)
+    # Fixed-point coordinates in 1/16 pixel. OpenCV puts pixel centres at integers, we at + 0.5.
     cv2.fillPoly(mask, [np.round((points - 0.5) * 16).astype(np.int32)], 1, shift=4)
     return mask.astype(bool)
 
@@ -209,7 +212,7 @@ def _paint(
     side: float,
     rng: np.random.Generator,
 ) -> None:
-    """Fills the mask with the class's texture over a random bright colour."""
+    """Fills the mask with the texture of its class over a random bright colour."""
     ys, xs = np.nonzero(mask)
     colour = rng.uniform(70, 230, 3)
     phase = rng.uniform(0, 2 * np.pi)
@@ -242,7 +245,7 @@ def _draw_crowd(
 
 
 def _ground(size: int, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
-    """Makes a ground of soft blotches and fine noise."""
+    """Returns a background of soft blotches and fine noise."""
     import cv2
 
     coarse = rng.uniform(20, 150, (6, 6, 3)).astype(np.float32)
@@ -258,6 +261,7 @@ def _write_split(config: ShapesConfig, root: Path, split: str, count: int, strea
     annotations: list[dict[str, Any]] = []
     panoptic: list[dict[str, Any]] = []
     for index in range(count):
+        # One generator per image, so that images do not depend on their number.
         picture = draw(config, np.random.default_rng([config.seed, stream, index]))
         name = f"{index:06d}.png"
         _write_png(root / split / name, picture.image)
@@ -294,7 +298,7 @@ def _write_png(path: Path, image: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def _segments(picture: Picture) -> tuple[Int64[np.ndarray, "h w"], list[dict[str, Any]]]:
-    """Numbers the pixels by segment and describes the segments, objects first."""
+    """Returns a map of segment ids and the list of segments, objects first."""
     assert picture.ground is not None
     parts = [(CATEGORY_IDS[kind], mask, crowd) for kind, mask, crowd in picture.objects]
     free = ~np.any([np.zeros(picture.ground.shape, bool), *(mask for _, mask, _ in parts)], axis=0)
@@ -304,7 +308,7 @@ def _segments(picture: Picture) -> tuple[Int64[np.ndarray, "h w"], list[dict[str
     for category_id, mask, crowd in parts:
         if not mask.any():
             continue
-        # An odd factor keeps them apart, and gives colours that differ.
+        # Multiplying by an odd number modulo 2**24 keeps ids distinct and spreads their colours.
         number = (len(segments) + 1) * 0x3A5B71 % (1 << 24)
         ids[mask] = number
         x0, y0, x1, y1 = rle_lib.to_bbox(rle_lib.encode(mask))
@@ -321,14 +325,14 @@ def _segments(picture: Picture) -> tuple[Int64[np.ndarray, "h w"], list[dict[str
 
 
 def _colours(ids: Int64[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Writes ids as COCO does: red holds the lowest byte."""
+    """Encodes segment ids as RGB, as in COCO: red holds the lowest byte."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
 
 
 def _annotation(
     number: int, image_id: int, kind: int, mask: Bool[np.ndarray, "h w"], crowd: bool
 ) -> dict[str, Any]:
-    """Describes one object; masks alternate between polygons and RLE where both are exact."""
+    """Returns an object's annotation; masks alternate between RLE and, where exact, polygons."""
     encoded = rle_lib.encode(mask)
     x0, y0, x1, y1 = rle_lib.to_bbox(encoded)
     segmentation: Any = encoded
@@ -349,7 +353,7 @@ def _annotation(
 
 
 def _exact_polygon(mask: Bool[np.ndarray, "h w"]) -> list[list[float]] | None:
-    """Outlines a mask along its pixels' edges, or gives None where columns have gaps."""
+    """Traces a mask along its pixel edges; None if it has gaps or the result is inexact."""
     columns = np.flatnonzero(mask.any(axis=0))
     top = mask.argmax(axis=0)[columns]
     bottom = mask.shape[0] - mask[::-1].argmax(axis=0)[columns]
@@ -367,7 +371,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes an older dataset of ours and marks the folder as being written."""
+    """Removes an older synthetic dataset, and marks the folder as being written."""
     import shutil
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Image files in a folder or an archive, addressed by names from untrusted files."""
+"""Reads image files from folders and archives by names from untrusted files."""
 
 import os
 import re
@@ -15,15 +15,16 @@ _MAX_NAME = 1024
 
 
 class StoreError(OSError):
-    """An image file that cannot be read."""
+    """Raised for image files that cannot be read."""
 
 
 class NameProblem(NamedTuple):
-    """Why a file name cannot be used.
+    """Reason that a file name cannot be used.
 
     Attributes:
-      kind: "bad_file_name", "missing_file" or "link_out_of_folder".
-      reason: the cause, and the file that is probably meant, to follow "the name ...".
+      kind: name of the defect: "bad_file_name", "missing_file" or "link_out_of_folder".
+      reason: predicate to follow "the name ..." in messages, with a suggestion if there is a
+        similar file.
     """
 
     kind: str
@@ -32,38 +33,38 @@ class NameProblem(NamedTuple):
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """Reads image files by the names that an annotation file gives."""
+    """Reads image files by their names in an annotation file."""
 
     def problem(self, name: Any) -> NameProblem | None:
-        """Returns the reason that forbids reading `name`, or None."""
+        """Returns the reason that `name` cannot be read, or None if it can."""
         ...
 
     def read(self, name: str) -> bytes:
-        """Returns the bytes of the file `name`, which must have no problem."""
+        """Returns the bytes of the file `name`, for which `problem` must return None."""
         ...
 
     def where(self, name: str) -> str:
-        """Returns what to call the file `name` in a message."""
+        """Returns the location of the file `name`, for messages."""
         ...
 
 
 def bad_name(name: Any) -> bool:
-    """Returns True for a name that could lead out of its folder; `name_fault` says why."""
+    """Returns True if a name could lead out of its folder; `name_fault` returns the reason."""
     return name_fault(name) is not None
 
 
 def name_fault(name: Any) -> str | None:
-    """Says why a file name could lead out of its folder, or is not one at all.
+    """Returns the reason that a file name is invalid or could lead out of its folder.
 
-    Spaces of any kind and colons are legal: macOS writes U+202F into the names of screenshots,
-    and cameras write times.
+    Spaces of any kind and colons are allowed: macOS puts U+202F into the names of screenshots, and
+    cameras put times into theirs.
 
     Args:
-      name: `file_name` of an annotation file.
+      name: `file_name` from an annotation file.
 
     Returns:
-      The reason for other types, empty and overlong names, URLs, absolute paths, backslashes
-      (Windows and UNC paths), control characters and any `..`; None for a good name.
+      The reason for values that are not strings, empty and overlong names, URLs, absolute paths,
+      backslashes (Windows and UNC paths), control characters and any `..`; None for a valid name.
     """
     if not isinstance(name, str):
         return f"is not text but {type(name).__name__}"
@@ -84,18 +85,18 @@ _FAULTS = (
     (r"^[/~]", "is absolute"),
     (r"(^|/)\.\.(/|$)", "leads out of its folder (..)"),
 )
-# Control characters, lone surrogates, and separators of lines and paragraphs.
+# Unicode categories of control characters, lone surrogates, and line and paragraph separators.
 _UNUSABLE = {"Cc", "Cs", "Zl", "Zp"}
-# They make one name look like another.
+# Bidirectional controls make a name look like another one.
 _BIDIRECTIONAL = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def _likely(name: Any, exists: Callable[[str], bool]) -> str:
-    """Names the file that an unusable or missing name probably means, if it is there."""
+    """Suggests an existing file that an unusable or missing name probably refers to, or ""."""
     if not isinstance(name, str):
         return ""
     parts = [part for part in re.split(r"[\\/]+", name.partition("?")[0]) if part not in ("", "..")]
-    # Annotation tools put folders, the address of their server, or an upload's id in front.
+    # Annotation tools prepend folders, the address of their server, or the id of an upload.
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
     tails += [re.sub(r"^[0-9a-f]{8}-", "", parts[-1])] if parts else []
     for tail in tails:
@@ -105,11 +106,11 @@ def _likely(name: Any, exists: Callable[[str], bool]) -> str:
 
 
 class FolderStore:
-    """Images below a folder; links that lead out of it are refused unless they are allowed.
+    """Images in a folder; links that point outside it are rejected unless allowed.
 
     Attributes:
-      root: the folder, with its own links resolved.
-      follow_links: True to read links that lead out of the folder, too.
+      root: path of the folder, with links resolved.
+      follow_links: read files through links that point outside the folder.
     """
 
     def __init__(self, root: str | os.PathLike[str], *, follow_links: bool = False) -> None:
@@ -117,7 +118,7 @@ class FolderStore:
         self.follow_links = follow_links
 
     def problem(self, name: Any) -> NameProblem | None:
-        """Returns the reason that forbids reading `name`, or None."""
+        """Returns the reason that `name` cannot be read, or None if it can."""
         if fault := name_fault(name):
             return NameProblem("bad_file_name", fault + _likely(name, self._is_here))
         path = os.path.realpath(self.root / name)
@@ -142,10 +143,10 @@ class FolderStore:
         """Returns the bytes of a file.
 
         Args:
-          name: path below the root.
+          name: path relative to the root.
 
         Raises:
-          StoreError: if it has a problem or is larger than any image should be.
+          StoreError: if the file cannot be read, or is larger than any image should be.
         """
         problem = self.problem(name)
         path = self.root / name
@@ -164,7 +165,7 @@ class ZipStore:
     """Images in a zip archive, read in place.
 
     Attributes:
-      prefix: the folder inside the archive.
+      prefix: folder inside the archive.
     """
 
     def __init__(self, path: str | os.PathLike[str], prefix: str) -> None:
@@ -173,7 +174,7 @@ class ZipStore:
         self.prefix = prefix
 
     def problem(self, name: Any) -> NameProblem | None:
-        """Returns the reason that forbids reading `name`, or None."""
+        """Returns the reason that `name` cannot be read, or None if it can."""
         if fault := name_fault(name):
             return NameProblem("bad_file_name", fault + _likely(name, self._is_here))
         if self._is_here(name):
@@ -185,13 +186,13 @@ class ZipStore:
         return f"{self.prefix}/{name}" in self._names
 
     def read(self, name: str) -> bytes:
-        """Returns the bytes of a member.
+        """Returns the bytes of an archive member.
 
         Args:
-          name: path below the prefix.
+          name: path relative to the prefix.
 
         Raises:
-          StoreError: if it is missing, damaged, or larger than any image should be.
+          StoreError: if the member is missing, damaged, or larger than any image should be.
         """
         problem = self.problem(name)
         if problem:
@@ -205,17 +206,17 @@ class ZipStore:
             raise StoreError(f"{self._archive.filename}: {name}: {error}") from None
 
     def where(self, name: str) -> str:
-        """Returns the path of the archive and, after a colon, that inside it."""
+        """Returns the path of the archive, a colon, and the path inside it."""
         return f"{self._archive.filename}:{self.prefix}/{name}"
 
 
 def extract(archive: str | os.PathLike[str], member: str, target: Path) -> None:
-    """Copies a file out of a zip archive.
+    """Extracts a file from a zip archive.
 
     Args:
       archive: path of the archive.
-      member: name of the file inside.
-      target: path of the copy; its folder is made.
+      member: name of the file in the archive.
+      target: path of the copy; its folder is created.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -1,4 +1,4 @@
-"""Semantic labels in which all things are one class, as panoptic models learn them."""
+"""Merges all things into one semantic class, as in the semantic heads of panoptic models."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ THINGS = "things"
 def merge_things(
     names: Sequence[str], is_thing: Sequence[bool], how: MergeThings
 ) -> tuple[tuple[str, ...], UInt8[np.ndarray, "256"]]:
-    """Makes all things one class and numbers stuff in its order.
+    """Merges all things into one class; stuff classes keep their order.
 
     Args:
-      names: names of the classes, by label.
-      is_thing: whether each is a thing.
-      how: "first" makes things 0 and stuff 1..S, as Detectron2 does; "last" makes stuff 0..S-1 and
-        things S, as MMDetection does; "no" changes nothing.
+      names: class names, by label.
+      is_thing: True for each class that is a thing.
+      how: "first" maps things to 0 and stuff to 1..S, as in Detectron2; "last" maps stuff to 0..S-1
+        and things to S, as in MMDetection; "no" changes nothing.
 
     Returns:
-      The new names, and the new label of each label; that of `IGNORE` stays.
+      The new names, and a lookup table from old to new labels, which keeps `IGNORE`.
 
     Raises:
-      ValueError: if nobody knows which classes are things.
+      ValueError: if it is not known which classes are things.
     """
     table = np.arange(256, dtype=np.uint8)
     if how == "no":

@@ -1,4 +1,4 @@
-"""Defects that show only when all splits of a dataset are seen together."""
+"""Finds defects that concern all splits of a dataset together."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from segjax.data.protocols import Split
 def match_categories(
     datasets: Mapping[str, CocoDataset],
 ) -> tuple[dict[str, CocoDataset], Problems]:
-    """Gives a class the same number in all splits, by its name.
+    """Matches categories across splits by name, so that a class has the same id in all of them.
 
-    Splits that were exported one by one often number the same classes differently. The first
-    split (train, where there is one) decides.
+    Splits that were exported separately often number the same classes differently. Earlier splits
+    take precedence, in the order train, val, others.
 
     Args:
       datasets: annotations by split.
 
     Returns:
-      The annotations, renumbered where they have to be, and a note for each class that was.
+      The annotations, renumbered where necessary, and a note for each renumbered class.
 
     Raises:
-      CocoError: if a number has two names, and names cannot decide: one is twice in a split, or in
-        one split alone.
+      CocoError: if an id has two names, and matching by name is ambiguous because a name occurs
+        twice in a split or in one split only.
     """
     problems = Problems()
     if not datasets:
@@ -57,13 +57,13 @@ def match_categories(
 
 
 def _numbers(known: Mapping[str, int], categories: tuple[Category, ...]) -> dict[int, int] | None:
-    """New number of every category; None where they agree already, or names cannot decide."""
+    """Returns the new id of every category; None if the ids agree or names are ambiguous."""
     names = [category.name for category in categories]
     taken = set(known.values())
     if len(set(names)) < len(names) or len(taken) < len(known):
         return None
     if any(c.name not in known and c.id in taken for c in categories):
-        return None  # one number for two classes: nobody knows which is meant
+        return None  # one id for two classes: renamed or different, names cannot tell
     numbers = {c.id: known.get(c.name, c.id) for c in categories}
     return None if all(old == new for old, new in numbers.items()) else numbers
 
@@ -90,11 +90,11 @@ def check_classes(datasets: Mapping[str, CocoDataset]) -> Problems:
     """Finds classes that cannot be learned.
 
     Args:
-      datasets: annotations by split, their categories matched.
+      datasets: annotations by split, with matched categories.
 
     Returns:
-      Classes without objects, or with objects outside of train alone; and an error if all
-      objects of train are crowds.
+      Notes on classes without objects, or without objects in train; and an error if all objects in
+      train are crowds.
     """
     problems = Problems()
     annotated = {name: data for name, data in datasets.items() if data.categories}
@@ -121,12 +121,12 @@ def check_classes(datasets: Mapping[str, CocoDataset]) -> Problems:
 
 
 def _used(dataset: CocoDataset) -> set[int]:
-    """Categories of objects that can be learned from."""
+    """Returns the ids of categories with non-crowd objects, which training can learn from."""
     return {a.category_id for i in dataset.images for a in i.annotations if not a.is_crowd}
 
 
 def check_names(datasets: Mapping[str, CocoDataset]) -> Problems:
-    """Finds splits that are missing for training."""
+    """Reports missing splits that training needs."""
     problems = Problems()
     for name in ("train", "val"):
         if name not in datasets:
@@ -139,7 +139,7 @@ def check_names(datasets: Mapping[str, CocoDataset]) -> Problems:
 
 
 def check_format(splits: Mapping[str, Split], named: str) -> Problems:
-    """Notes a format that was recognised and not asked for by name."""
+    """Notes a format that was recognised rather than named in the config."""
     problems = Problems()
     for note in dict.fromkeys(split.note for split in splits.values()):
         if note and named == "folder":
@@ -148,7 +148,7 @@ def check_format(splits: Mapping[str, Split], named: str) -> Problems:
 
 
 def check_caps(split: str, index: Int64[np.ndarray, "images 6"], limit: int) -> Problems:
-    """Counts the objects of training images that are over `DataConfig.max_instances`."""
+    """Notes images with more objects than `limit`, which is `DataConfig.max_instances`."""
     problems = Problems()
     counts = index[:, INDEX_COLUMNS.index("objects")] if len(index) else np.zeros(0, np.int64)
     for row in np.flatnonzero(counts > limit).tolist():
@@ -157,7 +157,7 @@ def check_caps(split: str, index: Int64[np.ndarray, "images 6"], limit: int) -> 
 
 
 def check_masks(index: Int64[np.ndarray, "images 6"]) -> Problems:
-    """Finds training data none of whose objects has a mask."""
+    """Reports an error if there are objects, but none has a mask."""
     problems = Problems()
     objects, masked = (
         int(index[:, INDEX_COLUMNS.index(name)].sum()) for name in ("objects", "masked")
@@ -172,6 +172,6 @@ def check_masks(index: Int64[np.ndarray, "images 6"]) -> Problems:
 
 
 def raise_fatal(problems: Problems, where: str) -> None:
-    """Raises a `CocoError` that lists the problems that forbid training."""
+    """Raises a `CocoError` that lists the problems that prevent training, if there are any."""
     if names := list(problems.fatal()):
         raise CocoError(f"{where} cannot be used as it is:\n" + "\n".join(problems.lines(names)))

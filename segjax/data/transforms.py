@@ -1,6 +1,6 @@
-"""Transforms of an example as frozen values: resizing and flipping, on the host.
+"""Image transforms as frozen dataclasses: resizing and flipping, on the host.
 
-`DataConfig.transforms` takes any tuple of them, and of others that follow
+`DataConfig.transforms` takes any tuple of these and of custom transforms that follow
 `segjax.data.protocols.Transform`.
 """
 
@@ -19,17 +19,18 @@ Interpolation = Literal["cv2", "pil"]
 
 @dataclasses.dataclass(frozen=True)
 class ShortSide:
-    """Scales the short side to a length, unless the long side would exceed its limit.
+    """Scales the short side to a given length, unless the long side would exceed its limit.
 
-    Follows Detectron2's ResizeShortestEdge and MMDetection's Resize with "nearest" rounding,
-    torchvision's GeneralizedRCNNTransform with "floor".
+    With "nearest" rounding it follows Detectron2's ResizeShortestEdge and MMDetection's Resize;
+    with "floor", torchvision's GeneralizedRCNNTransform.
 
     Attributes:
-      sides: pixels; training draws one of them for each image.
-      long_side: limit in pixels.
-      eval_side: pixels in evaluation and prediction; None takes the largest of `sides`.
-      rounding: "nearest" is `int(x + 0.5)`.
-      interpolation: as `resize_image` takes it.
+      sides: lengths of the short side in pixels; training draws one for each image.
+      long_side: upper limit on the long side, in pixels.
+      eval_side: length of the short side in evaluation and prediction, in pixels; None uses the
+        largest of `sides`.
+      rounding: rounding of the resized sides; "nearest" is `int(x + 0.5)`.
+      interpolation: interpolation method, see `resize_image`.
     """
 
     sides: tuple[int, ...]
@@ -39,22 +40,22 @@ class ShortSide:
     interpolation: Interpolation = "cv2"
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Resizes; without `rng` to the side of evaluation."""
+        """Resizes the example; without `rng`, to the side for evaluation."""
         side = self._eval_side if rng is None else int(rng.choice(np.asarray(self.sides)))
         return resize(example, self.size(*example.size, side), self.interpolation)
 
     def sizes(self, height: int, width: int) -> Sizes:
-        """Returns a size for every side."""
+        """Returns one size per side."""
         sides = sorted({*self.sides, self._eval_side})
         return tuple(self.size(height, width, side) for side in sides)
 
     def size(self, height: int, width: int, side: int) -> tuple[int, int]:
-        """Returns the size, at least 1 x 1, of an image whose short side shall have `side` pixels.
+        """Returns the resized (height, width) for a given short side, at least 1 x 1.
 
         Args:
           height: rows of the image.
           width: columns of the image.
-          side: wanted length of the short side, in pixels.
+          side: target length of the short side, in pixels.
         """
         scale = min(side / min(height, width), self.long_side / max(height, width))
         return _scaled(height, width, scale, self.rounding)
@@ -66,12 +67,12 @@ class ShortSide:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Scales an image to the largest size that fits into a rectangle, keeping its ratio.
+    """Scales an image to the largest size that fits into a rectangle, keeping its aspect ratio.
 
     Attributes:
-      size: (height, width) in pixels.
-      rounding: "nearest" is `int(x + 0.5)`.
-      interpolation: as `resize_image` takes it.
+      size: (height, width) of the rectangle in pixels.
+      rounding: rounding of the resized sides; "nearest" is `int(x + 0.5)`.
+      interpolation: interpolation method, see `resize_image`.
     """
 
     size: tuple[int, int]
@@ -79,33 +80,33 @@ class Fit:
     interpolation: Interpolation = "cv2"
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Resizes; nothing is drawn."""
+        """Resizes the example; `rng` is not used."""
         return resize(example, self.sizes(*example.size)[0], self.interpolation)
 
     def sizes(self, height: int, width: int) -> Sizes:
-        """Returns the one size."""
+        """Returns the only possible size."""
         scale = min(self.size[0] / height, self.size[1] / width)
         return (_scaled(height, width, scale, self.rounding),)
 
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Scales an image to a size whatever its ratio.
+    """Scales an image to a fixed size, without preserving its aspect ratio.
 
     Attributes:
       size: (height, width) in pixels.
-      interpolation: as `resize_image` takes it.
+      interpolation: interpolation method, see `resize_image`.
     """
 
     size: tuple[int, int]
     interpolation: Interpolation = "cv2"
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Resizes; nothing is drawn."""
+        """Resizes the example; `rng` is not used."""
         return resize(example, self.size, self.interpolation)
 
     def sizes(self, height: int, width: int) -> Sizes:
-        """Returns the one size."""
+        """Returns the only possible size."""
         return (self.size,)
 
 
@@ -114,7 +115,7 @@ class NoResize:
     """Leaves images at their stored size."""
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Returns the example as it is."""
+        """Returns the example unchanged."""
         return example
 
     def sizes(self, height: int, width: int) -> Sizes:
@@ -127,13 +128,13 @@ class Flip:
     """Mirrors training images left to right.
 
     Attributes:
-      probability: share of the images, 0..1.
+      probability: fraction of images to mirror, 0..1.
     """
 
     probability: float = 0.5
 
     def __call__(self, example: Example, rng: np.random.Generator | None) -> Example:
-        """Flips; without `rng` it returns the example as it is."""
+        """Mirrors the example at random; without `rng`, returns it unchanged."""
         if rng is None or rng.random() >= self.probability:
             return example
         return flip(example)
@@ -144,12 +145,14 @@ class Flip:
 
 
 def resize(example: Example, size: tuple[int, int], interpolation: Interpolation) -> Example:
-    """Resizes an image with its boxes and labels; what it shows of the masks stays the same.
+    """Resizes an image with its boxes and labels.
+
+    Masks do not change: they keep the resolution of the annotation until the batch is filled.
 
     Args:
-      example: any.
+      example: example to resize.
       size: new height and width in pixels.
-      interpolation: as `resize_image` takes it.
+      interpolation: interpolation method, see `resize_image`.
 
     Returns:
       The resized example.
@@ -185,12 +188,12 @@ def flip(example: Example) -> Example:
 def resize_image(
     image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], interpolation: Interpolation = "cv2"
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Resizes bilinearly.
+    """Resizes an image with bilinear interpolation.
 
     Args:
-      image: RGB.
+      image: RGB image.
       size: new height and width.
-      interpolation: "cv2" without antialiasing, "pil" with.
+      interpolation: "cv2" without antialiasing, "pil" with it.
 
     Returns:
       The resized image.
@@ -210,11 +213,11 @@ def resize_image(
 def resize_labels(
     labels: UInt8[np.ndarray, "h w"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h2 w2"]:
-    """Resizes labels, each pixel taking the one under its centre.
+    """Resizes labels: each new pixel takes the label under its centre.
 
-    As Pillow (Detectron2) and the rasters of masks do, so that labels lie where the bilinear image
-    lies. OpenCV's INTER_NEAREST (MMDetection) takes the one under the pixel's upper left corner,
-    up to half a pixel away.
+    Pillow (Detectron2) and our mask rasters do the same, which keeps labels aligned with the
+    bilinearly resized image. OpenCV's INTER_NEAREST (MMDetection) samples at the upper left corner
+    of the pixel instead, up to half a pixel away.
 
     Args:
       labels: labels of the image as stored.
@@ -237,8 +240,8 @@ def flip_boxes(boxes: Float[np.ndarray, "n 4"], width: float | int) -> Float[np.
     """Mirrors boxes left to right.
 
     Args:
-      boxes: `(x0, y0, x1, y1)` in pixels.
-      width: width of the image.
+      boxes: boxes `(x0, y0, x1, y1)` in pixels.
+      width: width of the image in pixels.
 
     Returns:
       The mirrored boxes, still with x0 <= x1.

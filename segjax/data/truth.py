@@ -1,7 +1,7 @@
-"""The annotation of a prepared split at the images' stored size, for evaluation.
+"""Ground truth of a prepared split at the stored size of the images, for evaluation.
 
-Everything is read from the records: what training accepts, evaluation scores, and the files that
-the records were built from do not have to exist any more.
+Everything comes from the records: evaluation scores exactly the annotations that training accepts,
+and the files that the records were built from do not have to exist any more.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ PanopticTruth = tuple[Int32[np.ndarray, "h w"], tuple[Segment, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class ImageObjects:
-    """The objects of one image, as annotated, in the order of the annotation file.
+    """Annotated objects of one image, in the order of the annotation file.
 
     Attributes:
       height: rows of the image.
       width: columns of the image.
-      category_ids: as in the file.
-      boxes: `(x, y, width, height)` in pixels, with the float64 numbers of the file, not clipped.
-      areas: pixels, with the float64 numbers of the file; they decide what is small or large.
+      category_ids: category ids in the file.
+      boxes: bounding boxes `(x, y, width, height)` in pixels, float64 as in the file, not clipped.
+      areas: areas in pixels, float64 as in the file; they separate small from large objects.
       is_crowd: True for regions of many objects.
-      masks: canonical compressed RLE counts over the whole image; "" without segmentation.
+      masks: canonical compressed RLE counts over the whole image; "" without a segmentation.
     """
 
     height: int
@@ -45,11 +45,11 @@ class ImageObjects:
 
 @dataclasses.dataclass(frozen=True)
 class InstanceTruth:
-    """The objects of a split.
+    """Annotated objects of a split.
 
     Attributes:
-      images: by image id; images without objects are among them.
-      categories: names by category id.
+      images: objects by image id, including images without objects.
+      categories: category names by id.
     """
 
     images: Mapping[int, ImageObjects]
@@ -57,13 +57,13 @@ class InstanceTruth:
 
 
 class Truth(Mapping[int, Value], Generic[Value]):
-    """Something of every image of a split, by image id, in the order of the records.
+    """Lazy mapping from image ids to ground truth, in the order of the records.
 
-    Values are read when they are asked for, and not kept.
+    Values are read on access and are not cached.
 
     Args:
-      split: whose records are read.
-      read: makes a value of a record.
+      split: split whose records are read.
+      read: function from a record to its value.
     """
 
     def __init__(self, split: PreparedSplit, read: Callable[[dict[str, Any]], Value]) -> None:
@@ -76,7 +76,8 @@ class Truth(Mapping[int, Value], Generic[Value]):
         if row is None:
             raise KeyError(f'no image {image_id} in the split "{self._split.name}"')
         if self._records is None:
-            from segjax.data.build import open_records  # which needs TFDS: predicting does not
+            # Imported late because it requires TFDS, which prediction does not need.
+            from segjax.data.build import open_records
 
             self._records = open_records(self._split)
         return self._read(self._records[row])
@@ -89,7 +90,7 @@ class Truth(Mapping[int, Value], Generic[Value]):
 
 
 def objects_of(record: dict[str, Any]) -> ImageObjects:
-    """Takes the objects of an image out of a record."""
+    """Extracts the objects of an image from a record."""
     fields = record["objects"]
     count = len(fields["category_id"])
     return ImageObjects(
@@ -104,7 +105,7 @@ def objects_of(record: dict[str, Any]) -> ImageObjects:
 
 
 def truth_of(dataset: CocoDataset) -> InstanceTruth:
-    """Takes the objects out of a validated annotation file, without preparing a dataset."""
+    """Extracts the objects from a validated annotation file, without preparing a dataset."""
     return InstanceTruth(
         images={image.id: _objects_of_image(image) for image in dataset.images},
         categories={category.id: category.name for category in dataset.categories},
@@ -125,7 +126,7 @@ def _objects_of_image(image: ImageRecord) -> ImageObjects:
 
 
 def panoptic_of(record: dict[str, Any]) -> PanopticTruth:
-    """Takes a map of segment ids, 0 for void, and its segments out of a record."""
+    """Extracts the map of segment ids, 0 for void, and its segments from a record."""
     size = int(record["image/height"]), int(record["image/width"])
     fields = record["segments"]
     columns = [np.asarray(fields[name]).tolist() for name in ("id", "category_id", "is_crowd")]
@@ -136,5 +137,5 @@ def panoptic_of(record: dict[str, Any]) -> PanopticTruth:
 def semantic_of(
     record: dict[str, Any], table: UInt8[np.ndarray, "256"]
 ) -> UInt8[np.ndarray, "h w"]:
-    """Takes semantic labels out of a record, each looked up in a table."""
+    """Extracts semantic labels from a record, mapped through a lookup table."""
     return table[decode_labels(record["semantic"])]

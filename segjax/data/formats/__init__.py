@@ -1,7 +1,7 @@
-"""Formats of datasets, a file a format.
+"""Dataset formats, with one module each.
 
-A new one is a file with a class that follows `segjax.data.protocols.Source`, and a row of
-`FORMATS`: `DataConfig.name`, the cache and `segjax check-data` know it then.
+To add a format, write a class that follows `segjax.data.protocols.Source` and add it to `FORMATS`.
+`DataConfig.name`, the cache and `segjax check-data` then support it.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from segjax.data.formats.yolo import YoloFolder
 from segjax.data.labels import find_labels
 from segjax.data.protocols import Source, Split, Workspace
 
-# What `DataConfig.name` can be.
+# Values of `DataConfig.name`.
 FORMATS: dict[str, type[Source]] = {
     "folder": CocoFolder,
     "2017": Coco2017,
@@ -27,20 +27,21 @@ FORMATS: dict[str, type[Source]] = {
 
 
 def open_source(config: DataConfig) -> Source:
-    """Returns the source that a config names; raises a `ValueError` if a field is missing."""
+    """Returns the source that a config names; raises `ValueError` if a field is missing."""
     if config.name == "folder" and (config.train_json or config.val_json or config.test_json):
         return CocoFiles.of(config)
     return FORMATS[config.name if recognised(config) is None else "yolo"].of(config)
 
 
 def recognised(config: DataConfig) -> str | None:
-    """Says what a folder is that is not in COCO format, but in another one that is known.
+    """Recognises folders in a known format other than COCO.
 
     Args:
-      config: `name` and `root` are used; a format that is named is taken at its word.
+      config: `name`, `root` and `instances` are used. Only the default name "folder" triggers
+        recognition; a format that is named explicitly is trusted.
 
     Returns:
-      A few words, such as "data.yaml and labels/*.txt: YOLO"; None otherwise.
+      A description, such as "data.yaml and labels/*.txt: YOLO"; None if nothing is recognised.
     """
     if config.name != "folder" or not config.root or not config.instances:
         return None
@@ -52,15 +53,15 @@ def open_splits(source: Source, config: DataConfig, workspace: Workspace) -> Map
     """Opens the splits of a source, with the labels of `config.semantic_root` if it is set.
 
     Args:
-      source: what `open_source` returned.
+      source: source from `open_source`.
       config: `semantic` and `semantic_root` are used.
-      workspace: for sources that download or unpack.
+      workspace: tools for sources that download or unpack files.
 
     Returns:
       The splits by name.
 
     Raises:
-      CocoError: if something is missing; it names what.
+      CocoError: if something is missing; the message names it.
     """
     splits = source.splits(workspace)
     if not config.semantic_root:

@@ -1,4 +1,4 @@
-"""COCO 2017, downloaded: images and label maps are read out of the archives without unpacking."""
+"""COCO 2017 from the web: images and label maps are read from the archives without unpacking."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ class Coco2017:
 
     Attributes:
       base_url: address of COCO's `zips/` and `annotations/`.
-      semantic: labels to download too, or "none".
+      semantic: semantic labels to download as well, or "none".
     """
 
     base_url: str
@@ -24,11 +24,11 @@ class Coco2017:
 
     @classmethod
     def of(cls, config: DataConfig) -> "Coco2017":
-        """Makes the source that a config names.
+        """Creates the source from a config.
 
         Raises:
-          ValueError: if `root` is set, which would be ignored; and for labels that have files but
-            cannot be downloaded, without `semantic_root`.
+          ValueError: if `root` is set, because it would be ignored; or if the labels have files
+            that cannot be downloaded, and `semantic_root` is not set.
         """
         if config.root:
             raise ValueError(
@@ -46,7 +46,7 @@ class Coco2017:
         return cls(config.base_url, config.semantic)
 
     def fingerprint(self) -> str:
-        """Returns the address: what lies there does not change."""
+        """Returns the address, because the files there do not change."""
         return self.base_url
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:

@@ -1,4 +1,4 @@
-"""COCO annotation files anywhere, each named by a flag."""
+"""COCO annotation files at arbitrary paths, one flag per split."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from segjax.data.store import FolderStore
 
 @dataclasses.dataclass(frozen=True)
 class CocoFiles:
-    """Annotation files of `DataConfig.train_json` and its siblings, and one folder of images.
+    """Annotation files from `DataConfig.train_json` and its siblings, and one image folder.
 
     Attributes:
-      files: annotation file of each split.
-      images: folder that all file names are below.
+      files: pairs of a split's name and the path of its annotation file.
+      images: folder that all file names are relative to.
       labels: kind of semantic labels and their folder, or ("none", "").
-      follow_links: True to read images through links that lead out of their folder.
-      max_pixels: largest image, height x width.
-      upright: True to turn images as their EXIF orientation says.
+      follow_links: read images through links that point outside their folder.
+      max_pixels: largest accepted image, height x width.
+      upright: apply the EXIF orientation of images.
     """
 
     files: tuple[tuple[str, str], ...]
@@ -35,7 +35,11 @@ class CocoFiles:
 
     @classmethod
     def of(cls, config: DataConfig) -> "CocoFiles":
-        """Makes the source that a config names; raises a `ValueError` without `image_root`."""
+        """Creates the source from a config.
+
+        Raises:
+          ValueError: if neither `image_root` nor `root` is set.
+        """
         images = config.image_root or config.root
         if not images:
             raise ValueError("train_json and val_json need image_root: the folder of the images")
@@ -55,11 +59,11 @@ class CocoFiles:
         )
 
     def fingerprint(self) -> str:
-        """Hashes annotations by content, images by place, size, time and samples."""
+        """Hashes annotations by content, images by path, size, time and samples."""
         return hash_splits(self._splits())
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
-        """Opens the files; raises `CocoError` if one is missing."""
+        """Opens the splits; raises `CocoError` if a file is missing."""
         return self._splits()
 
     def _splits(self) -> dict[str, Split]:

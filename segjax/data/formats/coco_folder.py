@@ -1,4 +1,4 @@
-"""A folder in COCO format, or one of images alone, to be trained on with label maps."""
+"""A folder in COCO format, or a folder of images only, for training with label maps."""
 
 import dataclasses
 import functools
@@ -22,7 +22,8 @@ _ANNOTATIONS = (
     "{}/_annotations.coco.json",
 )
 _IMAGES = ("{}", "{}2017", "images/{}", "images/{}2017", "images")
-# Where images are sought that no annotation file names: not in a folder that splits may share.
+# Without an annotation file, all images in a folder belong to the split, so that the shared folder
+# "images" does not qualify.
 _PLAIN_IMAGES = _IMAGES[:4]
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -33,11 +34,11 @@ class CocoFolder:
 
     Attributes:
       root: path of the folder.
-      semantic: labels that lie in the same folder, or "none".
-      need_annotations: False also takes images without an annotation file.
-      follow_links: True to read images through links that lead out of their folder.
-      max_pixels: largest image, height x width.
-      upright: True to turn images as their EXIF orientation says.
+      semantic: semantic labels in the same folder, or "none".
+      need_annotations: require annotation files; False also accepts folders of images only.
+      follow_links: read images through links that point outside their folder.
+      max_pixels: largest accepted image, height x width.
+      upright: apply the EXIF orientation of images.
     """
 
     root: str
@@ -49,7 +50,7 @@ class CocoFolder:
 
     @classmethod
     def of(cls, config: DataConfig) -> "CocoFolder":
-        """Makes the source that a config names; raises a `ValueError` without `root`."""
+        """Creates the source from a config; raises `ValueError` if `root` is not set."""
         if not config.root:
             raise ValueError('name="folder" needs root: the path of a folder in COCO format')
         labels = LABELS.get(config.semantic)
@@ -63,11 +64,11 @@ class CocoFolder:
         )
 
     def fingerprint(self) -> str:
-        """Hashes annotations by content, images and labels by place, size and time."""
+        """Hashes annotations by content, images and labels by path, size, time and samples."""
         return hash_splits(self._splits())
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
-        """Finds the splits; raises `CocoError` if something is missing."""
+        """Opens the splits; raises `CocoError` if something is missing."""
         return self._splits()
 
     def _splits(self) -> dict[str, Split]:
@@ -77,7 +78,7 @@ class CocoFolder:
             try:
                 labels = find_labels(self.semantic, self.root, split, apart=False)
             except CocoError:
-                if split != "test":  # whose labels are often kept back
+                if split != "test":  # the labels of test splits are often not published
                     raise
                 continue
             splits[split] = coco_split(
@@ -98,14 +99,14 @@ def coco_split(
     max_pixels: int = MAX_IMAGE_PIXELS,
     upright: bool = False,
 ) -> Split:
-    """Makes a split of a COCO annotation file.
+    """Creates a split from a COCO annotation file.
 
     Args:
-      annotations: path of the `instances_*.json`; None for a folder of images alone.
-      images: their folder, or another store.
+      annotations: path of the `instances_*.json`; None for a folder of images only.
+      images: folder of the images, or another store.
       labels: files of the semantic labels.
-      max_pixels: largest image, height x width.
-      upright: True to turn images as their EXIF orientation says.
+      max_pixels: largest accepted image, height x width.
+      upright: apply the EXIF orientation of images.
 
     Returns:
       The split.
@@ -122,14 +123,14 @@ def coco_split(
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
-    """The annotation file of a split, if it has one, and its image folder."""
+    """Image folder of a split, and its annotation file if there is one."""
 
     annotations: Path | None
     images: Path
 
 
 def has_annotations(root: Path) -> bool:
-    """Returns True for a folder with an annotation file of any split."""
+    """Returns True if a folder contains an annotation file of any split."""
     return any(
         path.is_file() for split in ALIASES for path in candidates(root, _ANNOTATIONS, split)
     )
@@ -138,19 +139,19 @@ def has_annotations(root: Path) -> bool:
 def find_splits(
     root: str | os.PathLike[str], *, need_annotations: bool = True
 ) -> dict[str, SplitFiles]:
-    """Looks for the splits "train" and "val" of a folder in COCO format.
+    """Finds the splits "train", "val" and "test" of a folder in COCO format.
 
     Args:
-      root: the folder; `annotations/instances_train.json` with `train/`, COCO's own
-        `instances_train2017.json` with `train2017/` or `images/`, and `_annotations.coco.json`
-        next to the images are known.
-      need_annotations: False also takes folders of images that have no annotation file.
+      root: folder with `annotations/instances_train.json` and `train/`, COCO's own
+        `instances_train2017.json` and `train2017/` or `images/`, or `_annotations.coco.json` next
+        to the images.
+      need_annotations: require annotation files; False also accepts folders of images only.
 
     Returns:
       The files of every split found, at least one.
 
     Raises:
-      CocoError: if there is no annotation file, or one without an image folder.
+      CocoError: if nothing is found, or an annotation file has no image folder.
     """
     folder = Path(root).expanduser().absolute()
     found: dict[str, SplitFiles] = {}
@@ -180,21 +181,21 @@ def list_images(
     max_pixels: int = MAX_IMAGE_PIXELS,
     upright: bool = False,
 ) -> CocoDataset:
-    """Lists the images below a folder, in the order of their names.
+    """Lists the images in a folder and its subfolders, ordered by name.
 
     Args:
-      store: the folder; files of other endings than `ENDINGS` and hidden ones are left out.
-      on_problem: "raise" stops at names that cannot be used; "collect" leaves such files out and
-        only counts them.
-      max_pixels: largest image, height x width.
-      upright: True for sizes as their EXIF orientation shows the images.
+      store: store of the folder; hidden files and files without one of the `ENDINGS` are skipped.
+      on_problem: "raise" raises an error on names that cannot be used; "collect" skips such files
+        and counts them.
+      max_pixels: largest accepted image, height x width.
+      upright: return sizes after applying the EXIF orientation.
 
     Returns:
-      The images, with ids from 1 and without categories or objects. Those whose header cannot be
-      read have height and width 0, so that building and checking meet them again.
+      The images, with ids from 1 and without categories or objects. Images with an unreadable
+      header get height and width 0, so that building and checking report them later.
 
     Raises:
-      CocoError: if there is not an image.
+      CocoError: if there are no images, or names that cannot be used with `on_problem="raise"`.
     """
     problems, folder = Problems(), store.root
     records: list[ImageRecord] = []
@@ -219,9 +220,10 @@ def list_images(
 
 
 def image_names(folder: Path) -> list[str]:
-    """Lists the images below a folder by their paths in it, hidden ones left out."""
+    """Lists the images in a folder and its subfolders by relative path, skipping hidden ones."""
     found: list[str] = []
     for place, folders, files in os.walk(folder):
+        # In place, so that `os.walk` does not descend into hidden folders.
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if name.lower().endswith(ENDINGS) and not name.startswith("."):

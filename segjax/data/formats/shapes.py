@@ -1,4 +1,4 @@
-"""The synthetic dataset of `segjax.data.shapes`, drawn when it is first read."""
+"""The synthetic dataset of `segjax.data.shapes`, drawn on first use."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ class Shapes:
     """The format "shapes".
 
     Attributes:
-      made: what to draw.
-      folder: where it is drawn, and how it is read from there.
+      made: settings of the synthetic images.
+      folder: source that reads the images once they are drawn.
     """
 
     made: ShapesConfig
@@ -25,23 +25,24 @@ class Shapes:
 
     @classmethod
     def of(cls, config: DataConfig) -> "Shapes":
-        """Makes the source that a config names; without `root` it is drawn in `cache_dir`."""
+        """Creates the source from a config; without `root`, images are drawn into `cache_dir`."""
         made = config.shapes or ShapesConfig()
         root = Path(config.root or f"{config.cache_dir}/shapes-{made.fingerprint()}").expanduser()
         return cls(made, CocoFolder.of(dataclasses.replace(config, root=str(root))))
 
     def fingerprint(self) -> str:
-        """Hashes the files, which are drawn first."""
+        """Draws the files if necessary, and hashes them."""
         self._draw()
         return self.folder.fingerprint()
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
-        """Finds the splits, which are drawn first."""
+        """Draws the files if necessary, and opens the splits."""
         self._draw()
         return self.folder.splits(workspace)
 
     def _draw(self) -> None:
         root = Path(self.folder.root)
         root.parent.mkdir(parents=True, exist_ok=True)
+        # Processes that start at the same time must not draw into the same folder.
         with locked(root.with_name(f"{root.name}.lock")):
             generate(self.made, root)

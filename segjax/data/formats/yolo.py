@@ -1,4 +1,4 @@
-"""YOLO's segmentation format: a data.yaml, images, and a text file of polygons for each."""
+"""YOLO segmentation format: a data.yaml, images, and one text file of polygons per image."""
 
 import dataclasses
 import functools
@@ -18,17 +18,18 @@ from segjax.data.store import FolderStore, StoreError
 
 @dataclasses.dataclass(frozen=True)
 class YoloFolder:
-    """The format "yolo", as Ultralytics describes it.
+    """The format "yolo", as specified by Ultralytics.
 
-    `data.yaml` names the classes and the folders of images; next to `images/` lies `labels/` with a
-    text file for each image: a line an object, "class x y x y ..." with coordinates as fractions of
-    the image's sides. Lines of five numbers are boxes, "class x y width height" around the centre.
+    `data.yaml` names the classes and the image folders. Next to `images/`, `labels/` contains one
+    text file per image with one object per line: "class x y x y ...", with coordinates as fractions
+    of the image's sides. Lines of five numbers are boxes: "class x y width height", where x and y
+    are the centre.
 
     Attributes:
-      root: folder that holds `data.yaml`.
-      follow_links: True to read images through links that lead out of their folder.
-      max_pixels: largest image, height x width.
-      upright: True to turn images as their EXIF orientation says.
+      root: folder that contains `data.yaml`.
+      follow_links: read images through links that point outside their folder.
+      max_pixels: largest accepted image, height x width.
+      upright: apply the EXIF orientation of images.
     """
 
     root: str
@@ -38,7 +39,7 @@ class YoloFolder:
 
     @classmethod
     def of(cls, config: DataConfig) -> "YoloFolder":
-        """Makes the source that a config names; raises a `ValueError` without `root`."""
+        """Creates the source from a config; raises `ValueError` if `root` is not set."""
         if not config.root:
             raise ValueError('name="yolo" needs root: the folder with data.yaml')
         return cls(
@@ -50,16 +51,16 @@ class YoloFolder:
 
     @classmethod
     def recognises(cls, root: Path) -> str | None:
-        """Says by which file a folder is of this format; None if it is not."""
+        """Describes the files that identify a folder as this format; None if it is not."""
         found = _yaml_of(root)
         return None if found is None else f"{found.name} and labels/*.txt: YOLO"
 
     def fingerprint(self) -> str:
-        """Hashes the yaml and the labels by content, images by place, size, time and samples."""
+        """Hashes the yaml and the labels by content, images by path, size, time and samples."""
         return hash_splits(self._splits())
 
     def splits(self, workspace: Workspace) -> Mapping[str, Split]:
-        """Finds the splits that the yaml names; raises `CocoError` if something is missing."""
+        """Opens the splits that the yaml names; raises `CocoError` if something is missing."""
         return self._splits()
 
     def _splits(self) -> dict[str, Split]:
@@ -108,7 +109,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _classes(names: Any, path: Path) -> dict[int, str]:
-    """Reads `names`: a list, or a mapping from numbers."""
+    """Returns class names by number from `names`, a list or a mapping from numbers."""
     listed = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(listed, dict) or not listed or not all(type(k) is int for k in listed):
         raise CocoError(
@@ -118,7 +119,7 @@ def _classes(names: Any, path: Path) -> dict[int, str]:
 
 
 def _base(described: Mapping[str, Any], path: Path) -> Path:
-    """The folder that the others are relative to: `path:` if it is there, else the yaml's."""
+    """Returns the base of relative folders: `path:` if that folder exists, else the yaml's."""
     base = described.get("path")
     given = Path(str(base)).expanduser() if base else path.parent
     here = given if given.is_absolute() else path.parent / given
@@ -126,13 +127,14 @@ def _base(described: Mapping[str, Any], path: Path) -> Path:
 
 
 def _folder_of(value: Any, base: Path, path: Path) -> Path:
-    """Finds a folder of images; those of other machines are looked for next to the yaml."""
+    """Finds an image folder; paths from other machines are looked up relative to the yaml."""
     if not isinstance(value, str):
         raise CocoError(f"{path} names {value!r:.100} for images: wanted one folder for each split")
     if value.endswith(".txt"):
         raise CocoError(f"{path} names the list {value}: wanted a folder of images")
     given = Path(value)
     parts = [part for part in given.parts if part not in ("..", "/", given.anchor)]
+    # A path from another machine often ends like one here: try its suffixes, the longest first.
     ends = [Path(*parts[start:]) for start in range(len(parts))]
     places = [given if given.is_absolute() else base / given]
     places += [root / end for end in ends for root in (base, path.parent)]
@@ -143,7 +145,7 @@ def _folder_of(value: Any, base: Path, path: Path) -> Path:
 
 
 def _labels_of(images: Path) -> Path:
-    """The folder of labels: the last "images" in the path of the images is "labels" there."""
+    """Returns the label folder: the image folder with its last "images" replaced by "labels"."""
     parts = list(images.parts)
     if "images" not in parts:
         return images
@@ -169,7 +171,7 @@ def _load(
         try:
             height, width = read_size(store.read(name), max_pixels, upright)
         except (ImageError, StoreError):
-            continue  # named when the entry is checked
+            continue  # `read_content` reports it
         entry |= {"height": height, "width": width}
         path = (labels / name).with_suffix(".txt")
         if path.is_file():
@@ -186,10 +188,10 @@ def _load(
 
 
 def _lines(path: Path, classes: Mapping[int, str]) -> list[list[float]]:
-    """Reads a text file of objects: the class's number, then fractions of the image's sides.
+    """Reads a text file of objects: class number, then coordinates as fractions of the sides.
 
     Raises:
-      CocoError: naming the line that is something else.
+      CocoError: if the file is invalid; the message names the first bad line.
     """
     found: list[list[float]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
@@ -219,7 +221,7 @@ def _lines(path: Path, classes: Mapping[int, str]) -> list[list[float]]:
 
 
 def _object(fields: list[float], height: int, width: int) -> dict[str, Any]:
-    """An annotation in COCO's form, in pixels."""
+    """Converts an object to a COCO annotation, in pixels."""
     category, values = int(fields[0]), fields[1:]
     if len(values) == 4:
         x, y, w, h = values

@@ -1,7 +1,7 @@
-"""Semantic labels: the class of every pixel, from one of several sources, a file a source.
+"""Semantic labels, the class of every pixel, from several sources with one module each.
 
-Every source gives uint8 classes 0..C-1 at the image's stored size, with `IGNORE` where nothing is
-known. A new one is a file with a class that follows `LabelSource`, and a row of `LABELS`.
+Every source provides uint8 classes 0..C-1 at the stored size of the image, with `IGNORE` where the
+class is unknown. To add a source, write a class that follows `LabelSource` and add it to `LABELS`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,31 @@ from segjax.data.labels.instances import InstanceLabels
 from segjax.data.labels.panoptic import PanopticLabels
 from segjax.data.labels.stuffthingmaps import StuffThingMaps
 
-# What `DataConfig.semantic` can be, in addition to "none".
+# Values of `DataConfig.semantic`, in addition to "none".
 LABELS: dict[str, LabelSource] = {
     "stuffthingmaps": StuffThingMaps(),
     "panoptic": PanopticLabels(),
     "folder": FolderLabels(),
     "instances": InstanceLabels(),
 }
-# Version of the labels that are built: datasets with labels are built again when it changes.
+# Version of the prepared labels. Datasets with labels are rebuilt when it changes.
 LABELS_VERSION = "3"
 
 
 def find_labels(semantic: str, base: str, split: str, *, apart: bool) -> LabelFiles | None:
-    """Looks for the files of a split's labels in a folder.
+    """Finds the label files of a split in a folder.
 
     Args:
-      semantic: a row of `LABELS`, or "none".
-      base: folder of the dataset, or of the labels alone.
-      split: "train" or "val".
-      apart: whether `base` holds nothing but labels.
+      semantic: name of a row of `LABELS`, or "none".
+      base: folder of the dataset, or of labels only.
+      split: name of the split, such as "train".
+      apart: True if `base` contains only labels.
 
     Returns:
-      The files; None for labels that have none.
+      The files; None for labels without files.
 
     Raises:
-      CocoError: if they are missing; it names what was looked for.
+      CocoError: if the files are missing; the message names the paths that were tried.
     """
     if semantic == "none":
         return None
@@ -55,17 +55,17 @@ def open_labels(
     """Opens labels.
 
     Args:
-      semantic: a row of `LABELS`.
+      semantic: name of a row of `LABELS`.
       categories: categories of the objects, by class index.
-      files: files of every split; None for labels that have none.
-      numbers: meaning of the numbers in plain label PNGs.
+      files: label files by split; None for labels without files.
+      numbers: meaning of the values in plain label PNGs.
 
     Returns:
-      Class names and a reader for each split.
+      Class names, and a reader for each split.
 
     Raises:
-      CocoError: if a file that says what the labels are cannot be used, a split has no labels, or
-        there are more classes than labels.
+      CocoError: if a file that describes the labels cannot be used, a split has no labels, or there
+        are more classes than 8-bit labels can represent.
     """
     source = LABELS[semantic]
     found = {split: value for split, value in files.items() if value is not None}

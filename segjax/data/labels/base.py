@@ -1,6 +1,6 @@
-"""Parts that all kinds of semantic labels share, and the reading of their PNGs.
+"""Interfaces shared by all kinds of semantic labels, and reading of label maps.
 
-Label maps are PNGs whose pixels are numbers, read under names that nobody has checked yet.
+Label maps are PNGs whose pixel values are labels or ids. Their file names are untrusted.
 """
 
 import dataclasses
@@ -20,21 +20,21 @@ from segjax.data.store import ImageStore, StoreError
 
 
 class MapError(CocoError):
-    """A label map that cannot be used."""
+    """Raised for label maps that cannot be used."""
 
 
 class MissingMapError(MapError):
-    """An image without label map."""
+    """Raised for images without a label map."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelFiles:
-    """The files that the labels of a split are read from.
+    """Label files of a split.
 
     Attributes:
-      store: where the PNGs are.
-      annotations: the json that says what their numbers are; None for labels that need none.
-      names: file of the class names, if there is one.
+      store: store that holds the PNGs.
+      annotations: json that describes the values in the PNGs; None for labels that need none.
+      names: file with the class names, if there is one.
     """
 
     store: ImageStore
@@ -44,11 +44,11 @@ class LabelFiles:
 
 @dataclasses.dataclass(frozen=True)
 class LabelNumbers:
-    """Meaning of the numbers in plain label PNGs.
+    """Meaning of the values in plain label PNGs.
 
     Attributes:
-      ignore: number that counts for nothing, in addition to `IGNORE`.
-      values: numbers of the classes 0, 1, ..., in order; () where they are 0, 1, ... themselves.
+      ignore: value of ignored pixels, in addition to `IGNORE`.
+      values: values of the classes 0, 1, ..., in order; () if they are 0, 1, ... themselves.
     """
 
     ignore: int = IGNORE
@@ -66,25 +66,25 @@ class LabelReader(Protocol):
 
 @runtime_checkable
 class SegmentReader(LabelReader, Protocol):
-    """Reads the segments of images too, for panoptic quality."""
+    """Also reads the segments of images, for panoptic quality."""
 
     def segments(self, image: ImageRecord) -> tuple[bytes, tuple[Segment, ...]]:
-        """Returns the PNG of segment ids, as it is, and the segments of an image.
+        """Returns the PNG of segment ids, still encoded, and the segments of an image.
 
         Args:
-          image: one whose labels `read` returned without an error.
+          image: image that `read` has accepted.
         """
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The semantic labels of a dataset, opened.
+    """Opened semantic labels of a dataset.
 
     Attributes:
-      names: class names by label; empty where only reading all labels tells how many there are.
-      readers: by split.
-      is_thing: whether each class is a thing, by label; empty where nobody knows.
+      names: class names by label; empty if their number is unknown until all labels are read.
+      readers: readers by split.
+      is_thing: True for each class that is a thing, by label; empty if unknown.
       categories: categories of panoptic segments; empty for other labels.
     """
 
@@ -98,18 +98,18 @@ class Labels:
         return self.names
 
     def problems(self) -> Problems:
-        """Returns what reading all labels showed that no single map shows."""
+        """Returns defects that only show once all label maps have been read."""
         return Problems()
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelArchive:
-    """An archive of the web with the labels of COCO 2017.
+    """Downloadable archive with the labels of COCO 2017.
 
     Attributes:
-      url: its address.
-      open: takes the archive, a folder for what must be unpacked (it can be deleted after
-        reading), and the split; returns the split's files.
+      url: address of the archive.
+      open: function of the archive's path, a folder for unpacked files (which can be deleted after
+        reading) and the split's name; returns the files of the split.
     """
 
     url: str
@@ -121,13 +121,13 @@ class LabelSource(Protocol):
     """A kind of semantic labels: a row of `segjax.data.labels.LABELS`.
 
     Attributes:
-      title: a few words for messages that list all kinds.
-      hint: says what the kind reads and where that lies; the sentence begins with its name.
-      has_files: whether labels have files of their own.
-      needs_objects: whether annotated objects are needed to read them; where False, images with
-        labels alone can be trained on.
-      knows_things: whether it tells things from stuff, which `merge_things` needs.
-      has_segments: whether its readers are `SegmentReader`s, for panoptic quality.
+      title: short description for messages.
+      hint: what this kind reads and from where, to follow its name in a sentence.
+      has_files: True if the labels have files of their own.
+      needs_objects: True if reading the labels requires annotated objects; if False, models can
+        train on images that only have labels.
+      knows_things: True if the labels distinguish things from stuff, which `merge_things` needs.
+      has_segments: True if the readers are `SegmentReader`s, for panoptic quality.
     """
 
     title: str
@@ -138,29 +138,29 @@ class LabelSource(Protocol):
     has_segments: bool
 
     def find(self, base: Path, split: str, *, apart: bool) -> LabelFiles | None:
-        """Looks for the files of a split.
+        """Finds the files of a split.
 
         Args:
-          base: folder of the dataset, or of the labels alone.
-          split: "train" or "val".
-          apart: whether `base` holds nothing but labels.
+          base: folder of the dataset, or of labels only.
+          split: name of the split, such as "train".
+          apart: True if `base` contains only labels.
 
         Returns:
-          The files; None for labels that have none.
+          The files; None for labels without files.
 
         Raises:
-          CocoError: if they are missing; it names what was looked for.
+          CocoError: if the files are missing; the message names the paths that were tried.
         """
         ...
 
     def archive(self, base_url: str) -> LabelArchive | None:
-        """Returns where COCO 2017's labels of this kind can be downloaded.
+        """Returns the archive from which COCO 2017's labels of this kind can be downloaded.
 
         Args:
-          base_url: COCO's address, as `DataConfig.base_url`.
+          base_url: COCO's address, as in `DataConfig.base_url`.
 
         Returns:
-          The archive; None if there is none.
+          The archive, or None if there is none.
         """
         ...
 
@@ -175,19 +175,19 @@ class LabelSource(Protocol):
 
         Args:
           categories: categories of the objects, by class index.
-          files: by split; empty for labels that have none.
+          files: label files by split; empty for labels without files.
           splits: names of the splits.
-          numbers: meaning of the PNGs' numbers, for labels that nothing else explains.
+          numbers: meaning of the values in the PNGs, for labels without a description of their own.
 
         Raises:
-          CocoError: if a file that says what the labels are cannot be used.
+          CocoError: if a file that describes the labels cannot be used.
         """
         ...
 
 
 def ways() -> str:
-    """Returns the hints of all kinds, for errors about labels that are missing."""
-    from segjax.data.labels import LABELS  # the table imports its rows, which import this module
+    """Returns the hints of all kinds, for errors about missing labels."""
+    from segjax.data.labels import LABELS  # its rows import this module
 
     return "; ".join(f'semantic="{name}" {source.hint}' for name, source in LABELS.items())
 
@@ -195,16 +195,16 @@ def ways() -> str:
 def find_first(
     base: Path, forms: Sequence[str], split: str, accepts: Callable[[Path], bool]
 ) -> Path:
-    """Looks for a file or a folder of a split's labels.
+    """Finds a file or folder with the labels of a split.
 
     Args:
-      base: the folder to look in.
-      forms: as `segjax.data.layout.candidates` takes them.
-      split: "train" or "val".
-      accepts: says whether a path will do, as `Path.is_dir`.
+      base: folder to search.
+      forms: path templates, as for `segjax.data.layout.candidates`.
+      split: name of the split, such as "train".
+      accepts: predicate that a path must satisfy, such as `Path.is_dir`.
 
     Raises:
-      CocoError: if nothing is found; it names what was looked for.
+      CocoError: if nothing is found; the message names the paths that were tried.
     """
     paths = candidates(base, forms, split)
     found = first(paths, accepts)
@@ -215,26 +215,27 @@ def find_first(
 
 
 def png_name(image: ImageRecord) -> str:
-    """Returns the name of an image's label map: that of the image, ending in .png."""
+    """Returns the name of an image's label map: the image's name with the suffix .png."""
     return str(PurePosixPath(image.file_name).with_suffix(".png"))
 
 
 def read_map(
     store: ImageStore, name: Any, image: ImageRecord, channels: int
 ) -> UInt8[np.ndarray, "h w *channels"]:
-    """Reads a PNG of an image's size.
+    """Reads the label map of an image.
 
     Args:
-      store: where the PNG is.
-      name: its name there, as an untrusted file gives it.
-      image: the image that it belongs to.
-      channels: 1 or 3, as `segjax.data.images.decode_map` takes them.
+      store: store that holds the PNG.
+      name: name of the PNG in the store; may come from an untrusted file.
+      image: image that the map belongs to.
+      channels: 1 or 3, as for `segjax.data.images.decode_map`.
 
     Returns:
-      The numbers; without last axis for 1 channel.
+      The stored values, without the last axis for 1 channel.
 
     Raises:
-      MapError: if it is missing, of a forbidden name, damaged, or of another size or kind.
+      MapError: if the map is missing, has a forbidden name, is damaged, or has another size or
+        format than expected.
     """
     problem = store.problem(name)
     if problem and problem.kind == "missing_file":

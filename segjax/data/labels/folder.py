@@ -1,4 +1,4 @@
-"""Plain label PNGs in a folder, named as the images, whose numbers are the classes."""
+"""Plain label PNGs in a folder, named like the images; pixel values are class numbers."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ from segjax.data.labels.base import (
 from segjax.data.problems import Problems
 from segjax.data.store import FolderStore, ImageStore
 
-# Holds the names of the classes, next to the splits' folders.
+# File with the class names, next to the folders of the splits.
 LABEL_NAMES_FILE = "classes.txt"
 
 
 class FolderLabels:
-    """The row "folder" of the table: classes of the user's own, with or without names."""
+    """The label source "folder": custom classes, with or without names."""
 
     title = "plain label PNGs"
     hint = (
@@ -39,14 +39,14 @@ class FolderLabels:
     has_segments = False
 
     def find(self, base: Path, split: str, *, apart: bool) -> LabelFiles:
-        """Looks for the folder of a split; raises `CocoError` if there is none."""
+        """Finds the folder of a split; raises `CocoError` if there is none."""
         forms = ("labels/{}", "labels/{}2017", *(("{}", "{}2017") if apart else ()))
         folder = find_first(base, forms, split, Path.is_dir)
         names = folder.parent / LABEL_NAMES_FILE
         return LabelFiles(FolderStore(folder), names=names if names.is_file() else None)
 
     def archive(self, base_url: str) -> None:
-        """Returns None: such labels are the user's own."""
+        """Returns None: custom labels cannot be downloaded."""
 
     def open(
         self,
@@ -75,10 +75,10 @@ class FolderLabels:
 
 @dataclasses.dataclass(frozen=True)
 class FolderLabelsRead(Labels):
-    """Plain labels; without names, those up to the largest in use are called "0", "1", ...
+    """Plain labels; unnamed classes are called "0", "1", ... up to the largest label in use.
 
     Attributes:
-      numbers: meaning of the PNGs' numbers.
+      numbers: meaning of the values in the PNGs.
     """
 
     numbers: LabelNumbers = LabelNumbers()
@@ -93,7 +93,7 @@ class FolderLabelsRead(Labels):
         return tuple(str(label) for label in range(1 + int(largest)))
 
     def problems(self) -> Problems:
-        """Finds numbers that count for nothing, and classes that no pixel has."""
+        """Reports ignored values, and classes without pixels."""
         found, pixels = Problems(), self._pixels()
         total, ignored = int(pixels.sum()), int(pixels[IGNORE])
         used = np.flatnonzero(pixels[:IGNORE]).tolist()
@@ -125,7 +125,7 @@ class FolderLabelsRead(Labels):
         return found
 
     def _pixels(self) -> Int64[np.ndarray, "256"]:
-        """Counts the pixels of every label in all splits."""
+        """Returns the number of pixels of every label over all splits."""
         readers = [r for r in self.readers.values() if isinstance(r, FolderReader)]
         return np.sum([reader.pixels for reader in readers], axis=0)
 
@@ -134,12 +134,12 @@ class FolderReader:
     """Reads the labels of a split.
 
     Attributes:
-      pixels: pixels of each label read so far, `IGNORE` included.
+      pixels: number of pixels of each label read so far, including `IGNORE`.
 
     Args:
-      store: holds a PNG of each image's name.
-      classes: number of classes; None takes any label.
-      numbers: meaning of the PNGs' numbers.
+      store: store with one PNG per image, named after it.
+      classes: number of classes; None accepts any label.
+      numbers: meaning of the values in the PNGs.
     """
 
     def __init__(self, store: ImageStore, classes: int | None, numbers: LabelNumbers) -> None:
@@ -151,7 +151,7 @@ class FolderReader:
         """Returns the labels of an image.
 
         Raises:
-          MapError: if the map is missing, damaged, of another size or holds an unknown number.
+          MapError: if the map is missing, damaged, differs in size or holds an unknown value.
         """
         name = png_name(image)
         stored = read_map(self._store, name, image, 1)
@@ -180,7 +180,7 @@ class FolderReader:
 
 
 def _table(numbers: LabelNumbers) -> UInt8[np.ndarray, "256"]:
-    """Returns the label of every number that a PNG can hold."""
+    """Returns the lookup table from PNG values to labels."""
     table = np.arange(256, dtype=np.uint8)
     if numbers.values:
         table[:] = IGNORE
@@ -191,16 +191,16 @@ def _table(numbers: LabelNumbers) -> UInt8[np.ndarray, "256"]:
 
 
 def read_label_names(path: Path) -> tuple[str, ...]:
-    """Reads a file of class names, one a line, in the order of their labels.
+    """Reads a file of class names, one per line, in the order of their labels.
 
     Args:
-      path: the file, UTF-8; empty lines at its end do not count.
+      path: path of the file, in UTF-8; empty lines at the end are ignored.
 
     Returns:
       The names.
 
     Raises:
-      CocoError: if it is not such a file; the text names the first line that is wrong.
+      CocoError: if the file is invalid; the message names the first bad line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()

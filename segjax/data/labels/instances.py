@@ -1,4 +1,4 @@
-"""Labels of the things alone, drawn from the masks of the instances."""
+"""Semantic labels of things only, drawn from the instance masks."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from segjax.data.coco import Annotation, Category, ImageRecord
 from segjax.data.images import IGNORE
 from segjax.data.labels.base import LabelFiles, LabelNumbers, Labels
 
-# The class of pixels that belong to no object.
+# Class of pixels outside all objects.
 OTHER = "other"
 
 
 class InstanceLabels:
-    """The row "instances" of the table: the classes of the objects, and one for all else."""
+    """The label source "instances": the classes of the objects, plus one for everything else."""
 
     title = "things only"
     hint = "needs nothing but the masks of the instances"
@@ -26,7 +26,7 @@ class InstanceLabels:
     has_segments = False
 
     def find(self, base: Path, split: str, *, apart: bool) -> None:
-        """Returns None: there are no files."""
+        """Returns None: these labels have no files."""
 
     def archive(self, base_url: str) -> None:
         """Returns None: there is nothing to download."""
@@ -46,11 +46,11 @@ class InstanceLabels:
 
 
 class InstanceReader:
-    """Draws the labels of an image from its masks; crowds are drawn too.
+    """Draws the labels of an image from its masks, including those of crowds.
 
-    Where objects overlap the one of the smaller area wins, and of equal ones the later in the
-    file. Pixels of no object are one more class. What an object without mask covers is not known:
-    its box is `IGNORE`, except for the masks of others.
+    Where objects overlap, the one with the smaller area wins; among equal areas, the later one in
+    the file. Pixels outside all objects are a class of their own. The extent of an object without a
+    mask is unknown, so its box becomes `IGNORE`, except where other masks cover it.
 
     Args:
       labels: labels by category id.
@@ -73,13 +73,14 @@ class InstanceReader:
                 masks.append((rle_lib.decode(rle).astype(bool), annotation.category_id))
             else:
                 _blank(labels, annotation)
+        # Largest first, because later masks overwrite. The sort is stable: ties keep their order.
         for mask, category_id in sorted(masks, key=lambda entry: -int(entry[0].sum())):
             labels[mask] = self._labels[category_id]
         return labels
 
 
 def _blank(labels: UInt8[np.ndarray, "h w"], annotation: Annotation) -> None:
-    """Sets the pixels that a box touches to `IGNORE`."""
+    """Sets all pixels that the box touches to `IGNORE`."""
     x, y, width, height = annotation.bbox
     x0, y0 = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
     x1, y1 = max(int(np.ceil(x + width)), 0), max(int(np.ceil(y + height)), 0)

@@ -1,4 +1,4 @@
-"""COCO's panoptic annotation (1801.00868): a PNG of segment ids and a json of their classes."""
+"""COCO panoptic annotations (1801.00868): PNGs of segment ids, and a json with their classes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,12 +34,12 @@ _NAMES = ("panoptic_{}", "panoptic_{}2017")
 
 
 class PanopticEntry(NamedTuple):
-    """An image's entry of a panoptic json, not yet compared with anything.
+    """Entry of one image in a panoptic json, not yet checked against the PNG or the categories.
 
     Attributes:
-      file_name: name of the PNG.
+      file_name: name of the PNG; unchecked, so of any type.
       ids: ids of the segments, in the order of the json.
-      category_ids: ids of the same segments.
+      category_ids: category ids of the segments.
       is_crowd: True for segments that are crowds.
     """
 
@@ -50,7 +50,7 @@ class PanopticEntry(NamedTuple):
 
 
 class PanopticLabels:
-    """The row "panoptic" of the table: the categories of a panoptic json, things and stuff."""
+    """The label source "panoptic": the things and stuff of a panoptic json."""
 
     title = "from COCO's panoptic annotation"
     hint = (
@@ -63,14 +63,14 @@ class PanopticLabels:
     has_segments = True
 
     def find(self, base: Path, split: str, *, apart: bool) -> LabelFiles:
-        """Looks for the json and the folder of a split; raises `CocoError` if one is missing."""
+        """Finds the json and the folder of a split; raises `CocoError` if one is missing."""
         below = [f"{place}{name}" for place in ("annotations/", "") for name in _NAMES]
         json = find_first(base, [f"{name}.json" for name in below], split, Path.is_file)
         folder = find_first(base, (*below[2:], *below[:2]), split, Path.is_dir)
         return LabelFiles(FolderStore(folder), json)
 
     def archive(self, base_url: str) -> LabelArchive:
-        """Returns COCO's archive, which holds another of PNGs for each split."""
+        """Returns COCO's archive, which contains a nested archive of PNGs for each split."""
         return LabelArchive(
             f"{base_url}/annotations/panoptic_annotations_trainval2017.zip", _unpack
         )
@@ -102,12 +102,12 @@ class PanopticLabels:
 class PanopticReader:
     """Reads the labels and segments of a split.
 
-    Crowd segments count as their class; pixels of no segment are `IGNORE`.
+    Crowd segments get the label of their class. Pixels outside all segments are `IGNORE`.
 
     Args:
-      files: the json and the PNGs.
+      files: json and PNGs of the split.
       entries: entries of the json, by image id.
-      categories: whose ranks are the labels.
+      categories: categories; their positions in this sequence are the labels.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class PanopticReader:
         """Returns the labels of an image.
 
         Raises:
-          MapError: if the map or its entry is missing, the map is damaged or of another size, or
-            map, segments and categories do not fit together.
+          MapError: if the map or its entry is missing, the map is damaged or differs in size, or
+            map, segments and categories are inconsistent.
         """
         entry = self._entries.get(image.id)
         if entry is None:
@@ -140,9 +140,10 @@ class PanopticReader:
             )
         ids = ids_of(read_map(self._files.store, entry.file_name, image, 3)).astype(np.int64)
         order = np.argsort(entry.ids)
-        # Void goes first, as the smallest id.
+        # `searchsorted` needs sorted ids. Void comes first, because its id 0 is the smallest.
         known = np.concatenate([np.zeros(1, np.int64), entry.ids[order]])
         classes = [IGNORE, *(self._labels[i] for i in entry.category_ids[order].tolist())]
+        # Ids above all known ones would index past the end.
         place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         lost = ids[known[place] != ids]
         if lost.size:
@@ -153,9 +154,9 @@ class PanopticReader:
         return np.array(classes, np.uint8)[place]
 
     def segments(self, image: ImageRecord) -> tuple[bytes, tuple[Segment, ...]]:
-        """Returns the PNG and the segments of an image that `read` had nothing against.
+        """Returns the PNG and the segments of an image that `read` has accepted.
 
-        Their order is that of the json: of several crowds of a class, evaluation takes the last.
+        Segments keep the order of the json: evaluation uses the last of several crowds of a class.
         """
         entry = self._entries[image.id]
         columns = (entry.ids.tolist(), entry.category_ids.tolist(), entry.is_crowd.tolist())
@@ -167,13 +168,13 @@ def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, Panopti
     """Reads a `panoptic_*.json`.
 
     Args:
-      path: the file.
+      path: path of the file.
 
     Returns:
-      Its categories in the order of their ids, and its entries by image id.
+      The categories ordered by id, and the entries by image id.
 
     Raises:
-      CocoError: if it is not such a file; the text names the first entry that is wrong.
+      CocoError: if the file is invalid; the message names the first bad entry.
     """
     content = load_json(path, "panoptic")
     categories: dict[int, PanopticCategory] = {}
@@ -203,13 +204,13 @@ def read_panoptic(path: Path) -> tuple[list[PanopticCategory], dict[int, Panopti
 
 
 def join_categories(lists: Sequence[Sequence[PanopticCategory]]) -> tuple[PanopticCategory, ...]:
-    """Unites the splits' categories, as `segjax.data.coco.merge_categories` does.
+    """Merges the categories of all splits, like `segjax.data.coco.merge_categories`.
 
     Args:
-      lists: the categories of each split.
+      lists: categories of each split.
 
     Returns:
-      All of them, in the order of their ids.
+      All categories, ordered by id.
 
     Raises:
       CocoError: if an id has two names, or is a thing in one split and stuff in another.
@@ -253,7 +254,7 @@ def _entry(annotation: dict[str, Any], where: str) -> PanopticEntry:
 
 
 def _unpack(archive: Path, folder: Path, split: str) -> LabelFiles:
-    """Unpacks a split's json and its archive of PNGs, which is read in place."""
+    """Extracts the json and the nested archive of PNGs of a split; the PNGs stay zipped."""
     name = f"panoptic_{split}2017"
     for ending in ("json", "zip"):
         extract(archive, f"annotations/{name}.{ending}", folder / f"{name}.{ending}")

@@ -1,4 +1,4 @@
-"""COCO-stuff's maps (1612.03716): PNGs whose numbers are COCO's category ids less one."""
+"""COCO-Stuff label maps (1612.03716): PNGs whose values are COCO category ids minus one."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ from segjax.data.labels.base import (
 )
 from segjax.data.store import FolderStore, ImageStore, ZipStore
 
-# COCO-Stuff's README gives this address; COCO's own server does not hold the maps.
+# Address from COCO-Stuff's README; COCO's own server does not host the maps.
 URL = (
     "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/"
     "stuffthingmaps_trainval2017.zip"
 )
 
-# Class names by the number that a pixel holds. From labels.txt of github.com/nightrome/cocostuff:
-# its id 0, "unlabeled", is 255 in the maps, and every other id stands there less one. 182 is the
-# "other" (id 183) of the stuff annotations: the maps themselves end at 181, but heads for them have
-# 183 outputs.
+# Class names by pixel value, from labels.txt of github.com/nightrome/cocostuff. Its id 0,
+# "unlabeled", is 255 in the maps; every other id is stored minus one. The maps only use values up
+# to 181, but heads trained on them have 183 outputs: 182 is "other" (id 183) of the stuff
+# annotations.
 _NAMES = """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
 fire hydrant, street sign, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow,
@@ -52,12 +52,12 @@ wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-
 """
 
 STUFF_NAMES = (*(name.strip() for name in _NAMES.replace("\n", " ").split(", ")), "other")
-# Those before them are things: "banner" is the first of stuff.
+# Classes before "banner", the first stuff class, are things.
 NUM_STUFF_MAP_THINGS = STUFF_NAMES.index("banner")
 
 
 class StuffThingMaps:
-    """The row "stuffthingmaps" of the table: 183 classes of things and stuff."""
+    """The label source "stuffthingmaps": 183 classes of things and stuff."""
 
     title = "COCO-stuff's maps"
     hint = (
@@ -70,12 +70,12 @@ class StuffThingMaps:
     has_segments = False
 
     def find(self, base: Path, split: str, *, apart: bool) -> LabelFiles:
-        """Looks for the folder of a split; raises `CocoError` if there is none."""
+        """Finds the folder of a split; raises `CocoError` if there is none."""
         forms = ("stuffthingmaps/{}", "stuffthingmaps/{}2017", *(("{}", "{}2017") if apart else ()))
         return LabelFiles(FolderStore(find_first(base, forms, split, Path.is_dir)))
 
     def archive(self, base_url: str) -> LabelArchive:
-        """Returns COCO-Stuff's own archive, which COCO does not hold."""
+        """Returns the archive on COCO-Stuff's own server; `base_url` is not used."""
         return LabelArchive(URL, lambda path, _, split: LabelFiles(ZipStore(path, f"{split}2017")))
 
     def open(
@@ -95,7 +95,7 @@ class StuffThingReader:
     """Reads the labels of a split.
 
     Args:
-      store: holds a PNG of each image's name.
+      store: store with one PNG per image, named after it.
     """
 
     def __init__(self, store: ImageStore) -> None:
@@ -105,7 +105,7 @@ class StuffThingReader:
         """Returns the labels of an image.
 
         Raises:
-          MapError: if the map is missing, damaged, of another size or holds an unknown number.
+          MapError: if the map is missing, damaged, differs in size or holds an unknown value.
         """
         name = png_name(image)
         labels = read_map(self._store, name, image, 1)
