@@ -129,7 +129,8 @@ MISTAKES = (
     Mistake(
         "There is no validation split",
         CHECK,
-        "Put some images and their annotations aside.",
+        "Add `--data.val-fraction=0.1` (`--val-fraction` of `check-data`), or put some images and"
+        " their annotations aside.",
         coco(splits=("train",)),
     ),
     Mistake(

@@ -254,9 +254,10 @@ def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
 
 def _data_named(found: Any, where: str) -> Any:
     """The data of `--data`, resized as in training, with the labels that the model is scored by."""
-    named: dict[str, str] = (
-        {"name": "2017"} if where == "coco" else {"name": "folder", "root": where}
-    )
+    # Nothing of the places that the run was trained on may stay.
+    named: dict[str, Any] = dict.fromkeys(("train_json", "val_json", "test_json", "image_root"), "")
+    named |= {"val_fraction": 0.0}
+    named |= {"name": "2017"} if where == "coco" else {"name": "folder", "root": where}
     model = found.model
     if "panoptic" in model.tasks and found.data.semantic == "none":
         things = {0: "first", -1: "last", None: "no"}[model.classes.thing_label]

@@ -8,10 +8,7 @@ from typing import Any
 def add_check(commands: Any) -> None:
     """Adds the command `check-data`."""
     check = commands.add_parser("check-data", help="list the defects of a dataset")
-    check.add_argument("root", metavar="FOLDER")
-    check.add_argument(
-        "--format", metavar="NAME", default="folder", help="as --data.name; default: folder"
-    )
+    _add_reading(check)
     check.add_argument("--no-decode", action="store_true", help="do not decode images and maps")
     check.add_argument(
         "--semantic",
@@ -32,18 +29,6 @@ def add_check(commands: Any) -> None:
         help="numbers of the classes in label PNGs, in order, such as 0 255",
     )
     check.add_argument("--no-masks", action="store_true", help="for a model of boxes alone")
-    check.add_argument(
-        "--exif",
-        choices=("stored", "upright"),
-        default="stored",
-        help="pixels that the labels of turned photographs are of; default: stored",
-    )
-    check.add_argument(
-        "--follow-links", action="store_true", help="also through links out of the image folder"
-    )
-    check.add_argument(
-        "--max-image-pixels", metavar="N", type=positive, default=50_000_000, help="of an image"
-    )
     check.set_defaults(command=_check)
 
 
@@ -52,29 +37,88 @@ def add_convert(commands: Any) -> None:
     convert = commands.add_parser(
         "convert-data", help="write a dataset of another format as a folder in COCO format"
     )
-    convert.add_argument("root", metavar="FOLDER")
+    _add_reading(convert)
     convert.add_argument("--out", metavar="FOLDER", required=True, help="a new folder")
-    convert.add_argument(
-        "--format", metavar="NAME", default="folder", help="as --data.name; default: recognised"
-    )
-    convert.add_argument("--link", action="store_true", help="link images instead of copying them")
-    convert.add_argument(
-        "--exif", choices=("stored", "upright"), default="stored", help="as for check-data"
-    )
+    how = convert.add_mutually_exclusive_group()
+    how.add_argument("--copy", action="store_true", help="copy the images, the default")
+    how.add_argument("--link", action="store_true", help="link images instead of copying them")
     convert.set_defaults(command=_convert)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Adds the data, and flags on how they are read."""
+    parser.add_argument("root", metavar="SOURCE", help="folder of the data, or an exported file")
+    parser.add_argument(
+        "--format",
+        "--from",
+        metavar="NAME",
+        default="folder",
+        help="as --data.name; default: as recognised",
+    )
+    parser.add_argument(
+        "--images", metavar="FOLDER", default="", help="where the images are, if not in the folder"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        metavar="F",
+        type=float,
+        default=0.0,
+        help="take this part of train for val, equal and similar images together",
+    )
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of --val-fraction")
+    parser.add_argument(
+        "--val-group",
+        metavar="PATTERN",
+        default="",
+        help='of file names whose images stay together, such as "clip[0-9]+"',
+    )
+    parser.add_argument(
+        "--exif",
+        choices=("stored", "upright"),
+        default="stored",
+        help="pixels that the labels of turned photographs are of; default: stored",
+    )
+    parser.add_argument(
+        "--follow-links", action="store_true", help="also through links out of the image folder"
+    )
+    parser.add_argument(
+        "--max-image-pixels", metavar="N", type=positive, default=50_000_000, help="of an image"
+    )
+
+
+def _reading(known: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of a `DataConfig` that `_add_reading` has flags for."""
+    return {
+        "root": known.root,
+        "name": known.format,
+        "image_root": known.images,
+        "val_fraction": known.val_fraction,
+        "val_seed": known.seed,
+        "val_group": known.val_group,
+        "exif": known.exif,
+        "follow_links": known.follow_links,
+        "max_image_pixels": known.max_image_pixels,
+    }
 
 
 def _convert(known: argparse.Namespace, _: list[str]) -> int:
     from segjax.data.config import DataConfig
     from segjax.data.export import write_coco
 
-    config = DataConfig(root=known.root, name=known.format, exif=known.exif)
-    written, notes = write_coco(config, known.out, link=known.link)
-    print("\n".join(notes.lines()))
-    for split in written.values():
-        print(f"{split.annotations}: {split.images} images, {split.objects} objects")
-        print("\n".join(split.problems.lines()))
-    failed = any(split.problems.fatal() for split in written.values())
+    found = write_coco(DataConfig(**_reading(known)), known.out, link=known.link)
+    print(found.text())
+    flags = [
+        flag
+        for flag, wanted in (
+            ("--data.follow-links=True", known.link),
+            ("--data.exif=upright", known.exif == "upright"),
+            (f"--data.max-image-pixels={known.max_image_pixels}", known.max_image_pixels > 5e7),
+        )
+        if wanted
+    ]
+    if flags:
+        print(f"to be read with {' '.join(flags)}")
+    failed = any(split.problems.fatal() for split in found.splits.values())
     if failed:
         print("entries with an ERROR were left out")
     return 1 if failed else 0
@@ -104,15 +148,11 @@ def _check(known: argparse.Namespace, _: list[str]) -> int:
 
     semantic = known.semantic
     config = DataConfig(
-        root=known.root,
-        name=known.format,
+        **_reading(known),
         semantic=semantic,
         semantic_root=known.semantic_root,
         semantic_ignore=known.semantic_ignore,
         semantic_values=tuple(known.semantic_values),
-        exif=known.exif,
-        follow_links=known.follow_links,
-        max_image_pixels=known.max_image_pixels,
         # Plain label PNGs can be all that there is to learn from.
         instances=semantic == "none" or LABELS[semantic].needs_objects,
     )

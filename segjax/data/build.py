@@ -43,6 +43,7 @@ from segjax.data.labels import LABELS, open_labels
 from segjax.data.labels.base import LabelNumbers, LabelReader, Labels, SegmentReader
 from segjax.data.prepared import (
     META,
+    SET_ASIDE,
     Prepared,
     PreparedSplit,
     forget_older,
@@ -103,6 +104,7 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         self.problems: dict[str, tuple[str, ...]] = {}
         self.skipped: dict[str, int] = {}
         self.together = Problems()
+        self.set_aside: tuple[str, ...] = ()
         self.image_hashes: dict[str, str] = {}
         self.categories: tuple[Category, ...] = ()
         self.labels = Labels((), {})
@@ -156,6 +158,8 @@ class SegjaxCoco(tfds.core.GeneratorBasedBuilder):
         datasets, self.together = match_categories(datasets)
         self.together.update(check_format(splits, config.name))
         self.together.update(check_classes(datasets))
+        if config.val_fraction:
+            self.set_aside = tuple(image.file_name for image in datasets["val"].images)
         raise_fatal(self.together, config.root or config.name)
         self.annotated = {name: bool(dataset.categories) for name, dataset in datasets.items()}
         self.categories = merge_categories([dataset.categories for dataset in datasets.values()])
@@ -298,6 +302,14 @@ def _build(config: DataConfig, cache: Path, home: Path) -> None:
         "together": builder.together.lines(),
         "place": _place(config),
     }
+    if builder.set_aside:
+        chosen = {
+            "val_fraction": config.val_fraction,
+            "val_seed": config.val_seed,
+            "val_group": config.val_group,
+            "val_images": builder.set_aside,
+        }
+        (home / SET_ASIDE).write_text(json.dumps(chosen, indent=1))
     with written_whole(home / META) as partial:
         partial.write_text(json.dumps(meta))
 
@@ -314,7 +326,8 @@ def _place(config: DataConfig) -> str:
     root = str(Path(config.root).expanduser().absolute()) if config.root else ""
     labels = (config.semantic, config.semantic_root, config.semantic_ignore, config.semantic_values)
     files = (config.train_json, config.val_json, config.test_json, config.image_root)
-    return repr((config.name, root, files, labels, config.on_bad_image, config.exif))
+    chosen = (config.val_fraction, config.val_seed, config.val_group)
+    return repr((config.name, root, files, labels, config.on_bad_image, config.exif, chosen))
 
 
 def _labels_facts(labels: Labels) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def read_content(
     on_problem: str = "raise",
     max_pixels: int = MAX_IMAGE_PIXELS,
     upright: bool = False,
+    problems: Problems | None = None,
 ) -> CocoDataset:
     """Validates the contents of an annotation file; other formats convert theirs to this form.
 
@@ -143,12 +144,14 @@ def read_content(
       on_problem: action on defects, see `load_coco`.
       max_pixels: largest accepted image, height x width.
       upright: True if the annotations refer to images with their EXIF orientation applied.
+      problems: defects found when the contents were converted; they are added to.
 
     Raises:
       CocoError: if there are defects; the message lists them with counts and the first places they
         occur.
     """
-    dataset = _Reader(store, max_pixels, upright).read(content)
+    reader = _Reader(store, max_pixels, upright, Problems() if problems is None else problems)
+    dataset = reader.read(content)
     if on_problem == "raise" and dataset.problems.fatal():
         names = list(dataset.problems.fatal())
         raise CocoError(
@@ -174,14 +177,7 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
     Raises:
       CocoError: if the file is missing, too large, invalid JSON, or lacks a list.
     """
-    if not path.is_file():
-        raise CocoError(f"no annotation file at {path}")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise CocoError(f"{path} has more than {MAX_JSON_BYTES} bytes")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CocoError(f"{path} is not valid JSON: {error}") from None
+    content = parse_json(path)
     if not isinstance(content, dict):
         raise CocoError(f"{path} holds a {type(content).__name__}, wanted a JSON object")
     sections = ("annotations", "categories")
@@ -191,16 +187,30 @@ def load_json(path: Path, kind: str = "instances") -> dict[str, Any]:
     return content
 
 
+def parse_json(path: Path) -> Any:
+    """Parses a JSON file in any UTF encoding; raises `CocoError` if it is missing or invalid."""
+    if not path.is_file():
+        raise CocoError(f"no annotation file at {path}")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise CocoError(f"{path} has more than {MAX_JSON_BYTES} bytes")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CocoError(f"{path} is not valid JSON: {error}") from None
+
+
 class _Reader:
     """Collects records and problems, skipping entries with problems that are not harmless.
 
     Each cause is reported once: the objects of a rejected image are skipped without a report.
     """
 
-    def __init__(self, store: ImageStore, max_pixels: int, upright: bool) -> None:
+    def __init__(
+        self, store: ImageStore, max_pixels: int, upright: bool, problems: Problems
+    ) -> None:
         self.store = store
         self.max_pixels, self.upright = max_pixels, upright
-        self.problems = Problems()
+        self.problems = problems
         self.sizes: dict[int, tuple[int, int]] = {}
         self.categories: dict[int, str] = {}
         self.refused: set[int] = set()  # ids of images

@@ -1,6 +1,7 @@
 """Configuration of the dataset and the input pipeline: one frozen dataclass."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from segjax.data.images import MAX_IMAGE_PIXELS
@@ -26,16 +27,25 @@ class DataConfig:
     """Dataset and input pipeline of a run.
 
     Attributes:
-      root: folder in COCO format: `train/`, `val/` and `annotations/instances_{train,val}.json`;
-        COCO's own names (`train2017/`, `instances_train2017.json`) work too. Unused with
-        `name="2017"`; with `name="shapes"`, the folder to write images to, if not empty.
-      name: format of the data, a row of `segjax.data.formats.FORMATS`: "folder" reads `root`;
-        "2017" downloads COCO 2017; "shapes" draws synthetic images; "yolo" reads a YOLO folder.
+      root: folder of the data, or an exported file. COCO's folders have `train/`, `val/` and
+        `annotations/instances_{train,val}.json`; COCO's own names (`train2017/`,
+        `instances_train2017.json`) work too. Unused with `name="2017"`; with `name="shapes"`, the
+        folder to write images to, if not empty.
+      name: format of the data, a row of `segjax.data.formats.FORMATS`: "folder" reads `root`
+        in COCO format, or in another format that it recognises; "2017" downloads COCO 2017;
+        "shapes" draws synthetic images. See the table in docs/data.md.
       train_json: COCO annotation file of the training split, used instead of the one in `root`;
         its file names are relative to `image_root`.
       val_json: annotation file of the validation split, as `train_json`.
       test_json: annotation file of the test split, as `train_json`; optional.
-      image_root: folder of the images in these files; "" uses `root`.
+      image_root: folder of the images in these files, or of formats that keep images elsewhere;
+        "" uses `root`.
+      val_fraction: fraction of the images of train that become val, for data without a split
+        "val"; 0 for none. Equal and nearly equal images, and Roboflow's variants of one image, stay
+        together.
+      val_seed: seed of this choice.
+      val_group: regular expression for file names. Images with the same match, or the same first
+        group of it, stay together too: "clip[0-9]+" for frames of videos.
       shapes: settings of the synthetic dataset "shapes".
       cache_dir: folder for prepared datasets, downloads and synthetic images.
       base_url: address of `zips/` and `annotations/` for "2017".
@@ -104,6 +114,9 @@ class DataConfig:
     val_json: str = ""
     test_json: str = ""
     image_root: str = ""
+    val_fraction: float = 0.0
+    val_seed: int = 0
+    val_group: str = ""
     shapes: ShapesConfig | None = None
     cache_dir: str = "~/.cache/segjax"
     base_url: str = "http://images.cocodataset.org"
@@ -186,6 +199,14 @@ class DataConfig:
             raise ValueError(
                 f"semantic_ignore is {self.semantic_ignore}: wanted a value of 8 bits, 0..255"
             )
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(
+                f"val_fraction is {self.val_fraction}: wanted a fraction of train, 0 <= f < 1"
+            )
+        try:
+            re.compile(self.val_group)
+        except re.error as error:
+            raise ValueError(f"val_group is {self.val_group!r}: {error}") from None
         values = self.semantic_values
         if len(set(values)) < len(values) or any(not 0 <= value <= 255 for value in values):
             raise ValueError(

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from segjax.data.check import splits_to_check
-from segjax.data.coco import CocoDataset, ImageRecord
+from segjax.data.coco import CocoDataset, CocoError, ImageRecord
 from segjax.data.config import DataConfig
+from segjax.data.examine import examine
+from segjax.data.images import ImageError
 from segjax.data.problems import Problems
 from segjax.data.protocols import Split
-from segjax.data.store import FolderStore
-from segjax.data.together import check_format, match_categories
+from segjax.data.store import FolderStore, StoreError
+from segjax.data.together import match_categories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +25,65 @@ class Written:
 
     Attributes:
       annotations: path of the annotation file.
+      classes: number of classes.
       images: number of images.
       objects: number of objects.
-      problems: defects found while reading; entries with errors were skipped.
+      boxes: number of objects without a mask.
+      problems: defects found while reading; entries and images with errors were left out.
     """
 
     annotations: Path
+    classes: int
     images: int
     objects: int
+    boxes: int
     problems: Problems
 
 
-def write_coco(
-    config: DataConfig, out: str | os.PathLike[str], *, link: bool = False
-) -> tuple[dict[str, Written], Problems]:
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """A dataset that was written.
+
+    Attributes:
+      format: description of the format that was read.
+      splits: what was written, by split.
+      problems: notes on all splits together.
+    """
+
+    format: str
+    splits: Mapping[str, Written]
+    problems: Problems
+
+    def text(self) -> str:
+        """Returns a line on the whole dataset, and lines on each split and its defects."""
+        found = self.splits.values()
+        images, objects, boxes = (
+            sum(getattr(one, name) for one in found) for name in ("images", "objects", "boxes")
+        )
+        classes = max((one.classes for one in found), default=0)
+        without = f", {boxes} of them without a mask" if boxes else ""
+        lines = [
+            f"{self.format}, {_count(classes, 'class')}, {_count(images, 'image')},"
+            f" {_count(objects, 'object')}{without}",
+            *self.problems.lines(),
+        ]
+        for one in found:
+            counted = f"{_count(one.images, 'image')}, {_count(one.objects, 'object')}"
+            lines.append(f"{one.annotations}: {counted}")
+            lines += one.problems.lines()
+        return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    plural = f"{what}es" if what.endswith("s") else f"{what}s"
+    return f"{number} {what if number == 1 else plural}"
+
+
+def write_coco(config: DataConfig, out: str | os.PathLike[str], *, link: bool = False) -> Converted:
     """Converts a dataset to a folder in COCO format.
+
+    The folder gets its name when it is complete. Images with defects are left out and counted, like
+    annotations.
 
     Args:
       config: names the data by `root` and `name`; other formats are recognised.
@@ -46,34 +92,68 @@ def write_coco(
         `follow_links`.
 
     Returns:
-      The written files by split, and notes on all splits together.
+      Counts of what was read and written.
 
     Raises:
       FileExistsError: if the folder is not empty.
-      CocoError: if the data cannot be read at all.
+      CocoError: if the data cannot be read at all, or no image is left.
     """
-    folder = Path(out).expanduser()
-    if folder.is_dir() and any(folder.iterdir()):
+    folder = Path(out).expanduser().absolute()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise FileExistsError(f"{folder} is not empty: give a new folder")
     splits = splits_to_check(config)
     datasets = {name: split.load(on_problem="collect") for name, split in splits.items()}
-    notes = check_format(splits, config.name)
-    datasets, matched = match_categories(datasets)
-    notes.update(matched)
-    written = {
-        name: _write_split(folder, name, splits[name], dataset, link)
-        for name, dataset in datasets.items()
-    }
-    return written, notes
+    datasets, problems = match_categories(datasets)
+    datasets = {name: _readable(data, splits[name], config) for name, data in datasets.items()}
+    if not any(dataset.images for dataset in datasets.values()):
+        lines = [line for dataset in datasets.values() for line in dataset.problems.lines()]
+        raise CocoError(f"{config.root} has no image that can be used:\n" + "\n".join(lines))
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        for name, dataset in datasets.items():
+            _write_split(partial, name, splits[name], dataset, link)
+        partial.replace(folder)  # of an empty folder, too
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    notes = dict.fromkeys(split.note for split in splits.values() if split.note)
+    written = {name: _counts(folder, name, dataset) for name, dataset in datasets.items()}
+    return Converted(", ".join(notes) or f"{config.name} format", written, problems)
 
 
-def _write_split(
-    folder: Path, name: str, split: Split, dataset: CocoDataset, link: bool
-) -> Written:
-    images = folder / name
-    images.mkdir(parents=True, exist_ok=True)
+def _readable(dataset: CocoDataset, split: Split, config: DataConfig) -> CocoDataset:
+    """Leaves out images that training could not read."""
+    kept: list[ImageRecord] = []
     for image in dataset.images:
-        _place(split, image, images / image.file_name, link)
+        try:
+            examine(image, split.images, config, dataset.problems)
+        except (ImageError, StoreError) as error:
+            where = f"image {image.id} ({image.file_name})"
+            dataset.problems.add("bad_image", f"{where} {error}")
+        else:
+            kept.append(image)
+    return dataclasses.replace(dataset, images=tuple(kept))
+
+
+def _counts(folder: Path, name: str, dataset: CocoDataset) -> Written:
+    objects = [one for image in dataset.images for one in image.annotations]
+    return Written(
+        annotations=_json_of(folder, name),
+        classes=len(dataset.categories),
+        images=len(dataset.images),
+        objects=len(objects),
+        boxes=sum(not one.counts for one in objects),
+        problems=dataset.problems,
+    )
+
+
+def _json_of(folder: Path, name: str) -> Path:
+    return folder / "annotations" / f"instances_{name}.json"
+
+
+def _write_split(folder: Path, name: str, split: Split, dataset: CocoDataset, link: bool) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    for image in dataset.images:
+        _place(split, image, folder / name / image.file_name, link)
     content: Mapping[str, Any] = {
         "info": {"description": "written by segjax convert-data"},
         "images": [
@@ -85,10 +165,9 @@ def _write_split(
         ],
         "categories": [{"id": c.id, "name": c.name} for c in dataset.categories],
     }
-    path = folder / "annotations" / f"instances_{name}.json"
+    path = _json_of(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
-    return Written(path, len(dataset.images), len(content["annotations"]), dataset.problems)
 
 
 def _place(split: Split, image: ImageRecord, target: Path, link: bool) -> None:

@@ -34,6 +34,9 @@ def cache_key(config: DataConfig, source: Source, version: str) -> str:
     digest = hashlib.blake2b(version.encode(), digest_size=8)
     read = f"{config.on_bad_image} {config.exif} {config.max_image_pixels}"
     digest.update(f"{config.name} {read} {source.fingerprint()}".encode())
+    if config.val_fraction:
+        chosen = f"{config.val_fraction} {config.val_seed} {config.val_group}"
+        digest.update(chosen.encode())
     if config.semantic != "none":
         numbers = f"{config.semantic_ignore} {config.semantic_values}"
         digest.update(f"{config.semantic} {LABELS_VERSION} {numbers}".encode())
@@ -61,12 +64,18 @@ def hash_splits(splits: Mapping[str, Split]) -> str:
       16 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=8)
+    listed: set[Path] = set()
     for name, split in splits.items():
         digest.update(name.encode())
         for path in split.files:
             digest.update(str(path).encode())
             _add_file(digest, path)
-        _add_listing(digest, split.images)
+        # Splits of many formats share a folder.
+        root = split.images.root if isinstance(split.images, FolderStore) else None
+        if root is None or root not in listed:
+            _add_listing(digest, split.images)
+        if root is not None:
+            listed.add(root)
         _add_labels(digest, split.labels)
     return digest.hexdigest()
 

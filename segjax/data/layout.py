@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Names that the files of each split can have, the preferred one first.
-ALIASES = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+ALIASES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def candidates(base: Path, forms: Sequence[str], split: str) -> list[Path]:

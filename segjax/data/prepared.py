@@ -18,6 +18,8 @@ from segjax.data.segments import PanopticCategory
 INDEX_COLUMNS = ("image_id", "height", "width", "objects", "crowds", "masked")
 # Marks the folder of a complete dataset, so that an interrupted build is never read.
 META = "segjax.json"
+# Lists the images of train that became val, by `DataConfig.val_fraction`.
+SET_ASIDE = "val_images.json"
 
 
 @dataclasses.dataclass(frozen=True)

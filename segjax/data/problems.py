@@ -14,21 +14,35 @@ HARMLESS = {
     "class_without_objects": "a class without an object in any split",
     "crowd_object": "iscrowd=1: not learned from, and what is found there counts for nothing",
     "crowd_polygon": "a crowd given as polygons",
+    "difficult_object": "marked as difficult; learned from like any other object",
     "empty_mask": "segmentation without a pixel; dropped in mask training",
     "exif_orientation": "shown turned (EXIF); labels are taken as of the stored pixels, "
     "--data.exif=upright takes them as of the picture as it is shown",
+    "further_annotation": "several annotations of one picture; one of them is used",
+    "ignored_label": "a label that the format itself leaves out",
     "ignored_pixels": "label PNGs hold the number that counts for nothing",
+    "image_not_annotated": "an image without an annotation of its own; left out",
     "image_without_objects": "no annotation; left out of training unless --data.filter-empty=False",
+    "label_without_image": "annotations whose image is not there; left out",
     "label_without_pixels": "a class of the label PNGs that no pixel has",
     "matched_by_name": "splits number a class differently; train's number is taken for its name",
     "missing_area": "no area; the mask's or the box's is taken",
     "missing_bbox": "no bbox; the mask's is taken",
     "missing_segmentation": "no segmentation; dropped in mask training",
+    "object_in_parts": "an object in several places; if the PNGs hold classes instead of objects, "
+    "--data.semantic=folder reads them",
     "objects_over_cap": "more objects in an image than --data.max-instances; the smallest are left "
     "out of training",
+    "other_file": "a file of another kind; left out",
+    "point_outside": "a point outside the image; moved to its border",
     "recognised": "the format of the data, by their files",
+    "same_picture": "images that are nearly equal, or of one source; kept in one split",
+    "set_aside": "images of train that are val, by --data.val-fraction",
+    "several_labels": "an object with several labels; the first is used",
     "short_polygon": "a polygon of fewer than 3 points; that part is left out",
     "size_from_file": "no size in the json; the image file's is taken",
+    "unnamed_classes": "classes without names; their numbers are used",
+    "unsupported_shape": "a shape without an area, such as a point or a line; left out",
     "unused_duplicate_category": "two categories of one name, one without objects",
     "zero_size_box": "bbox without area; dropped in training",
 }
@@ -47,6 +61,11 @@ class Problems:
         places = self.examples.setdefault(name, [])
         if len(places) < 5:
             places.append(where)
+
+    def copy(self) -> "Problems":
+        """Returns the same counts and places, which can be added to."""
+        places = {name: list(found) for name, found in self.examples.items()}
+        return Problems(dict(self.counts), places)
 
     def update(self, other: "Problems") -> None:
         """Adds the counts and places of `other`."""

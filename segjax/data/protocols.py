@@ -84,6 +84,15 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Recognises(Protocol):
+    """Member of the sources whose data can be recognised without their name."""
+
+    def recognises(self, root: Path) -> str | None:
+        """Describes the files that identify a folder or file as this format; None if it is not."""
+        ...
+
+
+@runtime_checkable
 class Transform(Protocol):
     """Transforms an example; a frozen dataclass, so that configs can compare and store it."""
 

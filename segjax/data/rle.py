@@ -140,6 +140,68 @@ def encode(mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]) -> Rle:
     return {"size": [height, width], "counts": string_from_counts(counts)}
 
 
+def from_places(places: Int64[np.ndarray, " pixels"], height: int, width: int) -> Rle:
+    """Encodes a list of pixels, without a raster of the whole image.
+
+    Args:
+      places: `column * height + row` of each pixel, strictly ascending.
+      height: rows of the mask.
+      width: columns of the mask.
+
+    Returns:
+      The mask as RLE.
+    """
+    starts = places[np.diff(places, prepend=-2) != 1]
+    ends = places[np.diff(places, append=height * width + 1) != 1] + 1
+    return _from_runs(starts, ends, height, width)
+
+
+def encode_part(
+    mask: Bool[np.ndarray, "h w"], corner: tuple[int, int], height: int, width: int
+) -> Rle:
+    """Encodes a mask that covers a part of an image; pixels outside the image are dropped.
+
+    Args:
+      mask: True where the object is.
+      corner: (x, y) of the part's first pixel in the image.
+      height: rows of the image.
+      width: columns of the image.
+
+    Returns:
+      The mask over the whole image as RLE.
+    """
+    columns, rows = (found.astype(np.int64) for found in np.nonzero(mask.T))
+    columns, rows = columns + corner[0], rows + corner[1]
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return from_places((columns * height + rows)[inside], height, width)
+
+
+def union(masks: Sequence[Rle]) -> Rle:
+    """Unites masks of one size.
+
+    Args:
+      masks: at least one.
+
+    Returns:
+      The pixels that are in any of the masks.
+
+    Raises:
+      RleError: if the RLE is malformed, or the sizes differ.
+    """
+    height, width = masks[0]["size"]
+    if any(mask["size"] != [height, width] for mask in masks):
+        raise RleError(f"masks of different sizes: {[mask['size'] for mask in masks]}")
+    edges = [np.cumsum(counts_from_string(mask["counts"], height, width)) for mask in masks]
+    # Runs of ones lie between every second edge and the next.
+    starts = np.concatenate([found[:-1][::2] for found in edges])
+    ends = np.concatenate([found[1::2] for found in edges])
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    order = np.argsort(starts, kind="stable")
+    starts, reach = starts[order], np.maximum.accumulate(ends[order])
+    last = np.append(starts[1:] > reach[:-1], True)[: starts.size]  # of runs that touch
+    return _from_runs(starts[np.roll(last, 1)], reach[last], height, width)
+
+
 def empty_counts(height: int, width: int) -> str:
     """Returns the canonical counts of an empty mask, to compare other counts with."""
     return string_from_counts(np.array([height * width]))
@@ -314,6 +376,16 @@ def from_polygons(polygons: Sequence[Any], height: int, width: int) -> Rle:
         raise RleError("a segmentation without polygons")
     merged: Any = mask_utils.merge(mask_utils.frPyObjects(checked, height, width))
     return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
+
+
+def _from_runs(
+    starts: Int64[np.ndarray, " runs"], ends: Int64[np.ndarray, " runs"], height: int, width: int
+) -> Rle:
+    """Encodes ascending, half-open runs of ones that do not touch."""
+    edges = np.stack([starts, ends], axis=1).ravel()
+    if not edges.size or edges[-1] < height * width:
+        edges = np.append(edges, height * width)
+    return {"size": [height, width], "counts": string_from_counts(np.diff(edges, prepend=0))}
 
 
 def _decode_columns(

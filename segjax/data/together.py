@@ -125,6 +125,9 @@ def _used(dataset: CocoDataset) -> set[int]:
     return {a.category_id for i in dataset.images for a in i.annotations if not a.is_crowd}
 
 
+_ADVICE = ", or a part of train: --data.val-fraction=0.1"
+
+
 def check_names(datasets: Mapping[str, CocoDataset]) -> Problems:
     """Reports missing splits that training needs."""
     problems = Problems()
@@ -133,7 +136,7 @@ def check_names(datasets: Mapping[str, CocoDataset]) -> Problems:
             problems.add(
                 "missing_split",
                 f'no split "{name}": training wants annotations/instances_{name}.json and the'
-                f" folder {name}/",
+                f" folder {name}/{_ADVICE if name == 'val' else ''}",
             )
     return problems
 

@@ -34,6 +34,7 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
             raise ValueError(
                 f'{where} has no split "{name}", only {sorted(dataset.splits)}: wanted'
                 f" annotations/instances_{name}.json and the folder {name}/"
+                + (", or a part of train: --data.val-fraction=0.1" if name == "val" else "")
             )
         for line in dataset.split(name).problems:
             say(f"{name}: {line}")

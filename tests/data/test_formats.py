@@ -186,5 +186,5 @@ def test_unknown_names_list_the_known_ones(field, known):
 def test_only_data_on_disk_can_be_checked(capsys):
     assert cli.main(["check-data", "", "--format=2017"]) == 1
     assert "only data on disk can be checked beforehand" in capsys.readouterr().err
-    assert cli.main(["check-data", "", "--format=voc"]) == 1
+    assert cli.main(["check-data", "", "--format=mat"]) == 1
     assert "wanted one of 'folder', '2017', 'shapes'" in capsys.readouterr().err

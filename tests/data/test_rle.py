@@ -196,3 +196,29 @@ def test_bad_polygons(polygon):
 def test_no_polygons():
     with pytest.raises(rle.RleError, match="without polygons"):
         rle.from_polygons([], 8, 8)
+
+
+def rasters(shape):
+    return st.lists(st.booleans(), min_size=shape[0] * shape[1], max_size=shape[0] * shape[1]).map(
+        lambda bits: np.array(bits, bool).reshape(shape)
+    )
+
+
+@given(rasters((3, 4)), st.lists(rasters((3, 4)), max_size=3))
+def test_a_union_is_the_pixels_of_any_mask(first, others):
+    wanted = np.any([first, *others], axis=0)
+    assert rle.union([rle.encode(mask) for mask in (first, *others)]) == rle.encode(wanted)
+
+
+def test_masks_of_two_sizes_have_no_union():
+    with pytest.raises(rle.RleError, match=r"different sizes: \[\[2, 3\], \[3, 2\]\]"):
+        rle.union([rle.encode(np.ones(size, bool)) for size in ((2, 3), (3, 2))])
+
+
+@given(rasters((3, 4)), st.integers(-4, 5), st.integers(-4, 5))
+def test_a_part_lies_where_its_corner_is(part, x, y):
+    whole = np.zeros((5, 4), bool)
+    for row, column in np.argwhere(part):
+        if 0 <= row + y < 5 and 0 <= column + x < 4:
+            whole[row + y, column + x] = True
+    assert rle.encode_part(part, (x, y), 5, 4) == rle.encode(whole)

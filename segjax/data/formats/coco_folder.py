@@ -167,9 +167,9 @@ def find_splits(
         raise CocoError(f"no images in {folder}: wanted the folders train/ and val/")
     if not found:
         raise CocoError(
-            f"no COCO annotations in {folder}: wanted annotations/instances_train.json and "
-            "train/, annotations/instances_val.json and val/; only label PNGs alone need none, "
-            'with semantic="folder" and instances=False'
+            f"no COCO annotations in {folder}, nor files of another known format: wanted "
+            "annotations/instances_train.json and train/, annotations/instances_val.json and val/; "
+            'only label PNGs alone need none, with semantic="folder" and instances=False'
         )
     return found
 
