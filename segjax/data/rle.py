@@ -176,6 +176,45 @@ def encode_part(
     return from_places((columns * height + rows)[inside], height, width)
 
 
+def placed(rle: Rle, corner: tuple[int, int], height: int, width: int) -> Rle:
+    """Moves the mask of a part of an image to its place in the image, without decoding it.
+
+    Args:
+      rle: mask of the part as RLE.
+      corner: (x, y) of the part's first pixel in the image; the part must be inside.
+      height: rows of the image.
+      width: columns of the image.
+
+    Returns:
+      The mask over the whole image as RLE.
+
+    Raises:
+      RleError: if the RLE is malformed, or the part reaches beyond the image.
+    """
+    rows, columns = rle["size"]
+    x, y = corner
+    if not (0 <= y <= height - rows and 0 <= x <= width - columns):
+        raise RleError(
+            f"a part of {rows} x {columns} pixels at row {y}, column {x} is not inside an image of"
+            f" {height} x {width}"
+        )
+    counts = counts_from_string(rle["counts"], rows, columns)
+    ends = np.cumsum(counts)[1::2]
+    starts = ends - counts[1::2]
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    # A run over several columns of the part is several runs in a taller image.
+    first = starts // rows
+    pieces = (ends - 1) // rows - first + 1
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    column = np.repeat(first, pieces) + number
+    low = np.maximum(np.repeat(starts, pieces), column * rows)
+    high = np.minimum(np.repeat(ends, pieces), (column + 1) * rows)
+    shift = (column + x) * height + y - column * rows
+    low, high = low + shift, high + shift
+    apart = np.append(low[1:] != high[:-1], True)[: low.size]
+    return _from_runs(low[np.roll(apart, 1)], high[apart], height, width)
+
+
 def union(masks: Sequence[Rle]) -> Rle:
     """Unites masks of one size.
 

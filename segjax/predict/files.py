@@ -13,7 +13,7 @@ import numpy as np
 from segjax.predict.frames import Drawings, read_all, with_progress
 from segjax.predict.predictor import Predictor
 from segjax.predict.sources import find_sources
-from segjax.protocols import Model, PanopticModel
+from segjax.protocols import PanopticModel
 from segjax.results.draw import maps as viz_maps
 from segjax.results.draw import objects as viz
 from segjax.results.files import MapWriter, write_results
@@ -117,7 +117,7 @@ def predict_files(
     Raises:
       ValueError: for classes that the model does not know, or a drawing that it cannot give.
     """
-    draw = _drawing(predictor.model, draw)
+    draw = _drawing(predictor, draw)
     model = predictor.model
     if isinstance(model, PanopticModel) and score_threshold is not None:
         model = model.with_score_threshold(score_threshold)
@@ -163,10 +163,13 @@ def predict_files(
     return dataclasses.replace(report, results_json=results_json, maps=maps.close() + saved)
 
 
-def _drawing(model: Model, wanted: Drawing | None) -> Drawing:
-    """Chooses what to draw of a model's results; raises a `ValueError` if the model lacks it."""
+def _drawing(predictor: Predictor, wanted: Drawing | None) -> Drawing:
+    """Chooses what to draw of the results; raises a `ValueError` if there is no such result."""
+    model = predictor.model
+    if wanted == "panoptic" and "panoptic" in model.tasks and predictor.tiles is not None:
+        raise ValueError("tiles give no panoptic map: draw instances or semantic")
     given: dict[Drawing, bool] = {
-        "panoptic": "panoptic" in model.tasks,
+        "panoptic": "panoptic" in model.tasks and predictor.tiles is None,
         "instances": model.classes.things is not None,
         "semantic": "semantic" in model.tasks,
     }

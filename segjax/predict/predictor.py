@@ -9,14 +9,17 @@ import math
 from typing import Any, TypeAlias, overload
 
 import numpy as np
+from jaxtyping import UInt8
 
 from segjax.data import canvas
 from segjax.data.config import DataConfig
 from segjax.figure_ground.refine import MaskRefinement
 from segjax.predict.images import as_image
+from segjax.predict.tiles import Tiles, find_in_tiles, label_in_tiles
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.results.detections import ImageDetections
+from segjax.results.maps import SemanticMap
 from segjax.results.postprocess import (
     MapOutputs,
     collect_results,
@@ -48,6 +51,8 @@ class Predictor:
         set `data.buckets` to have fewer, with the results that evaluation has on them.
       refine: how masks are made to follow the contours of the resized picture; None leaves them
         as the model gives them.
+      tiles: settings for large pictures, which are predicted in overlapping tiles; None predicts
+        them whole. Results have objects and classes of pixels, but no panoptic map.
     """
 
     model: Model
@@ -56,6 +61,7 @@ class Predictor:
     data: DataConfig = DataConfig()
     pad_multiple: int = 128
     refine: MaskRefinement | None = None
+    tiles: Tiles | None = None
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
@@ -144,6 +150,8 @@ class Predictor:
             raise ValueError(f"max_detections is {max_detections}: wanted 0 or more, or None")
         rgb = as_image(image)
         height, width = rgb.shape[:2]
+        if self.tiles is not None and max(height, width) > self.tiles.size:
+            return self._find_in_tiles(self.tiles, rgb, maps, score_threshold, max_detections)
         padded, resized = canvas.fit(rgb, self.data, self._divisor)
         inside, sizes = np.array([resized], np.int32), np.array([[height, width]], np.int32)
         found: Detections = predict_original(
@@ -159,7 +167,7 @@ class Predictor:
                 padded_size=padded.shape[:2],
                 canvas=map_canvas(height, width),
             )
-        return collect_results(
+        result = collect_results(
             self.model,
             found,
             made,
@@ -168,6 +176,33 @@ class Predictor:
             score_threshold=score_threshold,
             max_detections=max_detections,
         )[0]
+        # Small pictures have what large ones have.
+        return result if self.tiles is None else dataclasses.replace(result, panoptic=None)
+
+    def _find_in_tiles(
+        self,
+        tiles: Tiles,
+        rgb: UInt8[np.ndarray, "h w 3"],
+        maps: bool,
+        score_threshold: float,
+        max_detections: int | None,
+    ) -> Result:
+        whole = dataclasses.replace(self, tiles=None)
+
+        def find(tile: UInt8[np.ndarray, "h w 3"]) -> ImageDetections:
+            return whole(tile, score_threshold=score_threshold)
+
+        def label(tile: UInt8[np.ndarray, "h w 3"]) -> SemanticMap:
+            made = whole.result(tile).semantic
+            assert made is not None
+            return made
+
+        instances = None
+        if self.model.classes.things is not None:
+            instances = find_in_tiles(find, rgb, tiles)[:max_detections]
+        semantic = label_in_tiles(label, rgb, tiles) if maps else None
+        height, width = rgb.shape[:2]
+        return Result((height, width), instances, semantic)
 
     @property
     def _divisor(self) -> int:

@@ -222,3 +222,17 @@ def test_a_part_lies_where_its_corner_is(part, x, y):
         if 0 <= row + y < 5 and 0 <= column + x < 4:
             whole[row + y, column + x] = True
     assert rle.encode_part(part, (x, y), 5, 4) == rle.encode(whole)
+
+
+def test_masks_of_parts_are_placed():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        rows, columns = rng.integers(1, 12, 2).tolist()
+        height, width = rows + int(rng.integers(0, 5)), columns + int(rng.integers(0, 5))
+        x, y = int(rng.integers(0, width - columns + 1)), int(rng.integers(0, height - rows + 1))
+        mask = rng.random((rows, columns)) < rng.choice([0, 0.3, 0.9, 1])
+        whole = np.zeros((height, width), bool)
+        whole[y : y + rows, x : x + columns] = mask
+        assert rle.placed(rle.encode(mask), (x, y), height, width) == rle.encode(whole)
+    with pytest.raises(rle.RleError, match="not inside an image of 5 x 5"):
+        rle.placed(rle.encode(np.ones((4, 4), bool)), (2, 0), 5, 5)
