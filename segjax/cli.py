@@ -13,9 +13,9 @@ from typing import Any
 import segjax
 from segjax.commands import compiling, data, zoo
 from segjax.commands.data import class_names, positive
-from segjax.recipes import find_config
+from segjax.recipes import find_config, recipes
 from segjax.spellings import split_flag, understood
-from segjax.startup import choose_device, explained, keep_programs
+from segjax.startup import check_places, choose_device, explained, keep_programs
 
 TRAIN_HELP = """\
 Every field of the config is a flag, checked against its type:
@@ -44,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if getattr(known, "device", None):
             choose_device(known.device)
-        if known.command in (_train, _evaluate, _predict):
-            keep_programs()
         return known.command(known, flags)
     except BrokenPipeError:  # as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -139,6 +137,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--stride", metavar="N", type=positive, default=1, help="predict every Nth frame of videos"
     )
+    predict.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        type=positive,
+        help="predict larger pictures in overlapping tiles of this size, to find small objects",
+    )
+    predict.add_argument(
+        "--tile-overlap",
+        metavar="F",
+        type=float,
+        help="part of a tile that its neighbour shows too; default: 0.25",
+    )
     predict.set_defaults(command=_predict)
 
     compiling.add_compile(commands)
@@ -147,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_convert(commands)
     data.add_check(commands)
     data.add_convert(commands)
+    data.add_browse(commands)
     return parser
 
 
@@ -198,12 +209,28 @@ def _refinement(known: argparse.Namespace) -> Any:
     return MaskRefinement() if known.refine_masks else None
 
 
+def _tiles(known: argparse.Namespace) -> Any:
+    """Returns the settings of tiles; None without --tile."""
+    from segjax.predict.tiles import Tiles
+
+    if known.tile is None:
+        if known.tile_overlap is not None:
+            raise ValueError("--tile-overlap is of tiles: give --tile too")
+        return None
+    overlap = {} if known.tile_overlap is None else {"overlap": known.tile_overlap}
+    return Tiles(known.tile, **overlap)
+
+
 def _train(known: argparse.Namespace, flags: list[str]) -> int:
     if known.config is None:
         known.parser.print_help()
         return 0 if known.help else 2
     path = find_config(known.config)  # before the seconds that importing JAX takes
     epochs, flags = split_flag(understood(flags), "--epochs")
+    # Only recipes are known not to draw their data or to read them from the hub.
+    reads = path.resolve() in recipes().values() and "shapes" not in path.stem
+    check_places(flags, root=reads and not any(flag.startswith("--data.name") for flag in flags))
+    keep_programs()
     from segjax.config import load_config
     from segjax.train.loop import train
     from segjax.train.resolve import with_epochs
@@ -218,6 +245,8 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
 
 
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:
+    check_places(flags, checkpoint=known.checkpoint)
+    keep_programs()
     from segjax.config import override
     from segjax.data.pipeline import open_dataset
     from segjax.eval.runner import evaluate
@@ -280,9 +309,13 @@ def _evaluated_fields(found: Any, data: Any) -> Any:
 
 
 def _predict(known: argparse.Namespace, _: list[str]) -> int:
+    check_places((), checkpoint=known.checkpoint)
+    keep_programs()
     from segjax.predict.files import describe_counts, predict_files
 
-    predictor = dataclasses.replace(_weights(known).predictor(), refine=_refinement(known))
+    tiles = _tiles(known)
+    predictor = _weights(known).predictor()
+    predictor = dataclasses.replace(predictor, refine=_refinement(known), tiles=tiles)
     report = predict_files(
         predictor,
         known.images,

@@ -5,7 +5,8 @@ import fnmatch
 from pathlib import Path
 
 # Next to the package in a checkout, inside of it in a wheel.
-_FOLDERS = (Path(__file__).parent / "configs", Path(__file__).parent.parent / "configs")
+_HOME = Path(__file__).resolve().parent
+_FOLDERS = (_HOME / "configs", _HOME.parent / "configs")
 
 
 def find_config(name: str) -> Path:

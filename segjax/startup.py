@@ -1,9 +1,14 @@
 """Before JAX starts: the device of a command, and the cache of compiled programs."""
 
+import dataclasses
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 _PLATFORMS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda", "tpu": "tpu"}
+# Flags whose paths must exist.
+_PATHS = ("--data.train-json", "--data.val-json", "--data.test-json", "--data.image-root")
 PROGRAMS = Path("~/.cache/segjax/programs")
 
 
@@ -26,6 +31,42 @@ def choose_device(name: str) -> None:
             f"device is {name!r}: wanted cpu, cuda, tpu, or numbers of CUDA devices such as 0,1"
         )
     os.environ["JAX_PLATFORMS"] = _PLATFORMS[plain]
+
+
+def check_places(
+    flags: Sequence[str], *, checkpoint: str | None = None, root: bool = False
+) -> None:
+    """Checks the paths of a command before the seconds that JAX and TensorFlow take to start.
+
+    Args:
+      flags: fields of a config, "--data.root=PATH" or "--data.root", "PATH".
+      checkpoint: folder of a run; None without one.
+      root: True if `data.root` must exist, as for all formats but "shapes" and "huggingface".
+
+    Raises:
+      FileNotFoundError: if a path does not exist; it names the flag.
+      ValueError: for a field that the data do not have.
+    """
+    if checkpoint is not None and not (Path(checkpoint).expanduser() / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no config.json in {checkpoint}: --checkpoint is a run's folder, which holds it"
+        )
+    from segjax.data.config import DataConfig
+
+    fields = [f"--data.{field.name}".replace("_", "-") for field in dataclasses.fields(DataConfig)]
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.partition("=")
+        name = name.replace("_", "-")
+        if name.startswith("--data.") and not any(
+            name == field or name.startswith((f"{field}.", f"{field}:")) for field in fields
+        ):
+            likely = difflib.get_close_matches(name, fields, 2, 0.6)
+            hint = f"; did you mean {' or '.join(likely)}?" if likely else ""
+            raise ValueError(f"{name} is not a field of the data{hint} (--help lists all flags)")
+        if name in _PATHS or (root and name == "--data.root"):
+            path = value if equals else "".join(flags[place + 1 : place + 2])
+            if path and not Path(path).expanduser().exists():
+                raise FileNotFoundError(f"{name}={path}: there is no such file or folder")
 
 
 def keep_programs() -> None:

@@ -1,10 +1,13 @@
 """Flags spelled as in other libraries."""
 
 import dataclasses
+import re
+import subprocess
+import sys
 
 import pytest
 
-from segjax import spellings, startup
+from segjax import cli, spellings, startup
 from segjax.config import load_config
 from segjax.spellings import split_flag, understood
 
@@ -56,3 +59,47 @@ def test_devices_are_chosen_before_jax_starts(monkeypatch, name, platform, visib
     with pytest.raises(ValueError, match="device is 'npu': wanted cpu, cuda, tpu"):
         startup.choose_device("npu")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+MISTAKES = {
+    "train --config lite_coco_format --data.roott=/x": "--data.roott is not a field of the data; "
+    "did you mean --data.root",
+    "train --config lite_coco_format --data.root /nowhere": "--data.root=/nowhere: there is no",
+    "predict --checkpoint /nowhere a.jpg --out out": "no config.json in /nowhere",
+    "evaluate --checkpoint RUN --data.val-jso=3": "--data.val-jso is not a field",
+    "evaluate --checkpoint RUN --data.val_json=/nowhere": "--data.val-json=/nowhere: there is no",
+}
+
+
+def test_mistakes_in_paths_and_flags_are_answered_before_jax_is_imported(tmp_path):
+    # One process for all, as starting Python is most of the time.
+    (tmp_path / "config.json").write_text("{}")
+    arguments = [line.replace("RUN", str(tmp_path)).split() for line in MISTAKES]
+    program = (
+        "import sys\nfrom segjax import cli\n"
+        f"for line in {arguments!r}:\n"
+        "    print(cli.main(line), 'jax' in sys.modules, file=sys.stderr)\n"
+    )
+    made = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    lines = [line for line in made.stderr.splitlines() if line.startswith(("segjax:", "1", "0"))]
+    for words, said, status in zip(MISTAKES.values(), lines[::2], lines[1::2], strict=True):
+        assert words in said
+        assert status == "1 False"
+
+
+def test_all_flags_of_the_data_pass(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config", "lite_coco_format", "--help"])
+    listed = re.findall(r"--data\.[\w.:-]+", capsys.readouterr().out)
+    assert len(listed) > 40
+    startup.check_places([f"{flag}={tmp_path}" for flag in listed])
+
+
+def test_the_root_of_drawn_and_own_data_may_be_new(tmp_path):
+    new = f"--data.root={tmp_path}/new"
+    startup.check_places([new])
+    with pytest.raises(FileNotFoundError, match="new: there is no such file or folder"):
+        startup.check_places([new], root=True)
+    startup.check_places(["--data.root", str(tmp_path)], root=True)

@@ -1,6 +1,7 @@
 """Commands on data: `segjax check-data` and `segjax convert-data`."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ def add_check(commands: Any) -> None:
         help="numbers of the classes in label PNGs, in order, such as 0 255",
     )
     check.add_argument("--no-masks", action="store_true", help="for a model of boxes alone")
+    check.add_argument(
+        "--stats",
+        action="store_true",
+        help="also count images, objects, sizes and classes, and find pictures that splits share",
+    )
     check.set_defaults(command=_check)
 
 
@@ -43,6 +49,23 @@ def add_convert(commands: Any) -> None:
     how.add_argument("--copy", action="store_true", help="copy the images, the default")
     how.add_argument("--link", action="store_true", help="link images instead of copying them")
     convert.set_defaults(command=_convert)
+
+
+def add_browse(commands: Any) -> None:
+    """Adds the command `browse`."""
+    browse = commands.add_parser(
+        "browse",
+        help="draw images of a dataset as annotated and as augmented",
+        epilog="--data.FIELD changes how images are resized and augmented.",
+    )
+    _add_reading(browse)
+    browse.add_argument("--out", metavar="FOLDER", default="browse", help="default: browse")
+    browse.add_argument("--split", metavar="NAME", default="train", help="default: train")
+    browse.add_argument("--number", metavar="N", type=positive, default=12, help="of images")
+    browse.add_argument(
+        "--config", metavar="FILE", help="the recipe whose sizes and augmentation are shown"
+    )
+    browse.set_defaults(command=_browse, takes_fields=True)
 
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
@@ -164,4 +187,35 @@ def _check(known: argparse.Namespace, _: list[str]) -> int:
         where += f" and {len(listed) - 1} more files" if len(listed) > 1 else ""
         print(name if name not in files else f"{name}: {where}")
         print("\n".join(problems.lines()) or "no defects")
+    if known.stats:
+        from segjax.data.statistics import describe_dataset
+
+        print()
+        print(describe_dataset(config).text())
     return 1 if any(problems.fatal() for problems in found.values()) else 0
+
+
+def _browse(known: argparse.Namespace, flags: list[str]) -> int:
+    from segjax.data.config import DataConfig
+
+    reading = {name: value for name, value in _reading(known).items() if value}
+    config = DataConfig(**reading)
+    if known.config or flags:
+        from segjax.config import load_config, override
+        from segjax.recipes import find_config
+
+        if known.config:
+            config = dataclasses.replace(load_config(find_config(known.config)).data, **reading)
+        config = override(_Browsed(config), flags, "segjax browse").data
+    from segjax.results.samples import browse
+
+    made = browse(config, known.out, split=known.split, number=known.number, seed=known.seed)
+    print(f"{len(made.pictures)} pictures of {known.split}, {made.total} images: open {made.page}")
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Browsed:
+    """Fields that flags of `browse` can change, under the names of a run's config."""
+
+    data: Any
