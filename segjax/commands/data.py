@@ -70,7 +70,16 @@ def add_browse(commands: Any) -> None:
 
 def _add_reading(parser: argparse.ArgumentParser) -> None:
     """Adds the data, and flags on how they are read."""
-    parser.add_argument("root", metavar="SOURCE", help="folder of the data, or an exported file")
+    parser.add_argument(
+        "root", metavar="SOURCE", nargs="?", default="", help="folder of the data, or a file"
+    )
+    for split in ("train", "val", "test"):
+        parser.add_argument(
+            f"--{split}-json",
+            metavar="FILE",
+            default="",
+            help=f"COCO file of {split}, instead of those in a folder; --images has the images",
+        )
     parser.add_argument(
         "--format",
         "--from",
@@ -110,10 +119,19 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def _reading(known: argparse.Namespace) -> dict[str, Any]:
-    """Returns the fields of a `DataConfig` that `_add_reading` has flags for."""
+    """Returns the fields of a `DataConfig` that `_add_reading` has flags for.
+
+    Raises:
+      ValueError: if the data are not named.
+    """
+    if not (known.root or known.train_json or known.val_json or known.test_json):
+        raise ValueError("give a folder of data, an exported file, or --train-json and --images")
     return {
         "root": known.root,
         "name": known.format,
+        "train_json": known.train_json,
+        "val_json": known.val_json,
+        "test_json": known.test_json,
         "image_root": known.images,
         "val_fraction": known.val_fraction,
         "val_seed": known.seed,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from segjax import cli
 from segjax.data.build import open_records
 from segjax.data.check import check_dataset
 from segjax.data.coco import Category, CocoDataset, CocoError
@@ -465,6 +466,28 @@ def test_annotation_files_can_lie_anywhere(tmp_path):
         open_dataset(dataclasses.replace(config, val_json=str(tmp_path / "b.json")))
     with pytest.raises(ValueError, match="need image_root"):
         open_dataset(dataclasses.replace(config, image_root=""))
+
+
+def test_images_of_separate_files_can_be_in_folders_of_splits(tmp_path, capsys):
+    make_folder(tmp_path / "made", objects(2, lambda entry: None))
+    files = [
+        f"--{split}-json={tmp_path}/made/annotations/instances_{split}.json"
+        for split in ("train", "val")
+    ]
+    assert cli.main(["check-data", *files, "--images", f"{tmp_path}/made"]) == 0
+    assert cli.main(["check-data", "--images", f"{tmp_path}/made"]) == 1
+    assert "give a folder of data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "../../etc/passwd", r"\ud800", r"\u0000", "/"])
+def test_odd_first_names_of_separate_files_are_reported(tmp_path, name):
+    make_folder(tmp_path / "made", objects(1, lambda entry: None))
+    file = tmp_path / "made/annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0]["file_name"] = "NAME"
+    file.write_text(json.dumps(content).replace("NAME", name))
+    config = DataConfig(train_json=str(file), image_root=str(tmp_path / "made"))
+    assert check_dataset(config)["train"].fatal()
 
 
 def test_a_test_folder_without_labels_is_no_split_of_labels(tmp_path):

@@ -1,6 +1,8 @@
 """COCO annotation files at arbitrary paths, one flag per split."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from segjax.data.config import DataConfig
 from segjax.data.formats.coco_folder import coco_split
 from segjax.data.hashing import hash_splits
 from segjax.data.labels import find_labels
+from segjax.data.layout import candidates, first
 from segjax.data.protocols import Split, Workspace
 from segjax.data.store import FolderStore
 
@@ -76,11 +79,31 @@ class CocoFiles:
             file = Path(path).expanduser().absolute()
             if not file.is_file():
                 raise CocoError(f"no annotation file at {file}, which is to be {split}")
+            images = _images_of(split, file, folder)
             found[split] = coco_split(
                 file,
-                FolderStore(folder, follow_links=self.follow_links),
+                FolderStore(images, follow_links=self.follow_links),
                 find_labels(semantic, base, split, apart=False),
                 max_pixels=self.max_pixels,
                 upright=self.upright,
             )
         return found
+
+
+def _images_of(split: str, file: Path, folder: Path) -> Path:
+    """Returns the folder of a split's images: the given one, or its sub-folder for the split.
+
+    The sub-folder is taken if the first image that the file names is only there, as in COCO, whose
+    names lack "train2017/".
+    """
+    with file.open("rb") as opened:
+        head = opened.read(1 << 20).decode("utf-8", errors="ignore")
+    named = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', head)
+    if named is None:
+        return folder
+    try:
+        name = json.loads(named.group(1))
+    except ValueError:  # reported when the file is read
+        return folder
+    places = [folder, *filter(Path.is_dir, candidates(folder, ("{}", "{}2017"), split))]
+    return first(places, lambda place: FolderStore(place).problem(name) is None) or folder
