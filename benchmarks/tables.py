@@ -96,6 +96,24 @@ def panoptic() -> str:
     return "\n".join(lines)
 
 
+def install_sizes() -> str:
+    """Table of what installations weigh, and the largest packages of the plain one."""
+    sizes = load("install_size")["sizes"]
+    lines = ["| installation | MB | of these, what only feeds training |", "|---|---|---|"]
+    for extra, found in sizes.items():
+        name = f"`.[{extra}]`" if extra else "`.`"
+        data = _megabytes(found["data"]) if not extra else ""
+        lines.append(f"| {name} | {_megabytes(found['bytes'])} | {data} |")
+    largest = [
+        f"{name} {_megabytes(size)}" for name, size in list(sizes[""]["largest"].items())[:8]
+    ]
+    return "\n".join([*lines, "", f"The largest packages of `.`, in MB: {', '.join(largest)}."])
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}"
+
+
 def cascades() -> str:
     """Table comparing Mask R-CNN and the cascades."""
     steps, all_runs = cascade_runs()
@@ -297,6 +315,7 @@ PAGES: dict[str, tuple[Callable[[], str], ...]] = {
     "README.md": (models, parity),
     "docs/benchmarks.md": (runs, panoptic, cascades, pretrained, speed),
     "docs/parity.md": (goldens,),
+    "docs/install.md": (install_sizes,),
     "docs/zoo.md": (zoo,),
     "docs/figure_ground.md": (figure_ground, refined_masks, class_experiment),
     "docs/programs.md": (programs, coverage, before_and_after),
