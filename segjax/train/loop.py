@@ -299,9 +299,22 @@ def initial_variables(
         weights, where = start_weights(config.init_from, model, trust)
         variables, drawn = start_from(weights, model, key)
         say(f"weights from {where}")
-        say(f"at random: {', '.join(drawn) or 'none'}")
+        say(f"at random: {', '.join(_by_part(drawn, variable_names(variables))) or 'none'}")
     check_frozen(model.frozen_paths(), drawn)
     return variables
+
+
+def _by_part(drawn: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Names the parts of a model of which all variables are drawn, and single variables else."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(name.split("/")[1], []).append(name)
+    chosen = set(drawn)
+    found: list[str] = []
+    for part, members in parts.items():
+        left = [name for name in members if name in chosen]
+        found += [part] if len(left) == len(members) else left
+    return found
 
 
 def _announce(batch: Batch, shapes: list[tuple[int, ...]]) -> None:

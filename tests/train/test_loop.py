@@ -161,6 +161,12 @@ def test_the_model_is_rebuilt_from_its_folder(straight):
     jax.tree.map(np.testing.assert_array_equal, run.variables, straight.variables)
 
 
+def test_random_variables_are_listed_by_part():
+    names = ["params/a/x", "params/a/y", "batch_stats/a/m", "params/b/x", "params/b/y"]
+    assert loop._by_part(names[:4], names) == ["a", "params/b/x"]
+    assert loop._by_part([], names) == []
+
+
 def test_starting_from_another_runs_weights(straight, config, tmp_path, capsys):
     config = dataclasses.replace(
         config,

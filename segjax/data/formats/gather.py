@@ -283,15 +283,27 @@ def _extent(
     size: tuple[int, int],
 ) -> dict[str, Any]:
     """Segmentation, box and area of an object, as COCO has them."""
+    numbers = [list(map(float, polygon)) for polygon in polygons if polygon]
     if masks:
         outlined = [rle.from_polygons(polygons, *size)] if polygons else []
         mask = rle.union([*masks, *outlined])
+    else:
+        mask = _outlined(numbers, size)
+    if mask is not None:  # the box is the mask's, since these formats have no other
         area, (x0, y0, x1, y1) = rle.measure(mask)
         return {"segmentation": mask, "bbox": [x0, y0, x1 - x0, y1 - y0], "area": area}
-    numbers = [list(map(float, polygon)) for polygon in polygons if polygon]
     if numbers:
         box = box_of([number for polygon in numbers for number in polygon])
         area = sum(map(area_of, numbers))
         return {"segmentation": numbers, "bbox": list(box), "area": area}
     assert box is not None, "an object without polygons and masks needs a box"
     return {"segmentation": [], "bbox": list(box), "area": box[2] * box[3]}
+
+
+def _outlined(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> rle.Rle | None:
+    """Returns the mask of polygons; None if it is empty or they have defects, to be reported."""
+    try:
+        mask = rle.from_polygons(polygons, *size) if polygons else None
+    except rle.RleError:
+        return None
+    return mask if mask is not None and rle.area(mask) else None
