@@ -39,8 +39,9 @@ def draw(
 
     Every object has its own colour for mask, outline, box and label. Labels read
     "person 1 0.98": class, number within the class from the best score down, score. Line and
-    text sizes follow the image's size. Labels stay inside the image and out of each other's way
-    where there is room; in crowds those are left out that would cover small objects.
+    text sizes follow the sizes of the image and of its objects. Labels stay inside the image and
+    out of each other's way where there is room; in crowds, labels that would cover small objects
+    are omitted.
 
     Args:
       image: uint8 picture: [h, w] or [h, w, 1] gray, [h, w, 3] RGB, or [h, w, 4] RGBA.
@@ -75,7 +76,8 @@ def draw(
     colours = {i: instance_colour(rank) for rank, i in enumerate(order)}
     # Large objects first, so that small ones lie on top of them.
     by_area = sorted(order, key=lambda i: -_area(boxes[i]))
-    width = line_width(canvas.shape[:2])
+    # Lines of a large picture would cover its small objects.
+    width = max(1, min(line_width(canvas.shape[:2]), round(_median_side(boxes) / 10)))
     for i in by_area:
         if show_masks and detections.mask_rles is not None:
             _draw_mask(canvas, enlarge(detections.mask(i), scale), colours[i], width)
@@ -140,6 +142,11 @@ def _area(box: np.ndarray) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
+def _median_side(boxes: np.ndarray) -> float:
+    """Median of the boxes' mean sides in pixels; a large number without boxes."""
+    return float(np.median((boxes[:, 2:] - boxes[:, :2]).mean(axis=1))) if len(boxes) else 1e6
+
+
 def drawing_order(detections: Any) -> list[int]:
     """Indices of the objects from the best score down; as they come without scores."""
     if detections.scores is None:
@@ -198,9 +205,10 @@ def draw_labels(
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     size, crowded = label_size(canvas.shape[:2]), len(order) > CROWDED
+    small = min(round(0.8 * size), round(_median_side(boxes)))
     # Pillow's own space is so narrow that "1 0.98" would read as "10.98".
     wide = [text.replace(" ", "  ") for text in texts]
-    font, wide = fitting_font(wide, max(9, round(0.8 * size)) if crowded else size, font_path)
+    font, wide = fitting_font(wide, max(9, small) if crowded else size, font_path)
     placed: list[_Label] = []
     for i, text in zip(order, wide, strict=True):
         label = _place(pen, font, text, boxes[i], canvas.shape[:2], placed)
