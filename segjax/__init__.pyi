@@ -41,9 +41,9 @@ from .results.draw.objects import draw as draw
 from .results.maps import PanopticMap as PanopticMap
 from .results.maps import SemanticMap as SemanticMap
 from .results.result import Result as Result
-from .train.checkpoint import load_run as load_run
-from .train.checkpoint import save_run as save_run
 from .train.loop import train as train
+from .train.runs import load_run as load_run
+from .train.runs import save_run as save_run
 from .train.weights import load as load
 from .train.weights import pretrained as pretrained
 from .types import Batch as Batch

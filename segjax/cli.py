@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import segjax
-from segjax.commands import compiling, data, zoo
+from segjax.commands import compiling, data, runs, zoo
 from segjax.commands.data import class_names, positive
 from segjax.recipes import find_config, recipes
 from segjax.spellings import split_flag, understood
@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=_predict)
 
     compiling.add_compile(commands)
+    runs.add_check_run(commands)
     zoo.add_configs(commands)
     zoo.add_models(commands)
     zoo.add_convert(commands)

@@ -81,7 +81,8 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints; 0: only with an evaluation.
       keep_best: the metric whose best checkpoint is kept, such as "box/AP"; "auto":
         "segm/AP", or "box/AP" for models without masks; None: none is kept for being best.
-      keep_last: how many of the newest checkpoints are kept.
+      keep_last: how many of the newest checkpoints are kept. With two, a damaged one costs a
+        few steps instead of the run.
       max_detections: numbers of detections an image that COCO's AP and AR count
         (pycocotools' maxDets).
       score_threshold: lowest score of the detections drawn in pictures.
@@ -110,7 +111,7 @@ class TrainConfig:
     eval_every: int = 0
     checkpoint_every: int = 0
     keep_best: str | None = "auto"
-    keep_last: int = 1
+    keep_last: int = 2
     max_detections: tuple[int, ...] = (1, 10, 100)
     score_threshold: float = 0.5
     num_pictures: int = 8

@@ -18,10 +18,10 @@ from segjax.nn.heads.semantic import SemanticFPNHead
 from segjax.results.classes import Classes
 from segjax.results.draw import maps as viz_maps
 from segjax.results.result import Result
-from segjax.train.checkpoint import load_run, save_run
 from segjax.train.checks import check_same_run
 from segjax.train.classes import read_classes, save_classes
 from segjax.train.resolve import best_metric, resolve
+from segjax.train.runs import load_run, save_run
 from tests.support import tiny
 
 HEAD = SemanticFPNHead(0, features=8, norm=tiny.NORM)

@@ -5,7 +5,7 @@ A run's folder:
     config.json        the resolved config and the versions it ran on
     classes.json       names of classes and COCO's ids of them, in the model's order
     metrics.jsonl      one record a line
-    checkpoints/STEP/  the fields of `TrainState` by name, and the data's state (orbax)
+    checkpoints/STEP/  the fields of `TrainState` by name, the data's state (orbax), a manifest
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
@@ -14,8 +14,8 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
-from importlib import metadata
+import shutil
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,17 +27,12 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from segjax._files import check_room
-from segjax.config import TrainConfig
-from segjax.config_json import read_config, save_config
-from segjax.models.variables import differing_shapes, variable_shapes
-from segjax.predict.predictor import Predictor
-from segjax.protocols import Model
-from segjax.results.classes import Classes
-from segjax.train.classes import read_classes, save_classes
-from segjax.train.resolve import best_metric, with_classes
+from segjax.models.variables import flatten_variables
+from segjax.train.manifest import differences, sync_folder, write_manifest
 from segjax.train.state import TrainState
 
-CONFIG_FILE = "config.json"
+_log = logging.getLogger("segjax")
+_DELETED = "deleted"
 # A checkpoint's folder is named by the step.
 FIELDS = {field.name for field in dataclasses.fields(TrainState)} - {"step"}
 
@@ -46,7 +41,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Saving returns as soon as the arrays are on the host; the files are written meanwhile.
-    A checkpoint counts only once it is complete.
+    A checkpoint gets its name once it is complete, with a manifest of its files. One that differs
+    from its manifest is never restored.
 
     Args:
       folder: folder of the run.
@@ -69,49 +65,105 @@ class Checkpoints:
         self._keep_best = keep_best
         if read_only and not self._path.is_dir():
             raise FileNotFoundError(f"no checkpoint in {self._path}: there is no such folder")
+        self._scores: dict[int, float] = {}
+        self._wrong: dict[int, list[str]] = {}
         options = ocp.CheckpointManagerOptions(
             save_interval_steps=0 if read_only else 1,
-            best_fn=self._score if keep_best else None,
-            preservation_policy=self._preservation(keep_last),
+            preservation_policy=_Kept(keep_last, self._score if keep_best else None),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            temporary_path_class=_WithManifest,
+            # A kill between the deletions of two files would leave half a checkpoint. Old ones are
+            # therefore renamed first, in one step.
+            todelete_subdir=None if read_only else _DELETED,
+            # Nothing of a checkpoint is read before its manifest was compared.
+            lightweight_initialize=True,
         )
         with _errors_only("absl"):  # orbax warns of read_only, which is meant
             self._manager = ocp.CheckpointManager(self._path, options=options)
+        self._read_only = read_only
+        self._empty()
 
-    def _preservation(self, keep_last: int) -> checkpoint_managers.AnyPreservationPolicy:
-        policies: list[checkpoint_managers.PreservationPolicy] = [
-            checkpoint_managers.LatestN(keep_last)
-        ]
-        if self._keep_best:
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=self._score, n=1, keep_checkpoints_without_metrics=False
-                )
-            )
-        return checkpoint_managers.AnyPreservationPolicy(policies)
-
-    def _score(self, metrics: Mapping[str, Any]) -> float:
-        return float(metrics.get(self._keep_best or "", -math.inf))
-
-    @property
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint."""
-        return self._manager.latest_step()
-
-    @property
-    def best_step(self) -> int | None:
-        """The one with the best metric; where none has one, the newest."""
-        return self._manager.best_step() if self._keep_best else None
+    def _empty(self) -> None:
+        """Deletes what is to be deleted."""
+        if not self._read_only:
+            shutil.rmtree(self._path / _DELETED, ignore_errors=True)
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """All complete checkpoints, in order."""
-        return tuple(sorted(self._manager.all_steps()))
+        """All checkpoints, in order; `wrong` tells which can be restored."""
+        if not self._path.is_dir():
+            return ()
+        found = [path for path in self._path.iterdir() if path.name.isdecimal() and path.is_dir()]
+        return tuple(sorted(int(path.name) for path in found))
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest checkpoint."""
+        return max(self.steps, default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """The one with the best metric; where none has one, None."""
+        scores = {step: self._score(step) for step in self.steps} if self._keep_best else {}
+        best = max(scores, key=lambda step: (scores[step], step), default=None)
+        return None if best is None or scores[best] == -math.inf else best
+
+    def wrong(self, step: int) -> list[str]:
+        """Compares a checkpoint with its manifest; reads all of its bytes, once.
+
+        Returns:
+          What is wrong, a line for each file; empty if the checkpoint can be restored.
+        """
+        self.wait()
+        if step not in self._wrong:
+            self._wrong[step] = differences(self._path / str(step))
+        return self._wrong[step]
+
+    def newest_good(self) -> int | None:
+        """Finds the newest checkpoint that is as it was written, and warns of newer ones.
+
+        Returns:
+          Its step; None if there are no checkpoints.
+
+        Raises:
+          ValueError: if there are checkpoints and all of them are broken.
+        """
+        self.wait()
+        for step in reversed(self.steps):
+            if not self.wrong(step):
+                return step
+            _log.warning(
+                "the checkpoint of step %d in %s is broken and not used: %s",
+                *(step, self._path, _few(self.wrong(step))),
+            )
+        if self.steps:
+            raise ValueError(
+                f"every checkpoint in {self._path} is broken; the newest: "
+                f"{_few(self.wrong(self.steps[-1]))}: restore the folder from a copy, or give"
+                " another --workdir"
+            )
+        return None
+
+    def set_aside_broken(self) -> None:
+        """Moves broken checkpoints to `broken/` in the run's folder, out of the way of new ones."""
+        for step in [step for step in self.steps if self._wrong.get(step)]:
+            target = self._path.parent / "broken" / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            (self._path / str(step)).rename(target)
+            del self._wrong[step]
+            _log.warning("moved the broken checkpoint of step %d to %s", step, target)
+        self._manager.reload()
 
     def save(
-        self, state: TrainState, data_state: Any, metrics: Mapping[str, float] | None = None
+        self,
+        state: TrainState,
+        data_state: Any,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        again: bool = False,
     ) -> None:
         """Saves the state under its step; an existing checkpoint of that step stays.
 
@@ -119,38 +171,48 @@ class Checkpoints:
           state: to save.
           data_state: state of the data after the last batch; what JSON can hold.
           metrics: metrics of an evaluation at this step; those that are not finite are left out.
+          again: write a checkpoint of this step anew, such as with the scores that it lacks.
+
+        Raises:
+          OSError: if there is no room for it; older checkpoints stay as they are.
         """
         step = int(state.step)
         self.wait()  # the one before may have taken the room
-        check_room(self._path, _room(_items(state)), f"the checkpoint of step {step}")
+        self._empty()
+        if step in self.steps and not again:
+            return
+        items = _items(state)
+        check_room(self._path, _room(items), f"the checkpoint of step {step}")
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items, data=ocp.args.JsonSave({"state": data_state})),
-            metrics=finite if self._keep_best else None,
-        )
+        self._scores[step] = finite.get(self._keep_best or "", -math.inf)
+        self._wrong.pop(step, None)
+        if step in self.steps:
+            self._manager.delete(step)
+        content = {"state": data_state, "metrics": finite, "arrays": _described(items)}
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**args, data=ocp.args.JsonSave(content)))
 
     def save_variables(self, variables: Mapping[str, Any]) -> None:
         """Saves parameters and other collections alone, as step 0: a start for other runs."""
         items = _variable_items(jax.tree.map(_as_array, dict(variables)))
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        self._manager.save(0, args=ocp.args.Composite(**args))
+        content = {"arrays": _described(items)}
+        self._manager.save(0, args=ocp.args.Composite(**args, data=ocp.args.JsonSave(content)))
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
         """Restores a whole state.
 
         Args:
           state: one of the same shapes, on the devices where the restored one shall be.
-          step: which; None: the newest.
+          step: which; None: the newest that is not broken.
 
         Returns:
           The state and the data's state.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if the shapes or the kinds of what is kept are others, or the checkpoint
-            holds weights alone.
+          ValueError: if it is broken, holds weights alone, or holds other arrays than the state;
+            it names them with the shapes and dtypes that are stored and wanted.
         """
         step = self.find(step)
         saved = self._saved_items(step)
@@ -165,12 +227,12 @@ class Checkpoints:
                 f"{self._path / str(step)} holds {', '.join(sorted(saved))}; this run keeps"
                 f" {', '.join(sorted(wanted))}: go on with the config it was started with"
             )
+        self._check_arrays(step, wanted)
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in wanted.items()}
-        args = ocp.args.Composite(**items, data=ocp.args.JsonRestore())
-        restored = self._manager.restore(step, args=args)
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         fields = {name: restored[name] for name in wanted}
         number = jax.device_put(np.int32(step), _abstract(state.step).sharding)
-        return dataclasses.replace(state, step=number, **fields), restored["data"]["state"]
+        return dataclasses.replace(state, step=number, **fields), self._data(step)["state"]
 
     def restore_variables(
         self, variables: Mapping[str, Any], step: int | None = None
@@ -179,24 +241,58 @@ class Checkpoints:
 
         Args:
           variables: arrays or their shapes, of the model that was trained.
-          step: which; None: the newest.
+          step: which; None: the newest that is not broken.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          ValueError: if the shapes are others.
+          ValueError: if it is broken, or the arrays are others, as for `restore`.
         """
         step = self.find(step)
         params = "ema" if "ema" in self._saved_items(step) else "params"
         wanted = _variable_items(variables)
         wanted[params] = wanted.pop("params")
+        self._check_arrays(step, wanted)
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in wanted.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         collections = {name: tree for name, tree in variables.items() if name != "params"}
         return {"params": restored[params], **(restored.get("collections") or collections)}
 
+    def has_scores(self, step: int) -> bool:
+        """Returns True if the checkpoint was saved with the metrics of an evaluation."""
+        return bool(self._data(step).get("metrics"))
+
+    def _check_arrays(self, step: int, wanted: Mapping[str, Any]) -> None:
+        """Compares the stored arrays with those that are wanted; orbax would cast dtypes."""
+        stored, given = self._data(step)["arrays"], _described(wanted)
+        stored = {name: kind for name, kind in stored.items() if name.split("/")[0] in wanted}
+        lines = [
+            f"{name}: stored {stored.get(name, 'nothing')}, wanted {given.get(name, 'nothing')}"
+            for name in sorted(stored.keys() | given.keys())
+            if stored.get(name) != given.get(name)
+        ]
+        if lines:
+            raise ValueError(
+                f"{self._path / str(step)} holds arrays of other names, shapes or dtypes than the"
+                f" model: {_few(lines)}"
+            )
+
+    def _data(self, step: int) -> Any:
+        """Reads what a checkpoint holds in JSON."""
+        args = ocp.args.Composite(data=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["data"]
+
+    def _score(self, step: int) -> float:
+        """The metric that decides which checkpoint is best; -inf without it."""
+        if step not in self._scores:
+            try:
+                metrics = self._data(step)["metrics"]
+                self._scores[step] = float(metrics.get(self._keep_best, -math.inf))
+            except Exception:  # broken, which `wrong` describes
+                self._scores[step] = -math.inf
+        return self._scores[step]
+
     def _saved_items(self, step: int) -> set[str]:
         """The names of the state's fields that a checkpoint holds."""
-        self.wait()  # it may be one that is still being written
         found = {path.name for path in (self._path / str(step)).iterdir() if path.is_dir()}
         if "params" not in found:
             raise ValueError(
@@ -207,15 +303,22 @@ class Checkpoints:
         return found & FIELDS
 
     def find(self, step: int | None = None) -> int:
-        """The given step, or the newest if None.
+        """The given step, or the newest that is not broken if None.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
+          ValueError: if it is broken; it names the files.
         """
-        wanted = self.latest_step if step is None else step
+        self.wait()  # it may be one that is still being written
+        wanted = self.newest_good() if step is None else step
         if wanted is None or wanted not in self.steps:
             which = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise FileNotFoundError(f"{which} in {self._path}; steps there: {list(self.steps)}")
+        if self.wrong(wanted):
+            raise ValueError(
+                f"the checkpoint of step {wanted} in {self._path} is broken:"
+                f" {_few(self.wrong(wanted))}; steps there: {list(self.steps)}"
+            )
         return wanted
 
     def wait(self) -> None:
@@ -225,6 +328,7 @@ class Checkpoints:
     def close(self) -> None:
         """Waits, and ends orbax's threads."""
         self._manager.close()
+        self._empty()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -238,113 +342,59 @@ class Checkpoints:
         self.close()
 
 
+class _WithManifest(ocp.path.atomicity.AtomicRenameTemporaryPath):
+    """Folder of a checkpoint that is being written; it gets its name after its manifest."""
+
+    async def finalize(self) -> None:
+        """Completes the files under a name that does not count yet, lists them, then renames."""
+        final = self._final_path
+        if not final.name.isdecimal():  # a part of a checkpoint
+            await super().finalize()
+            return
+        staged = final.parent / f"{final.name}{ocp.path.atomicity.TMP_DIR_SUFFIX}-complete"
+        shutil.rmtree(staged, ignore_errors=True)
+        self._final_path = staged
+        try:
+            await super().finalize()
+        finally:
+            self._final_path = final
+        write_manifest(Path(staged))
+        Path(staged).rename(final)
+        sync_folder(Path(final).parent)
+
+
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A trained model, as its folder describes it.
+class _Kept(checkpoint_managers.PreservationPolicy):
+    """Keeps the newest checkpoints, and the one with the best score.
 
     Attributes:
-      config: settings of the run.
-      model: the module, its number of classes filled in.
-      variables: {"params", "batch_stats"}, on the first device.
-      classes: their names and ids, in the model's order.
-      step: step of the checkpoint.
+      last: how many of the newest.
+      score: score of a step, -inf without one; None to keep the newest alone.
     """
 
-    config: TrainConfig
-    model: Model
-    variables: dict[str, Any]
-    classes: Classes
-    step: int
+    last: int
+    score: Callable[[int], float] | None
 
-    def predictor(self) -> Predictor:
-        """The model ready for pictures, resized as in the run."""
-        return Predictor(self.model, self.variables, self.classes, self.config.data)
-
-
-def load_run(
-    folder: str | Path,
-    step: int | None = None,
-    *,
-    trust: Sequence[str] = (),
-    model: Model | None = None,
-) -> Run:
-    """Loads a trained model from its run's folder.
-
-    Reads JSON and arrays only: no code from the folder is executed.
-
-    Args:
-      folder: as `segjax train --workdir` wrote it.
-      step: step of the checkpoint; None: the best one, or the newest where none was evaluated.
-      trust: names of further packages, such as ("my_package",), whose classes and functions the
-        config may name, for models with custom parts. These packages are imported.
-      model: takes the place of the config's model, which is not rebuilt then; its number of
-        classes can be 0, to follow the run. Its dtypes stay as they are.
-
-    Raises:
-      FileNotFoundError: if the folder holds no config or no such checkpoint.
-      ValueError: if the config is not of this version, names something of a package that is
-        not trusted, or the weights are not the model's.
-    """
-    folder = Path(folder)
-    config = read_config(folder / CONFIG_FILE, trust, model)
-    if not isinstance(config, TrainConfig):
-        raise ValueError(f"{folder / CONFIG_FILE} holds a {type(config)}, not a TrainConfig")
-    classes = read_classes(folder)
-    if model is not None:
-        config = dataclasses.replace(config, model=with_classes(config, classes))
-    shapes = variable_shapes(config.model)
-    with Checkpoints(folder, best_metric(config), read_only=True) as checkpoints:
-        step = checkpoints.find(checkpoints.best_step if step is None else step)
-        variables = checkpoints.restore_variables(shapes, step)
-    return Run(config, config.model, variables, classes, step)
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        steps = [int(checkpoint.step) for checkpoint in checkpoints]
+        kept = set(steps[-self.last :])
+        if self.score is not None:
+            scores = {step: self.score(step) for step in steps}
+            best = max(scores, key=lambda step: (scores[step], step), default=None)
+            if best is not None and scores[best] > -math.inf:
+                kept.add(best)
+        return [step in kept for step in steps]
 
 
-def save_run(
-    folder: str | Path,
-    config: TrainConfig,
-    variables: Mapping[str, Any],
-    classes: Classes,
-) -> None:
-    """Writes weights that come from elsewhere as a run that `load_run` and `init_from` read.
-
-    Such as those of `segjax.zoo.convert`, for evaluation, prediction, or as a start for
-    training on other classes.
-
-    Args:
-      folder: new, or without checkpoints.
-      config: its `model` is the one the variables are for, the classes of its semantic branch
-        (if it has one) filled in; `data` tells how images are resized.
-      variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      classes: names and ids of the model's classes. A model with 0 classes gets as many as there
-        are names; one that knows no objects wants none.
-
-    Raises:
-      FileExistsError: if the folder has checkpoints already.
-      ValueError: if model, variables and classes do not fit together; it names the first arrays.
-    """
-    folder = Path(folder)
-    model = with_classes(config, classes)
-    shapes = variable_shapes(model)
-    variables = {"batch_stats": dict[str, Any]()} | dict(variables)
-    if wrong := differing_shapes(shapes, variables):
-        raise ValueError(f"the variables are not this model's: {'; '.join(wrong[:5])}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder) as checkpoints:
-        if checkpoints.steps:
-            raise FileExistsError(f"{folder} has checkpoints {list(checkpoints.steps)} already")
-        checkpoints.save_variables(variables)
-    save_config(
-        folder / CONFIG_FILE,
-        dataclasses.replace(config, model=model),
-        library_versions(),
-    )
-    save_classes(folder, classes)
+def _described(items: Mapping[str, Any]) -> dict[str, str]:
+    """Shape and dtype of every array, by its path: "float32 [3, 3]"."""
+    arrays = flatten_variables(dict(items))
+    return {name: f"{leaf.dtype} {list(leaf.shape)}" for name, leaf in arrays.items()}
 
 
-def library_versions() -> dict[str, str]:
-    """Versions that a run's numbers depend on."""
-    names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-    return {name: metadata.version(name) for name in names}
+def _few(lines: Sequence[str]) -> str:
+    more = f"; and {len(lines) - 5} more" if len(lines) > 5 else ""
+    return "; ".join(lines[:5]) + more
 
 
 @contextlib.contextmanager

@@ -11,10 +11,10 @@ from segjax.data.config import DataConfig
 from segjax.data.dataset import Dataset
 from segjax.data.together import check_caps
 from segjax.results.classes import Classes
-from segjax.train.checkpoint import CONFIG_FILE
 from segjax.train.classes import CLASSES_FILE, read_classes
 from segjax.train.metrics import say
 from segjax.train.optim import under_any
+from segjax.train.runs import CONFIG_FILE
 
 
 def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from segjax.eval.runner import EvalResults, Evaluator
 from segjax.models.variables import init_variables, start_from, variable_names
 from segjax.protocols import Model
 from segjax.results.classes import Classes
-from segjax.train.checkpoint import CONFIG_FILE, Checkpoints, library_versions
+from segjax.train.checkpoint import Checkpoints
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
 from segjax.train.interrupts import Interrupts, TrainingInterrupted
@@ -35,6 +35,7 @@ from segjax.train.resolve import (
     resolve,
     semantic_wanted,
 )
+from segjax.train.runs import CONFIG_FILE, library_versions
 from segjax.train.state import TrainState, init_state
 from segjax.train.step import make_step
 from segjax.train.weights import start_weights
@@ -117,9 +118,10 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         checkpoints = closing.enter_context(
             Checkpoints(workdir, best_metric(config), config.keep_last)
         )
-        resumes = checkpoints.latest_step is not None
-        if checkpoints.latest_step is not None:
-            check_same_run(workdir, config, classes, checkpoints.latest_step)
+        newest = checkpoints.newest_good()
+        resumes = newest is not None
+        if newest is not None:
+            check_same_run(workdir, config, classes, newest)
 
         # ------------------------------------------------------------ Model, optimizer, step
         model = config.model
@@ -140,7 +142,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
         place = DataPlace()
         if resumes:
-            state, saved = checkpoints.restore(state)
+            state, saved = checkpoints.restore(state, newest)
             place = DataPlace(**saved)
             say(f"going on from step {int(state.step)} of {config.steps}")
 
@@ -162,10 +164,11 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         closing.callback(iterator.close)  # also if nothing gets to draw from it
         # Only now: a run that is refused leaves the folder as it was, and until the checkpoints
         # and the place in the data are taken over, all in the folder is the earlier run's.
+        checkpoints.set_aside_broken()
         save_config(workdir / CONFIG_FILE, config, library_versions())
         save_classes(workdir, classes)
         log.keep(workdir / "log.txt")
-        writer = _closed_by(closing, Writer(workdir, config.tensorboard))
+        writer = _closed_by(closing, Writer(workdir, config.tensorboard, first))
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
         finite, window = FiniteCheck(), Window()

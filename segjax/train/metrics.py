@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from segjax._files import written_whole
+
 
 class Writer:
     """Appends metrics to `metrics.jsonl`, and to event files if asked.
@@ -22,12 +24,14 @@ class Writer:
     Args:
       folder: the run's folder.
       tensorboard: whether to write event files, by tensorboardX.
+      first: step that the run continues from. Records of later steps are deleted, as these steps
+        are taken again.
 
     Raises:
       ModuleNotFoundError: if tensorboardX is wanted and missing.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False):
+    def __init__(self, folder: Path, tensorboard: bool = False, first: int = 0):
         self._events: Any = None
         if tensorboard:
             try:
@@ -37,7 +41,9 @@ class Writer:
                     "tensorboard=True needs tensorboardX: pip install 'segjax[tensorboard]'"
                 ) from error
             self._events = tensorboardX.SummaryWriter(str(folder / "tensorboard"))
-        self._file = (folder / "metrics.jsonl").open("a")
+        path = folder / "metrics.jsonl"
+        _forget_after(path, first)
+        self._file = path.open("a")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one record."""
@@ -54,6 +60,17 @@ class Writer:
         self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Deletes records of steps after `step`, and a last one that was only written in part."""
+    if not path.is_file():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        with written_whole(path) as partial:
+            partial.write_text("".join(kept))
 
 
 class Progress:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from segjax.protocols import Model
-from segjax.train.checkpoint import CONFIG_FILE, load_run
 from segjax.train.classes import CLASSES_FILE
+from segjax.train.runs import CONFIG_FILE, load_run
 from segjax.zoo import hub
 from segjax.zoo.fit import check_same_inputs
 from segjax.zoo.memory import Facts, remember

@@ -11,9 +11,11 @@ from segjax.config import OptimConfig, TrainConfig
 from segjax.data.config import DataConfig
 from segjax.models.variables import init_variables, start_from
 from segjax.results.classes import Classes
-from segjax.train.checkpoint import Checkpoints, load_run, save_run
+from segjax.train.checkpoint import Checkpoints
 from segjax.train.loop import initial_variables
+from segjax.train.manifest import write_manifest
 from segjax.train.optim import make_optimizer
+from segjax.train.runs import load_run, save_run
 from segjax.train.state import init_state
 from tests.support.toy import SemanticToy, Toy
 
@@ -94,6 +96,7 @@ def test_checkpoints_of_another_version_are_refused(tmp_path, state):
         checkpoints.save(at(state, 1), None)
         checkpoints.wait()
         (tmp_path / "checkpoints/1/params").rename(tmp_path / "checkpoints/1/variables")
+        write_manifest(tmp_path / "checkpoints/1")
         with pytest.raises(ValueError, match="variables, but no params: another version of segjax"):
             checkpoints.restore(state)
 

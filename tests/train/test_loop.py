@@ -16,9 +16,10 @@ from segjax.data.config import DataConfig
 from segjax.data.shapes import ShapesConfig
 from segjax.optim import Cosine, Warmup
 from segjax.train import loop
-from segjax.train.checkpoint import Checkpoints, load_run
+from segjax.train.checkpoint import Checkpoints
 from segjax.train.interrupts import TrainingInterrupted
 from segjax.train.loop import train
+from segjax.train.runs import load_run
 from tests.support import tiny
 from tests.support.toy import SemanticToy, Toy
 

@@ -25,7 +25,7 @@ METRICS = {
 
 def test_metrics_are_json_lines_that_a_second_run_goes_on_with(tmp_path):
     for step in (1, 2):
-        writer = Writer(tmp_path)
+        writer = Writer(tmp_path, first=step - 1)
         writer.write(step, {"loss": 0.5, "segm/AP": math.nan})
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()  # before it is closed
         writer.close()
@@ -34,6 +34,21 @@ def test_metrics_are_json_lines_that_a_second_run_goes_on_with(tmp_path):
         (1, 0.5, None),
         (2, 0.5, None),
     ]
+
+
+def test_records_of_steps_that_are_taken_again_are_replaced(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = Writer(tmp_path)
+    for step in (1, 2, 3, 4):
+        writer.write(step, {"loss": float(step)})
+    writer.close()
+    with path.open("a") as file:
+        file.write('{"step": 5, "lo')  # the process was killed here
+    writer = Writer(tmp_path, first=2)
+    writer.write(3, {"loss": 30.0})
+    writer.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
 def test_tensorboard_files(tmp_path):

@@ -24,7 +24,7 @@ from segjax.models.variables import (
 )
 from segjax.nn.norm import NormSpec
 from segjax.results.classes import Classes
-from segjax.train.checkpoint import save_run
+from segjax.train.runs import save_run
 from segjax.train.weights import start_weights
 from segjax.zoo import hub, table
 from segjax.zoo.convert import RULES, export
