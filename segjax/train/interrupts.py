@@ -1,12 +1,29 @@
-"""Ctrl-C and SIGTERM during training: the step is finished and saved before the process ends."""
+"""Ctrl-C and SIGTERM during training: the step is finished and saved before the process ends.
 
+Python runs signal handlers only between bytecodes of the main thread. While XLA compiles or a
+device computes, that can take minutes. A thread therefore reads the signals as they arrive
+(Python's "wakeup file descriptor"): the first is answered and the second ends the process at any
+time.
+"""
+
+import contextlib
+import json
+import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from segjax._files import written_whole
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# File in a run's folder that says that a signal stopped the run; removed when it continues.
+MARKER = "preempted.json"
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -24,24 +41,30 @@ class TrainingInterrupted(KeyboardInterrupt):
 class Interrupts:
     """Notes the first signal, for the loop to look at; the second ends the process at once.
 
-    Signals can be caught in the main thread alone. Elsewhere this does nothing, and whoever
-    started the thread handles them.
+    Python delivers signals to the main thread alone. In other threads this does nothing, and the
+    program that started the thread handles them. In notebooks, and where the program has handlers
+    of its own, the second signal goes to these instead of ending the process.
 
     Args:
       say: prints a line for people.
 
     Attributes:
-      number: number of the signal that came, or None.
+      number: number of the first signal, or None.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.number: int | None = None
         self._say = say
         self._before: dict[int, Any] = {}
+        self._lock = threading.RLock()
+        self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            ours = (signal.SIG_DFL, signal.default_int_handler)
+            if "ipykernel" not in sys.modules and all(h in ours for h in self._before.values()):
+                self._watch()
         return self
 
     def __exit__(
@@ -50,14 +73,64 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closing.close()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
+    def came(self) -> bool:
+        """Returns True if there was a signal."""
+        return self.number is not None
+
+    def _watch(self) -> None:
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._read, args=(reader,), daemon=True)
+        thread.start()
+        # Closed from the last to the first: the thread ends when the writer is closed.
+        self._closing.callback(reader.close)
+        self._closing.callback(thread.join)
+        self._closing.callback(writer.close)
+        self._closing.callback(signal.set_wakeup_fd, before)
+
+    def _read(self, reader: socket.socket) -> None:
+        seen = 0
+        while data := reader.recv(64):
+            for number in data:
+                seen += number in SIGNALS
+                if number in SIGNALS and seen == 1:
+                    self._note(number)
+                elif number in SIGNALS:
+                    os._exit(128 + number)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._note(number)
         for caught, handler in self._before.items():
             signal.signal(caught, handler)
+
+    def _note(self, number: int) -> None:
+        with self._lock:
+            if self.number is not None:
+                return
+            self.number = number
         self._say(
             f"{signal.Signals(number).name}: stops after this step and saves it; again to stop at"
             " once, without saving"
         )
+
+
+def leave_marker(workdir: Path, step: int, number: int) -> None:
+    """Writes that a signal stopped the run, for whoever starts runs again.
+
+    Args:
+      workdir: folder of the run.
+      step: step that was saved.
+      number: number of the signal.
+    """
+    content = {
+        "step": step,
+        "signal": signal.Signals(number).name,
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with written_whole(workdir / MARKER) as partial:
+        partial.write_text(json.dumps(content))

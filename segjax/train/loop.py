@@ -17,14 +17,14 @@ from jaxtyping import PRNGKeyArray
 from segjax.config import TrainConfig
 from segjax.config_json import save_config
 from segjax.data import pipeline
-from segjax.eval.runner import EvalResults, Evaluator
+from segjax.eval.runner import EvalResults, EvaluationStopped, Evaluator
 from segjax.models.variables import init_variables, start_from, variable_names
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.checkpoint import Checkpoints
 from segjax.train.checks import check_frozen, check_same_run, check_splits
 from segjax.train.classes import save_classes
-from segjax.train.interrupts import Interrupts, TrainingInterrupted
+from segjax.train.interrupts import MARKER, Interrupts, TrainingInterrupted, leave_marker
 from segjax.train.metrics import FiniteCheck, Progress, RunLog, Window, Writer, say
 from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import choose_devices, compile_step
@@ -147,12 +147,14 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             say(f"going on from step {int(state.step)} of {config.steps}")
 
         # ------------------------------------------------------------ Training
+        interrupts = closing.enter_context(Interrupts(say))
         evaluator = Evaluator(
             model,
             dataset,
             config.data,
             max_dets=config.max_detections,
             progress=sys.stderr.isatty(),
+            should_stop=interrupts.came,
         )
         # One device predicts; its copy of the parameters is already there.
         evaluate = functools.partial(_evaluate, evaluator, devices.devices[0])
@@ -167,12 +169,17 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         checkpoints.set_aside_broken()
         save_config(workdir / CONFIG_FILE, config, library_versions())
         save_classes(workdir, classes)
+        (workdir / MARKER).unlink(missing_ok=True)
         log.keep(workdir / "log.txt")
         writer = _closed_by(closing, Writer(workdir, config.tensorboard, first))
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
         finite, window = FiniteCheck(), Window()
-        interrupts = closing.enter_context(Interrupts(say))
+        stop = functools.partial(_stop, workdir, interrupts, config.steps)
+
+        if newest is not None:
+            results = _missing_scores(config, checkpoints, state, place, evaluate, writer)
+            stop(first)
 
         for step in range(first + 1, config.steps + 1):
             batch, host, data_state = next(batches)
@@ -199,20 +206,16 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
                 scores = evaluate if evaluates else None
                 results = _score_and_save(checkpoints, state, place, scores, writer)
                 window.exclude(time.perf_counter() - started)
-            if interrupts.number is not None and step < config.steps:
+            if interrupts.came() and (step < config.steps or results is None):
                 finite.flush()
                 place = DataPlace(data_state, dropped)
                 _score_and_save(checkpoints, state, place, None, writer)
                 checkpoints.wait()
-                raise TrainingInterrupted(
-                    f"stopped and saved at step {step} of {config.steps}; the same command goes on"
-                    " from there",
-                    interrupts.number,
-                )
+                stop(step)
 
     # ---------------------------------------------------------------- Scores and pictures
-    if results is None:  # a run that had all its steps
-        results = evaluate(state)
+    if results is None:  # a run that had all its steps and scores
+        results = _evaluate(evaluator, devices.devices[0], state)
     say(results.text())
     variables = jax.device_put(state.for_eval(), devices.devices[0])
     if config.num_pictures:
@@ -255,17 +258,53 @@ def _score_and_save(
     place: DataPlace,
     evaluate: Callable[[TrainState], EvalResults] | None,
     writer: Writer,
+    *,
+    again: bool = False,
 ) -> EvalResults | None:
-    """Scores a state if `evaluate` is given, and saves it, whatever becomes of the scores."""
+    """Scores a state if `evaluate` is given, and saves it, whatever becomes of the scores.
+
+    Returns:
+      The scores; None without `evaluate`, or if a signal ended the evaluation.
+    """
     results = None
     try:
         if evaluate is not None:
             results = evaluate(state)
             writer.write(int(state.step), results.metrics())
+    except EvaluationStopped:
+        say("the evaluation was stopped; it is done when the run continues")
     finally:
         # A checkpoint takes its scores when it is saved, so it cannot be saved before.
-        checkpoints.save(state, dataclasses.asdict(place), results and results.metrics())
+        metrics = None if results is None else results.metrics()
+        checkpoints.save(state, dataclasses.asdict(place), metrics, again=again and bool(metrics))
     return results
+
+
+def _missing_scores(
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    place: DataPlace,
+    evaluate: Callable[[TrainState], EvalResults],
+    writer: Writer,
+) -> EvalResults | None:
+    """Scores the restored step if a signal ended the evaluation that belongs to it."""
+    step = int(state.step)
+    is_scored = step == config.steps or _is_due(step, config.eval_every)
+    if not is_scored or checkpoints.has_scores(step):
+        return None
+    return _score_and_save(checkpoints, state, place, evaluate, writer, again=True)
+
+
+def _stop(workdir: Path, interrupts: Interrupts, steps: int, step: int) -> None:
+    """Ends training if there was a signal; the step must be saved."""
+    if interrupts.number is None:
+        return
+    leave_marker(workdir, step, interrupts.number)
+    raise TrainingInterrupted(
+        f"stopped and saved at step {step} of {steps}; the same command goes on from there",
+        interrupts.number,
+    )
 
 
 def _is_due(step: int, every: int) -> bool:

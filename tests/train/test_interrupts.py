@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -39,3 +41,45 @@ def test_another_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert found == [before]
+
+
+# A call of C that runs for a long time and releases Python's lock, as XLA's compiler does.
+PROGRAM = """
+import hashlib, sys
+from segjax.train.interrupts import Interrupts
+with Interrupts(lambda text: print(text, flush=True)) as interrupts:
+    print("begins", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", int(sys.argv[1]))
+    print("ends", interrupts.number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_answered_while_c_code_runs(number):
+    command = [sys.executable, "-c", PROGRAM, "2000000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(number)
+        assert "stops after this step" in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(10) in (128 + number, -number)
+        assert process.stdout.read() == ""
+
+
+def test_one_signal_lets_the_call_end():
+    command = [sys.executable, "-c", PROGRAM, "2000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert process.stdout.read().splitlines()[-1] == f"ends {signal.SIGTERM:d}"
+
+
+def test_the_watching_thread_ends():
+    before = threading.active_count()
+    for _ in range(3):
+        with Interrupts(print) as interrupts:
+            assert not interrupts.came()
+            assert threading.active_count() == before + 1
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == before

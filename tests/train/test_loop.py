@@ -274,6 +274,75 @@ def test_a_signal_saves_the_step_and_the_same_command_goes_on(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".train")]
 
 
+def in_compilation(patch):
+    announce = loop._announce
+    patch.setattr(loop, "_announce", lambda *a: (send(), announce(*a)))
+
+
+def in_evaluation(patch):
+    make = pipeline.eval_iterator
+
+    class Signals(StopsAfter):
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._iterator.close()
+
+        def __iter__(self):
+            for batch in self._iterator:
+                send()
+                yield batch
+
+    patch.setattr(loop.pipeline, "eval_iterator", lambda *a, **k: Signals(make(*a, **k), 0))
+
+
+def in_saving(patch):
+    save = Checkpoints.save
+    patch.setattr(Checkpoints, "save", lambda *a, **k: (save(*a, **k), send()))
+
+
+def send():
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # the second would end the tests
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("moment", "step"), [(in_compilation, 1), (in_evaluation, 4), (in_saving, 4)]
+)
+def test_a_signal_saves_at_any_moment(straight, config, tmp_path, monkeypatch, moment, step):
+    config = dataclasses.replace(config, workdir=str(tmp_path), checkpoint_every=0)
+    with monkeypatch.context() as patch:
+        moment(patch)
+        with pytest.raises(TrainingInterrupted, match=f"saved at step {step} of 8"):
+            train(config)
+    marker = json.loads((tmp_path / "preempted.json").read_text())
+    assert (marker["step"], marker["signal"]) == (step, "SIGTERM")
+    again = train(config)
+    assert not (tmp_path / "preempted.json").exists()
+    jax.tree.map(np.testing.assert_array_equal, again.variables, straight.variables)
+    for name in ("loss", "box/AP"):  # and each only once
+        assert records(tmp_path, name) == records(straight.workdir, name)
+    with Checkpoints(tmp_path, "box/AP") as checkpoints, Checkpoints(straight.workdir) as other:
+        assert set(checkpoints.steps) >= {checkpoints.best_step, 8}
+        assert other.latest_step == 8
+
+
+def test_an_evaluation_that_a_signal_ended_last_is_made_up_for(
+    straight, config, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(config, workdir=str(tmp_path), eval_every=0)
+    with monkeypatch.context() as patch:
+        in_evaluation(patch)
+        with pytest.raises(TrainingInterrupted, match="saved at step 8 of 8"):
+            train(config)
+    again = train(config)
+    assert again.metrics == straight.metrics
+    assert records(tmp_path, "box/AP") == {8: records(straight.workdir, "box/AP")[8]}
+    with Checkpoints(tmp_path, "box/AP") as checkpoints:
+        assert checkpoints.has_scores(8)
+
+
 def test_nothing_stays_open_without_the_tensorboard_extra(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     closed = []
