@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
 
     compiling.add_compile(commands)
     runs.add_check_run(commands)
+    runs.add_replay(commands)
     zoo.add_configs(commands)
     zoo.add_models(commands)
     zoo.add_convert(commands)

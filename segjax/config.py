@@ -97,7 +97,8 @@ class TrainConfig:
         of which the best checkpoint is taken. Weights of another shape (heads for other classes)
         are left at random and named.
       tensorboard: writes event files too (extra `tensorboard`).
-      check_finite: stops at the first loss or gradient that is not finite.
+      max_nonfinite: number of steps in a row, with a loss or gradient that is not finite, that
+        ends the run; 0 for none. Such steps change nothing and are counted.
     """
 
     model: Model
@@ -120,7 +121,7 @@ class TrainConfig:
     num_devices: int = 0
     init_from: str | None = None
     tensorboard: bool = False
-    check_finite: bool = True
+    max_nonfinite: int = 5
 
     def __post_init__(self) -> None:
         """Refuses what is not a model, and numbers that no run can have."""
@@ -128,7 +129,13 @@ class TrainConfig:
         for name in ("steps", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("eval_every", "checkpoint_every", "num_pictures", "num_devices"):
+        for name in (
+            "eval_every",
+            "checkpoint_every",
+            "num_pictures",
+            "num_devices",
+            "max_nonfinite",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 

@@ -1,4 +1,4 @@
-"""Commands on the folders of runs: `segjax check-run`."""
+"""Commands on the folders of runs: `segjax check-run` and `segjax replay`."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,32 @@ def add_check_run(commands: Any) -> None:
     )
     check.add_argument("folder", metavar="RUN", help="a run's folder")
     check.set_defaults(command=_check_run)
+
+
+def add_replay(commands: Any) -> None:
+    """Adds the command `replay`."""
+    again = commands.add_parser(
+        "replay", help="take a step again that was not finite, and find the image and the term"
+    )
+    again.add_argument("file", metavar="FILE", help="nonfinite_step_N.npz in a run's folder")
+    again.add_argument(
+        "--trust",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="import this package, which has classes of the model; can be given several times",
+    )
+    again.add_argument(
+        "--locate", action="store_true", help="stop at the first operation that is not finite"
+    )
+    again.set_defaults(command=_replay)
+
+
+def _replay(known: argparse.Namespace, _: list[str]) -> int:
+    from segjax.train.replay import replay
+
+    print(replay(known.file, trust=known.trust, locate=known.locate).text())
+    return 0
 
 
 def _check_run(known: argparse.Namespace, _: list[str]) -> int:

@@ -30,6 +30,7 @@ from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
 from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.pictures import write_pictures
 from segjax.train.prefetch import Prefetch
+from segjax.train.replay import dump_name, write_dump
 from segjax.train.resolve import (
     best_metric,
     resolve,
@@ -37,15 +38,12 @@ from segjax.train.resolve import (
 )
 from segjax.train.runs import CONFIG_FILE, library_versions
 from segjax.train.state import TrainState, init_state
-from segjax.train.step import make_step
+from segjax.train.step import INIT_STREAM, make_step, run_key
 from segjax.train.weights import start_weights
 from segjax.train.workdir import claimed
 from segjax.types import Batch
 
 Closes = TypeVar("Closes", Writer, Progress, Prefetch)
-
-# Each purpose draws from its own stream of the run's seed.
-INIT_STREAM, STEP_STREAM = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,8 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
     Raises:
       ValueError: if config and data, devices or the run in the folder do not fit together, or
         weights would stay random for being frozen.
-      FloatingPointError: if a loss or gradient is not finite; it names step, terms and images.
+      FloatingPointError: after `max_nonfinite` steps in a row whose loss or gradient is not
+        finite; it names step, terms, images, and a file for `segjax replay`.
       TrainingInterrupted: after Ctrl-C or SIGTERM, when the step is saved.
       OSError: if a checkpoint has no room; the one before stays.
     """
@@ -159,7 +158,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         # One device predicts; its copy of the parameters is already there.
         evaluate = functools.partial(_evaluate, evaluator, devices.devices[0])
         first, results, dropped = int(state.step), None, dict(place.dropped)
-        step_key = devices.replicate(jax.random.fold_in(key, STEP_STREAM))
+        step_key = devices.replicate(run_key(config.seed))
         iterator = pipeline.train_iterator(
             dataset, training_data, seed=config.seed + config.data.seed, start_state=place.iterator
         )
@@ -174,7 +173,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         writer = _closed_by(closing, Writer(workdir, config.tensorboard, first))
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
-        finite, window = FiniteCheck(), Window()
+        finite, window = FiniteCheck(config.max_nonfinite, place.nonfinite), Window()
         stop = functools.partial(_stop, workdir, interrupts, config.steps)
 
         if newest is not None:
@@ -187,28 +186,30 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             state, metrics = take_step(state, batch, step_key)
             if len(shapes) > compiled:  # compiling is not training
                 window.exclude(time.perf_counter() - started)
-            if config.check_finite:
-                finite.add(step, metrics, host["image_ids"])
+            if fault := finite.add(step, metrics, host["image_ids"]):
+                path = workdir / dump_name(step)
+                write_dump(path, step, state, batch, metrics, host["image_ids"])
+                raise FloatingPointError(f"{fault}. {_advice(config.max_nonfinite, path)}")
             window.add(metrics, len(host["image_ids"]))
             dropped = {cause: total + int(host[cause].sum()) for cause, total in dropped.items()}
             progress.advance()
 
             if step in (1, config.steps) or step % config.log_every == 0:
-                means = window.read() | dropped
+                means = window.read() | dropped | {"nonfinite_steps": finite.total}
                 writer.write(step, means)
                 progress.report(step, means)
 
             evaluates = step == config.steps or _is_due(step, config.eval_every)
             if evaluates or _is_due(step, config.checkpoint_every):
-                finite.flush()  # nothing of a bad step is saved
+                finite.flush()  # its count is saved
                 started = time.perf_counter()
-                place = DataPlace(data_state, dropped)
+                place = DataPlace(data_state, dropped, finite.total)
                 scores = evaluate if evaluates else None
                 results = _score_and_save(checkpoints, state, place, scores, writer)
                 window.exclude(time.perf_counter() - started)
             if interrupts.came() and (step < config.steps or results is None):
                 finite.flush()
-                place = DataPlace(data_state, dropped)
+                place = DataPlace(data_state, dropped, finite.total)
                 _score_and_save(checkpoints, state, place, None, writer)
                 checkpoints.wait()
                 stop(step)
@@ -232,12 +233,14 @@ class DataPlace:
     Attributes:
       iterator: the data iterator's state after the last batch.
       dropped: objects that were left out of training since step 0, by cause.
+      nonfinite: number of steps since step 0 that were skipped for not being finite.
     """
 
     iterator: Any = None
     dropped: Mapping[str, int] = dataclasses.field(
         default_factory=lambda: {"truncated": 0, "dropped_degenerate": 0}
     )
+    nonfinite: int = 0
 
 
 def _evaluate(evaluator: Evaluator, device: Any, state: TrainState) -> EvalResults:
@@ -344,6 +347,16 @@ def initial_variables(
         say(f"at random: {', '.join(_by_part(drawn, variable_names(variables))) or 'none'}")
     check_frozen(model.frozen_paths(), drawn)
     return variables
+
+
+def _advice(steps: int, path: Path) -> str:
+    """What to do after too many steps that were not finite."""
+    return (
+        f"It is the last of {steps} in a row (--max-nonfinite), which changed no parameter; the"
+        f" newest checkpoint is from before. `segjax replay {path}` takes it again and says which"
+        " image and which term it is. Look at these images' annotations; else lower"
+        " --optim.learning-rate, lengthen --optim.warmup.steps or set --optim.clip-norm"
+    )
 
 
 def _by_part(drawn: Sequence[str], names: Sequence[str]) -> list[str]:

@@ -194,10 +194,17 @@ class Window:
         self._paused += seconds
 
     def read(self) -> dict[str, float]:
-        """Means over the window (of the learning rate: the last) and speeds; starts again."""
+        """Means over the window (of the learning rate: the last) and speeds; starts again.
+
+        Steps that are not finite were skipped, and do not count; "finite" is the part of the
+        others.
+        """
         fetched: Sequence[Mapping[str, np.ndarray]] = jax.device_get(self._metrics)
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
-        means = {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+        taken = [m for m in fetched if m.get("finite", True)] or fetched
+        means = {name: float(np.mean([m[name] for m in taken])) for name in fetched[0]}
+        if "finite" in means:
+            means["finite"] = float(np.mean([m["finite"] for m in fetched]))
         means["learning_rate"] = float(fetched[-1]["learning_rate"])
         speeds = {
             "images_per_second": self._images / seconds,
@@ -208,41 +215,55 @@ class Window:
 
 
 class FiniteCheck:
-    """Stops a run at a loss or gradient that is not finite, one step late at most.
+    """Counts steps whose loss or gradient is not finite, without waiting for the device.
 
-    Looking at a step's flag waits for the step, so it is looked at when the next one has
-    been sent to the device.
+    Looking at a step's flag waits for the step, so it is looked at when the next one has been sent
+    to the device. Only the step that would be the last of a row is waited for: nothing may follow
+    it, so that the state that it was taken from can be saved.
+
+    Args:
+      limit: number of such steps in a row that ends the run; 0 for none.
+      total: number of such steps so far.
+
+    Attributes:
+      total: number of such steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int, total: int = 0) -> None:
+        self.total = total
+        self._limit, self._row = limit, 0
         self._pending: tuple[int, Mapping[str, Any], np.ndarray] | None = None
 
-    def add(self, step: int, metrics: Mapping[str, Any], image_ids: np.ndarray) -> None:
-        """Checks the step before and keeps this one.
+    def add(self, step: int, metrics: Mapping[str, Any], image_ids: np.ndarray) -> str | None:
+        """Looks at the step before, and at this one if it may be the last of a row.
 
-        Raises:
-          FloatingPointError: naming the step, its loss terms and its images.
+        Returns:
+          A description of the step if the run must end; else None.
         """
         self.flush()
         self._pending = (step, metrics, image_ids)
+        return self.flush() if self._row + 1 == self._limit else None
 
-    def flush(self) -> None:
-        """Checks the last step too, such as before a checkpoint.
-
-        Raises:
-          FloatingPointError: naming the step, its loss terms and its images.
-        """
+    def flush(self) -> str | None:
+        """Looks at the last step too, such as before a checkpoint; returns as `add`."""
         pending, self._pending = self._pending, None
-        if pending is None or bool(pending[1]["finite"]):
-            return
-        step, metrics, image_ids = pending
-        values = ", ".join(
-            f"{name} {float(value):g}"
-            for name, value in sorted(metrics.items(), key=lambda item: item[0] == "grad_norm")
-            if name.startswith("loss") or name == "grad_norm"
-        )
-        raise FloatingPointError(
-            f"step {step} is not finite: {values}; image ids {image_ids.tolist()}. The step"
-            " changed no parameter. Look at these images' annotations; else lower"
-            " --optim.learning-rate, lengthen --optim.warmup-steps or set --optim.clip-norm"
-        )
+        if pending is None:
+            return None
+        if bool(pending[1]["finite"]):
+            self._row = 0
+            return None
+        self._row, self.total = self._row + 1, self.total + 1
+        words = _not_finite(*pending)
+        if self._row == self._limit:
+            return words
+        say(f"{words}. The step changed no parameter and is skipped; {self.total} so far")
+        return None
+
+
+def _not_finite(step: int, metrics: Mapping[str, Any], image_ids: np.ndarray) -> str:
+    values = ", ".join(
+        f"{name} {float(value):g}"
+        for name, value in sorted(metrics.items(), key=lambda item: item[0] == "grad_norm")
+        if name.startswith("loss") or name == "grad_norm"
+    )
+    return f"step {step} is not finite: {values}; image ids {image_ids.tolist()}"

@@ -21,6 +21,9 @@ Step = Callable[[TrainState, Batch, PRNGKeyArray, str | None], tuple[TrainState,
 # Gradients, the collections afterwards, losses and counts.
 Pass = tuple[Any, dict[str, Any], Metrics, Metrics]
 
+# Each purpose draws from its own stream of the run's seed.
+INIT_STREAM, STEP_STREAM = 0, 1
+
 # Linen's random streams that a model may draw from in training, by `self.make_rng(name)`.
 RNG_STREAMS = ("dropout", "drop_path")
 # Images count from 0 and streams from here, so that no two of them share a key.
@@ -99,6 +102,42 @@ def make_step(
         return _select(finite, updated, state), losses | counts | of_step
 
     return step
+
+
+def run_key(seed: int) -> PRNGKeyArray:
+    """Returns the key that every step of a run folds its number into.
+
+    Args:
+      seed: seed of the run.
+    """
+    return jax.random.fold_in(jax.random.key(seed), STEP_STREAM)
+
+
+def losses_and_gradients(
+    model: Model, frozen_paths: Sequence[str] = ()
+) -> Callable[[Any, Batch, PRNGKeyArray, int], tuple[Metrics, Any]]:
+    """Makes a function that takes a step up to its gradients, on one device.
+
+    Args:
+      model: to train.
+      frozen_paths: prefixes of parameters whose gradient is not computed.
+
+    Returns:
+      take(variables, batch, key, first) -> (loss terms and "grad_norm", gradients). `key` is that
+      of the step; `first` the place of the first image in the global batch.
+    """
+
+    @jax.jit
+    def take(
+        variables: Any, batch: Batch, key: PRNGKeyArray, first: Int32[Array, ""] | int
+    ) -> tuple[Metrics, Any]:
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
+        grads, _, losses, _ = _backward(
+            model, frozen_paths, None, variables["params"], key, collections, batch, first
+        )
+        return losses | {"grad_norm": optax.tree.norm(grads)}, grads
+
+    return take
 
 
 def _backward(

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from segjax import cli
 from segjax.config import OptimConfig, TrainConfig
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
@@ -19,6 +20,7 @@ from segjax.train import loop
 from segjax.train.checkpoint import Checkpoints
 from segjax.train.interrupts import TrainingInterrupted
 from segjax.train.loop import train
+from segjax.train.replay import replay
 from segjax.train.runs import load_run
 from tests.support import tiny
 from tests.support.toy import SemanticToy, Toy
@@ -414,22 +416,61 @@ def test_a_semantic_branch_needs_labels(config):
     assert resolved.model == wrong.model
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(config, tmp_path, monkeypatch):
+def whitened(steps):
+    """Returns a `train_iterator` in which the second image of some steps has an infinite loss."""
     make = pipeline.train_iterator
 
     class White(StopsAfter):
         def __next__(self):
             batch = super().__next__()
-            if self._left == 96:  # the fourth
+            if 100 - self._left in steps:
                 batch["images"][1] = 255
             return batch
 
-    monkeypatch.setattr(loop.pipeline, "train_iterator", lambda *a, **k: White(make(*a, **k), 100))
+    return lambda *a, **k: White(make(*a, **k), 100)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop.pipeline, "train_iterator", whitened({2, 4, 5}))
     config = dataclasses.replace(config, model=Toy(num_classes=0, frozen=(), blow_up=True))
-    with pytest.raises(FloatingPointError, match=r"step 4 is not finite: loss nan.*image ids \["):
-        train(dataclasses.replace(config, workdir=str(tmp_path)))
+    train(dataclasses.replace(config, workdir=str(tmp_path)))
+    assert capsys.readouterr().out.count("changed no parameter and is skipped") == 3
+    assert records(tmp_path, "nonfinite_steps")[8] == 3
+    assert np.isfinite(records(tmp_path, "loss")[6])
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.steps == (3,), "nothing of the bad step was saved"
+        assert checkpoints._data(8)["state"]["nonfinite"] == 3
+
+
+def test_too_many_in_a_row_stop_the_run_and_can_be_replayed(config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop.pipeline, "train_iterator", whitened({4, 5, 6}))
+    config = dataclasses.replace(
+        config,
+        model=Toy(num_classes=0, frozen=(), blow_up=True),
+        max_nonfinite=2,
+        workdir=str(tmp_path),
+    )
+    with pytest.raises(FloatingPointError, match=r"step 5 is not finite: loss nan.*last of 2 in a"):
+        train(config)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps == (3, 4), "a step that was skipped is a step"
+    file = tmp_path / "nonfinite_step_5.npz"
+    found = replay(file, trust=TOY)
+    assert (found.step, len(found.images)) == (5, 4)
+    assert np.isnan(found.losses["loss"]) and np.isnan(found.recorded["loss"])
+    np.testing.assert_allclose(found.losses["loss/size"], found.recorded["loss/size"], rtol=1e-5)
+    faults = list(found.images.values())
+    assert [bool(terms) for terms in faults] == [False, True, False, False]
+    assert "loss/class" in faults[1]
+    assert "params/head/kernel" in found.gradients
+    with pytest.raises(FloatingPointError, match="nan"):
+        replay(file, trust=TOY, locate=True)
+    mended = replay(file, trust=TOY, model=Toy(num_classes=4, frozen=()))
+    assert not mended.gradients and np.isfinite(mended.losses["loss"])
+    assert cli.main(["replay", str(file), "--trust", "tests"]) == 0
+    text = capsys.readouterr().out
+    assert "alone: loss/class" in text and "alone: finite" in text
+    assert cli.main(["replay", str(tmp_path / "config.json")]) == 1
+    assert "is not a step that training wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

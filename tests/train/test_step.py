@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -10,7 +11,7 @@ import pytest
 from segjax.config import OptimConfig
 from segjax.models.variables import init_variables
 from segjax.optim import Constant, Warmup
-from segjax.train.metrics import FiniteCheck
+from segjax.train.metrics import FiniteCheck, Window
 from segjax.train.optim import learning_rate, make_optimizer, path_name
 from segjax.train.parallel import choose_devices, compile_step
 from segjax.train.state import init_state
@@ -227,17 +228,55 @@ def test_a_step_that_is_not_finite_changes_nothing(mode):
         np.testing.assert_array_equal(new, old)
 
 
-def test_the_stop_names_step_terms_and_images():
+def flags(finite):
+    return {"finite": np.bool_(finite), "loss": np.float32(1), "grad_norm": np.float32(2)}
+
+
+def test_steps_that_are_not_finite_are_counted_with_their_terms_and_images(capsys):
     _, history, _ = run(Toy(blow_up=True), "jit", 1, 3, white_at(1))
-    check = FiniteCheck()
-    check.add(1, history[0], random_batch(0)["image_ids"])
-    check.add(2, history[1], random_batch(1)["image_ids"])
-    with pytest.raises(FloatingPointError) as error:
-        check.add(3, history[2], random_batch(2)["image_ids"])
-    text = str(error.value)
+    check = FiniteCheck(limit=5, total=7)
+    for step in range(3):
+        assert check.add(step + 1, history[step], random_batch(step)["image_ids"]) is None
+    text = capsys.readouterr().out
+    assert text.count("not finite") == 1
     assert "step 2 is not finite" in text
     assert "loss/class nan" in text
     assert "101, 102, 103" in text
+    assert (check.total, check.flush()) == (8, None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "finite", "ends"),
+    [
+        (3, "1000", 4),  # three in a row
+        (3, "100100", None),  # twice two
+        (3, "0010000", 6),
+        (1, "110", 3),
+        (0, "0000000", None),
+        (2, "0101001", 6),
+    ],
+)
+def test_the_run_ends_after_so_many_in_a_row_before_another_step(limit, finite, ends):
+    check, ended = FiniteCheck(limit), None
+    for step, good in enumerate(finite, 1):
+        if check.add(step, flags(good == "1"), np.arange(2)):
+            ended = step
+            break
+    assert ended == ends
+    assert check.total == finite[: ended or len(finite)].count("0") - (
+        ended is None and finite[-1] == "0"  # looked at when the next one is sent
+    )
+
+
+def test_steps_that_are_skipped_do_not_blur_the_means():
+    window = Window()
+    for loss, finite in ((1.0, True), (math.nan, False), (3.0, True)):
+        window.add({"loss": loss, "finite": finite, "learning_rate": 0.1}, 4)
+    means = window.read()
+    assert means["loss"] == 2.0
+    assert means["finite"] == pytest.approx(2 / 3)
+    window.add({"loss": math.nan, "finite": False, "learning_rate": 0.1}, 4)
+    assert math.isnan(window.read()["loss"])
 
 
 def test_keys_follow_the_place_in_the_global_batch():
