@@ -1,6 +1,6 @@
-"""Training: the loop, the step it compiles, its state, checkpoints and metrics."""
+"""Training: the loop, its compiled step, the training state, checkpoints and metrics."""
 
 import lazy_loader
 
-# Imported on first use: the parts do not need the loop.
+# Imported lazily, so that importing one module does not load the whole training loop.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,6 @@
-"""Checkpoints of a run: the best and the newest, with the place in the data.
+"""Checkpoints of a run: the best and the newest ones, with the position in the data.
 
-A run's folder:
+Layout of a run's folder:
 
     config.json        the resolved config and the versions it ran on
     classes.json       names of classes and COCO's ids of them, in the model's order
@@ -38,7 +38,7 @@ FIELDS = {field.name for field in dataclasses.fields(TrainState)} - {"step"}
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Saves and restores the checkpoints of one run.
 
     Saving returns as soon as the arrays are on the host; the files are written meanwhile.
     A checkpoint gets its name once it is complete, with a manifest of its files. One that differs
@@ -46,12 +46,12 @@ class Checkpoints:
 
     Args:
       folder: folder of the run.
-      keep_best: name of the metric (larger is better) whose best checkpoint is kept, or None.
-      keep_last: how many of the newest are kept.
-      read_only: nothing in the folder is made, changed or cleaned up: the run may still be active.
+      keep_best: metric (larger is better) whose best checkpoint is kept, or None.
+      keep_last: number of newest checkpoints to keep.
+      read_only: do not create, change or clean up anything, as the run may still be active.
 
     Raises:
-      FileNotFoundError: if there is nothing to read.
+      FileNotFoundError: if `read_only` is set and the folder has no checkpoints.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Checkpoints:
             # Nothing of a checkpoint is read before its manifest was compared.
             lightweight_initialize=True,
         )
-        with _errors_only("absl"):  # orbax warns of read_only, which is meant
+        with _errors_only("absl"):  # Orbax warns about read_only, which is intended here
             self._manager = ocp.CheckpointManager(self._path, options=options)
         self._read_only = read_only
         self._empty()
@@ -165,7 +165,7 @@ class Checkpoints:
         *,
         again: bool = False,
     ) -> None:
-        """Saves the state under its step; an existing checkpoint of that step stays.
+        """Saves a state under its step. An existing checkpoint of that step is kept.
 
         Args:
           state: to save.
@@ -193,21 +193,21 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**args, data=ocp.args.JsonSave(content)))
 
     def save_variables(self, variables: Mapping[str, Any]) -> None:
-        """Saves parameters and other collections alone, as step 0: a start for other runs."""
+        """Saves parameters and other collections only, as step 0, for other runs to start from."""
         items = _variable_items(jax.tree.map(_as_array, dict(variables)))
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         content = {"arrays": _described(items)}
         self._manager.save(0, args=ocp.args.Composite(**args, data=ocp.args.JsonSave(content)))
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
-        """Restores a whole state.
+        """Restores a complete training state.
 
         Args:
           state: one of the same shapes, on the devices where the restored one shall be.
           step: which; None: the newest that is not broken.
 
         Returns:
-          The state and the data's state.
+          The training state, and the state of the data iterator.
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
@@ -237,7 +237,7 @@ class Checkpoints:
     def restore_variables(
         self, variables: Mapping[str, Any], step: int | None = None
     ) -> dict[str, Any]:
-        """Restores the variables to evaluate with: averaged parameters if the run kept any.
+        """Restores the variables for evaluation: averaged parameters if the run kept any.
 
         Args:
           variables: arrays or their shapes, of the model that was trained.
@@ -322,11 +322,11 @@ class Checkpoints:
         return wanted
 
     def wait(self) -> None:
-        """Returns when everything saved so far is on disk."""
+        """Blocks until everything saved so far is on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends orbax's threads."""
+        """Waits for pending writes and stops Orbax's threads."""
         self._manager.close()
         self._empty()
 
@@ -399,7 +399,7 @@ def _few(lines: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _errors_only(name: str) -> Generator[None]:
-    """Mutes a logger's warnings."""
+    """Silences a logger's warnings."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -410,13 +410,13 @@ def _errors_only(name: str) -> Generator[None]:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The fields of a state that hold arrays: orbax saves no empty trees."""
+    """Returns the state fields that contain arrays, as Orbax cannot save empty trees."""
     fields = {name: getattr(state, name) for name in FIELDS}
     return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
 
 
 def _room(items: Mapping[str, Any]) -> int:
-    """Bytes that a checkpoint may need: its arrays, which orbax compresses, and some more."""
+    """Returns an upper bound in bytes on a checkpoint: its arrays uncompressed, plus a margin."""
     return int(1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(dict(items)))) + 2**20
 
 
@@ -425,14 +425,14 @@ def _as_array(leaf: Any) -> jax.Array:
 
 
 def _variable_items(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's variables as the fields of a state."""
+    """Arranges a model's variables as the fields of a `TrainState`."""
     collections = {name: tree for name, tree in variables.items() if name != "params"}
     fields = {"params": variables["params"], "collections": collections}
     return {name: tree for name, tree in fields.items() if jax.tree.leaves(tree)}
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes, dtypes and places of arrays; what has no place goes to the first device."""
+    """Returns shapes, dtypes and shardings; leaves without a sharding go to the first device."""
     device: Any = jax.local_devices()[0]  # pyright: ignore[reportUnknownVariableType]
     first: Any = jax.sharding.SingleDeviceSharding(device)
 

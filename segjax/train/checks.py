@@ -1,4 +1,4 @@
-"""Checks before a run starts: its data, its folder, its weights."""
+"""Checks of data, folder and weights before a run starts."""
 
 import json
 from collections.abc import Sequence
@@ -18,15 +18,15 @@ from segjax.train.runs import CONFIG_FILE
 
 
 def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> None:
-    """Says what reading the splits found, as counts and the first places of each defect.
+    """Logs the problems found in the splits, with counts and the first locations of each.
 
     Args:
-      dataset: that was opened.
-      data: that it was opened by.
+      dataset: opened dataset.
+      data: config that the dataset was opened with.
       names: names of the splits that will be read.
 
     Raises:
-      ValueError: if one is missing; it names the split and the folder.
+      ValueError: if a split is missing; the message names the split and the folder.
     """
     for name in names:
         if name not in dataset.splits:
@@ -47,19 +47,20 @@ def check_splits(dataset: Dataset, data: DataConfig, names: Sequence[str]) -> No
 
 
 def check_same_run(folder: Path, config: TrainConfig, classes: Classes, step: int) -> None:
-    """Compares a config with the one that the checkpoints in a folder belong to.
+    """Checks that a config can continue the run whose checkpoints are in a folder.
 
-    Fields that may change, such as the learning rate, are named with the value that holds.
+    Differences in fields that may change, such as the learning rate, are logged, with the value
+    that applies.
 
     Args:
       folder: folder of a run that has checkpoints.
-      config: config to continue with, its model resolved.
-      classes: classes of the data that the model knows.
-      step: the newest checkpoint's.
+      config: config to continue with, with its model resolved.
+      classes: classes of the data that the model predicts.
+      step: step of the newest checkpoint.
 
     Raises:
-      ValueError: if the model or the classes are others, or fewer steps are wanted than the run
-        has; it names the fields that differ.
+      ValueError: if the model or the classes differ, or the run already has more steps than the
+        config asks for; the message lists the fields that differ.
     """
     if config.steps < step:
         raise ValueError(
@@ -74,14 +75,14 @@ def check_same_run(folder: Path, config: TrainConfig, classes: Classes, step: in
         saved_classes = read_classes(folder)
         for kind, field in (("classes", "names"), ("semantic classes", "semantic_names")):
             old, new = getattr(saved_classes, field), getattr(classes, field)
-            # Runs of older versions did not keep the names of semantic classes.
+            # Older versions did not save the names of semantic classes.
             if old != new and not (field == "semantic_names" and not old):
                 raise ValueError(
                     f"{folder} holds a run on the {kind} {_short(old)}, the data have"
                     f" {_short(new)}: {advice}"
                 )
     if (folder / CONFIG_FILE).exists():
-        # The JSON itself is compared: a module of the user's own can be written, but not read.
+        # Compares the JSON itself: a user's custom module can be written, but not read back.
         saved = json.loads((folder / CONFIG_FILE).read_text())["config"]["fields"]
         now = json.loads(json.dumps(to_json(config)))["fields"]
         if differences := differing_fields(saved["model"], now["model"]):
@@ -95,7 +96,7 @@ def check_same_run(folder: Path, config: TrainConfig, classes: Classes, step: in
 
 
 def differing_fields(saved: Any, new: Any, name: str = "model") -> list[str]:
-    """Describes, a line each, where two configs written as JSON differ."""
+    """Describes the differences between two configs in JSON form, one line each."""
     if isinstance(saved, dict) and isinstance(new, dict) and saved.get("class") == new.get("class"):
         old, fresh = saved.get("fields", saved), new.get("fields", new)
         return [
@@ -113,15 +114,15 @@ def differing_fields(saved: Any, new: Any, name: str = "model") -> list[str]:
 
 
 def check_frozen(frozen_paths: Sequence[str], untrained: Sequence[str]) -> None:
-    """Refuses random weights that training would leave as they are.
+    """Rejects randomly initialised weights that are frozen and so would never be trained.
 
     Args:
       frozen_paths: prefixes of parameters and statistics that are not trained.
-      untrained: names of the model's variables that are drawn at random, such as
+      untrained: names of the randomly initialised variables, such as
         "params/backbone/stem_conv/kernel".
 
     Raises:
-      ValueError: if one of these is frozen; it names the prefixes.
+      ValueError: if any of them is frozen; the message lists the prefixes.
     """
     names = [name.partition("/")[2] for name in untrained]
     stuck = [prefix for prefix in frozen_paths if any(under_any(n, (prefix,)) for n in names)]

@@ -1,4 +1,4 @@
-"""The names of a run's classes, as its folder keeps them."""
+"""Reads and writes the class names in a run's folder."""
 
 import dataclasses
 import json
@@ -16,5 +16,5 @@ def save_classes(folder: Path, classes: Classes) -> None:
 
 
 def read_classes(folder: Path) -> Classes:
-    """Reads `classes.json`; those of older runs have the names of instance classes alone."""
+    """Reads `classes.json`; files of older runs only contain the names of instance classes."""
     return Classes.from_record(json.loads((folder / CLASSES_FILE).read_text()))

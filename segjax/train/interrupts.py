@@ -27,10 +27,10 @@ MARKER = "preempted.json"
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training that a signal ended after a checkpoint.
+    """Raised when a signal ends training, after a checkpoint has been saved.
 
     Attributes:
-      number: number of the signal.
+      number: signal number.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -39,14 +39,14 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Notes the first signal, for the loop to look at; the second ends the process at once.
+    """Records the first signal for the loop to check; a second one ends the process at once.
 
     Python delivers signals to the main thread alone. In other threads this does nothing, and the
     program that started the thread handles them. In notebooks, and where the program has handlers
     of its own, the second signal goes to these instead of ending the process.
 
     Args:
-      say: prints a line for people.
+      say: function that prints a line for the user.
 
     Attributes:
       number: number of the first signal, or None.

@@ -1,4 +1,4 @@
-"""The training loop: `train` reads top to bottom, from the data to the pictures."""
+"""The training loop. `train` reads from top to bottom, from opening the data to saving images."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -48,16 +48,16 @@ Closes = TypeVar("Closes", Writer, Progress, Prefetch)
 
 @dataclasses.dataclass(frozen=True)
 class TrainResults:
-    """Outcome of a run.
+    """Results of a run.
 
     Attributes:
-      model: the module, its number of classes filled in.
+      model: Linen module, with its number of classes set.
       variables: {"params"} and the model's other collections after the last step, on the
         first device; averaged parameters if the run kept any.
       metrics: metrics of the last evaluation, such as "segm/AP"; empty if there was none.
-      classes: their names, in the model's order.
-      workdir: folder with config, checkpoints, metrics and pictures.
-      compilations: how often the step was compiled: once for each bucket of image shapes.
+      classes: class names, in the model's order.
+      workdir: folder with config, checkpoints, metrics and images.
+      compilations: number of compilations of the step, one per bucket of image shapes.
     """
 
     model: Model
@@ -71,15 +71,15 @@ class TrainResults:
 def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
     config: TrainConfig, *, trust: Sequence[str] = ()
 ) -> TrainResults:
-    """Trains, evaluates and checkpoints as `config` says; resumes a run that was stopped.
+    """Trains, evaluates and saves checkpoints according to `config`; resumes an interrupted run.
 
-    A run whose folder holds checkpoints continues from the newest one, with the same numbers
-    as if it had never stopped.
+    If the folder already has checkpoints, training continues from the newest one and produces the
+    same numbers as an uninterrupted run.
 
     Args:
       config: settings of the run; `workdir` must be set.
-      trust: names of further packages whose classes the config of the folder `init_from` may
-        name; they are imported. The run's own config and model need none.
+      trust: additional packages whose classes the config in the folder `init_from` may name; they
+        are imported. The run's own config and model do not need this.
 
     Returns:
       The trained model and its scores.
@@ -99,7 +99,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
     devices = choose_devices(config.parallel, config.num_devices)
     devices.check_batch_size(config.data.batch_size, config.accumulate)
 
-    # What is opened is closed in the other order, also if a step fails.
+    # Everything opened here is closed in reverse order, even if a step fails.
     with contextlib.ExitStack() as closing:
         closing.enter_context(claimed(workdir))
         log = closing.enter_context(RunLog())
@@ -131,7 +131,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
         optimizer = make_optimizer(config.optim, config.steps, frozen, *backbone_layers(model))
         schedule = learning_rate(config.optim, config.steps)
         state = devices.replicate(init_state(variables, optimizer))
-        del variables  # donated with the first step
+        del variables  # their buffers may be shared with the state, which the first step donates
         number = len(classes.names or classes.semantic_names)
         say(f"{_count(state.params):,} parameters, {number} classes")
 
@@ -155,7 +155,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             progress=sys.stderr.isatty(),
             should_stop=interrupts.came,
         )
-        # One device predicts; its copy of the parameters is already there.
+        # Evaluation runs on one device, which already has a copy of the parameters.
         evaluate = functools.partial(_evaluate, evaluator, devices.devices[0])
         first, results, dropped = int(state.step), None, dict(place.dropped)
         step_key = devices.replicate(run_key(config.seed))
@@ -184,7 +184,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             batch, host, data_state = next(batches)
             started, compiled = time.perf_counter(), len(shapes)
             state, metrics = take_step(state, batch, step_key)
-            if len(shapes) > compiled:  # compiling is not training
+            if len(shapes) > compiled:  # compilation must not lower the reported speed
                 window.exclude(time.perf_counter() - started)
             if fault := finite.add(step, metrics, host["image_ids"]):
                 path = workdir / dump_name(step)
@@ -228,7 +228,7 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
 @dataclasses.dataclass(frozen=True)
 class DataPlace:
-    """Progress of a run through its data, as a checkpoint keeps it.
+    """Position of a run in its data, as stored in a checkpoint.
 
     Attributes:
       iterator: the data iterator's state after the last batch.
@@ -244,7 +244,7 @@ class DataPlace:
 
 
 def _evaluate(evaluator: Evaluator, device: Any, state: TrainState) -> EvalResults:
-    """Scores a state on the validation split."""
+    """Evaluates a state on the validation split and logs its main scores."""
     results = evaluator(jax.device_put(state.for_eval(), device))
     scores = ", ".join(
         f"{name} {value:.3f}"
@@ -311,7 +311,7 @@ def _stop(workdir: Path, interrupts: Interrupts, steps: int, step: int) -> None:
 
 
 def _is_due(step: int, every: int) -> bool:
-    """Tells whether something that happens at regular steps, or never for 0, is due."""
+    """Returns True every `every` steps; never if `every` is 0."""
     return every > 0 and step % every == 0
 
 
@@ -325,16 +325,16 @@ def initial_variables(
     resumes: bool = False,
     trust: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Draws the model's variables, then takes over those of `init_from`.
+    """Initialises the model's variables, and replaces those that `init_from` provides.
 
     Args:
-      config: with the model resolved.
+      config: settings of the run, with the model resolved.
       key: random key.
-      resumes: whether a checkpoint replaces all of them, so that random ones will do.
+      resumes: True if a checkpoint will replace all variables, so that random ones suffice.
       trust: as for `train`.
 
     Raises:
-      ValueError: if random ones would be trained on that the model freezes.
+      ValueError: if variables that the model freezes would stay random.
     """
     model = config.model
     if config.init_from is None or resumes:

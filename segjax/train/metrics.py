@@ -1,4 +1,4 @@
-"""Metrics on their way out: a JSON line per record always, TensorBoard on request."""
+"""Logging of training metrics: JSON lines, progress bar, log file and TensorBoard (optional)."""
 
 import json
 import math
@@ -16,10 +16,10 @@ from segjax._files import written_whole
 
 
 class Writer:
-    """Appends metrics to `metrics.jsonl`, and to event files if asked.
+    """Appends metrics to `metrics.jsonl`, and optionally to TensorBoard event files.
 
-    Each line is flushed, so that a killed run loses none. What is not a number (an AP of a
-    class without ground truth) is written as null.
+    Each line is flushed, so that a killed run loses none. NaN and infinite values, such as the AP
+    of a class without ground truth, are written as null.
 
     Args:
       folder: the run's folder.
@@ -28,7 +28,7 @@ class Writer:
         are taken again.
 
     Raises:
-      ModuleNotFoundError: if tensorboardX is wanted and missing.
+      ModuleNotFoundError: if `tensorboard` is set and tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path, tensorboard: bool = False, first: int = 0):
@@ -52,7 +52,7 @@ class Writer:
         self._file.flush()
         if self._events is not None:
             for name, value in numbers.items():
-                if value is not None:  # TensorBoard draws no gaps
+                if value is not None:  # TensorBoard cannot show gaps
                     self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ def _forget_after(path: Path, step: int) -> None:
 
 
 class Progress:
-    """A bar with loss, images/s and time left on a terminal; elsewhere the lines suffice.
+    """Shows loss, images/s and time left: as a progress bar on a terminal, else as log lines.
 
     Args:
       steps: number of steps of the whole run.
@@ -82,7 +82,7 @@ class Progress:
     """
 
     def __init__(self, steps: int, first: int):
-        # disable=None would look at the terminal too, but then tqdm keeps no time.
+        # disable=None also detects terminals, but tqdm then does not keep track of time.
         self._on_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
@@ -98,7 +98,7 @@ class Progress:
         self._bar.update()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows metrics next to the bar, or as a line."""
+        """Shows metrics next to the bar, or prints them as a line."""
         if self._on_terminal:
             rate = f"{metrics['images_per_second']:.1f} images/s"
             self._bar.set_postfix_str(f"loss {metrics['loss']:.4f}, {rate}")
@@ -111,9 +111,9 @@ class Progress:
 
 
 class RunLog:
-    """Collects the lines of `say`, and writes them to a file once the run is accepted.
+    """Collects the lines printed by `say`, and writes them to a file once the run is accepted.
 
-    Until then they stay in memory: a run that is refused changes nothing in its folder.
+    Until then they are kept in memory, so that a rejected run does not change its folder.
     """
 
     def __init__(self) -> None:
@@ -130,13 +130,13 @@ class RunLog:
             self._file.close()
 
     def keep(self, path: Path) -> None:
-        """Appends all lines so far to a file, and those to come."""
+        """Appends all lines so far to a file, and all later ones as they come."""
         self._file = path.open("a", encoding="utf-8")
         self._file.writelines(self._lines)
         self._file.flush()
 
     def add(self, text: str) -> None:
-        """Adds a line with the time."""
+        """Adds a line with a timestamp."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n"
         if self._file is None:
             self._lines.append(line)
@@ -149,7 +149,7 @@ _logs: list[RunLog] = []
 
 
 def say(text: str) -> None:
-    """Prints a line, above the bar if there is one."""
+    """Prints a line, above the progress bar if there is one, and adds it to open logs."""
     tqdm.write(text)
     sys.stdout.flush()
     for log in _logs:
@@ -157,7 +157,7 @@ def say(text: str) -> None:
 
 
 def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """One line of a log: losses, gradient norm, learning rate, speed, time left."""
+    """Formats a log line: losses, gradient norm, learning rate, speed and time left."""
     rate = metrics["steps_per_second"]
     left = tqdm.format_interval((steps - step) / rate) if rate > 0 else "?"
     terms = "  ".join(
@@ -175,7 +175,7 @@ def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
 class Window:
     """Collects the metrics of the steps between two log lines.
 
-    Metrics stay on the device until the window is read, so that collecting waits for nothing.
+    Metrics stay on the device until the window is read, so that collecting them never blocks.
     """
 
     def __init__(self) -> None:
@@ -185,12 +185,12 @@ class Window:
         self._paused = 0.0
 
     def add(self, metrics: Mapping[str, Any], images: int) -> None:
-        """Collects one step's."""
+        """Adds the metrics of one step."""
         self._metrics.append(metrics)
         self._images += images
 
     def exclude(self, seconds: float) -> None:
-        """Takes time that was not spent training (an evaluation) out of the speed."""
+        """Excludes time that was not spent on training, such as an evaluation, from the speed."""
         self._paused += seconds
 
     def read(self) -> dict[str, float]:

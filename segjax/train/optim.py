@@ -1,4 +1,4 @@
-"""The optimizer of a config: optax's, with rules for parameters, some of which stay frozen."""
+"""Builds the Optax optimizer of a config, with per-parameter rules and frozen parameters."""
 
 import difflib
 import functools
@@ -14,18 +14,18 @@ from segjax.config import OptimConfig
 from segjax.optim import LayerDecay, ParamRule, Rule
 from segjax.protocols import Model, layer_of
 
-# From a step, int32 [], to a learning rate, float32 [].
+# Maps a step, int32 [], to a learning rate, float32 [].
 Schedule = Callable[[Any], Array]
-# From a parameter's "/"-joined path to its layer; None for parameters outside the backbone.
+# Maps a parameter's "/"-joined path to its layer; None for parameters outside the backbone.
 LayerOf = Callable[[str], int | None]
 
 
 def learning_rate(config: OptimConfig, steps: int) -> Schedule:
-    """Makes the learning rate as a function of the step.
+    """Returns the learning-rate schedule, warmup included.
 
     Args:
-      config: heights, forms and milestones.
-      steps: length of the run, where the cosine reaches zero.
+      config: peak learning rate, schedule and warmup.
+      steps: length of the run; the cosine schedule reaches zero there.
 
     Returns:
       step int32[] -> learning rate float32[].
@@ -46,23 +46,24 @@ def make_optimizer(
     layer_of: LayerOf | None = None,
     num_layers: int = 0,
 ) -> optax.GradientTransformation:
-    """Makes the optimizer; parameters under `frozen_paths` get no update, decay or memory.
+    """Makes the optimizer of a config.
 
-    Its `init` raises a `ValueError` for a rule that holds for no parameter.
+    Parameters under `frozen_paths` get no updates, no weight decay and no optimizer state. The
+    optimizer's `init` raises a `ValueError` for a rule that applies to no parameter.
 
     Args:
       config: settings of the optimizer.
       steps: length of the run, for the schedule.
       frozen_paths: "/"-joined prefixes of parameter paths, such as "backbone/stem".
-      layer_of: from the whole "/"-joined path of a parameter to its layer, 0 for the stem, or
-        None for heads; for `LayerDecay`. `backbone_layers` returns both of a model.
-      num_layers: number of layers, the stem among them.
+      layer_of: function from a parameter's full "/"-joined path to its layer, 0 for the stem, or
+        None for heads. `LayerDecay` needs it. `backbone_layers` returns it and `num_layers`.
+      num_layers: number of layers, including the stem.
 
     Returns:
-      An optax transformation over the whole parameter tree.
+      An Optax transformation of the whole parameter tree.
 
     Raises:
-      ValueError: if `config` has a `LayerDecay`, but there is no `layer_of`.
+      ValueError: if `config` has a `LayerDecay`, but `layer_of` is None.
     """
     if layer_of is None and any(isinstance(rule, LayerDecay) for rule in config.rules):
         raise ValueError(
@@ -93,6 +94,7 @@ def _trained_optimizer(
         return jax.tree.map(lambda u, p, d: u + d * p, updates, params, decays)
 
     def rated(updates: Any, params: Any) -> Any:
+        # Factors are Python floats: for 1.0 the compiled step contains no multiplication.
         factors = rate_factors(config, params, layer_of, num_layers)
         return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors)
 
@@ -112,7 +114,7 @@ def _labels(frozen_paths: Sequence[str], params: Any) -> Any:
 def _with_checked_rules(
     optimizer: optax.GradientTransformation, rules: Sequence[Rule]
 ) -> optax.GradientTransformation:
-    """Checks the rules on the whole tree: inside, the optimizer sees what is trained alone."""
+    """Makes `init` check the rules on the full tree; the inner optimizer only sees part of it."""
 
     def init(params: Any) -> Any:
         check_rules(rules, _names(params))
@@ -122,15 +124,15 @@ def _with_checked_rules(
 
 
 def check_rules(rules: Sequence[Rule], names: Sequence[str]) -> None:
-    """Checks that every `ParamRule` holds for some parameter.
+    """Checks that every `ParamRule` applies to at least one parameter.
 
     Args:
       rules: rules of a config.
-      names: "/"-joined paths of all parameters, frozen ones included.
+      names: "/"-joined paths of all parameters, including frozen ones.
 
     Raises:
-      ValueError: if one matches none, or only those for which an earlier rule holds; it names
-        the parameters whose paths look most like the pattern.
+      ValueError: if a rule matches no parameter, in which case the message lists the paths most
+        similar to its pattern, or only parameters that an earlier rule already covers.
     """
     held = {_rule_of(name, rules) for name in names}
     for rule in rules:
@@ -156,17 +158,17 @@ def _nearest(pattern: str, names: Sequence[str], number: int = 3) -> list[str]:
 
 
 def _rule_of(name: str, rules: Sequence[Rule]) -> ParamRule | None:
-    """The first rule that matches a parameter's path."""
+    """Returns the first rule that matches a parameter's path; None if there is none."""
     return next((r for r in rules if isinstance(r, ParamRule) and r.matches(name)), None)
 
 
 def rate_factors(
     config: OptimConfig, params: Any, layer_of: LayerOf | None = None, num_layers: int = 0
 ) -> Any:
-    """The factor of the learning rate of every parameter, by its rule and its layer.
+    """Computes the learning-rate factor of every parameter, from its rule and its layer.
 
     Args:
-      config: with the rules.
+      config: settings with the rules.
       params: linen parameters; nested dicts.
       layer_of: as for `make_optimizer`.
       num_layers: as for `make_optimizer`.
@@ -187,14 +189,14 @@ def rate_factors(
 
 
 def backbone_layers(model: Model) -> tuple[LayerOf | None, int]:
-    """The layers of a model's backbone, as `make_optimizer` takes them.
+    """Returns `layer_of` and `num_layers` of a model's backbone, as for `make_optimizer`.
 
     Args:
-      model: with a backbone or without.
+      model: model with or without a backbone.
 
     Returns:
-      The layer of a parameter by its whole path in the model, None outside the backbone; and
-      the number of layers. (None, 0) for a model without a backbone.
+      A function from a parameter's full path in the model to its layer (None outside the
+      backbone), and the number of layers. (None, 0) for a model without a backbone.
     """
     if model.backbone is None:
         return None, 0
@@ -202,13 +204,13 @@ def backbone_layers(model: Model) -> tuple[LayerOf | None, int]:
 
 
 def weight_decays(config: OptimConfig, params: Any) -> Any:
-    """The weight decay of every parameter, by its rule or else its kind.
+    """Returns the weight decay of every parameter, from its rule or else from its kind.
 
-    Normalisation layers are known by their `scale`, which no other layer has: their `bias` is
-    theirs too. Biases are named `bias`, or `..._bias` where a layer has several parameters.
+    Only normalisation layers have a `scale`; all parameters next to one get their decay. Biases
+    are named `bias`, or `..._bias` in layers with several parameters.
 
     Args:
-      config: rules, and decays of kernels, norms and biases.
+      config: rules, and the weight decays of kernels, norms and biases.
       params: linen parameters; nested dicts.
 
     Returns:
@@ -231,11 +233,11 @@ def weight_decays(config: OptimConfig, params: Any) -> Any:
 
 
 def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
-    """Tells which parameters lie under a frozen path.
+    """Marks the parameters under a frozen path.
 
     Args:
       params: linen parameters; nested dicts.
-      frozen_paths: "/"-joined prefixes, matched by whole names.
+      frozen_paths: "/"-joined prefixes; only whole path components match.
 
     Returns:
       A tree of bools like `params`.
@@ -244,7 +246,7 @@ def frozen_mask(params: Any, frozen_paths: Sequence[str]) -> Any:
       ValueError: if no prefix matches any parameter.
     """
     names = _names(params)
-    # A single one may match nothing: frozen norms have no parameters.
+    # Individual prefixes may match nothing, as frozen norms have no parameters.
     if frozen_paths and not any(under_any(name, frozen_paths) for name in names):
         raise ValueError(
             f"frozen paths {list(frozen_paths)} match no parameter; the top-level names are"
@@ -260,10 +262,10 @@ def _names(params: Any) -> list[str]:
 
 
 def path_name(path: Any) -> str:
-    """A tree path as "backbone/layer1/kernel"."""
+    """Formats a tree path, such as "backbone/layer1/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def under_any(name: str, prefixes: Sequence[str]) -> bool:
-    """Tells whether a path lies under one of the prefixes, matched by whole names."""
+    """Returns True if a path is under one of the prefixes; only whole components match."""
     return any(name == p or name.startswith(p.rstrip("/") + "/") for p in prefixes)

@@ -1,8 +1,8 @@
-"""The same step on one device, on a mesh, or under pmap.
+"""Runs the training step on one device, on a mesh, or under pmap.
 
-`jit` (one device) and `shard_map` are the two to use; `pmap` is kept because people ask for
-it (JAX has it in maintenance mode). In all three the state is one copy on each device, the
-batch is split in runs of consecutive images, and the axis "data" is bound.
+`jit` (one device) and `shard_map` are the recommended modes. `pmap` is in maintenance mode in JAX
+and only supported because users ask for it. In all modes the state is replicated, every device
+gets a run of consecutive images of the batch, and the axis "data" is bound.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ BATCH_FIELDS = tuple(field.name for field in dataclasses.fields(Batch))
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The devices of a run and how the step runs on them.
+    """Devices of a run, and the mode in which the step runs on them.
 
     Attributes:
       mode: "jit" (one device), "shard_map" or "pmap".
-      devices: jax devices, in the order in which they take images.
+      devices: JAX devices, in the order of their shares of the batch.
     """
 
     mode: Mode
@@ -41,7 +41,7 @@ class Devices:
     @property
     def mesh(self) -> Mesh:
         """The devices as a `("data",)` mesh."""
-        # Explicit axis types, the default, make gradients of gathers fail.
+        # Gradients of gathers fail with explicit axis types, the default.
         return jax.make_mesh(
             (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
         )
@@ -51,14 +51,14 @@ class Devices:
         return jax.device_put(tree, NamedSharding(self.mesh, P()))
 
     def put_batch(self, arrays: Mapping[str, np.ndarray]) -> Batch:
-        """Splits a batch from the host over the devices.
+        """Splits a host batch over the devices.
 
         Args:
-          arrays: Batch's fields, each [B, ...], those with a default if there are any; other
-            entries are left out.
+          arrays: fields of `Batch`, each [B, ...]; fields with a default are optional. Other
+            entries are ignored.
 
         Raises:
-          ValueError: if the devices cannot have equally many images each.
+          ValueError: if the images cannot be split equally over the devices.
         """
         self.check_batch_size(len(arrays["images"]))
         sharding = NamedSharding(self.mesh, P(AXIS))
@@ -66,7 +66,7 @@ class Devices:
         return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS if name in arrays})
 
     def check_batch_size(self, images: int, accumulate: int = 1) -> None:
-        """Refuses a batch that the devices, or the parts of a step, cannot share equally."""
+        """Raises a `ValueError` if images do not split equally over devices and micro-batches."""
         if images % len(self.devices):
             raise ValueError(
                 f"a batch of {images} images cannot be split over {len(self.devices)} devices:"
@@ -80,14 +80,14 @@ class Devices:
 
 
 def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: int = 0) -> Devices:
-    """Picks devices and the way to use them.
+    """Selects the devices of a run and the mode to run them in.
 
     Args:
-      mode: "auto" is "shard_map" on several devices and "jit" on one.
-      number: number of devices; 0: all, except that "jit" takes one.
+      mode: "auto" selects "shard_map" on several devices and "jit" on one.
+      number: number of devices; 0 for all of them, or for one with "jit".
 
     Raises:
-      ValueError: if there are fewer devices, or "jit" shall use several.
+      ValueError: if there are not enough devices, or more than one is requested for "jit".
     """
     devices = jax.devices()
     if number > len(devices):
@@ -103,23 +103,23 @@ def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: in
 
 
 def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]) -> CompiledStep:
-    """Compiles a step for the devices; the state that goes in is given up (donated).
+    """Compiles a step for the devices. The input state is donated.
 
     Args:
-      step: as `segjax.train.step.make_step` makes it.
-      devices: from `choose_devices`.
-      on_trace: called with a batch of tracers at each compilation, to count them.
+      step: step from `segjax.train.step.make_step`.
+      devices: devices from `choose_devices`.
+      on_trace: called with a batch of tracers at each compilation, for example to count them.
 
     Returns:
-      (state, batch, key) -> (state, metrics), for arrays that `devices` has placed.
+      (state, batch, key) -> (state, metrics), for arrays placed by `devices`.
     """
 
     def traced(state: Any, batch: Any, key: Any, axis_name: str | None) -> Any:
         on_trace(batch)
         return step(state, batch, key, axis_name)
 
-    # One device has nothing to add up; its mesh of one still binds the axis, for
-    # normalisation that pools its statistics over it.
+    # A single device needs no psum. Its mesh still binds the axis, which synchronised batch
+    # normalisation refers to.
     per_device = functools.partial(traced, axis_name=None if devices.mode == "jit" else AXIS)
     if devices.mode == "pmap":
         mapped = jax.pmap(
@@ -131,8 +131,8 @@ def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]
             devices=devices.devices,
         )
         return lambda state, batch, key: mapped(state, jax.tree.map(_one_row_a_device, batch), key)
-    # check_vma=False: gradients of the replicated parameters stay this device's part, and
-    # the step adds them up itself, exactly as under pmap.
+    # With check_vma=False, gradients of the replicated parameters stay local to each device. The
+    # step sums them itself, exactly as under pmap.
     mapped = jax.shard_map(
         per_device,
         mesh=devices.mesh,
@@ -143,8 +143,8 @@ def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]
     return jax.jit(mapped, donate_argnums=0, compiler_options=_compiler_options(devices))
 
 
-# Gradients cross between GPUs in pieces of at most this many bytes. With XLA's default of 30 MiB
-# a Mask R-CNN of 44 million parameters needs seven all-reduces.
+# XLA combines gradients into all-reduces of at most this many bytes. With its default of 30 MiB,
+# a Mask R-CNN with 44 million parameters needs seven of them.
 GRADIENT_PIECE = 256 * 2**20
 
 
@@ -155,7 +155,7 @@ def _compiler_options(devices: Devices) -> dict[str, str] | None:
 
 
 def _one_row_a_device(array: jax.Array) -> jax.Array:
-    """[B, ...] split over D devices -> [D, B / D, ...], as pmap takes it; nothing moves."""
+    """Reshapes [B, ...], split over D devices, to [D, B / D, ...] for pmap without copying."""
     rows = [shard.data[None] for shard in array.addressable_shards]
     sharding = array.sharding
     devices = len(sharding.device_set)

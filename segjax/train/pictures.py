@@ -1,4 +1,4 @@
-"""Validation pictures with what the model finds in them."""
+"""Saves validation images with the model's predictions drawn on them."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -18,17 +18,17 @@ from segjax.results.draw import objects as viz
 def write_pictures(
     evaluator: Evaluator, variables: Any, folder: Path, number: int, score_threshold: float
 ) -> list[Path]:
-    """Draws what is found in a split's first images, as evaluation predicts them.
+    """Draws the predictions on a split's first images, computed as in an evaluation.
 
     Args:
-      evaluator: knows model, data and split.
+      evaluator: evaluator with model, data and split.
       variables: variables of the model.
-      folder: to write to; made if missing.
-      number: number of pictures.
-      score_threshold: only detections above it are drawn.
+      folder: output folder; created if missing.
+      number: number of images.
+      score_threshold: only detections with a higher score are drawn.
 
     Returns:
-      The files written: `IMAGE_ID.png`, small images enlarged.
+      Paths of the written files, `IMAGE_ID.png`. Small images are enlarged.
     """
     from PIL import Image
 
@@ -39,7 +39,7 @@ def write_pictures(
     quiet = dataclasses.replace(evaluator, score_threshold=score_threshold, progress=False)
     written: list[Path] = []
     predictions: Any = quiet.predictions(variables)
-    with contextlib.closing(predictions):  # ends the reader too
+    with contextlib.closing(predictions):  # also stops the data reader
         for image_id, found in itertools.islice(predictions, number):
             image = decode_stored(records[rows[image_id]])
             written.append(folder / f"{image_id}.png")

@@ -1,4 +1,4 @@
-"""The next batches on their way to the device while the current one computes."""
+"""Sends the next batches to the device while the current one is being computed."""
 
 import queue
 import threading
@@ -11,18 +11,18 @@ from segjax.types import Batch
 
 @runtime_checkable
 class DataIterator(Protocol):
-    """Contract of the iterators of `segjax.data.pipeline.train_iterator`."""
+    """Interface of the iterators from `segjax.data.pipeline.train_iterator`."""
 
     def __next__(self) -> HostBatch:
-        """The next batch; never ends."""
+        """Returns the next batch; never stops."""
         ...
 
     def get_state(self) -> Any:
-        """Returns the position of the next batch, as a value that JSON can hold."""
+        """Returns the position of the next batch, as a JSON-serialisable value."""
         ...
 
     def close(self) -> None:
-        """Ends the worker processes."""
+        """Stops the worker processes."""
         ...
 
 
@@ -30,9 +30,9 @@ class Prefetched(NamedTuple):
     """A batch on the device.
 
     Attributes:
-      batch: for the step.
-      host: the same batch's arrays on the host (ids, counts of dropped objects).
-      data_state: the iterator's state after this batch, for a checkpoint.
+      batch: input of the training step.
+      host: host arrays of the same batch, without pixels (ids, counts of dropped objects).
+      data_state: state of the iterator after this batch, for a checkpoint.
     """
 
     batch: Batch
@@ -41,15 +41,15 @@ class Prefetched(NamedTuple):
 
 
 class Prefetch(Iterator[Prefetched]):
-    """Draws batches and sends them to the device, in a thread, `size` ahead.
+    """Reads batches and sends them to the device from a background thread, `size` ahead.
 
-    The iterator's state travels with each batch: a checkpoint needs the one after the last
-    batch that was trained on, not after the last that was read ahead.
+    Each batch carries the iterator's state. A checkpoint needs the state after the last batch
+    that was trained on, not after the last one that was read ahead.
 
     Args:
-      iterator: the source; closed by `close`.
-      put: from the host to the device.
-      size: batches held ready.
+      iterator: source of batches; `close` closes it.
+      put: function that sends a host batch to the device.
+      size: number of batches to keep ready.
     """
 
     def __init__(self, iterator: DataIterator, put: Callable[[HostBatch], Batch], size: int = 2):
@@ -60,16 +60,17 @@ class Prefetch(Iterator[Prefetched]):
         self._thread.start()
 
     def __next__(self) -> Prefetched:
-        """The next batch; raises what the source raised."""
+        """Returns the next batch, or re-raises the source's exception."""
         item = self._queue.get()
         if isinstance(item, BaseException):
             raise item
         return item
 
     def close(self) -> None:
-        """Ends the thread and the source's workers."""
+        """Stops the thread and the source's workers."""
         self._stopping.set()
-        while self._thread.is_alive():  # it may wait for room in the queue
+        # The thread may be blocked on a full queue, so the queue has to be drained.
+        while self._thread.is_alive():
             try:
                 self._queue.get_nowait()
             except queue.Empty:
@@ -82,11 +83,11 @@ class Prefetch(Iterator[Prefetched]):
                 host = next(self._iterator)
                 state = self._iterator.get_state()
                 self._queue.put(Prefetched(self._put(host), _light(host), state))
-        except BaseException as error:  # handed to the thread that trains
+        except BaseException as error:  # re-raised in the training thread
             self._queue.put(error)
 
 
 def _light(host: HostBatch) -> HostBatch:
-    """Returns the parts of a batch that the loop needs on the host: all but the pixels."""
+    """Returns a batch without its pixels, which the loop does not need on the host."""
     pixels = ("images", "gt_masks", "gt_semantic")
     return {name: array for name, array in host.items() if name not in pixels}

@@ -1,4 +1,4 @@
-"""Fields that a config leaves to the data, and checks that model and data fit together."""
+"""Sets the config fields that depend on the data, and checks that model and data match."""
 
 import dataclasses
 import math
@@ -17,17 +17,17 @@ from segjax.train.metrics import say
 def resolve(
     config: TrainConfig, class_names: Sequence[str], semantic_names: Sequence[str] = ()
 ) -> TrainConfig:
-    """Fills in what the config leaves to the data, and the compute dtype of every part.
+    """Sets the numbers of classes from the data, and the compute dtype of every module.
 
     Args:
       config: settings of the run.
       class_names: names of the data's classes.
-      semantic_names: classes of the data's semantic labels, if it has any.
+      semantic_names: class names of the data's semantic labels, if there are any.
 
     Raises:
-      ValueError: if the model is for another number of classes than the data has, or for objects,
-        masks or semantic labels that the data shall not give, or for other labels of things; or
-        if its inputs are padded to multiples that it does not take.
+      ValueError: if model and data differ in the number of classes or the label of things, if the
+        data config excludes objects, masks or semantic labels that the model needs, or if it pads
+        images to a multiple that the model does not accept.
     """
     model = config.model
     check_objects(model, config.data)
@@ -53,11 +53,12 @@ def resolve(
 def check_objects(model: Model, data: DataConfig) -> None:
     """Checks that the model predicts objects if and only if the data contain them.
 
-    Raises a `ValueError` if not.
-
     Args:
-      model: any.
+      model: model to check.
       data: data settings of the run.
+
+    Raises:
+      ValueError: otherwise.
     """
     if (model.classes.things is not None) == data.instances:
         return
@@ -73,13 +74,16 @@ def check_objects(model: Model, data: DataConfig) -> None:
 
 
 def check_things(model: Model, data: DataConfig) -> None:
-    """Raises a `ValueError` if a panoptic model takes another label than the data's for things.
+    """Checks that a panoptic model and the data use the same semantic label for things.
 
-    Plain label PNGs are not checked: they do not say which class that is.
+    Plain label PNGs are not checked, as they do not say which class that is.
 
     Args:
-      model: any, its semantic classes filled in.
+      model: model to check, with its number of semantic classes set.
       data: data settings of the run.
+
+    Raises:
+      ValueError: if the labels differ.
     """
     if "panoptic" not in model.tasks or not LABELS[data.semantic].knows_things:
         return
@@ -99,10 +103,11 @@ def check_things(model: Model, data: DataConfig) -> None:
 
 
 def with_classes(config: TrainConfig, classes: Classes) -> Model:
-    """The model of a config for the classes that its weights are for.
+    """Returns the config's model, with the number of classes of its weights.
 
     Raises:
-      ValueError: if their numbers differ, or the model's semantic branch has none yet.
+      ValueError: if model and `classes` differ in number, or the number of classes of the model's
+        semantic branch is not set.
     """
     model = config.model
     check_objects(model, config.data)
@@ -129,7 +134,7 @@ def with_classes(config: TrainConfig, classes: Classes) -> Model:
 
 
 def best_metric(config: TrainConfig) -> str | None:
-    """The metric that decides which checkpoint is best; "auto" goes by the model."""
+    """Returns the metric that determines the best checkpoint; "auto" depends on the model."""
     if config.keep_best == "auto":
         model = config.model
         if model.classes.things is None:
@@ -141,7 +146,7 @@ def best_metric(config: TrainConfig) -> str | None:
 
 
 def _resolve_objects(model: Model, class_names: Sequence[str]) -> Model:
-    """Gives a detector as many classes as the data have."""
+    """Sets the number of classes of a detector to the data's."""
     number = len(class_names)
     if model.classes.things == 0:
         model = model.with_classes(things=number)
@@ -154,7 +159,7 @@ def _resolve_objects(model: Model, class_names: Sequence[str]) -> Model:
 
 
 def _resolve_semantic(model: Model, source: str, number: int) -> Model:
-    """Gives a semantic branch as many classes as the data's labels have."""
+    """Sets the number of classes of a semantic branch to that of the data's labels."""
     if model.classes.pixels is None:
         return model
     if source == "none":
@@ -176,7 +181,7 @@ def _resolve_semantic(model: Model, source: str, number: int) -> Model:
 
 
 def semantic_wanted(config: TrainConfig) -> DataConfig:
-    """The data as training reads them: with semantic labels only if the model learns from them."""
+    """Returns the data config for training, which reads semantic labels only for such a model."""
     model = config.model
     source, number = config.data.semantic, model.classes.pixels
     if source == "none":
@@ -189,14 +194,14 @@ def semantic_wanted(config: TrainConfig) -> DataConfig:
 
 
 def with_epochs(config: TrainConfig, epochs: float) -> TrainConfig:
-    """Sets the number of steps by passes over the training images.
+    """Sets the number of steps from a number of passes over the training images.
 
     Args:
-      config: of the run; its data are opened, and prepared if they are not yet.
-      epochs: passes, above 0; parts of one count.
+      config: settings of the run; its data are opened, and prepared if necessary.
+      epochs: number of passes, above 0; can be a fraction.
 
     Raises:
-      ValueError: if the number is not above 0, or there are no images to train on.
+      ValueError: if `epochs` is not a finite number above 0, or there are no training images.
     """
     if not 0 < epochs < math.inf:
         raise ValueError(f"epochs is {epochs}: wanted a number above 0")

@@ -1,4 +1,4 @@
-"""State that a run carries from step to step."""
+"""Training state that is carried from step to step."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from segjax.types import struct
 
 @struct
 class TrainState:
-    """The state of training; donated to each step.
+    """The training state, which is donated to each step.
 
     Attributes:
       step: number of steps taken.
       params: float32 parameters; nested dicts.
-      collections: linen's other collections by name, such as {"batch_stats": ...}; empty for a
+      collections: Linen's other collections by name, such as {"batch_stats": ...}; empty for a
         model without any.
       opt_state: state of the optimizer.
-      ema: moving average of the parameters, a tree like them; None if none is kept. No step
-        changes it.
+      ema: moving average of the parameters, a tree like `params`, or None. The step does not
+        update it.
     """
 
     step: Int32[Array, ""]
@@ -31,11 +31,11 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that are trained, as `model.apply` takes them."""
+        """Variables in training, in the format of `model.apply`."""
         return {"params": self.params, **self.collections}
 
     def for_eval(self) -> dict[str, Any]:
-        """The variables to evaluate and predict with: averaged parameters if there are any."""
+        """Returns the variables for evaluation and prediction: averaged parameters if any."""
         return {**self.variables, "params": self.params if self.ema is None else self.ema}
 
 
@@ -44,7 +44,7 @@ def init_state(variables: dict[str, Any], optimizer: optax.GradientTransformatio
 
     Args:
       variables: {"params"} and any other collections, by name.
-      optimizer: over the whole parameter tree.
+      optimizer: optimizer of the whole parameter tree.
     """
     params = variables["params"]
     return TrainState(

@@ -1,4 +1,4 @@
-"""One training step, written for one device of any number."""
+"""The training step, written for a single device out of any number."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from segjax.types import Batch, LossTerm
 Metrics = dict[str, Array]
 Step = Callable[[TrainState, Batch, PRNGKeyArray, str | None], tuple[TrainState, Metrics]]
 
-# Gradients, the collections afterwards, losses and counts.
+# Gradients, updated collections, losses and counts.
 Pass = tuple[Any, dict[str, Any], Metrics, Metrics]
 
 # Each purpose draws from its own stream of the run's seed.
@@ -26,7 +26,7 @@ INIT_STREAM, STEP_STREAM = 0, 1
 
 # Linen's random streams that a model may draw from in training, by `self.make_rng(name)`.
 RNG_STREAMS = ("dropout", "drop_path")
-# Images count from 0 and streams from here, so that no two of them share a key.
+# Image indices start at 0 and stream ids here, so that the same key is never used twice.
 _FIRST_STREAM = 1 << 31
 
 
@@ -37,39 +37,39 @@ def make_step(
     frozen_paths: Sequence[str] = (),
     accumulate: int = 1,
 ) -> Step:
-    """Makes the step of one device: losses, gradients, update.
+    """Makes the per-device step: losses, gradients and update.
 
-    The loss is `sum_k psum(sum_k) / max(psum(count_k), 1)` over the model's loss terms,
-    so that any number of devices computes that of the whole batch. Each image draws with
-    its own key, made from the run's key, the step and the image's place in the global
-    batch: the numbers do not depend on how the batch is split. This holds for frozen and
-    group normalisation and for synchronised batch normalisation (`NormSpec("batch",
-    axis_name="data")`); plain "batch" normalises each device's images by themselves, as
-    torch's does, and its running statistics are averaged over the devices.
+    The loss is `sum_k psum(sum_k) / max(psum(count_k), 1)` over the model's loss terms, so that
+    any number of devices computes the loss of the whole batch. Each image has its own random key,
+    derived from the run's key, the step and the image's index in the global batch. Results
+    therefore do not depend on how the batch is split. This holds for frozen and group
+    normalisation and for synchronised batch normalisation (`NormSpec("batch",
+    axis_name="data")`). Plain "batch" normalises the images of each device separately, as in
+    PyTorch, and averages its running statistics over the devices.
 
-    It does not hold for linen's streams `RNG_STREAMS` either: a stream has one key for all
-    images of a call, so that dropout and drop-path depend on how many images a device and
-    a micro-batch have. They are the same for the same split.
+    It does not hold for the Linen streams in `RNG_STREAMS` either. A stream has one key for all
+    images of a call, so that dropout and drop-path depend on the number of images per device and
+    micro-batch. They are reproducible for the same split.
 
-    With `accumulate` > 1 each device's images are taken in that many equal parts, one after
-    the other, for the memory of one part. The gradient is the mean of the parts', as in the
-    usual loop of torch. Each part divides by its own counts: where these differ, as the
-    number of sampled regions can, the loss is not exactly that of the undivided batch.
+    With `accumulate` > 1, each device processes its images in that many equal parts, one after
+    the other, and needs memory for one part only. The gradient is the mean over the parts, as in
+    the usual PyTorch loop. Each part divides by its own counts. If these differ, as the number of
+    sampled regions can, the loss is not exactly that of the undivided batch.
 
-    A step whose loss or gradient is not finite changes nothing but the counter.
+    A step with a non-finite loss or gradient changes nothing except the step counter.
 
     Args:
-      model: to train.
-      optimizer: over the whole parameter tree.
-      schedule: the learning rate, for the metrics.
-      frozen_paths: prefixes of parameters whose gradient is not even computed.
-      accumulate: number of micro-batches of a step.
+      model: model to train.
+      optimizer: optimizer of the whole parameter tree.
+      schedule: learning-rate schedule, for the metrics.
+      frozen_paths: prefixes of parameters whose gradients are not computed.
+      accumulate: number of micro-batches per step.
 
     Returns:
-      step(state, batch, key, axis_name) -> (state, metrics). `key` is the run's, the same
-      at every step; `axis_name` is None on one device. Metrics are scalars, equal on every
-      device: "loss", "loss/NAME", "grad_norm" (before clipping), "learning_rate",
-      "finite" and the model's counts.
+      step(state, batch, key, axis_name) -> (state, metrics). `key` is the key of the run and the
+      same for every step; `axis_name` is None on one device. Metrics are scalars, equal on every
+      device: "loss", "loss/NAME", "grad_norm" (before clipping), "learning_rate", "finite" and
+      the model's counts.
     """
 
     def step(
@@ -150,11 +150,12 @@ def _backward(
     batch: Batch,
     first: Int32[Array, ""] | int,
 ) -> Pass:
-    """Takes the images of one pass forward and back; the gradients are this device's part."""
+    """Runs forward and backward passes; the gradients are this device's share of the total."""
     frozen = frozen_mask(params, frozen_paths)
     keys, rngs = image_keys(key, len(batch.images), first), stream_keys(key, first)
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Metrics, Metrics, dict[str, Any]]]:
+        # Lets XLA drop the backward pass through layers where everything is frozen.
         params = jax.tree.map(lambda p, f: jax.lax.stop_gradient(p) if f else p, params, frozen)
         (terms, counts), updated = model.apply(
             {"params": params, **collections},
@@ -181,7 +182,7 @@ def _accumulated(
     batch: Batch,
     first: Int32[Array, ""] | int,
 ) -> Pass:
-    """Takes a device's images in equal parts: means of gradients and losses, sums of counts."""
+    """Runs a device's images in equal parts; averages gradients and losses, and sums counts."""
     images = len(batch.images) // number
     parts = jax.tree.map(lambda x: x.reshape(number, images, *x.shape[1:]), batch)
 
@@ -200,12 +201,12 @@ def _accumulated(
 
 
 def first_place(images: int, axis_name: str | None) -> Int32[Array, ""] | int:
-    """The place in the global batch of this device's first image.
+    """Returns the index in the global batch of this device's first image.
 
     Args:
       images: number of images on each device.
-      axis_name: name of the mesh axis. Each device holds a run of consecutive images. None for
-        one device.
+      axis_name: name of the mesh axis, over which each device has a run of consecutive images;
+        None for one device.
     """
     return 0 if axis_name is None else jax.lax.axis_index(axis_name) * images
 
@@ -213,12 +214,12 @@ def first_place(images: int, axis_name: str | None) -> Int32[Array, ""] | int:
 def image_keys(
     key: PRNGKeyArray, images: int, first: Int32[Array, ""] | int = 0
 ) -> Key[Array, "B"]:
-    """One key for each image, by its place in the global batch.
+    """Derives one key per image from its index in the global batch.
 
     Args:
       key: key of the step; the same on every device.
       images: number of images.
-      first: place of the first of them.
+      first: index of the first image in the global batch.
 
     Returns:
       Keys [images].
@@ -227,15 +228,15 @@ def image_keys(
 
 
 def stream_keys(key: PRNGKeyArray, first: Int32[Array, ""] | int) -> dict[str, PRNGKeyArray]:
-    """A key for each of linen's streams.
+    """Derives a key for each of the Linen streams.
 
     Args:
       key: key of the step; the same on every device.
-      first: place in the global batch of the first image that draws from them, so that devices
-        and micro-batches draw differently.
+      first: index in the global batch of the first image of the call, so that devices and
+        micro-batches get different random numbers.
 
     Returns:
-      Keys by the names in `RNG_STREAMS`.
+      Keys by stream name, for all names in `RNG_STREAMS`.
     """
     streams = {name: _FIRST_STREAM + index for index, name in enumerate(RNG_STREAMS)}
     return {
@@ -245,18 +246,18 @@ def stream_keys(key: PRNGKeyArray, first: Int32[Array, ""] | int) -> dict[str, P
 
 
 def reduce_losses(terms: dict[str, LossTerm], axis_name: str | None) -> tuple[Array, Metrics]:
-    """Adds up loss terms over the devices.
+    """Reduces loss terms over the devices.
 
     Args:
-      terms: this device's sums and counts.
+      terms: sums and counts of this device.
       axis_name: name of the mesh axis, or None for one device.
 
     Returns:
-      This device's part of the total loss (the parts' gradients add up to the total's),
-      and the total's metrics "loss" and "loss/NAME", equal on every device.
+      This device's share of the total loss, and the metrics "loss" and "loss/NAME" of the total,
+      equal on every device. Gradients of the shares add up to the gradient of the total.
     """
-    # Counts do not depend on the parameters, or only through decisions (which proposals
-    # are positive): nothing is differentiated through the psum.
+    # Counts depend on the parameters only through discrete decisions, such as which proposals are
+    # positive, so that no gradient has to flow through the psum. They can be zero.
     counts = {
         name: jnp.maximum(_psum(jax.lax.stop_gradient(term.count), axis_name), 1.0)
         for name, term in terms.items()
@@ -276,10 +277,10 @@ def _psum(tree: Any, axis_name: str | None) -> Any:
 
 
 def _mean_changed(before: Any, after: Any, axis_name: str | None) -> Any:
-    """Averages running statistics over the devices, but neither frozen ones nor whole numbers.
+    """Averages running statistics over the devices, except for frozen ones and integers.
 
-    Those come back as the very arrays that went in: to send them round would cost time,
-    and their mean over three devices would differ from them in the last bit.
+    Unchanged statistics are the same arrays before and after. Averaging them would cost an
+    all-reduce, and the mean over three devices could differ in the last bit.
     """
     if axis_name is None:
         return after
@@ -292,5 +293,6 @@ def _mean_changed(before: Any, after: Any, axis_name: str | None) -> Any:
 
 
 def _select(finite: Bool[Array, ""], updated: TrainState, state: TrainState) -> TrainState:
+    # Selects per array instead of branching with lax.cond, and always advances the counter.
     chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
     return dataclasses.replace(chosen, step=updated.step)

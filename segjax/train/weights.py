@@ -1,4 +1,4 @@
-"""Weights by name or folder: of the zoo, of a folder that was saved, of a run."""
+"""Loads weights by name or folder: from the zoo, a saved folder, or a run."""
 
 import os
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ def pretrained(
     trust: Sequence[str] = (),
     model: Model | None = None,
 ) -> hub.Pretrained:
-    """A model with its weights, names of classes and way of resizing.
+    """Loads a model with its weights, class names and preprocessing.
 
     Args:
-      name_or_path: a name of the zoo (`segjax.list_models()`), whose file is fetched once and
-        kept; a folder that `segjax.save` or `segjax convert` wrote; or the folder of a run, of
-        which the best checkpoint is taken. A folder wins over a name.
-      trust: names of further packages, such as ("my_package",), whose classes and functions the
-        config in a folder may name. These packages are imported.
-      model: takes the place of the model in a folder's config, which is not rebuilt then.
+      name_or_path: name in the zoo (`segjax.list_models()`), whose file is downloaded once and
+        kept; folder written by `segjax.save` or `segjax convert`; or folder of a run, whose best
+        checkpoint is used. Folders take precedence over names.
+      trust: additional packages, such as ("my_package",), whose classes and functions the config
+        in a folder may name. These packages are imported.
+      model: model to use instead of the one in a folder's config, which is then not rebuilt.
 
     Raises:
-      ValueError: for an unknown name, saying which come near; for weights that do not fit; or
-        for a config that names something of a package that is not trusted.
-      FileNotFoundError: if the folder holds no model.
-      ConnectionError: if the file cannot be fetched; it says which file to put where.
+      ValueError: for an unknown name, with similar names in the message; for weights that do not
+        fit; or for a config that names something from an untrusted package.
+      FileNotFoundError: if the folder contains no model.
+      ConnectionError: if the download fails; the message says which file to put where.
     """
     path = Path(name_or_path)
     if (path / CONFIG_FILE).is_file() and (path / CLASSES_FILE).is_file():
@@ -48,11 +48,11 @@ def pretrained_run(
     trust: Sequence[str] = (),
     model: Model | None = None,
 ) -> hub.Pretrained:
-    """Loads the weights that a run has trained, as `pretrained` does.
+    """Loads the trained weights of a run, as `pretrained` does.
 
     Args:
       folder: folder of the run.
-      step: step of the checkpoint; None takes the best.
+      step: step of the checkpoint; None for the best.
       trust: as for `pretrained`.
       model: as for `pretrained`.
     """
@@ -74,19 +74,20 @@ def load(
     trust: Sequence[str] = (),
     model: Model | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """A model and its weights.
+    """Loads a model and its weights.
 
     Args:
       name_or_path: as for `pretrained`.
-      num_classes: number of instance classes, to train on others. None keeps the weights'. The
-        layers whose shapes depend on it are drawn at random and named in the log "segjax".
-      semantic_classes: number of pixel classes, likewise.
-      seed: seed of the layers that are drawn at random.
+      num_classes: number of instance classes, to train on other classes; None keeps that of the
+        weights. Layers whose shapes depend on it are randomly initialised and listed in the log
+        "segjax".
+      semantic_classes: number of semantic classes, likewise.
+      seed: seed of the randomly initialised layers.
       trust: as for `pretrained`.
       model: as for `pretrained`.
 
     Returns:
-      The linen module, and its variables: `model.apply(variables, images, image_sizes)`.
+      The Linen module and its variables, for `model.apply(variables, images, image_sizes)`.
 
     Raises:
       ValueError, FileNotFoundError, ConnectionError: as `pretrained`.
@@ -101,15 +102,16 @@ def load(
 def start_weights(
     name_or_path: str, model: Model, trust: Sequence[str] = ()
 ) -> tuple[dict[str, Any], str]:
-    """The weights that a run starts from, and where they are from.
+    """Loads the weights that a run starts from, and describes their source.
 
     Args:
       name_or_path: as for `pretrained`.
-      model: that will be trained.
+      model: model to train.
       trust: as for `pretrained`.
 
     Raises:
-      ValueError: also if the weights expect other inputs than the model gives them.
+      ValueError: as for `pretrained`, or if the weights expect other inputs than the model
+        provides.
     """
     found = pretrained(name_or_path, trust=trust)
     check_same_inputs(found, model)

@@ -1,4 +1,4 @@
-"""The folder of a run, claimed by the process that trains there."""
+"""Locks the folder of a run for the process that trains there."""
 
 import contextlib
 import json
@@ -15,16 +15,16 @@ LOCK, OWNER = ".train.lock", ".train.owner.json"
 
 @contextlib.contextmanager
 def claimed(workdir: Path) -> Generator[None]:
-    """Makes the folder of a run and keeps other processes from training there.
+    """Creates the folder of a run and keeps other processes from training there.
 
-    A folder that was made here and holds nothing in the end is removed again, so that a command
-    that is refused leaves nothing.
+    Folders created here that are empty at the end are removed again, so that a rejected command
+    leaves nothing behind.
 
     Args:
       workdir: folder of the run.
 
     Raises:
-      ValueError: if another process trains there; it names the process, its host and its start.
+      ValueError: if another process trains there; the message gives its id, host and start time.
     """
     made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -43,12 +43,12 @@ def claimed(workdir: Path) -> Generator[None]:
             yield
     finally:
         for folder in made:
-            with contextlib.suppress(OSError):  # which holds something
+            with contextlib.suppress(OSError):  # not empty
                 folder.rmdir()
 
 
 def _remove(workdir: Path) -> None:
-    """Removes the claim while the lock is still held, so that no other process loses its own."""
+    """Removes both files while the lock is still held, so as not to delete another process's."""
     for name in (OWNER, LOCK):
         (workdir / name).unlink(missing_ok=True)
 
@@ -62,5 +62,5 @@ def _owner(workdir: Path) -> str:
     try:
         owner = json.loads((workdir / OWNER).read_text())
         return f"process {owner['process']} on {owner['host']}, since {owner['started']},"
-    except (OSError, ValueError, KeyError):  # it has only just begun
+    except (OSError, ValueError, KeyError):  # the owner has not written its file yet
         return "another process"
