@@ -25,13 +25,13 @@ _log = logging.getLogger("segjax")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A trained model, as its folder describes it.
+    """A trained model, as loaded from its run's folder.
 
     Attributes:
       config: settings of the run.
-      model: the module, its number of classes filled in.
+      model: Linen module, with its number of classes set.
       variables: {"params", "batch_stats"}, on the first device.
-      classes: their names and ids, in the model's order.
+      classes: class names and ids, in the model's order.
       step: step of the checkpoint.
     """
 
@@ -42,7 +42,7 @@ class Run:
     step: int
 
     def predictor(self) -> Predictor:
-        """The model ready for pictures, resized as in the run."""
+        """Returns a predictor for images, which resizes them as in the run."""
         return Predictor(self.model, self.variables, self.classes, self.config.data)
 
 
@@ -55,20 +55,20 @@ def load_run(
 ) -> Run:
     """Loads a trained model from its run's folder.
 
-    Reads JSON and arrays only: no code from the folder is executed.
+    Only JSON and arrays are read; no code from the folder is executed.
 
     Args:
-      folder: as `segjax train --workdir` wrote it.
-      step: step of the checkpoint; None: the best one, or the newest where none was evaluated.
-      trust: names of further packages, such as ("my_package",), whose classes and functions the
-        config may name, for models with custom parts. These packages are imported.
-      model: takes the place of the config's model, which is not rebuilt then; its number of
-        classes can be 0, to follow the run. Its dtypes stay as they are.
+      folder: folder that `segjax train --workdir` wrote.
+      step: step of the checkpoint; None for the best one, or the newest if none was evaluated.
+      trust: additional packages, such as ("my_package",), whose classes and functions the config
+        may name, for models with custom parts. These packages are imported.
+      model: model to use instead of the one in the config, which is then not rebuilt. A number of
+        classes of 0 is replaced by the run's. Its dtypes are kept.
 
     Raises:
-      FileNotFoundError: if the folder holds no config or no such checkpoint.
-      ValueError: if the config is not of this version, names something of a package that is
-        not trusted, the checkpoint is broken, or the weights are not the model's.
+      FileNotFoundError: if the folder has no config or no such checkpoint.
+      ValueError: if the config is not from this version or names something from an untrusted
+        package, or the weights do not fit the model.
     """
     folder = Path(folder)
     config = read_config(folder / CONFIG_FILE, trust, model)
@@ -90,22 +90,23 @@ def save_run(
     variables: Mapping[str, Any],
     classes: Classes,
 ) -> None:
-    """Writes weights that come from elsewhere as a run that `load_run` and `init_from` read.
+    """Writes weights from another source as a run that `load_run` and `init_from` can read.
 
-    Such as those of `segjax.zoo.convert`, for evaluation, prediction, or as a start for
-    training on other classes.
+    For example, weights from `segjax.zoo.convert`, to evaluate, to predict, or to train on other
+    classes from there.
 
     Args:
-      folder: new, or without checkpoints.
-      config: its `model` is the one the variables are for, the classes of its semantic branch
-        (if it has one) filled in; `data` tells how images are resized.
-      variables: {"params", "batch_stats"}, arrays of numpy or jax.
-      classes: names and ids of the model's classes. A model with 0 classes gets as many as there
-        are names; one that knows no objects wants none.
+      folder: folder to write to, new or without checkpoints.
+      config: `model` is the model of the variables, with the number of classes of its semantic
+        branch set, if it has one; `data` defines how images are resized.
+      variables: {"params", "batch_stats"}, NumPy or JAX arrays.
+      classes: names and ids of the model's classes. A model with 0 classes gets one per name; a
+        model that predicts no objects takes none.
 
     Raises:
-      FileExistsError: if the folder has checkpoints already.
-      ValueError: if model, variables and classes do not fit together; it names the first arrays.
+      FileExistsError: if the folder already has checkpoints.
+      ValueError: if model, variables and classes do not match; the message lists the first
+        arrays that differ.
     """
     folder = Path(folder)
     model = with_classes(config, classes)
@@ -127,7 +128,7 @@ def save_run(
 
 
 def library_versions() -> dict[str, str]:
-    """Versions that a run's numbers depend on."""
+    """Returns the versions of the libraries that affect a run's numerical results."""
     names = ("segjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
     return {name: metadata.version(name) for name in names}
 
