@@ -84,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         help="a recipe (`segjax configs`), or a Python file with get_config()",
     )
     _add_device(train)
+    train.add_argument(
+        "--distributed",
+        action="store_true",
+        help="train with the other processes that Slurm, Open MPI, Kubernetes or a TPU started",
+    )
+    train.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, without these")
+    train.add_argument("--num-processes", metavar="N", type=positive)
+    train.add_argument("--process-id", metavar="I", type=int, help="of this process, from 0")
     train.add_argument("--workdir", metavar="FOLDER", help="default: runs/NAME_OF_CONFIG")
     _add_trust(train, "of the model in the folder of --init-from")
     train.add_argument("-h", "--help", action="store_true", help="this, or a config's fields")
@@ -233,6 +241,7 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
     # Only recipes are known not to draw their data or to read them from the hub.
     reads = path.resolve() in recipes().values() and "shapes" not in path.stem
     check_places(flags, root=reads and not any(flag.startswith("--data.name") for flag in flags))
+    _join_others(known)
     keep_programs()
     from segjax.config import load_config
     from segjax.train.loop import train
@@ -245,6 +254,15 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
         config = with_epochs(config, float(epochs))
     train(config, trust=known.trust)
     return 0
+
+
+def _join_others(known: argparse.Namespace) -> None:
+    """Joins the other processes of the run, if flags or the environment say that there are any."""
+    from segjax.distributed import Cluster, in_cluster, start
+
+    cluster = Cluster(known.coordinator, known.num_processes, known.process_id)
+    if not known.help and (known.distributed or known.coordinator or in_cluster()):
+        start(cluster)
 
 
 def _evaluate(known: argparse.Namespace, flags: list[str]) -> int:

@@ -93,6 +93,12 @@ def explained(error: BaseException) -> str | None:
             " batch in parts with --accumulate=2, or compute with --compute-dtype=bfloat16"
             f" ({text.splitlines()[0][:200]})"
         )
+    if "Gloo" in text or "NCCL" in text or "coordination service" in text.lower():
+        return (
+            "another process of this run has ended or cannot be reached, see its output; the same"
+            " command in all processes goes on from the newest checkpoint"
+            f" ({text.splitlines()[0][:200]})"
+        )
     if "Unable to initialize backend" in text or "no devices found" in text.lower():
         return (
             f"JAX cannot use the device that was asked for ({text.splitlines()[0][:200]}): install"

@@ -2,11 +2,15 @@
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from segjax.data.dataset import Dataset
+from segjax.distributed import gather, process_index
 from segjax.eval.mean_iou import MeanIou, SemanticScores
 from segjax.eval.panoptic_quality import PanopticQuality, PanopticScores
 from segjax.protocols import Model
@@ -67,6 +71,20 @@ class MapScores:
             assert found.panoptic is not None
             ids, segments = self._segments[image_id]
             self._panoptic.add(ids, segments, *found.panoptic.to_segments())
+
+    def merge_processes(self) -> None:
+        """Adds what the other processes counted; afterwards, all have the counts of all."""
+        for counts in (self._semantic, self._panoptic):
+            if counts is None:
+                continue
+            # JSON keeps all digits of float64, and sums in the order of the processes.
+            states = gather(counts.state().tolist())
+            del states[process_index()]
+            for state in states:
+                counts.merge(np.array(state, counts.state().dtype))
+        if self._dropped is not None:
+            everyone = gather(dataclasses.asdict(self._dropped))
+            self._dropped = sum((Dropped(**one) for one in everyone), Dropped())
 
     @property
     def semantic(self) -> SemanticScores | None:

@@ -6,16 +6,21 @@
 
 import collections
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.dataset import image_sizes
+from segjax.distributed import gather
 from segjax.eval.coco_ap import CocoScores, coco_scores
 from segjax.eval.map_scores import MapScores
 from segjax.eval.mean_iou import SemanticScores
@@ -29,7 +34,9 @@ from segjax.results.postprocess import (
     MapOutputs,
     collect_results,
     map_canvas,
+    maps_on_mesh,
     maps_original,
+    predict_on_mesh,
     predict_original,
 )
 from segjax.results.result import Result
@@ -104,6 +111,9 @@ class Evaluator:
       classes: names of the model's classes; what is unknown is taken from the dataset.
       refine: how masks are made to follow the images' contours; None scores the model's own.
       should_stop: asked before each batch; True ends the evaluation with `EvaluationStopped`.
+      devices: devices of this process that share the images of a batch; () for JAX's default one.
+      share: (index, count) of the processes that share the images of the split. Each predicts its
+        part, and all return the scores of all.
     """
 
     model: Model
@@ -118,6 +128,8 @@ class Evaluator:
     classes: Classes = Classes()
     refine: MaskRefinement | None = None
     should_stop: Callable[[], bool] | None = None
+    devices: tuple[Any, ...] = ()
+    share: tuple[int, int] = (0, 1)
 
     def __post_init__(self):
         if self.refine is not None and "masks" not in self.model.tasks:
@@ -145,8 +157,10 @@ class Evaluator:
           EvaluationStopped: if `should_stop` says so.
         """
         started = time.monotonic()
+        if results_json is not None and self.share[1] > 1:
+            raise ValueError("results are written by one process: evaluate the run with one")
         entries: list[dict[str, Any]] = []
-        seen: set[int] = set()
+        seen: list[int] = []
         of_data = _DataClasses(self._classes, self.dataset)
         maps = MapScores(
             self.model, self.dataset, self.split, self._classes, boundary=self.boundary
@@ -156,14 +170,15 @@ class Evaluator:
         )
         predictions = self.predictions(variables, maps=bool(maps) or files is not None)
         for image_id, found in self._progress(predictions):
-            if image_id in seen:
-                raise ValueError(f"image {image_id} came twice in split {self.split!r}")
-            seen.add(image_id)
+            seen.append(image_id)
             if found.instances is not None:
                 entries += of_data.entries(image_id, found.instances)
             maps.add(image_id, found)
             if files is not None:
                 files.add(found, image_id, f"{image_id:012d}")
+        if self.share[1] > 1:
+            entries, seen = self._of_all_processes(entries, seen, of_data, maps)
+        self._check_once(seen)
         predicted = time.monotonic()
         written: tuple[Path, ...] = ()
         if results_json is not None and files is not None:
@@ -172,7 +187,7 @@ class Evaluator:
                 write_results(results_json, entries)
                 written = (Path(results_json), *written)
         return EvalResults(
-            scores=self._coco_scores(entries, seen) if self._finds_objects else None,
+            scores=self._coco_scores(entries, set(seen)) if self._finds_objects else None,
             detections=entries,
             seconds=time.monotonic() - started,
             images_per_second=len(seen) / max(predicted - started, 1e-9),
@@ -183,6 +198,55 @@ class Evaluator:
             files=written,
         )
 
+    def _of_all_processes(
+        self,
+        entries: list[dict[str, Any]],
+        seen: list[int],
+        of_data: "_DataClasses",
+        maps: MapScores,
+    ) -> tuple[list[dict[str, Any]], list[int]]:
+        """Collects what every process found, in the order of a single process's results."""
+        everyone = gather({"entries": entries, "seen": seen, "left_out": of_data.left_out})
+        of_data.left_out = collections.Counter[str]()
+        for one in everyone:
+            of_data.left_out.update(one["left_out"])
+        maps.merge_processes()
+        order = {int(number): row for row, number in enumerate(self._index[:, 0])}
+        found = [entry for one in everyone for entry in one["entries"]]
+        found.sort(key=lambda entry: order[entry["image_id"]])  # stable: best first, as before
+        return found, [number for one in everyone for number in one["seen"]]
+
+    def _check_once(self, seen: Sequence[int]) -> None:
+        """Checks that every image was predicted exactly once."""
+        twice = [number for number, count in collections.Counter(seen).items() if count > 1]
+        if twice:
+            raise ValueError(f"image {twice[0]} came twice in split {self.split!r}")
+        missing = set(self._index[:, 0].tolist()) - set(seen)
+        if missing:
+            raise ValueError(f"{len(missing)} images of split {self.split!r} were not predicted")
+
+    @property
+    def _index(self) -> np.ndarray:
+        return self.dataset.split(self.split).index
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh | None:
+        """The devices that share a batch; None for a single one."""
+        if len(self.devices) < 2:
+            return None
+        return Mesh(np.array(self.devices), ("image",))
+
+    def placed(self, variables: Any) -> Any:
+        """Puts variables where the evaluation needs them: on each device that predicts.
+
+        Args:
+          variables: arrays of this process, or copies that all processes have.
+        """
+        local = jax.tree.map(_of_this_process, variables)
+        if self._mesh is not None:
+            return jax.device_put(local, NamedSharding(self._mesh, P()))
+        return jax.device_put(local, self.devices[0]) if self.devices else local
+
     def predictions(self, variables: Any, maps: bool = True) -> Iterator[tuple[int, Result]]:
         """Yields (image id, what is found in original pixels) for every image of the split.
 
@@ -191,7 +255,14 @@ class Evaluator:
           maps: give semantic and panoptic maps, if the model does.
         """
         waiting = None
-        with pipeline.eval_iterator(self.dataset, self.split, self.data) as batches:
+        index, count = self.share
+        parts = count * max(1, len(self.devices))
+        data = dataclasses.replace(
+            self.data, eval_batch_size=-(-self.data.eval_batch_size // parts) * parts
+        )
+        with pipeline.eval_iterator(
+            self.dataset, self.split, data, process_index=index, process_count=count
+        ) as batches:
             for element in batches:
                 if self.should_stop is not None and self.should_stop():
                     raise EvaluationStopped(f"the evaluation of {self.split} was stopped")
@@ -209,14 +280,24 @@ class Evaluator:
         images, inside, sizes = (
             element[name] for name in ("images", "image_sizes", "original_sizes")
         )
-        found: Detections = predict_original(
-            self.model, variables, images, inside, sizes, refine=self.refine
-        )
+        found: Detections
+        mesh = self._mesh
+        if mesh is None:
+            found = predict_original(
+                self.model, variables, images, inside, sizes, refine=self.refine
+            )
+        else:
+            rows = NamedSharding(mesh, P("image"))
+            images, inside, sizes = jax.device_put((images, inside, sizes), rows)
+            found = predict_on_mesh(
+                self.model, variables, images, inside, sizes, mesh=mesh, refine=self.refine
+            )
         if not maps:
             return found, None
         # One canvas for all images of the split: one more program for each shape of a batch.
-        largest = image_sizes(self.dataset.split(self.split).index).max(axis=0)
-        made: MapOutputs = maps_original(
+        largest = image_sizes(self._index).max(axis=0)
+        make = maps_original if mesh is None else functools.partial(maps_on_mesh, mesh=mesh)
+        made: MapOutputs = make(
             self.model,
             found,
             inside,
@@ -272,6 +353,13 @@ class Evaluator:
         return iter(tqdm(found, desc=f"evaluate {self.split}", unit="image", leave=False))
 
 
+def _of_this_process(array: Any) -> Any:
+    """The copy that this process has of an array that all processes have."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return array.addressable_data(0)
+    return array
+
+
 class _DataClasses:
     """Results entries in the data's categories, without classes that the data do not have."""
 
@@ -279,20 +367,20 @@ class _DataClasses:
         self._names = classes.names
         self._ids = data_categories(classes, dataset)
         self._known = np.array([i is not None for i in self._ids], bool)
-        self._left_out: collections.Counter[str] = collections.Counter()
+        self.left_out: collections.Counter[str] = collections.Counter()
 
     def entries(self, image_id: int, found: ImageDetections) -> list[dict[str, Any]]:
         keep = self._known[found.classes]
-        self._left_out.update(self._names[k] for k in found.classes[~keep].tolist())
+        self.left_out.update(self._names[k] for k in found.classes[~keep].tolist())
         return found.select(keep).to_coco(image_id, [0 if i is None else i for i in self._ids])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if not self._left_out:
+        if not self.left_out:
             return ()
-        listed = ", ".join(f"{name} {count}" for name, count in self._left_out.most_common(5))
+        listed = ", ".join(f"{name} {count}" for name, count in self.left_out.most_common(5))
         return (
-            f"{self._left_out.total()} detections of classes that the data do not have are left"
+            f"{self.left_out.total()} detections of classes that the data do not have are left"
             f" out: {listed}",
         )
 

@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int32, Integer, UInt8
 
 from segjax.data import rle
@@ -84,6 +86,58 @@ def predict_original(
     if refine is not None:
         detections = refine(images, detections)
     return to_original(detections, image_sizes, original_sizes)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "refine", "mesh"))
+def predict_on_mesh(
+    model: Model,
+    variables: Any,
+    images: UInt8[Array, "B H W 3"],
+    image_sizes: Int32[Array, "B 2"],
+    original_sizes: Int32[Array, "B 2"],
+    *,
+    mesh: Mesh,
+    refine: MaskRefinement | None = None,
+) -> Detections:
+    """As `predict_original`, with the images split over the devices of a mesh of one axis."""
+
+    def one_device(variables: Any, *rows: Any) -> Detections:
+        return predict_original(model, variables, *rows, refine=refine)
+
+    return _mapped(one_device, mesh, 1)(variables, images, image_sizes, original_sizes)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "padded_size", "canvas", "mesh"))
+def maps_on_mesh(
+    model: Model,
+    found: Detections,
+    image_sizes: Int32[Array, "B 2"],
+    original_sizes: Int32[Array, "B 2"],
+    *,
+    mesh: Mesh,
+    padded_size: tuple[int, int],
+    canvas: tuple[int, int],
+) -> MapOutputs:
+    """As `maps_original`, with the images split over the devices of a mesh of one axis."""
+
+    def one_device(*rows: Any) -> MapOutputs:
+        return maps_original(model, *rows, padded_size=padded_size, canvas=canvas)
+
+    return _mapped(one_device, mesh, 0)(found, image_sizes, original_sizes)
+
+
+def _mapped(function: Any, mesh: Mesh, replicated: int) -> Any:
+    """Maps a function over a mesh: the first arguments are everywhere, the others split."""
+    (axis,) = mesh.axis_names
+
+    def call(*arguments: Any) -> Any:
+        split = len(arguments) - replicated
+        specs = (P(),) * replicated + (P(axis),) * split
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=P(axis), check_vma=False
+        )(*arguments)
+
+    return call
 
 
 def to_original(

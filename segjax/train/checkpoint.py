@@ -27,6 +27,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from segjax._files import check_room
+from segjax.distributed import is_first
 from segjax.models.variables import flatten_variables
 from segjax.train.manifest import differences, sync_folder, write_manifest
 from segjax.train.state import TrainState
@@ -87,7 +88,7 @@ class Checkpoints:
 
     def _empty(self) -> None:
         """Deletes what is to be deleted."""
-        if not self._read_only:
+        if not self._read_only and is_first():
             shutil.rmtree(self._path / _DELETED, ignore_errors=True)
 
     @property

@@ -119,6 +119,34 @@ class Interrupts:
         )
 
 
+class Stopping:
+    """Decision to end training after a signal, which all processes take together.
+
+    Args:
+      interrupts: signals of this process.
+      vote: takes whether this process had a signal, and returns whether any process had one when
+        it was last asked; None for a single process. All processes must ask equally often.
+
+    Attributes:
+      agreed: True once training has to end.
+    """
+
+    def __init__(self, interrupts: Interrupts, vote: Callable[[bool], bool] | None = None) -> None:
+        self.agreed = False
+        self._interrupts, self._vote = interrupts, vote
+
+    @property
+    def number(self) -> int:
+        """Number of the signal; SIGTERM if another process had it."""
+        return self._interrupts.number or signal.SIGTERM
+
+    def due(self) -> bool:
+        """Asks whether to stop."""
+        came = self._interrupts.came()
+        self.agreed = self.agreed or (came if self._vote is None else self._vote(came))
+        return self.agreed
+
+
 def leave_marker(workdir: Path, step: int, number: int) -> None:
     """Writes that a signal stopped the run, for whoever starts runs again.
 

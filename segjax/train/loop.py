@@ -15,19 +15,18 @@ import jax
 from jaxtyping import PRNGKeyArray
 
 from segjax.config import TrainConfig
-from segjax.config_json import save_config
 from segjax.data import pipeline
+from segjax.distributed import barrier, is_first, of_first, process_index
 from segjax.eval.runner import EvalResults, EvaluationStopped, Evaluator
 from segjax.models.variables import init_variables, start_from, variable_names
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.checkpoint import Checkpoints
 from segjax.train.checks import check_frozen, check_same_run, check_splits
-from segjax.train.classes import save_classes
-from segjax.train.interrupts import MARKER, Interrupts, TrainingInterrupted, leave_marker
+from segjax.train.interrupts import Interrupts, Stopping, TrainingInterrupted, leave_marker
 from segjax.train.metrics import FiniteCheck, Progress, RunLog, Window, Writer, say
 from segjax.train.optim import backbone_layers, learning_rate, make_optimizer
-from segjax.train.parallel import choose_devices, compile_step
+from segjax.train.parallel import Vote, choose_devices, compile_step
 from segjax.train.pictures import write_pictures
 from segjax.train.prefetch import Prefetch
 from segjax.train.replay import dump_name, write_dump
@@ -36,11 +35,16 @@ from segjax.train.resolve import (
     resolve,
     semantic_wanted,
 )
-from segjax.train.runs import CONFIG_FILE, library_versions
 from segjax.train.state import TrainState, init_state
 from segjax.train.step import INIT_STREAM, make_step, run_key
+from segjax.train.together import (
+    DroppedObjects,
+    check_processes,
+    claimed_once,
+    open_once,
+    take_over,
+)
 from segjax.train.weights import start_weights
-from segjax.train.workdir import claimed
 from segjax.types import Batch
 
 Closes = TypeVar("Closes", Writer, Progress, Prefetch)
@@ -101,23 +105,24 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
     # Everything opened here is closed in reverse order, even if a step fails.
     with contextlib.ExitStack() as closing:
-        closing.enter_context(claimed(workdir))
+        closing.enter_context(claimed_once(workdir))
         log = closing.enter_context(RunLog())
         device = devices.devices[0].device_kind
         say(f"{workdir}: {devices.mode} on {len(devices.devices)} x {device}")
 
         # ------------------------------------------------------------ Data
-        dataset = pipeline.open_dataset(config.data)
+        dataset = open_once(config.data)
         check_splits(dataset, config.data, ("train", "val"))
         config = resolve(config, dataset.class_names, dataset.semantic_names)
         training_data = semantic_wanted(config)
         classes = Classes.of(config.model, dataset).checked()
+        check_processes(config, dataset)
 
         # ------------------------------------------------------------ Checkpoint to continue from
         checkpoints = closing.enter_context(
             Checkpoints(workdir, best_metric(config), config.keep_last)
         )
-        newest = checkpoints.newest_good()
+        newest = of_first(checkpoints.newest_good() if is_first() else None)
         resumes = newest is not None
         if newest is not None:
             check_same_run(workdir, config, classes, newest)
@@ -147,34 +152,39 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
 
         # ------------------------------------------------------------ Training
         interrupts = closing.enter_context(Interrupts(say))
+        stopping = Stopping(interrupts, Vote(devices) if devices.processes > 1 else None)
         evaluator = Evaluator(
             model,
             dataset,
             config.data,
             max_dets=config.max_detections,
-            progress=sys.stderr.isatty(),
-            should_stop=interrupts.came,
+            progress=is_first() and sys.stderr.isatty(),
+            should_stop=stopping.due,
+            devices=devices.local,
+            share=(process_index(), devices.processes),
         )
-        # Evaluation runs on one device, which already has a copy of the parameters.
-        evaluate = functools.partial(_evaluate, evaluator, devices.devices[0])
-        first, results, dropped = int(state.step), None, dict(place.dropped)
+        evaluate = functools.partial(_evaluate, evaluator)
+        first, results, dropped = int(state.step), None, DroppedObjects(place.dropped)
         step_key = devices.replicate(run_key(config.seed))
         iterator = pipeline.train_iterator(
-            dataset, training_data, seed=config.seed + config.data.seed, start_state=place.iterator
+            dataset,
+            training_data,
+            seed=config.seed + config.data.seed,
+            process_index=process_index(),
+            process_count=devices.processes,
+            start_state=place.iterator,
         )
         closing.callback(iterator.close)  # also if nothing gets to draw from it
         # Only now: a run that is refused leaves the folder as it was, and until the checkpoints
         # and the place in the data are taken over, all in the folder is the earlier run's.
-        checkpoints.set_aside_broken()
-        save_config(workdir / CONFIG_FILE, config, library_versions())
-        save_classes(workdir, classes)
-        (workdir / MARKER).unlink(missing_ok=True)
-        log.keep(workdir / "log.txt")
-        writer = _closed_by(closing, Writer(workdir, config.tensorboard, first))
+        take_over(workdir, config, classes, checkpoints, log)
+        writer = _closed_by(
+            closing, Writer(workdir if is_first() else None, config.tensorboard, first)
+        )
         progress = _closed_by(closing, Progress(config.steps, first))
         batches = _closed_by(closing, Prefetch(iterator, devices.put_batch))
         finite, window = FiniteCheck(config.max_nonfinite, place.nonfinite), Window()
-        stop = functools.partial(_stop, workdir, interrupts, config.steps)
+        stop = functools.partial(_stop, workdir, stopping, config.steps)
 
         if newest is not None:
             results = _missing_scores(config, checkpoints, state, place, evaluate, writer)
@@ -187,15 +197,15 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             if len(shapes) > compiled:  # compilation must not lower the reported speed
                 window.exclude(time.perf_counter() - started)
             if fault := finite.add(step, metrics, host["image_ids"]):
-                path = workdir / dump_name(step)
+                path = workdir / dump_name(step, process_index())
                 write_dump(path, step, state, batch, metrics, host["image_ids"])
                 raise FloatingPointError(f"{fault}. {_advice(config.max_nonfinite, path)}")
-            window.add(metrics, len(host["image_ids"]))
-            dropped = {cause: total + int(host[cause].sum()) for cause, total in dropped.items()}
+            window.add(metrics, config.data.batch_size)
+            dropped.add(host)
             progress.advance()
 
             if step in (1, config.steps) or step % config.log_every == 0:
-                means = window.read() | dropped | {"nonfinite_steps": finite.total}
+                means = window.read() | dropped.total() | {"nonfinite_steps": finite.total}
                 writer.write(step, means)
                 progress.report(step, means)
 
@@ -203,26 +213,27 @@ def train(  # noqa: PLR0915 (long, but flat: it reads from top to bottom)
             if evaluates or _is_due(step, config.checkpoint_every):
                 finite.flush()  # its count is saved
                 started = time.perf_counter()
-                place = DataPlace(data_state, dropped, finite.total)
+                place = DataPlace(data_state, dropped.total(), finite.total)
                 scores = evaluate if evaluates else None
                 results = _score_and_save(checkpoints, state, place, scores, writer)
                 window.exclude(time.perf_counter() - started)
-            if interrupts.came() and (step < config.steps or results is None):
+            if stopping.due() and (step < config.steps or results is None):
                 finite.flush()
-                place = DataPlace(data_state, dropped, finite.total)
+                place = DataPlace(data_state, dropped.total(), finite.total)
                 _score_and_save(checkpoints, state, place, None, writer)
                 checkpoints.wait()
                 stop(step)
 
     # ---------------------------------------------------------------- Scores and pictures
     if results is None:  # a run that had all its steps and scores
-        results = _evaluate(evaluator, devices.devices[0], state)
+        results = _evaluate(evaluator, state)
     say(results.text())
-    variables = jax.device_put(state.for_eval(), devices.devices[0])
-    if config.num_pictures:
+    variables = dataclasses.replace(evaluator, devices=devices.local[:1]).placed(state.for_eval())
+    if config.num_pictures and is_first():
         folder, threshold = workdir / "pictures", config.score_threshold
         write_pictures(evaluator, variables, folder, config.num_pictures, threshold)
         say(f"pictures in {folder}")
+    barrier("training has ended")
     return TrainResults(model, variables, results.metrics(), classes, workdir, len(shapes))
 
 
@@ -243,9 +254,9 @@ class DataPlace:
     nonfinite: int = 0
 
 
-def _evaluate(evaluator: Evaluator, device: Any, state: TrainState) -> EvalResults:
+def _evaluate(evaluator: Evaluator, state: TrainState) -> EvalResults:
     """Evaluates a state on the validation split and logs its main scores."""
-    results = evaluator(jax.device_put(state.for_eval(), device))
+    results = evaluator(evaluator.placed(state.for_eval()))
     scores = ", ".join(
         f"{name} {value:.3f}"
         for name, value in results.metrics().items()
@@ -299,14 +310,15 @@ def _missing_scores(
     return _score_and_save(checkpoints, state, place, evaluate, writer, again=True)
 
 
-def _stop(workdir: Path, interrupts: Interrupts, steps: int, step: int) -> None:
-    """Ends training if there was a signal; the step must be saved."""
-    if interrupts.number is None:
+def _stop(workdir: Path, stopping: Stopping, steps: int, step: int) -> None:
+    """Ends training if that was agreed after a signal; the step must be saved."""
+    if not stopping.agreed:
         return
-    leave_marker(workdir, step, interrupts.number)
+    if is_first():
+        leave_marker(workdir, step, stopping.number)
     raise TrainingInterrupted(
         f"stopped and saved at step {step} of {steps}; the same command goes on from there",
-        interrupts.number,
+        stopping.number,
     )
 
 

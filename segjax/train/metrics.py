@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segjax._files import written_whole
+from segjax.distributed import is_first
 
 
 class Writer:
@@ -22,7 +23,7 @@ class Writer:
     of a class without ground truth, are written as null.
 
     Args:
-      folder: the run's folder.
+      folder: the run's folder; None to write nothing, in all processes but the first.
       tensorboard: whether to write event files, by tensorboardX.
       first: step that the run continues from. Records of later steps are deleted, as these steps
         are taken again.
@@ -31,8 +32,11 @@ class Writer:
       ModuleNotFoundError: if `tensorboard` is set and tensorboardX is not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool = False, first: int = 0):
+    def __init__(self, folder: Path | None, tensorboard: bool = False, first: int = 0):
         self._events: Any = None
+        self._file: TextIO | None = None
+        if folder is None:
+            return
         if tensorboard:
             try:
                 import tensorboardX
@@ -47,6 +51,8 @@ class Writer:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one record."""
+        if self._file is None:
+            return
         numbers = {k: float(v) if math.isfinite(v) else None for k, v in metrics.items()}
         self._file.write(json.dumps({"step": step, "time": time.time()} | numbers) + "\n")
         self._file.flush()
@@ -57,7 +63,8 @@ class Writer:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 
@@ -83,7 +90,7 @@ class Progress:
 
     def __init__(self, steps: int, first: int):
         # disable=None also detects terminals, but tqdm then does not keep track of time.
-        self._on_terminal = sys.stderr.isatty()
+        self._on_terminal = is_first() and sys.stderr.isatty()
         self._bar = tqdm(
             total=steps,
             initial=first,
@@ -149,7 +156,12 @@ _logs: list[RunLog] = []
 
 
 def say(text: str) -> None:
-    """Prints a line, above the progress bar if there is one, and adds it to open logs."""
+    """Prints a line, above the progress bar if there is one, and adds it to open logs.
+
+    Only the first of several processes does.
+    """
+    if not is_first():
+        return
     tqdm.write(text)
     sys.stdout.flush()
     for log in _logs:

@@ -7,10 +7,11 @@ gets a run of consecutive images of the batch, and the axis "data" is bound.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -46,27 +47,48 @@ class Devices:
             (len(self.devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=self.devices
         )
 
+    @property
+    def local(self) -> tuple[Any, ...]:
+        """The devices of this process."""
+        return tuple(d for d in self.devices if d.process_index == jax.process_index())
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that the devices belong to."""
+        return len({device.process_index for device in self.devices})
+
     def replicate(self, tree: Any) -> Any:
-        """Puts a copy of every array on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, P()))
+        """Puts a copy of every array on every device; all processes must give the same arrays."""
+        sharding = NamedSharding(self.mesh, P())
+        if self.processes == 1:
+            return jax.device_put(tree, sharding)
+        return jax.tree.map(functools.partial(_everywhere, sharding), tree)
 
     def put_batch(self, arrays: Mapping[str, np.ndarray]) -> Batch:
         """Splits a host batch over the devices.
 
         Args:
-          arrays: fields of `Batch`, each [B, ...]; fields with a default are optional. Other
-            entries are ignored.
+          arrays: fields of `Batch`, each [B, ...], of this process's part of the batch; fields
+            with a default are optional. Other entries are ignored.
 
         Raises:
           ValueError: if the images cannot be split equally over the devices.
         """
-        self.check_batch_size(len(arrays["images"]))
+        self.check_batch_size(len(arrays["images"]) * self.processes)
         sharding = NamedSharding(self.mesh, P(AXIS))
         put = functools.partial(jax.make_array_from_process_local_data, sharding)
         return Batch(**{name: put(arrays[name]) for name in BATCH_FIELDS if name in arrays})
 
     def check_batch_size(self, images: int, accumulate: int = 1) -> None:
-        """Raises a `ValueError` if images do not split equally over devices and micro-batches."""
+        """Checks that the devices, and the parts of a step, can share a batch equally.
+
+        Args:
+          images: number of images of all processes.
+          accumulate: number of parts in which a device takes its images.
+
+        Raises:
+          ValueError: if they cannot.
+        """
         if images % len(self.devices):
             raise ValueError(
                 f"a batch of {images} images cannot be split over {len(self.devices)} devices:"
@@ -77,6 +99,35 @@ class Devices:
                 f"{images // len(self.devices)} images a device cannot be split into {accumulate}"
                 " micro-batches: choose another --accumulate or --data.batch-size"
             )
+
+
+class Vote:
+    """Agreement of all processes on whether to stop, without waiting for the device.
+
+    A process that stops alone would leave the others waiting for it. Each call sends a flag to all
+    devices, and returns what all together sent in the call before, which has arrived meanwhile.
+    """
+
+    def __init__(self, devices: Devices) -> None:
+        self._sharding = NamedSharding(devices.mesh, P(AXIS))
+        self._local = len(devices.local)
+        self._sum = jax.jit(jnp.sum, out_shardings=NamedSharding(devices.mesh, P()))
+        self._pending: jax.Array | None = None
+
+    def __call__(self, flag: bool) -> bool:
+        """Sends this process's flag; returns True if any process had sent one before."""
+        before, flags = self._pending, np.full(self._local, flag, np.int32)
+        self._pending = self._sum(jax.make_array_from_process_local_data(self._sharding, flags))
+        return before is not None and bool(np.asarray(before))
+
+
+def _everywhere(sharding: NamedSharding, array: Any) -> jax.Array:
+    """Makes an array of all processes out of the copy that each has."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = _everywhere(sharding, jax.random.key_data(array))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    host = np.asarray(array)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
 def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: int = 0) -> Devices:
@@ -92,6 +143,8 @@ def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: in
     devices = jax.devices()
     if number > len(devices):
         raise ValueError(f"num_devices is {number}, but there are only {len(devices)}: {devices}")
+    if jax.process_count() > 1:
+        return _of_all_processes(mode, number, devices)
     if mode == "jit" and number > 1:
         raise ValueError(f'parallel="jit" runs on one device, but num_devices is {number}')
     if mode == "jit":
@@ -100,6 +153,23 @@ def choose_devices(mode: Literal["auto", "jit", "shard_map", "pmap"], number: in
     if mode == "auto":
         mode = "jit" if len(devices) == 1 else "shard_map"
     return Devices(mode, tuple(devices))
+
+
+def _of_all_processes(mode: str, number: int, devices: Sequence[Any]) -> Devices:
+    """Picks the devices of a run of several processes: all, on one mesh."""
+    if mode in ("jit", "pmap"):
+        raise ValueError(
+            f'parallel="{mode}" runs in one process, and there are {jax.process_count()}: leave it'
+            ' "auto"'
+        )
+    if number not in (0, len(devices)):
+        raise ValueError(
+            f"num_devices is {number}, but a run of several processes uses all {len(devices)}"
+            " devices: leave it out"
+        )
+    # Rows of the global batch are in the order of the processes, and so are the devices.
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Devices("shard_map", tuple(ordered))
 
 
 def compile_step(step: Step, devices: Devices, on_trace: Callable[[Batch], None]) -> CompiledStep:

@@ -36,7 +36,15 @@ def write_pictures(
     split = evaluator.dataset.split(evaluator.split)
     records = open_records(split)
     rows = {int(image_id): row for row, image_id in enumerate(split.index[:, 0])}
-    quiet = dataclasses.replace(evaluator, score_threshold=score_threshold, progress=False)
+    # All images on one device of this process, without asking the others.
+    quiet = dataclasses.replace(
+        evaluator,
+        score_threshold=score_threshold,
+        progress=False,
+        should_stop=None,
+        devices=(),
+        share=(0, 1),
+    )
     written: list[Path] = []
     predictions: Any = quiet.predictions(variables)
     with contextlib.closing(predictions):  # also stops the data reader
