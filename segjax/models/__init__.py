@@ -1,4 +1,4 @@
-"""Architectures: each a linen module, its losses, and a factory that takes the backbone."""
+"""Architectures: linen modules with their losses, and factories that take a backbone."""
 
 from segjax.models.cascade_rcnn import CascadeMaskRCNN as CascadeMaskRCNN
 from segjax.models.cascade_rcnn import CascadeRCNN as CascadeRCNN

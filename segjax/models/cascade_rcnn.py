@@ -15,25 +15,25 @@ from segjax.types import Batch, Detections, Dtype
 
 
 class CascadeRCNN(BoxCascade):
-    """Box heads in a chain, each trained on the boxes of the one before, at a higher IoU.
+    """Chain of box heads, each trained on the boxes of the previous one, at a higher IoU threshold.
 
-    `BoxCascade` has the fields.
+    `BoxCascade` documents the fields.
     """
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Boxes of objects."""
+        """Bounding boxes of objects."""
         return frozenset({"boxes"})
 
     def with_classes(self, things: int | None = None, pixels: int | None = None) -> "CascadeRCNN":
-        """The same model for another number of classes."""
+        """Returns the same model with another number of classes."""
         check_no_pixels(pixels)
         return self if things is None else self.clone(box_heads=self.with_box_classes(things))
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] in pixels of the padded input."""
+        """Predicts the final detections [B, D] in pixels of the padded input."""
         features = self.features(images, image_sizes)
         proposals, _, _ = self.region_proposals(features, image_sizes)
         pool = functools.partial(self.box_pooler, features)
@@ -42,7 +42,7 @@ class CascadeRCNN(BoxCascade):
     __call__ = predict
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         for t, stage in enumerate(self.stages):
@@ -58,23 +58,23 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
     """Cascade R-CNN with mask branches in addition to its box heads.
 
     Attributes, in addition to those of `BoxCascade`:
-      mask_heads: one mask branch for each stage, trained on that stage's regions (mmdet), or
-        fewer, for the first stages: Detectron2 has a single one. In prediction
-        all run on the final boxes, and their probabilities are averaged.
+      mask_heads: mask branches of all stages (mmdet) or of the first ones (Detectron2 has one),
+        each trained on its stage's regions. In prediction, all of them run on the final boxes,
+        and their probabilities are averaged.
     """
 
     mask_heads: tuple[MaskBranch, ...]
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Boxes and masks of objects."""
+        """Bounding boxes and masks of objects."""
         return frozenset({"boxes", "masks"})
 
     def setup(self) -> None:
         """Checks that heads and stages fit together.
 
         Raises:
-          ValueError: if there are more mask heads than stages, or none, or their classes differ.
+          ValueError: if there are no mask heads, more of them than stages, or their classes differ.
         """
         super().setup()
         self.check_classes(self.mask_heads)
@@ -87,7 +87,7 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
     def with_classes(
         self, things: int | None = None, pixels: int | None = None
     ) -> "CascadeMaskRCNN":
-        """The same model for another number of classes."""
+        """Returns the same model with another number of classes."""
         check_no_pixels(pixels)
         if things is None:
             return self
@@ -99,27 +99,27 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] with masks over their boxes, in padded-input pixels."""
+        """Predicts final detections [B, D] with masks, in pixels of the padded input."""
         return self.detect(self.features(images, image_sizes), image_sizes)
 
     __call__ = predict
 
     def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
-        """Detections from pyramid features P2..P6, as in `predict`."""
+        """Predicts detections from pyramid features P2..P6, as in `predict`."""
         proposals, _, _ = self.region_proposals(features, image_sizes)
         pool = functools.partial(self.box_pooler, features)
         found = self.find_boxes(pool, proposals, image_sizes)
         return average_masks([head.predict(features, found) for head in self.mask_heads])
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         return self.detection_losses(features, batch, keys)
 
     def detection_losses(
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """Loss terms from pyramid features P2..P6, as in `losses`."""
+        """Computes loss terms from pyramid features P2..P6, as in `losses`."""
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         for t, stage in enumerate(self.stages):
             stage_keys = fold_keys(keys, t + 1)
@@ -137,7 +137,7 @@ class CascadeMaskRCNN(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIs
 
 
 def add_counts(counts: Counts, more: Counts) -> Counts:
-    """Counts of several stages together."""
+    """Adds up counts of the same name, such as those of several stages."""
     return counts | {name: counts[name] + n if name in counts else n for name, n in more.items()}
 
 
@@ -149,13 +149,13 @@ def cascade_rcnn(
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> CascadeRCNN:
-    """Cascade R-CNN with FPN.
+    """Builds Cascade R-CNN with FPN.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: K, without background; 0 lets the data decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of classes K, without background; 0 lets the data determine it.
       flavour: conventions of "detectron2" or "mmdet", or a `CascadeFlavour`.
-      neck: pyramid; None is the flavour's FPN.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
       dtype: compute dtype of all parts; parameters stay float32.
     """
     f = find_cascade_flavour(flavour)
@@ -186,15 +186,15 @@ def cascade_mask_rcnn(
     mask_heads: tuple[MaskBranch, ...] | None = None,
     dtype: Dtype = "float32",
 ) -> CascadeMaskRCNN:
-    """Cascade Mask R-CNN with FPN.
+    """Builds Cascade Mask R-CNN with FPN.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: K, without background; 0 lets the data decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of classes K, without background; 0 lets the data determine it.
       flavour: conventions of "detectron2" (one mask head) or "mmdet" (one for each stage), or a
         `CascadeFlavour`.
-      neck: pyramid; None is the flavour's FPN.
-      mask_heads: mask branches of the first stages; None are the flavour's.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
+      mask_heads: mask branches of the first stages; None for the flavour's.
       dtype: compute dtype of all parts; parameters stay float32.
     """
     f = find_cascade_flavour(flavour)

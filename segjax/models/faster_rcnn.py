@@ -9,15 +9,15 @@ from segjax.types import Batch, Detections, Dtype
 
 
 class FasterRCNN(TwoStage):
-    """Two-stage detector: `TwoStage` has its fields and the methods on the way."""
+    """Two-stage detector; `TwoStage` has its fields and intermediate methods."""
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Boxes of objects."""
+        """Bounding boxes of objects."""
         return frozenset({"boxes"})
 
     def with_classes(self, things: int | None = None, pixels: int | None = None) -> "FasterRCNN":
-        """The same model for another number of classes."""
+        """Returns the same model with another number of classes."""
         check_no_pixels(pixels)
         if things is None:
             return self
@@ -26,13 +26,13 @@ class FasterRCNN(TwoStage):
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] in pixels of the padded input."""
+        """Predicts the final detections [B, D] in pixels of the padded input."""
         return self.find_boxes(self.features(images, image_sizes), image_sizes)
 
     __call__ = predict
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         _, terms, counts = self.rpn_and_box_losses(features, batch, keys)
         return terms, counts
@@ -46,14 +46,14 @@ def faster_rcnn(
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> FasterRCNN:
-    """Faster R-CNN with FPN.
+    """Builds Faster R-CNN with FPN.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: K, without background; 0 lets the data decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of classes K, without background; 0 lets the data determine it.
       flavour: conventions of "torchvision", "torchvision_v2", "detectron2" or "mmdet", or a
         `Flavour`.
-      neck: pyramid; None is the flavour's FPN.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
       dtype: compute dtype of all parts; parameters stay float32.
     """
     f = find_flavour(flavour)

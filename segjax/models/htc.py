@@ -34,11 +34,11 @@ from segjax.types import Batch, Detections, Dtype, RoISamples
 
 
 class FusedFeatures(NamedTuple):
-    """The pyramid, and the semantic branch's feature of the whole image.
+    """Pyramid, and feature of the whole image from the semantic branch.
 
     Attributes:
-      levels: P2..P6.
-      semantic: [B, h, w, C], or None for a model without the branch.
+      levels: levels P2..P6 of the pyramid.
+      semantic: semantic feature [B, h, w, C]; None for a model without the branch.
     """
 
     levels: Features
@@ -46,21 +46,22 @@ class FusedFeatures(NamedTuple):
 
 
 class HTCMaskBranch(nn.Module):
-    """Mask heads of all stages, each of which takes in the features of the one before.
+    """Mask heads of all stages, each of which also receives the features of the previous one.
 
-    The two methods of `segjax.protocols.MaskBranch`, with a stage; features are fused.
+    It has the two methods of `segjax.protocols.MaskBranch`, but they take fused features, and
+    `losses` also takes a stage.
 
     Attributes:
       pooler: RoIAlign for the mask heads.
-      semantic_pooler: RoIAlign of the semantic feature.
-      mask_heads: one for each stage.
-      features: channels of the pooled features.
-      targets: ground truth of regions.
+      semantic_pooler: RoIAlign for the semantic feature.
+      mask_heads: mask head of each stage.
+      features: number of channels of the pooled features.
+      targets: rules for the ground truth of regions.
       loss: loss of each head.
-      information_flow: each mask head but the first adds the features of the one before it,
-        through a 1x1 convolution, to its own (figure 2c).
-      averaged: stages that a predicted mask is made of: the "mean" of all stages' probabilities
-        (the paper, and mmdet up to 2), or the "last" alone, which mmdet 3 does inadvertently.
+      information_flow: True adds the features of the previous mask head, through a 1x1
+        convolution, to the input of each mask head except the first (figure 2c).
+      averaged: combination of the stages in prediction: "mean" of all probabilities (the paper,
+        and mmdet up to version 2), or "last" stage only (mmdet 3, inadvertently).
     """
 
     pooler: RoIPooler
@@ -73,7 +74,7 @@ class HTCMaskBranch(nn.Module):
     averaged: Literal["mean", "last"] = "mean"
 
     def setup(self) -> None:
-        """Makes the convolutions through which mask information flows."""
+        """Creates the convolutions between the mask heads."""
         self.mask_flows = [
             Conv(self.features, dtype=head.dtype, name=f"mask_flow{t + 1}")
             for t, head in enumerate(self.mask_heads[:-1])
@@ -82,16 +83,16 @@ class HTCMaskBranch(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """K, without background."""
+        """Number of classes K, without background."""
         return self.mask_heads[0].num_classes
 
     def with_classes(self, num_classes: int) -> "HTCMaskBranch":
-        """The same branch for another number of classes."""
+        """Returns the same branch with another number of classes."""
         heads = tuple(head.clone(num_classes=num_classes) for head in self.mask_heads)
         return self.clone(mask_heads=heads)
 
     def pool(self, features: FusedFeatures, boxes: Float32[Array, "B R 4"]) -> Array:
-        """Input of the first mask head, [B * R, S, S, C]."""
+        """Pools the input of the first mask head, [B * R, S, S, C]."""
         return pool_fused(self.pooler, self.semantic_pooler, features, boxes)
 
     def logits(
@@ -102,17 +103,17 @@ class HTCMaskBranch(nn.Module):
         valid: Bool[Array, "B R"] | None = None,
         train: bool = False,
     ) -> list[Float32[Array, "N M M *K"]]:
-        """Mask logits of several stages' heads, fed by the heads before them.
+        """Predicts mask logits with the heads of several stages.
 
         Args:
           x: pooled features of B * R regions.
-          stages: heads whose logits are wanted, counted from 0, ascending.
-          classes: one for each region, whose mask alone is computed; None for all.
-          valid: keeps padding rows out of batch norm's statistics.
+          stages: indices of the heads whose logits to return, from 0, ascending.
+          classes: class of each region, to compute only its mask; None for all classes.
+          valid: False for padding rows, which batch norm excludes from its statistics.
           train: lets batch norm use batch statistics.
 
         Returns:
-          [N, M, M] for given classes, [N, M, M, K] for all, a stage each.
+          One array per stage: [N, M, M] for given classes, [N, M, M, K] for all.
         """
         classes = own_classes(classes, self.num_classes)
         rows = None if valid is None else valid.reshape(-1)
@@ -123,7 +124,7 @@ class HTCMaskBranch(nn.Module):
                 if previous is not None:
                     given = x + nn.relu(self.mask_flows[t - 1](previous))
             elif t not in stages:
-                continue
+                continue  # no later head depends on this one
             previous = head.trunk(given, train, rows)
             if t in stages:
                 logits.append(head.logits(previous, classes))
@@ -137,7 +138,7 @@ class HTCMaskBranch(nn.Module):
         keys: Key[Array, " B"],
         stage: int,
     ) -> tuple[Terms, Counts]:
-        """The "loss_mask" of one stage over positive regions, and "mask_rois_dropped"."""
+        """Computes one stage's "loss_mask" over positive regions; counts "mask_rois_dropped"."""
         del keys
         shown = self.targets.select(samples)
         pooled = self.pool(features, shown.boxes)
@@ -146,28 +147,28 @@ class HTCMaskBranch(nn.Module):
         return {"loss_mask": term}, {"mask_rois_dropped": dropped(samples, shown)}
 
     def predict(self, features: FusedFeatures, found: Detections) -> Detections:
-        """Adds masks [B, D, M, M] over the boxes."""
+        """Adds masks [B, D, M, M] over their boxes to detections."""
         assert found.boxes is not None
         pooled = self.pool(features, found.boxes)
         logits = self.logits(pooled, range(len(self.mask_heads)), found.classes)
         return with_box_masks(found, self.probabilities(logits), padded=False)
 
     def probabilities(self, logits: Sequence[Float32[Array, "N M M"]]) -> Float32[Array, "N M M"]:
-        """Probabilities 0..1 of predicted masks from the stages' logits, as `averaged` says."""
+        """Combines the stages' logits into mask probabilities 0..1, according to `averaged`."""
         used = logits if self.averaged == "mean" else logits[-1:]
         return jax.nn.sigmoid(jnp.stack(used)).mean(0)
 
 
 class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCallIssue]
-    """A cascade whose box and mask branches take turns, with a semantic branch.
+    """Cascade with interleaved box and mask branches, and with a semantic branch.
 
     Attributes, in addition to those of `BoxCascade`:
-      mask_head: the mask branch of all stages. Its parameters stand among the model's own.
-      interleaved: in training, a stage's mask head sees the boxes that the stage's
-        box head has just refined, matched and drawn again (section 3.1, figure 2b),
-        rather than those which that box head saw.
-      semantic_head: feature of the whole image that is added to the region features of both
-        branches (figure 2d); None for HTC without semantic.
+      mask_head: mask branch of all stages. Its parameters are stored among the model's own.
+      interleaved: True trains the mask head of a stage on the boxes that the box head of the same
+        stage has just refined, after matching and sampling them again (section 3.1, figure 2b).
+        False trains it on the input boxes of that box head.
+      semantic_head: branch whose feature of the whole image is added to the region features of
+        both other branches (figure 2d); None for HTC without semantic branch.
       semantic_loss: loss of the semantic branch.
     """
 
@@ -178,12 +179,12 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Boxes and masks of objects; the semantic branch serves these alone."""
+        """Bounding boxes and masks of objects; the semantic branch only supports these."""
         return frozenset({"boxes", "masks"})
 
     @property
     def classes(self) -> ClassCounts:
-        """Objects, and pixels with a semantic branch."""
+        """Classes of objects, and of pixels if there is a semantic branch."""
         head = self.semantic_head
         return ClassCounts(self.num_classes, None if head is None else head.num_classes)
 
@@ -191,7 +192,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         """Checks that the parts fit together.
 
         Raises:
-          ValueError: if they do not.
+          ValueError: if two parts do not match.
         """
         super().setup()
         nn.share_scope(self, self.mask_head)
@@ -234,7 +235,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     def with_classes(
         self, things: int | None = None, pixels: int | None = None
     ) -> "HybridTaskCascade":
-        """The same model for other numbers of classes."""
+        """Returns the same model with other numbers of classes."""
         model = self
         if things is not None:
             model = model.clone(
@@ -252,7 +253,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     def semantic(
         self, features: Features, image_sizes: Int32[Array, "B 2"]
     ) -> tuple[Float32[Array, "B _h _w K"] | None, FusedFeatures]:
-        """Logits of the semantic branch, None without one, and the pyramid with its feature."""
+        """Returns logits of the semantic branch, None without one, and fused features."""
         if self.semantic_head is None:
             return None, FusedFeatures(features, None)
         logits, feature = self.semantic_head(
@@ -266,7 +267,7 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     def box_features(
         self, features: FusedFeatures, boxes: Float32[Array, "B R 4"]
     ) -> Float[Array, "N S S C"]:
-        """Input of the box heads."""
+        """Pools the input of the box heads."""
         return pool_fused(self.box_pooler, self.mask_head.semantic_pooler, features, boxes)
 
     # ---- Prediction and training --------------------------------------------------------
@@ -274,13 +275,13 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] with masks over their boxes, in padded-input pixels."""
+        """Predicts final detections [B, D] with masks, in pixels of the padded input."""
         return self.detect(self.features(images, image_sizes), image_sizes)
 
     __call__ = predict
 
     def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
-        """Detections from pyramid features P2..P6, as in `predict`."""
+        """Predicts detections from pyramid features P2..P6, as in `predict`."""
         _, fused = self.semantic(features, image_sizes)
         proposals, _, _ = self.region_proposals(features, image_sizes)
         found = self.find_boxes(
@@ -289,14 +290,14 @@ class HybridTaskCascade(BoxCascade, kw_only=True):  # pyright: ignore[reportCall
         return self.mask_head.predict(fused, found)
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         return self.detection_losses(features, batch, keys)
 
     def detection_losses(
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """Loss terms from pyramid features P2..P6, as in `losses`."""
+        """Computes loss terms from pyramid features P2..P6, as in `losses`."""
         logits, fused = self.semantic(features, batch.image_sizes)
         regions, terms, counts = self.rpn_losses(features, batch, fold_keys(keys, 0))
         if logits is not None:
@@ -323,12 +324,13 @@ def pool_fused(
     features: FusedFeatures,
     boxes: Float32[Array, "B R 4"],
 ) -> Float[Array, "N S S C"]:
-    """Region features with the semantic feature of the region added (figure 2d)."""
+    """Pools region features and adds the semantic feature of each region (figure 2d)."""
     x = pooler(features.levels, boxes)
     if features.semantic is None:
         return x
     pooled = semantic_pooler([features.semantic], boxes)
     cells = pooled.shape[1] // x.shape[1]
+    # The semantic grid can be finer: in mmdet, 14 x 14 cells for the 7 x 7 of the box heads.
     if cells > 1:
         pooled = nn.avg_pool(pooled, (cells, cells), (cells, cells))
     return x + pooled
@@ -344,15 +346,15 @@ def htc(
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> HybridTaskCascade:
-    """Hybrid Task Cascade with FPN, in mmdet's conventions.
+    """Builds Hybrid Task Cascade with FPN, in mmdet's conventions.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: K, without background; 0 lets the data decide.
-      semantic: whether there is a semantic branch.
-      semantic_classes: classes of pixels; 183 for COCO-stuff, 0 lets the data decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of classes K, without background; 0 lets the data determine it.
+      semantic: True adds a semantic branch.
+      semantic_classes: number of pixel classes; 183 for COCO-stuff, 0 lets the data determine it.
       flavour: conventions of "mmdet", the only published ones, or a `CascadeFlavour`.
-      neck: pyramid; None is the flavour's FPN.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
       dtype: compute dtype of all parts; parameters stay float32.
     """
     f = find_cascade_flavour(flavour, HTC_FLAVOURS)
@@ -378,6 +380,7 @@ def htc(
         mask_head=HTCMaskBranch(
             pooler=mask.pooler,
             semantic_pooler=RoIPooler(14, strides=(8,)),
+            # Copies, as one module in three places would share its parameters.
             mask_heads=tuple(mask.head.clone() for _ in f.stages),
             features=width,
             targets=mask.targets,

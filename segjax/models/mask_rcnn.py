@@ -13,18 +13,18 @@ class MaskRCNN(TwoStage, kw_only=True):  # pyright: ignore[reportCallIssue]
     """Faster R-CNN with a mask branch in addition to the box branch.
 
     Attributes, in addition to those of `TwoStage`:
-      mask_head: mask branch: from regions to masks, and its losses.
+      mask_head: branch that predicts masks of regions, with its losses.
     """
 
     mask_head: MaskBranch
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Boxes and masks of objects."""
+        """Bounding boxes and masks of objects."""
         return frozenset({"boxes", "masks"})
 
     def with_classes(self, things: int | None = None, pixels: int | None = None) -> "MaskRCNN":
-        """The same model for another number of classes."""
+        """Returns the same model with another number of classes."""
         check_no_pixels(pixels)
         if things is None:
             return self
@@ -36,25 +36,26 @@ class MaskRCNN(TwoStage, kw_only=True):  # pyright: ignore[reportCallIssue]
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] with masks over their boxes, in padded-input pixels."""
+        """Predicts final detections [B, D] with masks, in pixels of the padded input."""
         return self.detect(self.features(images, image_sizes), image_sizes)
 
     __call__ = predict
 
     def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
-        """Detections from pyramid features P2..P6, as in `predict`."""
+        """Predicts detections from pyramid features P2..P6, as in `predict`."""
         return self.mask_head.predict(features, self.find_boxes(features, image_sizes))
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.features(batch.images, batch.image_sizes, train=True)
         return self.detection_losses(features, batch, keys)
 
     def detection_losses(
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """Loss terms from pyramid features P2..P6, as in `losses`."""
+        """Computes loss terms from pyramid features P2..P6, as in `losses`."""
         samples, terms, counts = self.rpn_and_box_losses(features, batch, keys)
+        # JAX's default generator splits keys like `fold_in` of 0 and 1, which RPN and box head use.
         mask_terms, mask_counts = self.mask_head.losses(
             features, samples, batch, fold_keys(keys, 2)
         )
@@ -70,15 +71,15 @@ def mask_rcnn(
     mask_head: MaskBranch | None = None,
     dtype: Dtype = "float32",
 ) -> MaskRCNN:
-    """Mask R-CNN with FPN.
+    """Builds Mask R-CNN with FPN.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: K, without background; 0 lets the data decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of classes K, without background; 0 lets the data determine it.
       flavour: conventions of "torchvision", "torchvision_v2", "detectron2" or "mmdet", or a
         `Flavour`.
-      neck: pyramid; None is the flavour's FPN.
-      mask_head: mask branch; None is the flavour's.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
+      mask_head: mask branch; None for the flavour's.
       dtype: compute dtype of all parts; parameters stay float32.
     """
     f = find_flavour(flavour)

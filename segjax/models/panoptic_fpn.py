@@ -31,15 +31,15 @@ class PanopticMerge:
     """Settings that merge instances and stuff; see `segjax.ops.panoptic.merge_panoptic`.
 
     Attributes:
-      score_threshold: an instance must score at least this.
-      overlap: an instance is left out if more of it is taken already.
-      stuff_area: pixels that a semantic class must have left.
-      things: the semantic class of all instances: 0 (Detectron2), -1 (mmdet's last); None
-        where all semantic classes are stuff.
+      score_threshold: minimum score of an instance.
+      overlap: fraction of an instance that better instances may cover; above it, the instance is
+        omitted.
+      stuff_area: minimum number of free pixels of a stuff class.
+      things: semantic class that represents all instances: 0 (Detectron2) or -1 (mmdet, the last);
+        None if all semantic classes are stuff.
 
     Raises:
-      ValueError: if a threshold, overlap or area is not a finite number, or an overlap or area is
-        below 0.
+      ValueError: if a threshold, overlap or area is not finite, or an overlap or area is below 0.
     """
 
     score_threshold: float = 0.5
@@ -56,13 +56,13 @@ class PanopticMerge:
 
 
 class PanopticFPN(nn.Module):
-    """Any detector with masks and a pyramid, and a semantic branch on the same pyramid.
+    """Detector with masks and a pyramid, and a semantic branch on the same pyramid.
 
     Attributes:
       detector: Mask R-CNN, a cascade with masks, HTC, or another `PyramidDetector`.
-      semantic_head: class of every pixel.
+      semantic_head: head that predicts the class of every pixel.
       semantic_loss: loss of the semantic branch.
-      merge: rule by which instances and stuff become one map.
+      merge: settings for merging instances and stuff into one map.
     """
 
     detector: PyramidDetector
@@ -80,23 +80,23 @@ class PanopticFPN(nn.Module):
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """All of them."""
+        """All four tasks."""
         return frozenset({"boxes", "masks", "semantic", "panoptic"})
 
     @property
     def classes(self) -> ClassCounts:
-        """Things of the detector, and classes of pixels."""
+        """Thing classes of the detector, and pixel classes of the semantic head."""
         pixels = self.semantic_head.num_classes
         return ClassCounts(self.detector.classes.things, pixels, self.merge.things)
 
     @property
     def padding(self) -> Padding:
-        """Sizes of input: those of the detector."""
+        """Input sizes of the detector."""
         return self.detector.padding
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """Normalisation of images: that of the detector."""
+        """Image normalisation of the detector."""
         return self.detector.preprocess
 
     @property
@@ -105,8 +105,8 @@ class PanopticFPN(nn.Module):
         return self.detector.backbone
 
     def with_classes(self, things: int | None = None, pixels: int | None = None) -> "PanopticFPN":
-        """The same model for other numbers of things and of classes of pixels."""
-        # HTC's own branch learns the same labels.
+        """Returns the same model with other numbers of thing classes and pixel classes."""
+        # HTC's own semantic branch learns the same labels.
         shared = None if self.detector.classes.pixels is None else pixels
         model = self.clone(detector=self.detector.with_classes(things, shared))
         if pixels is None:
@@ -114,13 +114,13 @@ class PanopticFPN(nn.Module):
         return model.clone(semantic_head=self.semantic_head.clone(num_classes=pixels))
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
+        """Returns the "/"-joined prefixes of frozen parameters."""
         return tuple(f"detector/{path}" for path in self.detector.frozen_paths())
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Final detections [B, D] with masks, and logits of every cell's class."""
+        """Predicts final detections [B, D] with masks, and class logits of every cell."""
         features = self.detector.features(images, image_sizes)
         found = self.detector.detect(features, image_sizes)
         return dataclasses.replace(found, semantic_logits=self.semantic_head(features))
@@ -128,22 +128,22 @@ class PanopticFPN(nn.Module):
     __call__ = predict
 
     def to_panoptic(self, found: Detections, semantic: Int32[Array, "H W"]) -> PanopticSegments:
-        """Merges the objects and the semantic labels of one image; needs no variables.
+        """Merges the objects and semantic labels of one image; does not need variables.
 
         Args:
-          found: detections of one image, boxes and masks in pixels of the map.
+          found: detections of one image, with boxes and masks in pixels of the map.
           semantic: label of every pixel; where it is -1, the panoptic map is 0.
         """
         return panoptic_map(found, semantic, self.merge)
 
     def with_score_threshold(self, threshold: float) -> "PanopticFPN":
-        """The same model, merging instances of this score or more."""
+        """Returns the same model, merging instances with at least this score."""
         return self.clone(merge=dataclasses.replace(self.merge, score_threshold=threshold))
 
     def panoptic(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> PanopticSegments:
-        """Panoptic maps of a batch at the padded input's size; the padding is not a segment."""
+        """Predicts panoptic maps of a batch at the size of the padded input; 0 in the padding."""
         padded_size = (images.shape[1], images.shape[2])
 
         def one(row: tuple[Detections, Array]) -> PanopticSegments:
@@ -154,11 +154,11 @@ class PanopticFPN(nn.Module):
             )
             return self.to_panoptic(found, labels)
 
-        # One image after the other, so that memory does not grow with the batch.
+        # One image after another, so that memory does not grow with the batch.
         return jax.lax.map(one, (self.predict(images, image_sizes), image_sizes))
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         features = self.detector.features(batch.images, batch.image_sizes, train=True)
         terms, counts = self.detector.detection_losses(features, batch, keys)
         logits = self.semantic_head(features, train=True)
@@ -171,12 +171,12 @@ class PanopticFPN(nn.Module):
 def panoptic_map(
     found: Detections, semantic: Int32[Array, "H W"], merge: PanopticMerge
 ) -> PanopticSegments:
-    """The panoptic map of one image, at the size of its semantic map.
+    """Creates the panoptic map of one image, at the size of its semantic map.
 
     Args:
-      found: what the model predicts for the image, masks in pixels of the map.
-      semantic: labels that `semantic_labels` returned. Where they are -1, the panoptic map is 0.
-      merge: rule of merging.
+      found: predictions for the image, with masks in pixels of the map.
+      semantic: labels from `semantic_labels`. Where they are -1, the panoptic map is 0.
+      merge: settings for merging.
     """
     assert found.masks is not None and found.semantic_logits is not None
     height, width = semantic.shape
@@ -209,21 +209,21 @@ def panoptic_fpn(
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> PanopticFPN:
-    """Panoptic FPN: Mask R-CNN with FPN, and a semantic branch.
+    """Builds Panoptic FPN: Mask R-CNN with FPN, and a semantic branch.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      num_classes: things, without background; 0 lets the data decide.
-      semantic_classes: classes of pixels, 54 for COCO (all things are one); 0 lets the data
-        decide.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      num_classes: number of thing classes, without background; 0 lets the data determine it.
+      semantic_classes: number of pixel classes, 54 for COCO (all things are one class); 0 lets
+        the data determine it.
       flavour: "detectron2" (things are semantic class 0, loss at full resolution over labelled
-        pixels), "mmdet" (things are the last, loss at stride 4 over all cells, boxes
-        suppressed whatever their class).
-      neck: pyramid; None is the flavour's FPN.
+        pixels) or "mmdet" (things are the last class, loss at stride 4 over all cells,
+        class-agnostic NMS).
+      neck: neck that builds the pyramid; None for the flavour's FPN.
       dtype: compute dtype of all parts; parameters stay float32.
 
     Raises:
-      ValueError: for another flavour.
+      ValueError: if the flavour is unknown.
     """
     if flavour not in ("detectron2", "mmdet"):
         raise ValueError(f'flavour is {flavour!r}; a Panoptic FPN is "detectron2" or "mmdet"')
@@ -233,14 +233,15 @@ def panoptic_fpn(
         loss = SemanticLoss(weight=0.5, full_resolution=True)
         return PanopticFPN(detector=detector, semantic_head=head, semantic_loss=loss)
     # configs/panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py: `nms` is class-agnostic, and
-    # `score_thr` 0.6. As suppression runs best first, the map is the same whether boxes below
-    # that go before it or, as here, when the map is made; this way they can be evaluated.
+    # `score_thr` is 0.6. NMS runs in descending order of score, so the map is the same whether
+    # boxes below 0.6 are dropped before NMS or, as here, in the merge. This keeps them for
+    # evaluation.
     detections = dataclasses.replace(detector.detections, class_agnostic_nms=True)
     return PanopticFPN(
         detector=detector.clone(detections=detections),
         semantic_head=head,
-        # models/losses/cross_entropy_loss.py: `avg_non_ignore` is False, so that ignored and
-        # padding cells count in the mean.
+        # models/losses/cross_entropy_loss.py: `avg_non_ignore` is False, so the mean includes
+        # ignored and padding cells.
         semantic_loss=SemanticLoss(weight=0.5, averaged_over="all"),
         merge=PanopticMerge(score_threshold=0.6, things=-1),
     )

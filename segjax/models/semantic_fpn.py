@@ -1,4 +1,4 @@
-"""Semantic segmentation alone, on a feature pyramid (1901.02446, section 3.2)."""
+"""Semantic segmentation on a feature pyramid, without objects (1901.02446, section 3.2)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,12 +22,12 @@ from segjax.types import Batch, Detections, Dtype
 
 
 class SemanticFPN(nn.Module):
-    """Backbone, neck, and a head that predicts the class of every pixel; no objects.
+    """Backbone, neck, and a head that predicts the class of every pixel.
 
     Attributes:
-      preprocess: channel order and normalisation.
-      backbone: feature maps of the image.
-      fpn: neck, from these to the pyramid.
+      preprocess: channel order and normalisation of images.
+      backbone: network from images to feature maps.
+      fpn: neck from feature maps to the pyramid.
       semantic_head: `SemanticFPNHead`, a plain `FCNHead`, or another `SemanticHead`.
       semantic_loss: loss of the head.
     """
@@ -40,22 +40,22 @@ class SemanticFPN(nn.Module):
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """The class of every pixel."""
+        """Classes of pixels."""
         return frozenset({"semantic"})
 
     @property
     def classes(self) -> ClassCounts:
-        """Pixels alone."""
+        """Classes of pixels only."""
         return ClassCounts(pixels=self.semantic_head.num_classes)
 
     @property
     def padding(self) -> Padding:
-        """Sizes of input: those of the backbone."""
+        """Input sizes, which the backbone determines."""
         divisor = self.backbone.size_divisor
         return Padding(divisor, init_side=2 * divisor)
 
     def with_classes(self, things: int | None = None, pixels: int | None = None) -> "SemanticFPN":
-        """The same model for another number of classes of pixels."""
+        """Returns the same model with another number of pixel classes."""
         if things is not None:
             raise ValueError(f"{things} classes of objects, for a model that finds none")
         if pixels is None:
@@ -63,7 +63,7 @@ class SemanticFPN(nn.Module):
         return self.clone(semantic_head=self.semantic_head.clone(num_classes=pixels))
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
+        """Returns the "/"-joined prefixes of frozen parameters."""
         return tuple(f"backbone/{name}" for name in self.backbone.frozen_paths())
 
     def logits(
@@ -72,14 +72,14 @@ class SemanticFPN(nn.Module):
         image_sizes: Int32[Array, "B 2"],
         train: bool = False,
     ) -> Float[Array, "B h w K"]:
-        """Logits of every cell's class."""
+        """Predicts class logits of every cell."""
         levels = self.backbone(self.preprocess(images, image_sizes), train)
         return self.semantic_head(self.fpn(levels, train), train)
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Logits of every cell's class, and no detections [B, 0]."""
+        """Predicts class logits of every cell, and empty detections [B, 0]."""
         none = jnp.zeros((images.shape[0], 0))
         return Detections(
             boxes=jnp.zeros((*none.shape, 4)),
@@ -92,7 +92,7 @@ class SemanticFPN(nn.Module):
     __call__ = predict
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch; nothing is drawn with `keys`, and nothing counted."""
+        """Computes loss terms of a batch; ignores `keys` and returns no counts."""
         logits = self.logits(batch.images, batch.image_sizes, train=True)
         divisor = self.padding.divisor
         return self.semantic_loss(logits, batch.gt_semantic, batch.image_sizes, divisor), {}
@@ -107,19 +107,19 @@ def semantic_fpn(
     neck: Neck | None = None,
     dtype: Dtype = "float32",
 ) -> SemanticFPN:
-    """Semantic FPN.
+    """Builds Semantic FPN.
 
     Args:
-      backbone: such as `resnet(50)`; fields that it leaves open follow the flavour.
-      semantic_classes: classes of pixels; 0 lets the data decide.
-      head: "fpn" adds up all levels (`SemanticFPNHead`), "fcn" is two convolutions on P2 alone
-        (`FCNHead`); give a head of other widths with `.clone(semantic_head=...)`.
+      backbone: backbone such as `resnet(50)`; its None fields follow the flavour.
+      semantic_classes: number of pixel classes; 0 lets the data determine it.
+      head: "fpn" adds up P2..P5 (`SemanticFPNHead`); "fcn" applies two convolutions to P2 only
+        (`FCNHead`). For heads of other widths, use `.clone(semantic_head=...)`.
       flavour: preprocessing, backbone and neck of "detectron2", "mmdet" or "torchvision".
-      neck: pyramid; None is the flavour's FPN.
+      neck: neck that builds the pyramid; None for the flavour's FPN.
       dtype: compute dtype of all parts; parameters stay float32.
 
     Raises:
-      ValueError: for another `head` or flavour.
+      ValueError: if the head or flavour is unknown.
     """
     heads = {"fpn": SemanticFPNHead, "fcn": FCNHead}
     if head not in heads:

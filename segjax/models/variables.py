@@ -1,4 +1,4 @@
-"""A model's variables: drawn, described, compared, and taken over from other models."""
+"""Initialises, describes and compares variables of models, and transfers trained ones."""
 
 import functools
 from collections.abc import Mapping
@@ -12,17 +12,18 @@ from segjax.protocols import Backbone, Model
 
 
 def init_variables(model: Model | Backbone, key: PRNGKeyArray) -> dict[str, Any]:
-    """Draws parameters, on one image of the size that the model chooses.
+    """Initialises the variables of a model, with one image of a size that it chooses.
 
     Args:
-      model: a model, called with images uint8 [1, S, S, 3] and image_sizes int32
-        [1, 2], S being its `padding.init_side`; or a backbone, called with normalised images
-        float32 [1, S, S, 3], S being twice its `size_divisor`.
+      model: model to call with images uint8 [1, S, S, 3] and image_sizes int32 [1, 2], where S is
+        its `padding.init_side`; or backbone to call with normalised images float32 [1, S, S, 3],
+        where S is twice its `size_divisor`.
       key: random key.
 
     Returns:
-      {"params", "batch_stats"}; the latter empty for a model without any.
+      {"params", "batch_stats"}; the latter is empty if the model has none.
     """
+    # Under jit, XLA removes the forward pass, of which only the shapes are needed.
     return jax.jit(functools.partial(_init, model))(key)
 
 
@@ -38,23 +39,23 @@ def _init(model: Model | Backbone, key: PRNGKeyArray) -> dict[str, Any]:
 
 
 def variable_shapes(model: Model | Backbone) -> dict[str, Any]:
-    """Shapes and dtypes of what `init_variables` draws, without drawing."""
+    """Returns shapes and dtypes of the result of `init_variables`, without computing it."""
     return jax.eval_shape(functools.partial(_init, model), jax.random.key(0))
 
 
 def variable_names(variables: Any) -> list[str]:
-    """The "/"-joined names of all arrays, collection first."""
+    """Returns the "/"-joined names of all arrays, collection first."""
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def flatten_variables(variables: Any) -> dict[str, Any]:
-    """Arrays by their "/"-joined names, collection first."""
+    """Returns the arrays by their "/"-joined names, collection first."""
     return dict(zip(variable_names(variables), jax.tree.leaves(variables), strict=True))
 
 
 def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverts `flatten_variables`; both collections are present.
+    """Inverts `flatten_variables`; the result always has both collections.
 
     Raises:
       ValueError: if a name is both an array and a group of arrays.
@@ -74,7 +75,7 @@ def unflatten_variables(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differing_shapes(wanted: Any, given: Any) -> list[str]:
-    """Describes, a line each, the arrays that two trees do not have in common by name and shape."""
+    """Describes the arrays that differ in name or shape between two trees, one per line."""
     ours, theirs = (
         {name: tuple(leaf.shape) for name, leaf in flatten_variables(tree).items()}
         for tree in (wanted, given)
@@ -87,19 +88,19 @@ def differing_shapes(wanted: Any, given: Any) -> list[str]:
 
 
 def start_from(trained: Any, model: Model, key: PRNGKeyArray) -> tuple[dict[str, Any], list[str]]:
-    """Takes trained weights where names and shapes agree, and draws the rest.
+    """Uses trained weights where names and shapes match, and initialises the rest.
 
     Args:
-      trained: variables of another model: of the same kind, of a detector that is part of a
-        panoptic model here, or of a backbone alone.
-      model: that the variables are for.
-      key: random key; what is drawn is what `init_variables` draws.
+      trained: variables of another model: one of the same kind, the detector of a panoptic
+        `model`, or a backbone.
+      model: model to create variables for.
+      key: random key; new arrays are the same as from `init_variables`.
 
     Returns:
-      The model's variables, and the names of those that were drawn.
+      The variables of the model, and the names of the newly initialised ones.
 
     Raises:
-      ValueError: if no name and shape agree at all.
+      ValueError: if no name and shape match.
     """
     taken, drawn = matching(trained, variable_shapes(model))
     if drawn:
@@ -108,23 +109,24 @@ def start_from(trained: Any, model: Model, key: PRNGKeyArray) -> tuple[dict[str,
             every = flatten_variables(_init(model, key))
             return [every[name] for name in drawn]
 
-        # Compiles little: what nobody asks for is not drawn.
+        # XLA removes arrays that are not returned, so this compiles quickly.
         taken |= dict(zip(drawn, jax.jit(draw)(key), strict=True))
     return unflatten_variables(taken), drawn
 
 
 def matching(trained: Any, wanted: Any) -> tuple[dict[str, Any], list[str]]:
-    """The arrays of `wanted` by name, of `trained` where names and shapes agree, and the others.
+    """Looks up the arrays of `wanted` among trained variables, by name and shape.
 
     Args:
-      trained: as for `start_from`.
+      trained: variables of another model, as in `start_from`.
       wanted: variables, or their shapes.
 
     Returns:
-      An array or None for every name, and the names that have None.
+      The trained array, or None if there is none, for every name of `wanted`; and the names
+      without one.
 
     Raises:
-      ValueError: if all have.
+      ValueError: if no name and shape match.
     """
     shapes, known = flatten_variables(wanted), flatten_variables(trained)
     taken = {name: _same_shape(known, name, leaf.shape) for name, leaf in shapes.items()}
@@ -143,9 +145,10 @@ def _same_shape(known: Mapping[str, Any], name: str, shape: tuple[int, ...]) -> 
 
 
 def _names_elsewhere(name: str) -> tuple[str, ...]:
-    """Alternative names of an array: with or without the `detector/` or `backbone/` prefix.
+    """Returns the names that an array can have elsewhere, best first.
 
-    The scale and bias of a norm also stand among the statistics, where they are constants.
+    Other models may lack the `detector/` or `backbone/` prefix. The scale and bias of a norm are
+    parameters in some models, and constants among the statistics in others.
     """
     collection, _, path = name.partition("/")
     plain = path.removeprefix("detector/")

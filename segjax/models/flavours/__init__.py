@@ -1,1 +1,1 @@
-"""Conventions of torchvision, Detectron2 and MMDetection, as values that factories read."""
+"""Conventions of torchvision, Detectron2 and MMDetection, as values for the factories."""

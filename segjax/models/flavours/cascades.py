@@ -1,6 +1,6 @@
-"""Conventions of Detectron2's and MMDetection's cascades, as one value each.
+"""Conventions of Detectron2's and MMDetection's cascades, one value per library.
 
-As with `Flavour`, only the source of a factory's constructor arguments.
+Like a `Flavour`, a `CascadeFlavour` only supplies constructor arguments to a factory.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from segjax.types import Dtype
 
 @dataclasses.dataclass(frozen=True)
 class CascadeFlavour:
-    """Conventions of one library's cascade; the fields are those of `BoxCascade` except for these.
+    """Conventions of one library's cascade; `BoxCascade` documents the other fields.
 
     Attributes:
       library: conventions that the cascade shares with the library's Mask R-CNN.
-      num_mask_heads: number of stages, counted from the first, that have a mask head each.
+      num_mask_heads: number of mask heads; the first stages have one each.
     """
 
     library: Flavour
@@ -36,13 +36,13 @@ class CascadeFlavour:
     num_mask_heads: int
 
     def box_heads(self, num_classes: int, dtype: Dtype) -> tuple[BoxHead, ...]:
-        """A box head for each stage, with one box for all classes."""
+        """Creates a class-agnostic box head for each stage."""
         head = self.library.box_head(num_classes, dtype)
         return tuple(head.clone(class_agnostic=True) for _ in self.stages)
 
     def mask_branches(self, num_classes: int, dtype: Dtype) -> tuple[RoIMaskBranch, ...]:
-        """The mask branches of Cascade Mask R-CNN."""
-        # Each again: clones of a branch would share its head, and with it the parameters.
+        """Creates the mask branches of Cascade Mask R-CNN."""
+        # Do not clone one branch: the clones would share its head, and with it the parameters.
         number = range(self.num_mask_heads)
         return tuple(self.library.mask_branch(num_classes, dtype) for _ in number)
 
@@ -52,11 +52,12 @@ def _iou(threshold: float) -> Matcher:
 
 
 def _kept(matcher: Matcher) -> RoISampler:
-    """Labels the regions of the stage before and keeps them all."""
+    """Returns a sampler that labels and keeps all regions of the previous stage."""
     return RoISampler(matcher, num_samples=None, positive_fraction=1.0, append_gt="never")
 
 
 DETECTRON2_CASCADE = CascadeFlavour(
+    # Its cascade configs raise POST_NMS_TOPK_TRAIN from 1000 to 2000.
     library=dataclasses.replace(
         DETECTRON2, rpn=dataclasses.replace(DETECTRON2.rpn, post_nms_topk=(2000, 1000))
     ),
@@ -76,13 +77,15 @@ DETECTRON2_CASCADE = CascadeFlavour(
 def _mmdet_stage(
     iou: float, xy: float, wh: float, weight: float, low_quality: Literal["none", "overwrite"]
 ) -> Stage:
+    # Boxes below the threshold stay negative even with low-quality matching. It can only move a
+    # positive box to another object.
     matcher = Matcher(iou, iou, low_quality, iou if low_quality == "overwrite" else 0.0)
     coder = DeltaCoder((1 / xy, 1 / xy, 1 / wh, 1 / wh), symmetric_clamp=True)
     return Stage(RoISampler(matcher, append_gt="after_matching"), coder, weight)
 
 
 def _mmdet_stages(low_quality: Literal["none", "overwrite"]) -> tuple[Stage, ...]:
-    # Its configs give standard deviations, and round a third of 0.1 and 0.2.
+    # mmdet's configs contain standard deviations, and round one third of 0.1 and 0.2.
     return (
         _mmdet_stage(0.5, 0.1, 0.2, 1.0, low_quality),
         _mmdet_stage(0.6, 0.05, 0.1, 0.5, low_quality),
@@ -118,12 +121,12 @@ MMDET_CASCADE_CAFFE = dataclasses.replace(
     ),
 )
 
-# Its configs leave out the flag that turns low-quality matches off.
+# mmdet's HTC configs omit the flag that disables low-quality matches.
 MMDET_HTC = dataclasses.replace(
     MMDET_CASCADE,
     library=dataclasses.replace(
         _MMDET_LIBRARY,
-        # So low a threshold lets most pairs of region and class through.
+        # At such a low threshold most (region, class) pairs pass, so NMS needs more candidates.
         detections=DetectionFilter(score_threshold=0.001, num_candidates=16_384),
     ),
     stages=_mmdet_stages("overwrite"),
@@ -136,10 +139,10 @@ HTC_FLAVOURS = {"mmdet": MMDET_HTC}
 def find_cascade_flavour(
     name: CascadeFlavour | str, flavours: Mapping[str, CascadeFlavour] = CASCADE_FLAVOURS
 ) -> CascadeFlavour:
-    """The flavour of that name, or the one given.
+    """Returns the flavour with the given name, or the given flavour itself.
 
     Raises:
-      ValueError: for a name that is not in `flavours`.
+      ValueError: if the name is not in `flavours`.
     """
     if isinstance(name, CascadeFlavour):
         return name

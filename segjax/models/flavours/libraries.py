@@ -1,6 +1,6 @@
-"""Conventions of the three libraries in two-stage detectors, as one value each.
+"""Conventions of the three libraries for two-stage detectors, one value per library.
 
-A `Flavour` is only the source of a factory's constructor arguments. Models hold none of it.
+A `Flavour` only supplies constructor arguments to a factory. Models do not store it.
 """
 
 import dataclasses
@@ -27,21 +27,21 @@ B = TypeVar("B")
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """Conventions of one library; the fields are those of `MaskRCNN` unless said here.
+    """Conventions of one library; `MaskRCNN` documents the other fields.
 
     Attributes:
-      preprocess: pixels of backbones that have no `preprocess` of their own.
-      backbone_norm: normalisation of backbones that leave it open.
-      stride_in_1x1: `ResNet.stride_in_1x1` of backbones that leave it open.
-      frozen_stages: parts that are not trained, of backbones that leave it open.
+      preprocess: input normalisation for backbones without a `preprocess` of their own.
+      backbone_norm: normalisation layers for backbones whose `norm` is None.
+      stride_in_1x1: `ResNet.stride_in_1x1` for backbones where it is None.
+      frozen_stages: number of frozen parts for backbones where it is None.
       head_norm: normalisation of the FPN, the convolutional box head and the mask head.
       mask_pooler: RoIAlign of the mask branch.
       mask_targets: targets of the mask branch.
-      paste_padded: how masks are pasted; see `RoIMaskBranch.padded`.
-      rpn_convs: 3x3 convolutions of the RPN head.
-      box_convs: 3x3 convolutions of the box head (with them, one fully
-        connected layer; without, two).
-      sampler_without_masks: sampler of Faster R-CNN, where that differs.
+      paste_padded: pasting rule for masks; see `RoIMaskBranch.padded`.
+      rpn_convs: number of 3x3 convolutions in the RPN head.
+      box_convs: number of 3x3 convolutions in the box head. If there are any, one fully
+        connected layer follows, otherwise two.
+      sampler_without_masks: sampler of Faster R-CNN; None if it is the same.
     """
 
     preprocess: Preprocess
@@ -63,11 +63,11 @@ class Flavour:
     sampler_without_masks: RoISampler | None = None
 
     def preprocess_of(self, backbone: Backbone) -> Preprocess:
-        """Pixels that a backbone is fed with: its own, or the library's."""
+        """Returns the input normalisation of the backbone, or the library's if it has none."""
         return backbone.preprocess or self.preprocess
 
     def backbone(self, backbone: Backbone, dtype: Dtype) -> Backbone:
-        """A backbone with the library's conventions where its fields are None."""
+        """Returns the backbone with its None fields set to the library's conventions."""
         conventions = {
             "norm": self.backbone_norm,
             "stride_in_1x1": self.stride_in_1x1,
@@ -76,15 +76,15 @@ class Flavour:
         return with_dtype(fill_open(backbone, conventions), dtype)
 
     def neck(self, neck: Neck | None, dtype: Dtype) -> Neck:
-        """The neck that is given, or the library's FPN."""
+        """Returns the given neck, or the library's FPN."""
         return FPN(norm=self.head_norm, dtype=dtype) if neck is None else with_dtype(neck, dtype)
 
     def rpn_head(self, dtype: Dtype) -> RPNHead:
-        """The RPN head."""
+        """Creates the RPN head."""
         return RPNHead(num_convs=self.rpn_convs, dtype=dtype)
 
     def box_head(self, num_classes: int, dtype: Dtype) -> BoxHead:
-        """The box head: two fully connected layers, or convolutions and one."""
+        """Creates the box head: two fully connected layers, or convolutions and one such layer."""
         return BoxHead(
             num_classes,
             num_convs=self.box_convs,
@@ -94,7 +94,7 @@ class Flavour:
         )
 
     def mask_branch(self, num_classes: int, dtype: Dtype) -> RoIMaskBranch:
-        """The mask branch of Mask R-CNN."""
+        """Creates the mask branch of Mask R-CNN."""
         return RoIMaskBranch(
             pooler=self.mask_pooler,
             head=MaskHead(num_classes, norm=self.head_norm, dtype=dtype),
@@ -104,11 +104,11 @@ class Flavour:
 
 
 def fill_open(backbone: B, conventions: dict[str, Any]) -> B:
-    """A backbone with values for those of its fields that are None.
+    """Returns a copy of a backbone with its None fields filled in.
 
     Args:
       backbone: linen module.
-      conventions: values by field; fields that the backbone does not have are passed over.
+      conventions: values by field name; names that are not fields of the backbone are ignored.
     """
     module: Any = backbone
     names = {field.name for field in dataclasses.fields(module)} & conventions.keys()
@@ -120,7 +120,7 @@ TORCHVISION = Flavour(
     preprocess=Preprocess(
         mean=(0.485 * 255, 0.456 * 255, 0.406 * 255), std=(0.229 * 255, 0.224 * 255, 0.225 * 255)
     ),
-    # The released v1 weights were trained with frozen norm of eps 0.
+    # The released v1 weights were trained with frozen norms of epsilon 0.
     backbone_norm=NormSpec("frozen", epsilon=0.0),
     rpn=RPN(
         round_anchors=True,
@@ -148,6 +148,7 @@ TORCHVISION_V2 = dataclasses.replace(
     box_convs=4,
 )
 
+# MSRA's weights expect BGR, and their first convolution has absorbed the standard deviation.
 DETECTRON2 = Flavour(
     preprocess=Preprocess(mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0), bgr=True),
     backbone_norm=NormSpec("frozen"),
@@ -176,14 +177,14 @@ MMDET = Flavour(
     sampler_without_masks=RoISampler(append_gt="after_matching"),
 )
 
-# Its ResNeXt comes from Caffe2 and has the stride in the 3x3.
+# Detectron2's ResNeXt comes from Caffe2 and has its strides in the 3x3 convolutions.
 DETECTRON2_X101_32X8D = dataclasses.replace(
     DETECTRON2,
     preprocess=dataclasses.replace(DETECTRON2.preprocess, std=(57.375, 57.12, 58.395)),
     stride_in_1x1=False,
 )
 
-# The backbones that mmdet calls "caffe" are Detectron2's, their norms frozen altogether.
+# mmdet's "caffe" backbones are Detectron2's, with completely frozen norms.
 MMDET_CAFFE = dataclasses.replace(
     MMDET,
     preprocess=DETECTRON2.preprocess,
@@ -200,10 +201,10 @@ FLAVOURS = {
 
 
 def find_flavour(name: Flavour | str) -> Flavour:
-    """The flavour of that name, or the one given.
+    """Returns the flavour with the given name, or the given flavour itself.
 
     Raises:
-      ValueError: for a name that is not in `FLAVOURS`.
+      ValueError: if the name is not in `FLAVOURS`.
     """
     if isinstance(name, Flavour):
         return name

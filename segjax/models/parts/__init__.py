@@ -1,1 +1,1 @@
-"""Parts that several architectures are built of."""
+"""Parts shared by several architectures."""

@@ -1,4 +1,4 @@
-"""The cascade of box heads (Cascade R-CNN, 1712.00726, figure 3d), shared by all its models."""
+"""Cascade of box heads (Cascade R-CNN, 1712.00726, figure 3d), shared by all cascade models."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ class Stage:
     """One stage of a cascade.
 
     Attributes:
-      sampler: the regions it is trained on; its matcher holds the stage's IoU
-        threshold.
-      coder: scale of its box deltas.
+      sampler: sampler of the regions that the stage is trained on; its matcher has the stage's
+        IoU threshold.
+      coder: scale of the box deltas.
       loss_weight: weight of the stage's losses.
 
     Set the matcher's `low` and `high` to the same threshold; regions between them would be
@@ -45,25 +45,25 @@ class Stage:
 
 
 class BoxCascade(PyramidRPN):
-    """`PyramidRPN` and a chain of box heads, each of which starts from the last one's boxes.
+    """`PyramidRPN` and a chain of box heads, each of which refines the boxes of the previous one.
 
-    The models write the loop over stages; what is here is what all of them do alike.
+    This class has the steps that all cascades share. Each model writes its own loop over stages.
 
-    Attributes, besides those of `PyramidRPN`:
+    Attributes, in addition to those of `PyramidRPN`:
       box_pooler: RoIAlign for the box heads.
-      box_heads: one for each stage, with one box for all classes or one for each.
-      stages: what each stage is trained on, and how.
-      detections: what becomes a final detection.
-      class_loss: loss of the box heads' classes.
-      box_loss: loss of their deltas.
-      averaged: what the final scores average over the stages: "logits" (mmdet)
+      box_heads: box head of each stage, class-agnostic or with one box per class.
+      stages: training settings of each stage.
+      detections: filter that selects the final detections.
+      class_loss: classification loss of the box heads.
+      box_loss: loss of the box deltas.
+      averaged: quantity that is averaged over the stages for the final scores: "logits" (mmdet)
         or "probabilities" (Detectron2).
-      passes_gt: whether ground-truth boxes among a stage's regions, once refined,
-        move on to the next stage (Detectron2) or not (mmdet).
-      passes_empty: whether boxes that were refined to nothing stay in training
-        (mmdet) or not (Detectron2).
-      feature_gradient: factor on the gradient that each box head sends into the
-        region features (Detectron2: one over the number of stages).
+      passes_gt: True passes refined ground-truth boxes of a stage to the next one (Detectron2);
+        False drops them (mmdet).
+      passes_empty: True keeps boxes that refinement made empty in training (mmdet); False
+        drops them (Detectron2).
+      feature_gradient: factor on the gradient from each box head to the region features
+        (Detectron2: one over the number of stages).
     """
 
     box_pooler: RoIPooler
@@ -81,7 +81,7 @@ class BoxCascade(PyramidRPN):
         """Checks that heads and stages fit together.
 
         Raises:
-          ValueError: if their numbers, or the heads' classes, differ.
+          ValueError: if there is not one head per stage, or the heads differ in their classes.
         """
         if not self.stages or len(self.box_heads) != len(self.stages):
             raise ValueError(
@@ -90,7 +90,7 @@ class BoxCascade(PyramidRPN):
         self.check_classes(self.box_heads)
 
     def check_classes(self, heads: Sequence[BoxHead | MaskBranch | MaskHead]) -> None:
-        """Raises a ValueError if a head has another number of classes than the model."""
+        """Raises a ValueError if a head and the model differ in their numbers of classes."""
         found = [head.num_classes for head in heads]
         if set(found) - {self.num_classes}:
             raise ValueError(
@@ -100,16 +100,16 @@ class BoxCascade(PyramidRPN):
 
     @property
     def num_classes(self) -> int:
-        """K, without background; 0 until the data decide."""
+        """Number of classes K, without background; 0 until the data determine it."""
         return self.box_heads[0].num_classes if self.box_heads else 0
 
     @property
     def classes(self) -> ClassCounts:
-        """Objects alone."""
+        """Classes of objects only."""
         return ClassCounts(things=self.num_classes)
 
     def with_box_classes(self, num_classes: int) -> tuple[BoxHead, ...]:
-        """The box heads for another number of classes."""
+        """Returns the box heads with another number of classes."""
         return tuple(head.clone(num_classes=num_classes) for head in self.box_heads)
 
     def box_stage(
@@ -120,13 +120,13 @@ class BoxCascade(PyramidRPN):
         valid: Bool[Array, "B R"] | None = None,
         train: bool = False,
     ) -> tuple[Float32[Array, "B R K1"], Float32[Array, "B R Kb 4"]]:
-        """Class logits, background last, and deltas of one stage's head.
+        """Predicts class logits, background last, and deltas with the head of one stage.
 
         Args:
-          stage: which head, from 0.
+          stage: index of the head, from 0.
           box_features: features of B * R regions.
           shape: (B, R).
-          valid: keeps padding rows out of batch norm's statistics.
+          valid: False for padding rows, which batch norm excludes from its statistics.
           train: lets batch norm use batch statistics.
         """
         rows = None if valid is None else valid.reshape(-1)
@@ -143,10 +143,10 @@ class BoxCascade(PyramidRPN):
         deltas: Float32[Array, "B R Kb 4"],
         image_sizes: Int32[Array, "B 2"],
     ) -> Float32[Array, "B R 4"]:
-        """Boxes as a stage regresses them, clipped to the image; no gradient passes.
+        """Applies a stage's deltas to boxes and clips them to the image, without gradient.
 
-        Deltas for each class are those of `classes`, or, where these say
-        background (K), of the best class (mmdet's `refine_bboxes`).
+        If there are deltas for each class, those of `classes` apply. Where that is background
+        (K), those of the highest-scoring class do (mmdet's `refine_bboxes`).
         """
         if deltas.shape[2] > 1:
             best = logits[..., :-1].argmax(-1).astype(classes.dtype)
@@ -162,7 +162,7 @@ class BoxCascade(PyramidRPN):
         samples: RoISamples,
         batch: Batch,
     ) -> tuple[Terms, Proposals]:
-        """The box losses of one stage, and the regions for the next."""
+        """Computes the box losses of one stage and the regions for the next one."""
         images, regions = samples.classes.shape
         logits, deltas = self.box_stage(
             stage, box_features, (images, regions), samples.valid, train=True
@@ -187,7 +187,7 @@ class BoxCascade(PyramidRPN):
         return self.of_stage(stage, terms), Proposals(boxes, jnp.zeros_like(boxes[..., 0]), passed)
 
     def of_stage(self, stage: int, terms: Terms) -> Terms:
-        """Loss terms with the stage's weight and its number, from 1, in their names."""
+        """Scales loss terms by the stage's weight and adds its number, from 1, to their names."""
         weight = self.stages[stage].loss_weight
         return {f"{name}_stage{stage + 1}": term.scaled(weight) for name, term in terms.items()}
 
@@ -197,15 +197,16 @@ class BoxCascade(PyramidRPN):
         proposals: Proposals,
         image_sizes: Int32[Array, "B 2"],
     ) -> Detections:
-        """Final boxes [B, D], without masks, in pixels of the padded input.
+        """Predicts the final boxes [B, D], without masks, in pixels of the padded input.
 
         Args:
-          box_features: gives the region features of boxes.
+          box_features: function from boxes to their region features.
           proposals: proposals of the RPN.
           image_sizes: (height, width) inside the padding.
         """
         boxes = proposals.boxes
         shape = (boxes.shape[0], boxes.shape[1])
+        # Regions have no known class in prediction: `refine` uses the highest-scoring one.
         unknown = jnp.full(shape, self.num_classes, jnp.int32)
         votes = []
         logits, deltas = self.box_stage(0, box_features(boxes), shape)

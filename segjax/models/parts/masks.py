@@ -1,4 +1,4 @@
-"""The mask branch of Mask R-CNN (1703.06870): from regions to masks over them."""
+"""Mask branch of Mask R-CNN (1703.06870), which predicts a mask over each region."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from segjax.types import Batch, Detections, LossTerm, RoISamples
 
 @dataclasses.dataclass(frozen=True)
 class MaskTargets:
-    """Targets of a mask head, and the regions that it is trained on.
+    """Rules for the targets of a mask head and for the regions that it is trained on.
 
     Attributes:
-      aligned: RoIAlign's half-pixel shift when ground truth is resampled.
-      threshold: targets are 1 where the resampled mask reaches it; None for soft targets
+      aligned: True for RoIAlign's half-pixel shift when resampling ground truth.
+      threshold: targets are 1 where the resampled mask reaches this value; None for soft targets
         (torchvision).
       max_rois: upper limit on regions per image; None means all positives. Regions over the
         limit are skipped and counted.
@@ -34,7 +34,8 @@ class MaskTargets:
     max_rois: int | None = None
 
     def select(self, samples: RoISamples) -> RoISamples:
-        """Rows of `samples` that the mask head is trained on: all that can be positive."""
+        """Selects the rows of `samples` that can be positive, up to `max_rois`, for training."""
+        # Positives come first, and shapes must be static: take a fixed number of leading rows.
         slots = samples.max_positives
         slots = slots if self.max_rois is None else min(slots, self.max_rois)
         return jax.tree.map(lambda x: x[:, :slots], samples)
@@ -42,7 +43,7 @@ class MaskTargets:
     def __call__(
         self, samples: RoISamples, batch: Batch, size: int
     ) -> Float32[Array, "N {size} {size}"]:
-        """Ground truth of B * R regions on a grid of `size` cells a side, 0..1."""
+        """Resamples the ground truth of B * R regions to `size` x `size` cells, 0..1."""
         index = samples.gt_index[..., None]
         masks = jnp.take_along_axis(batch.gt_masks, index[..., None], axis=1)
         frames = jnp.take_along_axis(batch.gt_mask_frames, index, axis=1)
@@ -59,15 +60,15 @@ class MaskTargets:
 class RoIMaskBranch(nn.Module):
     """Pooler, mask head, targets and loss: `segjax.protocols.MaskBranch`.
 
-    Its parameters are those of the head, under the branch's own name.
+    The head's parameters are stored directly under the branch's name.
 
     Attributes:
       pooler: RoIAlign for the head.
-      head: mask logits of regions.
-      targets: ground truth of regions.
-      loss: compares the two.
-      padded: how masks are pasted into images: torchvision's padded form, or Detectron2's and
-        mmdet's grid.
+      head: network from region features to mask logits.
+      targets: rules for the ground truth of regions.
+      loss: loss between logits and targets.
+      padded: True pastes masks into images with torchvision's padding; False resamples them
+        directly, like Detectron2 and mmdet.
     """
 
     pooler: RoIPooler
@@ -77,16 +78,16 @@ class RoIMaskBranch(nn.Module):
     padded: bool = False
 
     def setup(self) -> None:
-        """Puts the head's parameters where the branch's are."""
+        """Makes the head store its parameters in the scope of the branch."""
         nn.share_scope(self, self.head)
 
     @property
     def num_classes(self) -> int:
-        """K, without background."""
+        """Number of classes K, without background."""
         return self.head.num_classes
 
     def with_classes(self, num_classes: int) -> "RoIMaskBranch":
-        """The same branch for another number of classes."""
+        """Returns the same branch with another number of classes."""
         return self.clone(head=self.head.clone(num_classes=num_classes))
 
     def logits(
@@ -97,13 +98,13 @@ class RoIMaskBranch(nn.Module):
         valid: Bool[Array, "B R"] | None = None,
         train: bool = False,
     ) -> Float[Array, "N M M *K"]:
-        """Mask logits [B * R, M, M] of the given classes, or [B * R, M, M, K] of all.
+        """Predicts mask logits [B * R, M, M] of the given classes, or [B * R, M, M, K] of all.
 
         Args:
-          features: the pyramid.
+          features: levels of the pyramid.
           boxes: regions, in pixels.
-          classes: one for each region; None for all.
-          valid: keeps padding rows out of batch norm's statistics.
+          classes: class of each region; None for the logits of all classes.
+          valid: False for padding rows, which batch norm excludes from its statistics.
           train: lets batch norm use batch statistics.
         """
         rows = None if valid is None else valid.reshape(-1)
@@ -113,7 +114,7 @@ class RoIMaskBranch(nn.Module):
     def losses(
         self, features: Features, samples: RoISamples, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """The "loss_mask" over positive regions, and "mask_rois_dropped"; nothing is drawn."""
+        """Computes "loss_mask" of positive regions, counts "mask_rois_dropped"; ignores `keys`."""
         del keys
         shown = self.targets.select(samples)
         logits = self.logits(features, shown.boxes, shown.classes, shown.positive, train=True)
@@ -121,14 +122,14 @@ class RoIMaskBranch(nn.Module):
         return {"loss_mask": term}, {"mask_rois_dropped": dropped(samples, shown)}
 
     def predict(self, features: Features, found: Detections) -> Detections:
-        """Adds masks [B, D, M, M] over the boxes."""
+        """Adds masks [B, D, M, M] over their boxes to detections."""
         assert found.boxes is not None
         probs = jax.nn.sigmoid(self.logits(features, found.boxes, found.classes))
         return with_box_masks(found, probs, self.padded)
 
 
 def own_classes(classes: Int32[Array, "B R"] | None, num_classes: int) -> Int32[Array, " N"] | None:
-    """Classes as a row, background (K) as the last class: its masks are never looked at."""
+    """Flattens classes; background (K), whose masks are never used, becomes the last class."""
     return None if classes is None else jnp.minimum(classes.reshape(-1), num_classes - 1)
 
 
@@ -139,25 +140,25 @@ def mask_loss(
     shown: RoISamples,
     batch: Batch,
 ) -> LossTerm:
-    """The loss of mask logits of selected regions."""
+    """Computes the loss of the mask logits of selected regions."""
     wanted = targets(shown, batch, logits.shape[-1])
     return loss(logits, wanted, shown.positive.reshape(-1))
 
 
 def dropped(samples: RoISamples, shown: RoISamples) -> Float32[Array, ""]:
-    """Number of positive regions that the mask head is not trained on."""
+    """Counts the positive regions that the mask head is not trained on."""
     return (samples.positive.sum() - shown.positive.sum()).astype(jnp.float32)
 
 
 def with_box_masks(found: Detections, probs: Float32[Array, "N M M"], padded: bool) -> Detections:
-    """Detections with masks over their boxes."""
+    """Adds mask probabilities over their boxes to detections."""
     assert found.boxes is not None
     probs = probs.reshape(*found.scores.shape, *probs.shape[1:])  # [B, D, M, M]
     return dataclasses.replace(found, masks=BoxMasks(probs, found.boxes, padded))
 
 
 def average_masks(found: Sequence[Detections]) -> Detections:
-    """The same detections with the mean of several branches' probabilities over their boxes."""
+    """Averages the mask probabilities that several branches predict for the same detections."""
     masks = [one.masks for one in found if isinstance(one.masks, BoxMasks)]
     if len(masks) < len(found):
         raise ValueError("only masks over boxes are averaged over the stages of a cascade")

@@ -1,4 +1,4 @@
-"""Backbone, neck and region proposal network: from pixels to regions."""
+"""Backbone, neck and region proposal network, which turn pixels into regions."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int32, Key, UInt8
@@ -11,18 +11,18 @@ from segjax.types import Batch, Proposals
 
 
 class PyramidRPN(nn.Module):
-    """Backbone, neck and RPN; nothing here is meant to be overridden.
+    """Backbone, neck and RPN; its methods are not meant to be overridden.
 
-    Every method is usable alone under jit: `model.apply(variables, ...,
-    method="features")`. Images are uint8 RGB [B, H, W, 3] padded to multiples
-    of `padding.divisor`, `image_sizes` [B, 2] the (height, width) inside the padding.
+    Every method can be called on its own under jit: `model.apply(variables, ...,
+    method="features")`. Images are uint8 RGB [B, H, W, 3], padded to multiples of
+    `padding.divisor`. `image_sizes` [B, 2] are (height, width) inside the padding.
 
     Attributes:
-      preprocess: channel order and normalisation.
-      backbone: feature maps of the image.
-      fpn: neck, from these to the pyramid.
-      rpn_head: objectness and deltas of the anchors.
-      rpn: anchors, proposals and losses of the RPN; its strides are the pyramid's.
+      preprocess: channel order and normalisation of images.
+      backbone: network from images to feature maps.
+      fpn: neck from feature maps to the pyramid.
+      rpn_head: network that predicts objectness and deltas of the anchors.
+      rpn: anchors, proposals and losses of the RPN; its strides must be the pyramid's.
     """
 
     preprocess: Preprocess
@@ -33,16 +33,17 @@ class PyramidRPN(nn.Module):
 
     @property
     def padding(self) -> Padding:
-        """Sizes of input: those of the backbone."""
+        """Input sizes, which the backbone determines."""
         divisor = self.backbone.size_divisor
+        # With strides from shapes (torchvision), anchors depend on how far images are padded.
         return Padding(divisor, exact=self.rpn.stride_from_shape, init_side=2 * divisor)
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
+        """Returns the "/"-joined prefixes of frozen parameters."""
         return tuple(f"backbone/{name}" for name in self.backbone.frozen_paths())
 
     def check_strides(self) -> None:
-        """Raises a ValueError if the RPN's strides are not the pyramid's."""
+        """Raises a ValueError if the strides of the RPN and the pyramid differ."""
         strides = self.fpn.strides(self.backbone.strides)
         if self.rpn.strides != strides:
             raise ValueError(
@@ -56,14 +57,14 @@ class PyramidRPN(nn.Module):
         image_sizes: Int32[Array, "B 2"],
         train: bool = False,
     ) -> tuple[Float[Array, "B _ _ C"], ...]:
-        """Levels of the pyramid, P2..P6 as a rule, each [B, H / stride, W / stride, C]."""
+        """Computes the pyramid, usually P2..P6, each level [B, H / stride, W / stride, C]."""
         self.check_strides()
         return self.fpn(self.backbone(self.preprocess(images, image_sizes), train), train)
 
     def region_proposals(
         self, features: Features, image_sizes: Int32[Array, "B 2"], train: bool = False
     ) -> tuple[Proposals, RPNOutput, list[Float[Array, "_ 4"]]]:
-        """Proposals [B, R] with the RPN's output and the anchors they come from."""
+        """Returns proposals [B, R], the RPN's output, and the anchors."""
         output = self.rpn_head(features)
         shapes = [(level.shape[1], level.shape[2]) for level in features]
         stride = self.rpn.strides[0]
@@ -73,7 +74,7 @@ class PyramidRPN(nn.Module):
     def rpn_losses(
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Proposals, Terms, Counts]:
-        """Training proposals [B, R], the RPN's losses, and counts."""
+        """Returns training proposals [B, R], the losses of the RPN, and counts."""
         proposals, output, anchors = self.region_proposals(features, batch.image_sizes, train=True)
         terms, counts = self.rpn.losses(output, anchors, batch, keys)
         return proposals, terms, counts

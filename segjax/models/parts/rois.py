@@ -1,7 +1,7 @@
-"""Steps between proposals and detections, shared by every two-stage and cascaded model.
+"""Steps between proposals and detections, shared by all two-stage and cascaded models.
 
-Each is a frozen dataclass of settings with one method, so that a model's
-constructor shows its flavour and its code reads as pool, head, losses.
+Each step is a callable frozen dataclass of settings. The constructor of a model thus shows its
+conventions, and its code reads as pool, head, losses.
 """
 
 import dataclasses
@@ -30,13 +30,13 @@ class RoIPooler:
     """RoIAlign over the pyramid.
 
     Attributes:
-      output_size: cells per side.
+      output_size: number of cells per side.
       sampling_ratio: samples per cell and axis; 0 for ceil(cell size).
-      aligned: half-pixel shift of He et al.'s later code (Detectron2, mmdet).
-      levels: whose rule assigns boxes to levels.
-      canonical_size: box side, pixels, that belongs to `canonical_level`.
-      canonical_level: see `canonical_size`.
-      strides: pixels per cell of the levels that are pooled from, finest first.
+      aligned: True for the half-pixel shift of He et al.'s later code (Detectron2, mmdet).
+      levels: library whose rule assigns boxes to levels.
+      canonical_size: side in pixels of a box that belongs to `canonical_level`.
+      canonical_level: level of a box of `canonical_size`; 4 is P4.
+      strides: pixels per cell of the levels to pool from, finest first.
     """
 
     output_size: int
@@ -50,7 +50,7 @@ class RoIPooler:
     def __call__(
         self, features: Sequence[Float[Array, "B _ _ C"]], boxes: Float32[Array, "B R 4"]
     ) -> Float[Array, "N S S C"]:
-        """Region features [B * R, S, S, C] of boxes [B, R, 4]."""
+        """Pools region features [B * R, S, S, C] of boxes [B, R, 4]."""
         level = assign_levels(
             boxes,
             convention=self.levels,
@@ -76,11 +76,12 @@ class RoISampler:
     """Matches proposals to ground truth and draws a fixed number of them.
 
     Attributes:
-      matcher: which proposals are objects.
-      num_samples: regions per image; None for all that there are.
-      positive_fraction: at most this part of them positive.
-      append_gt: "before_matching" (torchvision, Detectron2), "after_matching"
-        (mmdet: they cannot take part in low-quality matching), or "never".
+      matcher: rule that labels proposals as objects or background.
+      num_samples: number of regions per image; None for all.
+      positive_fraction: maximum fraction of positive regions.
+      append_gt: point at which ground-truth boxes join the proposals: "before_matching"
+        (torchvision, Detectron2), "after_matching" (mmdet; they cannot take part in low-quality
+        matching), or "never".
     """
 
     matcher: Matcher = Matcher(0.5, 0.5, "none")
@@ -89,14 +90,14 @@ class RoISampler:
     append_gt: Literal["before_matching", "after_matching", "never"] = "before_matching"
 
     def max_positives(self, num_samples: int) -> int:
-        """Number of the `num_samples` rows that can be positive."""
+        """Returns how many of `num_samples` rows can be positive."""
         wanted = num_samples if self.num_samples is None else self.num_samples
         return min(num_samples, int(wanted * self.positive_fraction))
 
     def __call__(
         self, keys: Key[Array, " B"], proposals: Proposals, batch: Batch, num_classes: int
     ) -> RoISamples:
-        """Draws [B, min(num_samples, candidates)] regions, one key for each image."""
+        """Draws [B, min(num_samples, candidates)] regions, with one key per image."""
         sample = jax.vmap(self._sample, in_axes=(0, 0, 0, 0, 0, 0, None))
         return sample(
             keys,
@@ -118,6 +119,7 @@ class RoISampler:
         gt_classes: Int32[Array, " G"],
         num_classes: int,
     ) -> RoISamples:
+        # Ground truth is appended after the proposals, so that its index identifies it below.
         num_proposals = boxes.shape[0]
         if self.append_gt == "before_matching":
             boxes, valid = jnp.concatenate([boxes, gt_boxes]), jnp.concatenate([valid, gt_valid])
@@ -129,8 +131,8 @@ class RoISampler:
             own = jnp.arange(gt_boxes.shape[0], dtype=gt_index.dtype)
             gt_index = jnp.concatenate([gt_index, own])
         count = min(self.num_samples or boxes.shape[0], boxes.shape[0])
-        # The cap on positives belongs to num_samples, also where there are fewer
-        # candidates; the half keeps the quotient from rounding one away.
+        # The limit on positives is a fraction of `num_samples`, even with fewer candidates. Adding
+        # one half prevents the division from rounding one positive away.
         fraction = min(1.0, (self.max_positives(count) + 0.5) / count)
         chosen = sample_indices(key, label, count, fraction)
         positive = chosen.valid & (chosen.label == 1)
@@ -155,16 +157,17 @@ def box_losses(
     class_loss: SoftmaxCrossEntropy,
     box_loss: BoxLoss,
 ) -> dict[str, LossTerm]:
-    """Classification over all sampled regions, box regression over the positive ones.
+    """Computes the class loss of all sampled regions and the box loss of the positive ones.
 
-    Both are divided by the number of sampled regions, background included
-    (Fast R-CNN as all three peers write it).
+    Both are divided by the number of sampled regions, including background, as in all three
+    peers' Fast R-CNN.
     """
     classes, valid, positive = (
         x.reshape(-1) for x in (samples.classes, samples.valid, samples.positive)
     )
     matched = jnp.take_along_axis(gt_boxes, samples.gt_index[..., None], axis=1)
     if box_deltas.shape[1] > 1:
+        # Background has no deltas. Any valid index will do, as only positives enter the box loss.
         own = jnp.minimum(classes, box_deltas.shape[1] - 1)[:, None, None]
         box_deltas = jnp.take_along_axis(box_deltas, own, axis=1)
     count = valid.sum().astype(jnp.float32)
@@ -176,24 +179,23 @@ def box_losses(
 
 
 def class_probabilities(class_logits: Float32[Array, "*n K1"]) -> Float32[Array, "*n K"]:
-    """Softmax over K classes and background, which is last and left out."""
+    """Softmax over K classes and background; drops the latter, which is last."""
     return jax.nn.softmax(class_logits)[..., :-1]
 
 
 @dataclasses.dataclass(frozen=True)
 class DetectionFilter:
-    """From class probabilities and boxes to the final detections.
+    """Selects the final detections from class probabilities and boxes.
 
     Attributes:
-      score_threshold: a class must score above this.
-      nms_threshold: IoU above which a worse box of the same class goes.
-      max_detections: D, per image.
-      min_size: both sides of a box must reach this, pixels (torchvision 1e-2).
-      num_candidates: how many (region, class) pairs, best first, enter NMS. As
-        NMS runs best first, the result is exact if these yield
-        `max_detections`, or if no more pairs pass the threshold.
-      class_agnostic_nms: a better box suppresses worse ones of any class (mmdet's Panoptic
-        FPN).
+      score_threshold: score that detections must exceed.
+      nms_threshold: IoU with a better box of the same class above which a box is suppressed.
+      max_detections: maximum number D of detections per image.
+      min_size: minimum of both sides of a box, in pixels (torchvision 1e-2).
+      num_candidates: maximum number of (region, class) pairs that enter NMS, best first. NMS runs
+        in descending order of score, so the result is exact if these yield `max_detections`, or
+        if no more pairs pass the threshold.
+      class_agnostic_nms: True lets a box suppress worse ones of any class (mmdet's Panoptic FPN).
     """
 
     score_threshold: float = 0.05
@@ -211,7 +213,7 @@ class DetectionFilter:
         image_sizes: Int32[Array, "B 2"],
         coder: DeltaCoder,
     ) -> Detections:
-        """Decode, clip, threshold, NMS within each class, the best D."""
+        """Thresholds, decodes and clips boxes, applies NMS, and keeps the best D."""
         return jax.vmap(self._filter, in_axes=(0, 0, 0, 0, 0, None))(
             class_probs, box_deltas, proposals.boxes, proposals.valid, image_sizes, coder
         )
@@ -227,6 +229,7 @@ class DetectionFilter:
     ) -> Detections:
         num_classes = probs.shape[1]
         eligible = (probs > self.score_threshold) & proposal_valid[:, None]
+        # Decoding only the candidates is cheaper than decoding R * K boxes.
         count = min(self.num_candidates, probs.size)
         scores, index = jax.lax.top_k(jnp.where(eligible, probs, -1.0).reshape(-1), count)
         region, classes = index // num_classes, index % num_classes
@@ -246,11 +249,11 @@ class DetectionFilter:
 
 
 def with_max_detections(module: M, number: int) -> M:
-    """A model whose detection filters, wherever they stand, let this many through, if fewer now.
+    """Returns a model with all its detection filters' limits raised to at least `number`.
 
     Args:
-      module: linen module.
-      number: detections of an image.
+      module: linen module; filters are also found in modules inside it.
+      number: detections per image.
     """
     part: Any = module
     changes: dict[str, Any] = {}
@@ -261,6 +264,7 @@ def with_max_detections(module: M, number: int) -> M:
             changes[field.name] = dataclasses.replace(
                 value, max_detections=number, num_candidates=candidates
             )
+        # `parent` is a field of every linen module, but points to the module around it.
         elif isinstance(value, nn.Module) and field.name != "parent":
             inner = with_max_detections(value, number)
             changes |= {} if inner is value else {field.name: inner}

@@ -1,4 +1,4 @@
-"""The region proposal network around its head: anchors, proposals, losses (1506.01497)."""
+"""Region proposal network without its head: anchors, proposals and losses (1506.01497)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,32 +21,31 @@ from segjax.types import Batch, LossTerm, Proposals
 
 @dataclasses.dataclass(frozen=True)
 class RPN:
-    """Everything of the region proposal network that has no parameters.
+    """Parts of the region proposal network that have no parameters.
 
     Attributes:
-      anchor_sizes: side of the square anchor of each level, pixels.
-      aspect_ratios: height over width.
+      anchor_sizes: side in pixels of the square anchor of each level.
+      aspect_ratios: heights of the anchors over their widths.
       strides: pixels per cell of each level.
-      round_anchors: round base anchors to whole pixels (torchvision).
-      stride_from_shape: take the stride as padded size // cells (torchvision).
-      coder: box deltas.
-      pre_nms_topk: candidates per level, (training, test).
-      post_nms_topk: proposals per image, (training, test).
+      round_anchors: True rounds base anchors to whole pixels (torchvision).
+      stride_from_shape: True computes strides as padded size // cells (torchvision).
+      coder: scale of the box deltas.
+      pre_nms_topk: candidates per level in (training, test).
+      post_nms_topk: proposals per image in (training, test).
       ranked_by: objectness "logits" (torchvision, Detectron2) or "probabilities" (mmdet).
-        They differ where float32 probabilities tie, as all do above a logit of 16.6.
-      nms_threshold: IoU above which a worse proposal of the same level goes.
-      min_size: both sides of a proposal must exceed this, in pixels (or reach
-        it, with `min_size_inclusive`).
-      matcher: which anchors are objects.
-      allowed_border: how far, in pixels, a training anchor may reach beyond the
-        image; None for any (mmdet's Cascade and HTC use 0).
-      num_samples: anchors per image that enter the loss.
-      positive_fraction: at most this part of them positive.
-      loss_count: what the losses are divided by: "sampled", the number of
-        sampled anchors (torchvision, mmdet), or "fixed", num_samples for each
-        image (Detectron2).
-      objectness_loss: loss of sampled anchors' objectness.
-      box_loss: loss of positive anchors' deltas.
+        They differ where float32 probabilities tie, as they all do above a logit of 16.6.
+      nms_threshold: IoU with a better proposal of the same level above which one is suppressed.
+      min_size: size in pixels that both sides of a proposal must exceed.
+      min_size_inclusive: True also accepts sides equal to `min_size`.
+      matcher: rule that labels anchors as objects or background.
+      allowed_border: maximum distance in pixels by which a training anchor may extend beyond the
+        image; None for no limit (mmdet's Cascade and HTC use 0).
+      num_samples: number of anchors per image that enter the loss.
+      positive_fraction: maximum fraction of positive anchors.
+      loss_count: divisor of the losses: "sampled", the number of sampled anchors (torchvision,
+        mmdet), or "fixed", `num_samples` for each image (Detectron2).
+      objectness_loss: loss of the objectness of sampled anchors.
+      box_loss: loss of the deltas of positive anchors.
     """
 
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -72,7 +71,7 @@ class RPN:
     def anchors(
         self, feature_shapes: Sequence[tuple[int, int]], padded_size: tuple[int, int]
     ) -> list[Float32[Array, "_ 4"]]:
-        """Anchors of every level, [h * w * A, 4] in order (H, W, A)."""
+        """Returns the anchors of every level, [h * w * A, 4] in (H, W, A) order."""
         levels = []
         for size, stride, shape in zip(
             self.anchor_sizes, self.strides, feature_shapes, strict=True
@@ -90,13 +89,13 @@ class RPN:
         *,
         train: bool,
     ) -> Proposals:
-        """The best boxes of every level after NMS, [B, R]; no gradient passes.
+        """Selects the best boxes [B, R] of all levels after NMS, without gradient.
 
-        Per level: the `pre_nms_topk` best anchors, decoded, clipped to the image,
-        empty ones dropped, NMS; then the `post_nms_topk` best over all levels.
-        Ties go by position: lower levels first, within a level in order (H, W, A), as a
-        stable sort leaves them. (mmdet's own order of ties is that of `torch.sort`, which is
-        stable on CUDA; that of torch 2.14 on x86 CPUs is not.)
+        On each level, this decodes the `pre_nms_topk` best anchors, clips them to the image, drops
+        empty ones, and applies NMS. It then takes the `post_nms_topk` best over all levels.
+        Ties are broken by position, as in a stable sort: lower levels first, and (H, W, A) order
+        within a level. (mmdet breaks ties in the order of `torch.sort`, which is stable on CUDA,
+        but not on x86 CPUs with torch 2.14.)
         """
         pre, post = (pair[0 if train else 1] for pair in (self.pre_nms_topk, self.post_nms_topk))
         levels = [
@@ -105,8 +104,8 @@ class RPN:
                 output.objectness_logits, output.box_deltas, anchors, strict=True
             )
         ]
-        # Stack the levels, padded to the same number of candidates: one batched
-        # NMS over [B, L] instead of a longer one over all levels together.
+        # Stack the levels, padded to the same number of candidates. NMS is then batched over
+        # [B, L], instead of a longer one over all levels together.
         width = max(level[1].shape[1] for level in levels)
         boxes, scores, valid = (
             jnp.stack([_pad_to(level[i], width) for level in levels], axis=1) for i in range(3)
@@ -122,7 +121,7 @@ class RPN:
     def _level_candidates(
         self, logits: Array, deltas: Array, anchors: Array, image_sizes: Array, topk: int
     ) -> tuple[Array, Array, Array]:
-        """Boxes [B, n, 4], scores [B, n], valid [B, n] of a level's `topk` best anchors."""
+        """Returns boxes [B, n, 4], scores [B, n], valid [B, n] of a level's `topk` best anchors."""
         scores = jax.lax.stop_gradient(logits)
         if self.ranked_by == "probabilities":
             scores = jax.nn.sigmoid(scores)
@@ -130,6 +129,7 @@ class RPN:
         best = jnp.take_along_axis(jax.lax.stop_gradient(deltas), index[..., None], axis=1)
         boxes = clip_boxes(self.coder.decode(best, anchors[index]), image_sizes)
         valid = nonempty(boxes, self.min_size, inclusive=self.min_size_inclusive)
+        # Like Detectron2, drop proposals that are not finite.
         return boxes, scores, valid & jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
 
     def losses(
@@ -139,7 +139,7 @@ class RPN:
         batch: Batch,
         keys: Key[Array, " B"],
     ) -> tuple[dict[str, LossTerm], dict[str, Float[Array, ""]]]:
-        """Objectness and box loss over sampled anchors, and how many were positive."""
+        """Computes objectness and box losses of sampled anchors, and counts the positives."""
         all_anchors = jnp.concatenate(anchors)
         logits = jnp.concatenate(output.objectness_logits, axis=1)
         deltas = jnp.concatenate(output.box_deltas, axis=1)
@@ -171,9 +171,10 @@ class RPN:
         gt_valid: Bool[Array, " G"],
         key: Key[Array, ""],
     ) -> tuple[Bool[Array, " N"], Bool[Array, " N"], Float32[Array, "N 4"]]:
-        """Sampled positives, sampled negatives and matched ground truth of one image."""
+        """Returns sampled positives, sampled negatives and matched ground truth of one image."""
         inside = None
         if self.allowed_border is not None:
+            # Reversed, because sizes are (height, width) and boxes are (x, y).
             limit = image_size[::-1].astype(jnp.float32) + self.allowed_border
             inside = (anchors[:, :2] >= -self.allowed_border).all(-1)
             inside &= (anchors[:, 2:] < limit[None]).all(-1)
@@ -190,7 +191,7 @@ def best_proposals(
     keep: Bool[Array, "B N"],
     count: int,
 ) -> Proposals:
-    """The `count` best kept boxes of each image, best first, padded with zeros."""
+    """Selects the `count` best kept boxes of each image, best first, padded with zeros."""
     best, index = jax.lax.top_k(jnp.where(keep, scores, -jnp.inf), count)
     valid = jnp.take_along_axis(keep, index, axis=1)
     boxes = jnp.take_along_axis(boxes, index[..., None], axis=1)
@@ -202,5 +203,5 @@ def best_proposals(
 
 
 def _pad_to(x: Array, width: int) -> Array:
-    """Pads axis 1 with zeros (False) to `width`."""
+    """Pads axis 1 to `width` with zeros (False)."""
     return jnp.pad(x, [(0, 0), (0, width - x.shape[1])] + [(0, 0)] * (x.ndim - 2))

@@ -1,4 +1,4 @@
-"""The box branch that Faster R-CNN and Mask R-CNN share, from regions to boxes."""
+"""Box branch shared by Faster R-CNN and Mask R-CNN, which turns regions into boxes."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Key
@@ -20,17 +20,17 @@ from segjax.types import Batch, Detections, RoISamples
 
 
 class TwoStage(PyramidRPN):
-    """`PyramidRPN`, RoIAlign and box head; nothing here is meant to be overridden.
+    """`PyramidRPN`, RoIAlign and box head; its methods are not meant to be overridden.
 
-    Attributes, besides those of `PyramidRPN`:
+    Attributes, in addition to those of `PyramidRPN`:
       box_pooler: RoIAlign for the box head.
-      box_head: class logits and deltas of regions; its `num_classes` is the
-        model's, 0 until the data decide.
-      box_coder: scale of the box head's deltas.
-      sampler: regions drawn for training.
-      detections: rule by which regions become final detections.
-      class_loss: loss of the box head's classes.
-      box_loss: loss of its deltas.
+      box_head: network that predicts class logits and deltas of regions; its `num_classes` is the
+        model's, 0 until the data determine it.
+      box_coder: scale of the box deltas.
+      sampler: sampler of regions for training.
+      detections: filter that selects the final detections.
+      class_loss: classification loss of the box head.
+      box_loss: loss of the box deltas.
     """
 
     box_pooler: RoIPooler
@@ -43,12 +43,12 @@ class TwoStage(PyramidRPN):
 
     @property
     def classes(self) -> ClassCounts:
-        """Objects alone."""
+        """Classes of objects only."""
         return ClassCounts(things=self.num_classes)
 
     @property
     def num_classes(self) -> int:
-        """K, without background; 0 until the data decide."""
+        """Number of classes K, without background; 0 until the data determine it."""
         return self.box_head.num_classes
 
     def box_outputs(
@@ -58,15 +58,15 @@ class TwoStage(PyramidRPN):
         valid: Bool[Array, "B R"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "N K1"], Float[Array, "N Kb 4"]]:
-        """Class logits [B * R, K + 1], background last, and deltas of regions.
+        """Predicts class logits [B * R, K + 1], background last, and deltas of regions.
 
-        `valid` keeps padding rows out of batch norm's statistics.
+        `valid` is False for padding rows, which batch norm excludes from its statistics.
         """
         rows = None if valid is None else valid.reshape(-1)
         return self.box_head(self.box_pooler(features, boxes), train, rows)
 
     def find_boxes(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
-        """Final boxes [B, D], without masks, in pixels of the padded input."""
+        """Predicts the final boxes [B, D], without masks, in pixels of the padded input."""
         proposals, _, _ = self.region_proposals(features, image_sizes)
         logits, deltas = self.box_outputs(features, proposals.boxes)
         batch = proposals.boxes.shape[0]
@@ -84,7 +84,7 @@ class TwoStage(PyramidRPN):
         batch: Batch,
         keys: Key[Array, " B"],
     ) -> tuple[RoISamples, Terms, Counts]:
-        """Samples regions; their box losses, the RPN's losses, and counts."""
+        """Samples regions; returns them, the losses of RPN and box head, and counts."""
         rpn_keys, roi_keys = split_keys(keys)
         proposals, terms, counts = self.rpn_losses(features, batch, rpn_keys)
         samples = self.sampler(roi_keys, proposals, batch, self.num_classes)
@@ -103,6 +103,6 @@ class TwoStage(PyramidRPN):
 
 
 def check_no_pixels(pixels: int | None) -> None:
-    """Raises a ValueError if a model without semantic branch is given classes of pixels."""
+    """Raises a ValueError if `pixels` is given, for models without a semantic branch."""
     if pixels is not None:
         raise ValueError(f"{pixels} classes of pixels, for a model without a semantic branch")
