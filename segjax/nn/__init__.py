@@ -1,1 +1,1 @@
-"""Network parts with parameters, as Flax linen modules. Layout is NHWC throughout."""
+"""Network parts with parameters, as Flax linen modules. All layouts are NHWC."""

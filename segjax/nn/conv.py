@@ -1,9 +1,9 @@
-"""Convolutions in the forms that XLA compiles well on every platform.
+"""Convolutions in forms that XLA compiles well on every platform.
 
-XLA lowers the weight gradient of a 1x1 convolution to a convolution with the
-image as a giant filter, and a transposed convolution to one over a dilated
-input; both are many times slower on a CPU (and the second on a GPU) than the
-matrix product they really are, so both are written as that product.
+XLA lowers the weight gradient of a 1x1 convolution to a convolution with the image as a giant
+filter, and a transposed convolution to one over a dilated input. Both are equivalent to a matrix
+product, which is many times faster on a CPU (and, for the second, on a GPU). So this module
+writes both as products.
 """
 
 import functools
@@ -16,26 +16,26 @@ from jaxtyping import Array, Float
 
 from segjax.types import Dtype
 
-# torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu"), which is what
-# ResNets from scratch and all three peers' mask heads use.
+# torch.nn.init.kaiming_normal_(mode="fan_out", nonlinearity="relu"), as in ResNets trained from
+# scratch and in the mask heads of all three peers.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# Detectron2's c2_xavier_fill, torchvision's kaiming_uniform_(a=1): FPN, box head.
+# Detectron2's c2_xavier_fill and torchvision's kaiming_uniform_(a=1), for FPN and box head.
 kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with zero padding that gives ceil(size / stride) cells.
+    """Convolution with zero padding and ceil(size / stride) output cells.
 
     Attributes:
-      features: output channels.
+      features: number of output channels.
       kernel_size: side of the square kernel, odd.
       stride: step in both directions.
-      groups: ResNeXt's cardinality.
-      padding: "symmetric": `kernel_size // 2` on every side, as PyTorch's models do; "same":
-        TensorFlow's, no more than needed, the odd one at the end.
-      use_bias: whether to add a bias [features].
+      groups: number of groups (ResNeXt's cardinality).
+      padding: "symmetric" adds `kernel_size // 2` cells on every side, like PyTorch's models;
+        "same" is TensorFlow's, no more than needed, with the odd cell at the end.
+      use_bias: True adds a bias [features].
       kernel_init: initialiser of the kernel [k, k, C / groups, features].
-      dtype: dtype of the computation; parameters are float32.
+      dtype: compute dtype; parameters are float32.
     """
 
     features: int
@@ -77,21 +77,21 @@ class Conv(nn.Module):
 
 
 def pointwise(x: Float[Array, "*b C"], kernel: Float[Array, "C F"]) -> Float[Array, "*b F"]:
-    """A 1x1 convolution as a 2-D product: [..., C] @ [C, F] -> [..., F].
+    """Computes a 1x1 convolution as a 2-D product: [..., C] @ [C, F] -> [..., F].
 
-    The reshape to two axes matters: XLA:CPU's gradient of the 4-D contraction
-    runs at a third of the speed.
+    The reshape to two axes matters: on XLA:CPU, the gradient of the 4-D contraction is three
+    times slower.
     """
     flat = x.reshape(-1, x.shape[-1]) @ kernel
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def subsample(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"]:
-    """Every `stride`-th cell of both axes: `x[:, ::stride, ::stride]`.
+    """Takes every `stride`-th cell of both axes: `x[:, ::stride, ::stride]`.
 
-    A slice that skips cells would do, but XLA of jaxlib 0.10 may fuse it into the product that
-    reads it on NVIDIA GPUs, loses count of the cells there, and aborts the process
-    (openxla/xla#47381). Taking the first cell of each block costs a CPU the same.
+    This is not a strided slice, because XLA of jaxlib 0.10 may fuse that into the product that
+    reads it on NVIDIA GPUs, miscounts the cells there, and aborts the process
+    (openxla/xla#47381). Taking the first cell of each block costs the same on a CPU.
     """
     if stride == 1:
         return x
@@ -103,11 +103,11 @@ def subsample(x: Float[Array, "B H W C"], stride: int) -> Float[Array, "B h w C"
 
 @jax.custom_vjp
 def conv3x3(x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 C F"]) -> Float[Array, "B H W F"]:
-    """A 3x3 convolution of stride 1 and padding 1, with a kernel gradient that CPUs do fast.
+    """3x3 convolution of stride 1 and padding 1, with a kernel gradient that is fast on CPUs.
 
-    XLA:CPU computes the kernel's gradient as a convolution with the whole image as the
-    window: 20 GFLOP/s on two cores for 256 channels at 200 x 336, where the convolution
-    itself runs at 180. As nine matrix products, one for each tap, it runs at 100.
+    XLA:CPU computes the kernel gradient as a convolution with the whole image as the window. For
+    256 channels at 200 x 336, it runs at 20 GFLOP/s on two cores, and the convolution itself at
+    180. Nine matrix products, one for each tap, run at 100.
     """
     return _conv3x3(x, kernel)
 
@@ -131,7 +131,7 @@ def _conv3x3_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]
     x, kernel = saved
     x_grad = jax.vjp(lambda x: _conv3x3(x, kernel), x)[1](grad)[0]
     cells = x.shape[0] * x.shape[1] * x.shape[2]
-    # Few channels or cells: the products are too small to pay for their copies.
+    # With few channels or cells, the products are too small to make up for their copies.
     if min(kernel.shape[2:]) < TAPS_CHANNELS or cells < TAPS_CELLS:
         return x_grad, _kernel_grad(x, kernel, grad)
     kernel_grad = jax.lax.platform_dependent(
@@ -140,7 +140,7 @@ def _conv3x3_bwd(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]
     return x_grad, kernel_grad
 
 
-# From where on the products win, measured on two cores of an AMD EPYC.
+# Minimum sizes at which the products are faster, measured on two cores of an AMD EPYC.
 TAPS_CHANNELS, TAPS_CELLS = 192, 8192
 
 
@@ -167,11 +167,11 @@ conv3x3.defvjp(_conv3x3_fwd, _conv3x3_bwd)
 def grouped_conv3x3(
     x: Float[Array, "B H W C"], kernel: Float[Array, "3 3 c F"], groups: int, stride: int
 ) -> Float[Array, "B h w F"]:
-    """A 3x3 convolution in groups with padding 1, with a kernel gradient that CPUs do fast.
+    """Grouped 3x3 convolution with padding 1 (ResNeXt) and a kernel gradient that is fast on CPUs.
 
-    ResNeXt's. XLA:CPU takes the gradient of all groups with all groups and throws away
-    what is not wanted: 26 s for 1024 channels in 32 groups at 50 x 84 on two cores. As nine
-    products for each group, one for each tap, it is a second.
+    XLA:CPU computes the gradient between all pairs of groups and discards most of it, which takes
+    26 s for 1024 channels in 32 groups at 50 x 84 on two cores. Nine products for each group, one
+    for each tap, take one second.
     """
     return _conv3x3(x, kernel, groups, stride)
 
@@ -216,7 +216,7 @@ grouped_conv3x3.defvjp(_grouped_conv3x3_fwd, _grouped_conv3x3_bwd)
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` on the last axis, float32 parameters, `dtype` computation."""
+    """`x @ kernel + bias` on the last axis, with float32 parameters, computed in `dtype`."""
 
     features: int
     kernel_init: nn.initializers.Initializer = kaiming_uniform
@@ -235,11 +235,10 @@ class Dense(nn.Module):
 
 
 class Deconv2x2(nn.Module):
-    """Transposed convolution of kernel 2 and stride 2: every cell becomes a 2x2 block.
+    """Transposed convolution of kernel 2 and stride 2, which turns every cell into a 2x2 block.
 
-    As the blocks do not overlap it is one matrix product and a reshuffle
-    (depth to space). The kernel [2, 2, C, F] has torch's values W[c, f, y, x]
-    at [y, x, c, f].
+    The blocks do not overlap, so this is one matrix product and a reshuffle (depth to space).
+    The kernel [2, 2, C, F] has torch's values W[c, f, y, x] at [y, x, c, f].
     """
 
     features: int
@@ -249,7 +248,7 @@ class Deconv2x2(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 F"]:
         """[B, H, W, C] -> [B, 2 H, 2 W, features]."""
         batch, height, width, channels = x.shape
-        # fan-in of an output value is C, as only one tap reaches it
+        # The fan-in of an output value is C, because only one tap reaches it.
         init = nn.initializers.variance_scaling(2.0, "fan_in", "normal", in_axis=2, out_axis=3)
         kernel = self.param("kernel", init, (2, 2, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))

@@ -1,8 +1,8 @@
-"""Depthwise convolution, as a sum of shifted images on CPUs.
+"""Depthwise convolution, computed on CPUs as a sum of shifted images.
 
-XLA:CPU runs a convolution with as many groups as channels at a few GFLOP/s, and its
-gradients slower yet: one 5x5 of 1152 channels on 8 x 8 cells takes 20 ms forward and
-700 ms for the kernel's gradient, where sums of shifted products take 1 and 2.
+XLA:CPU runs a convolution with as many groups as channels at a few GFLOP/s, and its gradients
+even slower. A 5x5 kernel with 1152 channels on 8 x 8 cells takes 20 ms forward and 700 ms for the
+kernel gradient. Sums of shifted products take 1 and 2 ms.
 """
 
 import functools
@@ -15,18 +15,18 @@ from jaxtyping import Array, Float
 
 from segjax.types import Dtype
 
-# A filter sees its own channel alone, so its fan-out (TensorFlow's choice for these
-# layers) is the number of its taps, which is what fan-in means for [k, k, 1, C].
+# TensorFlow initialises these layers by fan-out. A filter sees only its own channel, so this is
+# the number of taps, which is the fan-in of a kernel [k, k, 1, C].
 depthwise_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class DepthwiseConv(nn.Module):
-    """One k x k filter for each channel, padded as TensorFlow's "SAME", without bias.
+    """One k x k filter per channel, with TensorFlow's "SAME" padding and without bias.
 
     Attributes:
       kernel_size: side of the square kernel.
       stride: step in both directions, at most `kernel_size`.
-      dtype: dtype of the computation; the parameter `kernel` [k, k, 1, C] is float32.
+      dtype: compute dtype; the parameter `kernel` [k, k, 1, C] is float32.
     """
 
     kernel_size: int
@@ -45,14 +45,14 @@ class DepthwiseConv(nn.Module):
 def depthwise_conv(
     x: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], stride: int
 ) -> Float[Array, "B h w C"]:
-    """A depthwise convolution with TensorFlow's "SAME" padding.
+    """Depthwise convolution with TensorFlow's "SAME" padding.
 
-    That is as little zero padding as gives ceil(size / stride) cells, the odd one of it at
-    the end: where the stride is 2, the padding depends on whether the size is even.
+    This is the least zero padding for ceil(size / stride) cells, with the odd cell at the end.
+    For stride 2, it depends on whether the size is even.
 
     Args:
       x: features.
-      kernel: a filter for each channel.
+      kernel: filter of each channel.
       stride: step in both directions, at most k.
     """
     taps = functools.partial(_conv_by_taps, stride=stride)
@@ -94,7 +94,7 @@ def _grads_by_taps(x: Array, kernel: Array, grad: Array, stride: int) -> tuple[A
 
 
 def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME" padding before and after an axis of `size`."""
+    """Returns TensorFlow's "SAME" padding before and after an axis of `size`."""
     cells = -(-size // stride)
     total = max((cells - 1) * stride + kernel_size - size, 0)
     return total // 2, total - total // 2
@@ -106,7 +106,7 @@ def _padded(x: Array, side: int, stride: int) -> Array:
 
 
 def _taps(side: int) -> Iterator[tuple[int, int]]:
-    """Rows and columns of a kernel."""
+    """Iterates over the rows and columns of a kernel."""
     return ((row, column) for row in range(side) for column in range(side))
 
 
@@ -122,15 +122,15 @@ def _conv_by_taps(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _product(x: Array, tap: Array) -> Array:
-    """[..., C] times a tap [1, C] in float32, in which the products are summed."""
+    """Multiplies [..., C] by a tap [1, C] in float32, the dtype in which products are summed."""
     return x.astype(jnp.float32) * tap.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _x_grad_by_taps(kernel: Array, grad: Array, stride: int, size: tuple[int, int]) -> Array:
-    """The gradient with respect to x [B, *size, C].
+    """Computes the gradient with respect to x [B, *size, C].
 
-    Input cell `stride * q + r`, counted from the padding's edge, took part in output cell
-    q - m through tap r + stride * m: each remainder r is a convolution of `grad` of its own.
+    Input cell `stride * q + r`, counted from the edge of the padding, contributes to output cell
+    q - m through tap r + stride * m. So each remainder r is a separate convolution of `grad`.
     """
     side, (_, height, width, _) = len(kernel), grad.shape
     reach = (side - 1) // stride  # the largest m
@@ -157,10 +157,10 @@ def _x_grad_by_taps(kernel: Array, grad: Array, stride: int, size: tuple[int, in
 
 
 def _kernel_grad_by_taps(x: Array, kernel: Array, grad: Array, stride: int) -> Array:
-    """The gradient with respect to the kernel, summed up row by row of each image.
+    """Computes the gradient with respect to the kernel, accumulated row by row of each image.
 
-    The sums of a row stay in the cache, one [k, w, C] for each column of the kernel; only at
-    the end are their cells added. XLA:CPU sums whole images at a tenth of the speed.
+    There is one sum [k, w, C] for each column of the kernel. These stay in the cache, and their
+    cells are only added up at the end. XLA:CPU is ten times slower at summing whole images.
     """
     side, (batch, height, width, channels) = len(kernel), grad.shape
     padded = _padded(x, side, stride)

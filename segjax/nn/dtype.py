@@ -1,4 +1,4 @@
-"""Compute dtypes of a module and of all modules inside it."""
+"""Sets the compute dtype of a module and of all modules inside it."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -11,13 +11,14 @@ M = TypeVar("M")
 
 
 def with_dtype(module: M, dtype: Dtype) -> M:
-    """Returns a linen module with the `dtype` of itself and of all modules inside replaced."""
+    """Returns a copy of a linen module with a new `dtype`, also in all modules inside it."""
     part: Any = module
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(part):
         value = getattr(part, field.name)
         if field.name == "dtype":
             changes["dtype"] = dtype
+        # `parent` is a field of every linen module, but points to the module around it.
         elif isinstance(value, nn.Module) and field.name != "parent":
             changes[field.name] = with_dtype(value, dtype)
         elif isinstance(value, tuple) and any(isinstance(v, nn.Module) for v in value):

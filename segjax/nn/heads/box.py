@@ -1,4 +1,4 @@
-"""Box heads: region features to class logits and box deltas."""
+"""Box heads, which turn region features into class logits and box deltas."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,19 +12,18 @@ from segjax.types import Dtype
 class BoxHead(nn.Module):
     """`num_convs` 3x3 convolutions, `num_fcs` fully connected layers, two predictors.
 
-    Two fully connected layers is the head of torchvision v1, Detectron2 and
-    mmdet; four convolutions with norm and one fully connected layer that of
-    torchvision v2 and Detectron2's LSJ models.
+    torchvision v1, Detectron2 and mmdet use two fully connected layers. torchvision v2 and
+    Detectron2's LSJ models use four convolutions with norms and one fully connected layer.
 
     Attributes:
-      num_classes: K, without background.
-      num_convs: 3x3 convolutions before the fully connected layers.
-      conv_features: their channels.
-      num_fcs: fully connected layers.
-      fc_features: their width.
-      norm: normalisation after each convolution (then without bias), or None.
-      class_agnostic: one box per region rather than one per class.
-      dtype: dtype of the computation; outputs are float32.
+      num_classes: number of classes K, without background.
+      num_convs: number of 3x3 convolutions before the fully connected layers.
+      conv_features: number of channels of the convolutions.
+      num_fcs: number of fully connected layers.
+      fc_features: width of the fully connected layers.
+      norm: normalisation after each convolution, which then has no bias; None for none.
+      class_agnostic: True predicts one box per region, False one per class.
+      dtype: compute dtype; outputs are float32.
     """
 
     num_classes: int
@@ -45,8 +44,8 @@ class BoxHead(nn.Module):
     ) -> tuple[Float[Array, "N K1"], Float[Array, "N Kb 4"]]:
         """Region features [N, S, S, C] -> logits [N, K + 1], deltas [N, K or 1, 4].
 
-        The last logit is the background's. `valid` names the rows that enter
-        batch norm's statistics; None is all.
+        The last logit is for background. `valid` is True for rows that enter the statistics of
+        batch norm; None includes all.
         """
         for i in range(self.num_convs):
             conv = Conv(

@@ -1,4 +1,4 @@
-"""The mask head of Mask R-CNN (1703.06870)."""
+"""Mask head of Mask R-CNN (1703.06870)."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,14 +10,14 @@ from segjax.types import Dtype
 
 
 class MaskHead(nn.Module):
-    """`num_convs` 3x3 convolutions, a 2x2 deconvolution, a 1x1 predictor.
+    """`num_convs` 3x3 convolutions, a 2x2 deconvolution, and a 1x1 predictor.
 
     Attributes:
-      num_classes: K masks per region.
-      num_convs: 3x3 convolutions.
-      features: channels throughout.
-      norm: normalisation after each convolution (then without bias), or None.
-      dtype: dtype of the computation; outputs are float32.
+      num_classes: number K of classes, and of masks per region.
+      num_convs: number of 3x3 convolutions.
+      features: number of channels of all convolutions.
+      norm: normalisation after each 3x3 convolution, which then has no bias; None for none.
+      dtype: compute dtype; outputs are float32.
     """
 
     num_classes: int
@@ -58,10 +58,10 @@ class MaskHead(nn.Module):
 
         Args:
           x: region features.
-          classes: a class 0..K-1 for each region: only that class's logits are
-            computed, which saves all but 1/K of the predictor; None for all.
+          classes: class 0..K-1 of each region, to compute only its logits, at 1/K of the cost of
+            the predictor; None for all classes.
           train: lets batch norm use batch statistics.
-          valid: rows that enter these; None for all.
+          valid: True for rows that enter batch statistics; None for all.
 
         Returns:
           [N, M, M] for given classes, [N, M, M, K] for all, float32.
@@ -74,7 +74,7 @@ class MaskHead(nn.Module):
         train: bool = False,
         valid: Bool[Array, " N"] | None = None,
     ) -> Float[Array, "N S S F"]:
-        """The 3x3 convolutions alone: what a cascade hands to its next mask head."""
+        """Applies the 3x3 convolutions only; a cascade passes the result to its next mask head."""
         for i, conv in enumerate(self.convs):
             x = conv(x)
             if self.norms:
@@ -85,7 +85,7 @@ class MaskHead(nn.Module):
     def logits(
         self, x: Float[Array, "N S S F"], classes: Int32[Array, " N"] | None = None
     ) -> Float[Array, "N M M *K"]:
-        """Mask logits from the output of `trunk`, as in `__call__`."""
+        """Predicts mask logits from the output of `trunk`, as in `__call__`."""
         x = nn.relu(self.deconv(x))  # [N, M, M, F]
         kernel = self.kernel[0, 0].astype(self.dtype)
         bias = self.bias.astype(self.dtype)

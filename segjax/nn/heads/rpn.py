@@ -1,4 +1,4 @@
-"""The head of the region proposal network (1506.01497), shared by all pyramid levels."""
+"""Head of the region proposal network (1506.01497), shared by all pyramid levels."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ _init = nn.initializers.normal(0.01)
 
 @struct
 class RPNOutput:
-    """Outputs for every anchor; anchors of a level are in the order (H, W, A).
+    """Outputs for every anchor; anchors of a level are in (H, W, A) order.
 
     Attributes:
-      objectness_logits: one [B, h * w * A] per level.
-      box_deltas: one [B, h * w * A, 4] per level.
+      objectness_logits: logits [B, h * w * A] of each level.
+      box_deltas: deltas [B, h * w * A, 4] of each level.
     """
 
     objectness_logits: tuple[Float[Array, "B _"], ...]
@@ -29,9 +29,9 @@ class RPNHead(nn.Module):
     """`num_convs` 3x3 convolutions with ReLU, then 1x1 objectness and 1x1 deltas.
 
     Attributes:
-      num_anchors: anchors per cell, A.
-      num_convs: 1, or 2 (torchvision v2, Detectron2 LSJ).
-      dtype: dtype of the computation; outputs are float32.
+      num_anchors: number A of anchors per cell.
+      num_convs: number of 3x3 convolutions: 1, or 2 (torchvision v2, Detectron2 LSJ).
+      dtype: compute dtype; outputs are float32.
     """
 
     num_anchors: int = 3

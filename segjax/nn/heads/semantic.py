@@ -1,4 +1,4 @@
-"""Semantic heads: pyramid levels to a class for every pixel."""
+"""Semantic heads, which turn pyramid levels into class logits of every cell."""
 
 import functools
 from collections.abc import Sequence
@@ -14,20 +14,19 @@ from segjax.types import Dtype
 
 
 class FusedSemanticHead(nn.Module):
-    """The semantic branch of Hybrid Task Cascade (1901.07518, figure 4).
+    """Semantic branch of Hybrid Task Cascade (1901.07518, figure 4).
 
-    All levels are brought to the size of one of them, embedded by 1x1 convolutions,
-    and added; 3x3 convolutions follow, then a 1x1 convolution to the classes and
-    another to the feature that the box and mask branches take in. A ReLU follows
-    every convolution but the classes' (mmdet's `FusedSemanticHead`).
+    All levels are resized to one of them, embedded by 1x1 convolutions, and added. After further
+    3x3 convolutions, one 1x1 convolution predicts the classes. Another one computes the feature
+    that the box and mask branches receive. A ReLU follows every convolution except that of the
+    classes (mmdet's `FusedSemanticHead`).
 
     Attributes:
-      num_classes: number of pixel classes; 0 until the data decide.
-      fusion_level: index of the level whose size the others are brought to; 1 is
-        P3, at stride 8.
-      num_convs: 3x3 convolutions.
-      features: channels throughout.
-      dtype: dtype of the computation; logits are float32.
+      num_classes: number of pixel classes; 0 until the data determine it.
+      fusion_level: index of the level to whose size the others are resized; 1 is P3, at stride 8.
+      num_convs: number of 3x3 convolutions.
+      features: number of channels of all convolutions except that of the classes.
+      dtype: compute dtype; logits are float32.
     """
 
     num_classes: int = 183
@@ -47,17 +46,17 @@ class FusedSemanticHead(nn.Module):
     ) -> tuple[Float[Array, "B h w K"], Float[Array, "B h w F"]]:
         """P2..P6 -> logits [B, h, w, K], feature [B, h, w, F], at the fusion level's size.
 
-        Corners are aligned as if each image were padded to its own multiple of `size_divisor`, as
-        mmdet pads a single one: a larger canvas changes nothing. Beyond that all maps are zero.
+        Corners are aligned as if each image were padded to its own multiples of `size_divisor`,
+        as mmdet pads a single image. All maps are zero beyond, so a larger canvas has no effect.
 
         Args:
-          levels: each with half the cells of the one before, rounded up.
+          levels: pyramid levels, each with half the cells of the previous one, rounded up.
           image_sizes: (height, width) inside the padding.
           stride: pixels per cell of the finest level.
-          size_divisor: pixels to whose multiples mmdet pads an image.
+          size_divisor: number of pixels to whose multiples mmdet pads an image.
         """
         _, height, width, _ = levels[self.fusion_level].shape
-        # Cells of the finest level.
+        # Numbers of cells of each image, padded on its own, at every level, finest first.
         cells = [(image_sizes + size_divisor - 1) // size_divisor * (size_divisor // stride)]
         for _ in levels[1:]:
             cells.append((cells[-1] + 1) // 2)
@@ -87,20 +86,19 @@ class FusedSemanticHead(nn.Module):
 
 
 class SemanticFPNHead(nn.Module):
-    """The semantic branch of Panoptic Feature Pyramid Networks (1901.02446, figure 3).
+    """Semantic branch of Panoptic Feature Pyramid Networks (1901.02446, figure 3).
 
-    Each level goes through 3x3 convolutions, each followed by norm, ReLU and, until the
-    level is at the finest one's stride, bilinear upsampling by two; the levels are
-    added, and a 1x1 convolution gives the classes (Detectron2's `SemSegFPNHead`, mmdet's
+    Each level passes through 3x3 convolutions with norm and ReLU. Each of them is followed by
+    bilinear upsampling by two, until the level has the finest stride. The levels are added, and a
+    1x1 convolution predicts the classes (Detectron2's `SemSegFPNHead`, mmdet's
     `PanopticFPNHead`).
 
     Attributes:
-      num_classes: number of pixel classes; 0 until the data decide.
-      num_levels: how many levels are used, finest first; each has half the cells of
-        the one before.
-      features: channels of the branch.
-      norm: after each convolution (then without bias), or None.
-      dtype: dtype of the computation; logits are float32.
+      num_classes: number of pixel classes; 0 until the data determine it.
+      num_levels: number of levels used, finest first; each has half the cells of the previous one.
+      features: number of channels of the 3x3 convolutions.
+      norm: normalisation after each 3x3 convolution, which then has no bias; None for none.
+      dtype: compute dtype; logits are float32.
     """
 
     num_classes: int = 54
@@ -143,20 +141,21 @@ class SemanticFPNHead(nn.Module):
 
 
 class FCNHead(nn.Module):
-    """A fully convolutional head on one pyramid level (1411.4038): convolutions, then classes.
+    """Fully convolutional head on one pyramid level (1411.4038).
 
-    With `concat_input` its convolutions are those of MMSegmentation's `FCNHead`, whose norm is
-    batch norm, and which drops out a tenth of the channels before the classes in training. There
-    is no dropout here.
+    With `concat_input`, its convolutions are those of MMSegmentation's `FCNHead`. The latter uses
+    batch norm and drops a tenth of the channels before the classes in training. This head has no
+    dropout.
 
     Attributes:
-      num_classes: number of pixel classes; 0 until the data decide.
+      num_classes: number of pixel classes; 0 until the data determine it.
       level: index of the level; 0 is P2, at stride 4.
-      num_convs: 3x3 convolutions.
-      features: their channels.
-      concat_input: one more 3x3 convolution, of the level and what became of it side by side.
-      norm: after each convolution (then without bias), or None.
-      dtype: dtype of the computation; logits are float32.
+      num_convs: number of 3x3 convolutions.
+      features: number of channels of the 3x3 convolutions.
+      concat_input: True concatenates the level with the output of the convolutions, and applies
+        one more 3x3 convolution.
+      norm: normalisation after each 3x3 convolution, which then has no bias; None for none.
+      dtype: compute dtype; logits are float32.
     """
 
     num_classes: int = 0

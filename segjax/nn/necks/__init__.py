@@ -1,1 +1,1 @@
-"""Necks: from the maps of a backbone to a feature pyramid."""
+"""Necks, which turn the feature maps of a backbone into a pyramid."""

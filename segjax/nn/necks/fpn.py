@@ -12,16 +12,16 @@ from segjax.types import Dtype
 
 
 class FPN(nn.Module):
-    """Top-down pathway over C2..C5, giving P2..P6: `segjax.protocols.Neck`.
+    """Top-down pathway from C2..C5 to P2..P6: `segjax.protocols.Neck`.
 
-    Lateral 1x1, nearest upsampling, sum, output 3x3, no activation; P6 is every
-    second cell of P5. With `norm`, each convolution is followed by it and has no
-    bias (torchvision v2, Detectron2's LSJ models).
+    It has lateral 1x1 convolutions, nearest upsampling, sums, 3x3 output convolutions, and no
+    activations. P6 is every second cell of P5. torchvision v2 and Detectron2's LSJ models have
+    norms.
 
     Attributes:
-      features: channels of every level.
-      norm: normalisation after each convolution, or None.
-      dtype: dtype of the computation.
+      features: number of channels of every level.
+      norm: normalisation after each convolution, which then has no bias; None for none.
+      dtype: compute dtype.
     """
 
     features: int = 256
@@ -29,7 +29,7 @@ class FPN(nn.Module):
     dtype: Dtype = "float32"
 
     def strides(self, backbone_strides: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the backbone's maps, and twice the last."""
+        """Returns the strides of the backbone's maps, and twice the last one for P6."""
         return (*backbone_strides, 2 * backbone_strides[-1])
 
     @nn.compact
@@ -39,8 +39,8 @@ class FPN(nn.Module):
         """(C2, ..., C5) -> (P2, ..., P6), each [B, h, w, features].
 
         Raises:
-          ValueError: if a stage is not exactly twice the next one: pad the
-            images to multiples of the backbone's `size_divisor`.
+          ValueError: if a stage is not exactly twice the size of the next one. Pad images to
+            multiples of the backbone's `size_divisor`.
         """
         levels = range(2, 2 + len(stages))
         top = None
@@ -70,7 +70,7 @@ class FPN(nn.Module):
 def upsample_to(
     x: Float[Array, "B h w F"], like: Float[Array, "B H W F"]
 ) -> Float[Array, "B H W F"]:
-    """Nearest upsampling by exactly two, to the size of `like`."""
+    """Upsamples by exactly two, to the size of `like`, with nearest neighbours."""
     batch, height, width, features = x.shape
     if like.shape[1:3] != (2 * height, 2 * width):
         raise ValueError(
