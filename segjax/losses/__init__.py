@@ -1,1 +1,1 @@
-"""Losses as frozen values that return sums and counts."""
+"""Losses, as frozen dataclasses that return sums and counts."""

@@ -1,4 +1,4 @@
-"""Losses of boxes and of their classes."""
+"""Losses of boxes and their classes."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ from segjax.types import LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class SmoothL1:
-    """Smooth L1 of box deltas (Fast R-CNN, 1504.08083): `segjax.protocols.BoxLoss`.
+    """Smooth L1 loss of box deltas (Fast R-CNN, 1504.08083): `segjax.protocols.BoxLoss`.
 
     Attributes:
-      beta: deviation below which the loss is quadratic; 0 is L1.
+      beta: difference below which the loss is quadratic; 0 is plain L1.
     """
 
     beta: float = 0.0
@@ -34,15 +34,15 @@ class SmoothL1:
         positive: Bool[Array, "*n"],
         count: Float32[Array, ""],
     ) -> LossTerm:
-        """Sum of the four coordinates' losses over the positive rows, and `count`.
+        """Sums the loss of all four coordinates over the positive rows; `count` is the normaliser.
 
         Args:
-          deltas: predicted.
-          regions: boxes that the deltas start from, in pixels; broadcast over leading axes.
-          gt_boxes: boxes that they should arrive at, in pixels.
-          coder: scale of the deltas.
-          positive: rows that show an object.
-          count: normaliser.
+          deltas: predicted box deltas.
+          regions: boxes in pixels to which the deltas apply; leading axes may broadcast.
+          gt_boxes: ground-truth boxes in pixels.
+          coder: encoder of target deltas.
+          positive: True for rows that show an object.
+          count: divisor of the sum.
         """
         targets = coder.encode(gt_boxes, regions)
         loss = loss_ops.smooth_l1(deltas, targets, self.beta).sum(-1)
@@ -51,7 +51,7 @@ class SmoothL1:
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxCrossEntropy:
-    """Softmax cross entropy of regions' classes, background last."""
+    """Softmax cross-entropy of the classes of regions, background last."""
 
     def __call__(
         self,
@@ -60,13 +60,13 @@ class SoftmaxCrossEntropy:
         valid: Bool[Array, " N"],
         count: Float32[Array, ""],
     ) -> LossTerm:
-        """Sum over the valid rows, and `count`.
+        """Sums the loss over the valid rows; `count` is the normaliser.
 
         Args:
           logits: logits of K classes and background.
-          classes: 0..K, K for background.
-          valid: rows that count.
-          count: normaliser.
+          classes: target classes 0..K, where K is background.
+          valid: True for rows that enter the loss.
+          count: divisor of the sum.
         """
         loss = loss_ops.softmax_cross_entropy(logits, classes)
         return LossTerm(jnp.where(valid, loss, 0.0).sum(), count)
@@ -74,7 +74,7 @@ class SoftmaxCrossEntropy:
 
 @dataclasses.dataclass(frozen=True)
 class SigmoidCrossEntropy:
-    """Binary cross entropy of objectness."""
+    """Binary cross-entropy of objectness."""
 
     def __call__(
         self,
@@ -83,13 +83,13 @@ class SigmoidCrossEntropy:
         valid: Bool[Array, "*n"],
         count: Float32[Array, ""],
     ) -> LossTerm:
-        """Sum over the valid rows, and `count`.
+        """Sums the loss over the valid rows; `count` is the normaliser.
 
         Args:
-          logits: logits that a box is an object.
-          positive: whether each is one.
-          valid: rows that count.
-          count: normaliser.
+          logits: objectness logits of boxes.
+          positive: True for boxes that show an object.
+          valid: True for rows that enter the loss.
+          count: divisor of the sum.
         """
         loss = loss_ops.sigmoid_cross_entropy(logits, positive.astype(jnp.float32))
         return LossTerm(jnp.where(valid, loss, 0.0).sum(), count)

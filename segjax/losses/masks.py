@@ -11,7 +11,7 @@ from segjax.types import LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class MaskCrossEntropy:
-    """Mean binary cross entropy over the cells of positive regions (Mask R-CNN, section 3)."""
+    """Mean binary cross-entropy over the cells of positive regions (Mask R-CNN, section 3)."""
 
     def __call__(
         self,
@@ -19,12 +19,12 @@ class MaskCrossEntropy:
         targets: Float32[Array, "N M M"],
         positive: Bool[Array, " N"],
     ) -> LossTerm:
-        """Sum over the positive rows, and the number of their cells.
+        """Sums the loss over the positive rows, and counts their cells.
 
         Args:
-          logits: logits of each region's own class.
-          targets: 0..1.
-          positive: rows that show an object.
+          logits: mask logits of each region's own class.
+          targets: target masks, 0..1.
+          positive: True for rows that show an object.
         """
         loss = loss_ops.sigmoid_cross_entropy(logits, targets).sum((1, 2))
         count = positive.sum().astype(jnp.float32) * logits.shape[-1] ** 2

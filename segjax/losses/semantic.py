@@ -1,4 +1,4 @@
-"""Loss of semantic branches."""
+"""Losses of semantic branches."""
 
 import dataclasses
 import math
@@ -15,24 +15,24 @@ from segjax.types import IGNORE, LossTerm
 
 @dataclasses.dataclass(frozen=True)
 class SemanticLoss:
-    """Loss of a semantic branch; the default is the mean cross entropy.
+    """Loss of a semantic branch; the default is the mean cross-entropy.
 
     Attributes:
-      weight: weight of the cross entropy. All weights are 0 or more.
-      full_resolution: upsample the logits to the labels (Detectron2) instead of taking every
+      weight: weight of the cross-entropy. All weights are 0 or more.
+      full_resolution: True upsamples the logits to the labels (Detectron2); False takes every
         n-th label (mmdet).
-      averaged_over: "labelled" divides by the (weighted) cells that count. "all" divides by all
-        cells of the images, each padded to its own multiple of the model's `padding.divisor`,
-        whatever the canvas. mmdet does so for HTC, where unlabelled ground and padding weaken the
-        loss.
-      class_weights: factor on each class's cells; None for equal ones.
+      averaged_over: "labelled" divides by the (weighted) number of labelled cells. "all" divides
+        by all cells of the images, each padded to its own multiples of the model's
+        `padding.divisor`, whatever the canvas. mmdet does so for HTC, so that ignore regions and
+        padding weaken the loss.
+      class_weights: factor on the cells of each class; None for equal weights.
       focal_gamma: exponent of the focal loss (1708.02002), which weights cells by
-        (1 - p)^gamma; 0 is plain cross entropy.
-      hardest: fraction of the labelled cells with the largest loss that is kept in each image,
-        rounded up (bootstrapped cross entropy, 1604.04339); 1 keeps all. Padding, unlabelled
-        ground and classes of weight 0 take no place.
-      dice_weight: weight of an added dice loss (1606.04797), averaged over the
-        classes in each image; 0 for none.
+        (1 - p)^gamma; 0 is plain cross-entropy.
+      hardest: fraction of the labelled cells to keep in each image, those with the largest loss,
+        rounded up (bootstrapped cross-entropy, 1604.04339); 1 keeps all. Padding, ignore regions
+        and classes of weight 0 do not count as labelled.
+      dice_weight: weight of an additional dice loss (1606.04797), averaged over the classes in
+        each image; 0 for none.
     """
 
     weight: float = 1.0
@@ -65,24 +65,24 @@ class SemanticLoss:
         image_sizes: Int32[Array, "B 2"],
         size_divisor: int,
     ) -> dict[str, LossTerm]:
-        """Loss terms "loss_semantic" and, with a dice loss, "loss_semantic_dice".
+        """Computes "loss_semantic" and, with a dice loss, "loss_semantic_dice".
 
         Args:
           logits: logits of a semantic head.
-          labels: class of every pixel of the canvas, 255 where it counts for nothing; H and W
-            are the same multiple of h and w.
+          labels: class of every pixel of the canvas, 255 in ignore regions; H and W are the same
+            multiple of h and w.
           image_sizes: (height, width) inside the padding.
-          size_divisor: pixels to whose multiples each image would be padded alone.
+          size_divisor: number of pixels to whose multiples a single image is padded.
 
         Raises:
-          ValueError: if there are no labels, or sizes or weights do not fit.
+          ValueError: if there are no labels, or sizes or weights do not match.
         """
         logits, targets = self._aligned(logits, labels)
         counted = targets != IGNORE
-        targets = jnp.where(counted, targets, 0)
+        targets = jnp.where(counted, targets, 0)  # 255 is not an index of a class
         cells = None
         if self.averaged_over == "all":
-            assert labels is not None  # as `_aligned` has made sure
+            assert labels is not None  # `_aligned` has checked this
             stride = labels.shape[1] // logits.shape[1]
             cells = _cells_of_images(image_sizes, stride, size_divisor)
         terms = {"loss_semantic": self._cross_entropy(logits, targets, counted, cells)}
@@ -93,7 +93,7 @@ class SemanticLoss:
     def _aligned(
         self, logits: Float32[Array, "B h w K"], labels: UInt8[Array, "B H W"] | None
     ) -> tuple[Float32[Array, "B p q K"], Int32[Array, "B p q"]]:
-        """Logits and labels at one resolution."""
+        """Returns logits and labels at the same resolution."""
         if labels is None:
             raise ValueError(
                 "the model has a semantic branch, the batch no gt_semantic: choose where labels"
@@ -112,7 +112,7 @@ class SemanticLoss:
                 resize_bilinear(logits, (height, width), align_corners=False),
                 labels.astype(jnp.int32),
             )
-        # torch's nearest interpolation: the first row's first pixel.
+        # Like torch's nearest interpolation, take the top left pixel of each cell.
         return logits, labels[:, ::stride, ::stride].astype(jnp.int32)
 
     def _cross_entropy(
@@ -124,7 +124,8 @@ class SemanticLoss:
     ) -> LossTerm:
         loss = loss_ops.softmax_cross_entropy(logits, targets)
         if self.focal_gamma:
-            # p = exp(-loss); below 1, powers are infinitely steep at 0, where the model is certain.
+            # p is exp(-loss), and expm1 keeps digits of 1 - p near 0. The lower bound keeps
+            # gradients finite: exponents below 1 have an infinite slope at 0.
             unsure = jnp.maximum(-jnp.expm1(-loss), jnp.finfo(jnp.float32).tiny)
             loss = loss * unsure**self.focal_gamma
         weights = counted.astype(jnp.float32)
@@ -146,7 +147,7 @@ class SemanticLoss:
         loss, weights = (x.reshape(x.shape[0], -1) for x in (loss, weights))
         counted = weights > 0
         number = jnp.ceil(self.hardest * counted.sum(1, keepdims=True, dtype=jnp.float32))
-        # Cells that do not count stand behind those that do, of loss 0 as they may be.
+        # Sort cells that do not count last, even behind labelled cells of loss 0.
         ranked = jnp.where(counted, jax.lax.stop_gradient(loss), -1.0)
         order = jnp.argsort(ranked, axis=1, descending=True)
         loss, weights = (jnp.take_along_axis(x, order, axis=1) for x in (loss, weights))
@@ -157,7 +158,7 @@ class SemanticLoss:
 def _cells_of_images(
     image_sizes: Int32[Array, "B 2"], stride: int, divisor: int
 ) -> Float32[Array, ""]:
-    """Cells of all images, each padded to multiples of `divisor` pixels."""
+    """Counts the cells of all images, each padded to multiples of `divisor` pixels."""
     padded = (image_sizes + divisor - 1) // divisor * divisor
     return (padded // stride).prod(-1).sum().astype(jnp.float32)
 
@@ -165,7 +166,7 @@ def _cells_of_images(
 def _dice(
     logits: Float32[Array, "B p q K"], targets: Int32[Array, "B p q"], counted: Bool[Array, "B p q"]
 ) -> LossTerm:
-    """One less the dice coefficient of each class in each image that it occurs in."""
+    """Returns 1 - dice coefficient, summed over the classes that occur in each image."""
     mask = counted[..., None].astype(jnp.float32)
     probs = jax.nn.softmax(logits) * mask
     truth = jax.nn.one_hot(targets, logits.shape[-1]) * mask
