@@ -1,1 +1,1 @@
-"""Evaluation: detections in original pixels, COCO results, and pycocotools' AP and AR."""
+"""Evaluation: COCO AP and AR, mean IoU, panoptic quality and boundary scores."""

@@ -1,8 +1,8 @@
 """Boundary IoU: the IoU of the bands along the outlines of two masks.
 
-Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation" (2103.16562),
-in the form of its reference implementation: a band holds the pixels of a mask at most d pixels
-(in steps of eight neighbours) from its outside, the outside of the image included.
+Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation" (2103.16562).
+As in its reference implementation, a band consists of the mask pixels within d steps between
+8-connected neighbours of the outside of the mask, which includes the outside of the image.
 """
 
 import math
@@ -13,23 +13,23 @@ from jaxtyping import Bool, UInt8
 
 from segjax.data import rle
 
-# Of the image's diagonal; the paper's value for COCO (Cityscapes: 0.005).
+# Fraction of the image diagonal. The paper uses this value for COCO, and 0.005 for Cityscapes.
 DILATION_RATIO = 0.02
 
 
 def band_width(height: int, width: int, dilation_ratio: float = DILATION_RATIO) -> int:
-    """Width of the bands in an image, in pixels.
+    """Computes the width of the bands in an image, in pixels.
 
     Args:
-      height: rows of the image.
-      width: columns of the image.
-      dilation_ratio: width as a share of the image's diagonal.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
+      dilation_ratio: band width as a fraction of the image diagonal.
 
     Returns:
       The width, rounded (halves to even), at least 1.
 
     Raises:
-      ValueError: for a ratio that is not positive and finite.
+      ValueError: if the ratio is not positive and finite.
     """
     if not (math.isfinite(dilation_ratio) and dilation_ratio > 0):
         raise ValueError(f"dilation_ratio is {dilation_ratio}: wanted a positive share, as 0.02")
@@ -40,11 +40,11 @@ def boundary_region(
     mask: Bool[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"],
     dilation_ratio: float = DILATION_RATIO,
 ) -> Bool[np.ndarray, "h w"]:
-    """The band along the outline of a mask, inside of it.
+    """Returns the band of a mask: its pixels along the outline.
 
     Args:
-      mask: nonzero where the object is, over the whole image.
-      dilation_ratio: width of the band as a share of the image's diagonal.
+      mask: mask over the whole image, nonzero on the object.
+      dilation_ratio: band width as a fraction of the image diagonal.
     """
     height, width = mask.shape
     distance = band_width(height, width, dilation_ratio)
@@ -57,14 +57,14 @@ def boundary_region(
 
 
 def boundary_rle(mask: rle.Rle, dilation_ratio: float = DILATION_RATIO) -> rle.Rle:
-    """The band of an encoded mask, encoded; only the mask's own window is decoded.
+    """Returns the band of an encoded mask as RLE, decoding only the mask's bounding box.
 
     Args:
-      mask: the mask over the whole image.
-      dilation_ratio: width of the band as a share of the image's diagonal.
+      mask: RLE of the mask over the whole image.
+      dilation_ratio: band width as a fraction of the image diagonal.
 
     Raises:
-      ValueError: if the mask is malformed.
+      ValueError: if the RLE is malformed.
     """
     height, width = mask["size"]
     x0, y0, x1, y1 = rle.to_bbox(mask)
@@ -85,15 +85,15 @@ def boundary_iou(
     second: Bool[np.ndarray, "h2 w2"] | UInt8[np.ndarray, "h2 w2"],
     dilation_ratio: float = DILATION_RATIO,
 ) -> float:
-    """IoU of the bands of two masks, in 0..1; 0 where both are empty, as pycocotools has it.
+    """Computes the IoU of the bands of two masks, in 0..1; 0 if both are empty, as in pycocotools.
 
     Args:
-      first: a mask over the whole image.
-      second: another of the same image.
-      dilation_ratio: width of the bands as a share of the image's diagonal.
+      first: mask over the whole image.
+      second: mask over the same image.
+      dilation_ratio: band width as a fraction of the image diagonal.
 
     Raises:
-      ValueError: for masks of two shapes.
+      ValueError: if the masks differ in shape.
     """
     if first.shape != second.shape:
         raise ValueError(f"the masks are {first.shape} and {second.shape}: wanted one shape")
@@ -103,9 +103,9 @@ def boundary_iou(
 
 
 def _band(window: UInt8[np.ndarray, "h w"], distance: int) -> Bool[np.ndarray, "h w"]:
-    """The band of a mask (0 or 1) that is zero around its window."""
-    # Outside of the frame cv2.erode sees no zeros, hence a frame of our own: it stands for the
-    # background, or for the outside of the image where the window touches it.
+    """Returns the band of a mask (0 or 1) that is zero outside its window."""
+    # cv2.erode does not treat pixels beyond the array as zeros, so they are added explicitly. The
+    # frame represents the background, or the outside of the image if the window touches its edge.
     framed = cv2.copyMakeBorder(window, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=[0])
     eroded = cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=distance)
     return (window - eroded[1:-1, 1:-1]).astype(bool)

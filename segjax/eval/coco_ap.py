@@ -1,9 +1,9 @@
 """COCO average precision and recall of boxes and masks, computed by pycocotools.
 
-The numbers are pycocotools' own (`COCOeval`, Lin et al., "Microsoft COCO", 2014, and
-cocodataset.org/#detection-eval). This module adds what it lacks: any `max_dets`, a table per
-class, boundary AP, results without detections, named errors, and no run-length text that was not
-checked first (malformed text makes pycocotools write past its buffers).
+pycocotools' `COCOeval` computes all numbers (Lin et al., "Microsoft COCO", 2014, and
+cocodataset.org/#detection-eval). This module adds arbitrary `max_dets`, a table per class,
+boundary AP, support for empty results, and errors that name the entry. It also validates RLE text
+first, because pycocotools writes past its buffers if the text is malformed.
 """
 
 import collections
@@ -26,21 +26,21 @@ IouType = Literal["bbox", "segm", "boundary"]
 
 @dataclasses.dataclass(frozen=True)
 class AveragePrecision:
-    """COCO's summary of one IoU type. Fractions in 0..1; nan where there is nothing to average.
+    """COCO metrics of one IoU type. Fractions in 0..1; NaN where there is nothing to average.
 
     Attributes:
-      ap: mean over IoU 0.50:0.95 and classes, at the largest of `max_dets`.
-      ap50: at IoU 0.50.
-      ap75: at IoU 0.75.
-      ap_small: objects of area below 32^2 pixels.
-      ap_medium: area 32^2 to 96^2.
-      ap_large: area above 96^2.
-      ar: mean recall, one for each of `max_dets`.
-      ar_small: recall of small objects at the largest of `max_dets`.
-      ar_medium: average recall for medium objects.
-      ar_large: average recall for large objects.
-      per_class: category id to AP; nan for a class without ground truth.
-      max_dets: detections per image and class that were counted, ascending.
+      ap: AP, averaged over IoU 0.50:0.95 and classes, at the largest of `max_dets`.
+      ap50: AP at IoU 0.50.
+      ap75: AP at IoU 0.75.
+      ap_small: AP of objects with an area below 32^2 pixels.
+      ap_medium: AP of objects with an area from 32^2 to 96^2 pixels.
+      ap_large: AP of objects with an area above 96^2 pixels.
+      ar: average recall for each of `max_dets`.
+      ar_small: average recall of small objects, at the largest of `max_dets`.
+      ar_medium: average recall of medium objects, at the largest of `max_dets`.
+      ar_large: average recall of large objects, at the largest of `max_dets`.
+      per_class: AP by category id; NaN for a class without ground truth.
+      max_dets: limits on detections per image and class, ascending.
     """
 
     ap: float
@@ -57,7 +57,7 @@ class AveragePrecision:
     max_dets: tuple[int, ...]
 
     def summary(self) -> str:
-        """The lines pycocotools prints, -1.000 where a number is undefined."""
+        """Formats the metrics as pycocotools prints them, with -1.000 for undefined numbers."""
         last = self.max_dets[-1]
         rows = [
             ("AP", "0.50:0.95", "all", last, self.ap),
@@ -93,11 +93,11 @@ class CocoScores:
     Attributes:
       box: scores of the boxes.
       segm: scores of the masks; None for detections without masks.
-      class_names: category id to name; two categories may share one.
-      num_images: images scored.
-      num_objects: ground-truth objects in them, crowds left out.
-      num_detections: detections given.
-      boundary: boundary AP (2103.16562) of the masks; None where it was not asked for.
+      class_names: class names by category id; two categories can have the same name.
+      num_images: number of images scored.
+      num_objects: number of ground-truth objects in these images, excluding crowds.
+      num_detections: number of detections.
+      boundary: boundary AP (2103.16562) of the masks; None if not requested.
     """
 
     box: AveragePrecision
@@ -109,12 +109,12 @@ class CocoScores:
     boundary: AveragePrecision | None = None
 
     def _kinds(self) -> list[tuple[str, AveragePrecision]]:
-        """Returns the scored kinds by their names in logs."""
+        """Returns the scores of all evaluated kinds, with their names in logs."""
         kinds = (("box", self.box), ("segm", self.segm), ("boundary", self.boundary))
         return [(title, scores) for title, scores in kinds if scores is not None]
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `box/AP`, `segm/AP50`, `boundary/AP`; nan where undefined."""
+        """Returns metrics by name, such as `box/AP` and `segm/AP50`; NaN where undefined."""
         found = {}
         for title, scores in self._kinds():
             values = {
@@ -133,7 +133,7 @@ class CocoScores:
         return found
 
     def per_class_table(self) -> str:
-        """A line per class: its AP in percent, n/a without ground truth."""
+        """Formats the AP of every class in percent, one line each; n/a without ground truth."""
         names = _distinct(self.class_names)
         width = max([len("class"), *map(len, names.values())])
         columns = [(f" {title:>5} AP", scores.per_class) for title, scores in self._kinds()]
@@ -146,7 +146,7 @@ class CocoScores:
         return "\n".join([head, *rows])
 
     def text(self) -> str:
-        """Everything a person wants to read: the summaries and the table of classes."""
+        """Formats a full report: counts, summaries and the table of classes."""
         parts = [
             f"{self.num_images} images, {self.num_objects} objects,"
             f" {self.num_detections} detections",
@@ -156,7 +156,7 @@ class CocoScores:
 
 
 def _distinct(names: Mapping[int, str]) -> dict[int, str]:
-    """Adds the id to names that more than one category has."""
+    """Appends the category id to names that several categories share."""
     common = collections.Counter(names.values())
     return {i: f"{name} (id {i})" if common[name] > 1 else name for i, name in names.items()}
 
@@ -174,29 +174,30 @@ def coco_scores(
     image_ids: Iterable[int] | None = None,
     boundary: bool = False,
 ) -> CocoScores:
-    """Scores detections against the objects of a split.
+    """Scores detections against the ground truth of a split.
 
-    An object without a segmentation can be neither found nor missed where masks are scored: its
-    box becomes a crowd region.
+    When masks are scored, an object without a segmentation is neither a hit nor a miss: its box
+    becomes a crowd region.
 
     Args:
       ground_truth: `Dataset.instances(split)`, or `segjax.data.truth.truth_of(load_coco(...))` for
         an annotation file.
-      detections: COCO results: `image_id`, `category_id`, `bbox` (x, y, width, height in pixels of
-        the original image), `score`, and with `masks` a compressed RLE `segmentation`.
-      masks: score the masks too.
-      max_dets: how many detections, best first, count per image and class; the largest is
-        used for AP, as COCO's 100.
-      image_ids: score these images only; None takes every image of the truth. Images without
-        detections count, as missed objects do.
-      boundary: also score the masks by boundary AP: a match needs both its mask IoU and the
-        IoU of the bands along the outlines (`segjax.eval.boundary`); crowds by mask alone.
+      detections: COCO results with `image_id`, `category_id`, `bbox` (x, y, width, height in
+        pixels of the original image), `score`, and a `segmentation` if `masks` is set.
+      masks: also score the masks.
+      max_dets: limits on detections per image and class, best first. AP uses the largest one,
+        which is 100 for COCO.
+      image_ids: images to score; None for all images of the ground truth. Objects in images
+        without detections count as missed.
+      boundary: also compute boundary AP of the masks. Both the IoU of the masks and that of the
+        bands along their outlines (`segjax.eval.boundary`) must reach the threshold. Crowds only
+        use the IoU of the masks.
 
     Returns:
-      Scores per IoU type; nan where no class has ground truth (empty splits).
+      Scores per IoU type; NaN if no class has ground truth (empty splits).
 
     Raises:
-      ValueError: for `max_dets` not positive, `boundary` without `masks`, a detection of an
+      ValueError: for non-positive `max_dets`, `boundary` without `masks`, a detection of an
         unknown image or category, a number that is not finite, or a malformed segmentation. The
         message names the entry.
     """
@@ -204,7 +205,7 @@ def coco_scores(
     if boundary and not masks:
         raise ValueError("boundary=True scores masks, and masks is False: wanted masks=True")
     categories = dict(ground_truth.categories)
-    # Read once: every access to a split on disk decodes a record.
+    # Read only once, as every access to a split on disk decodes a record.
     images = dict(ground_truth.images.items())
     sizes = {number: (objects.height, objects.width) for number, objects in images.items()}
     wanted = sorted(images) if image_ids is None else sorted({int(i) for i in image_ids})
@@ -242,13 +243,13 @@ def _checked_max_dets(max_dets: Sequence[int]) -> list[int]:
 
 
 def _of_kind(entry: Mapping[str, Any], kind: IouType) -> dict[str, Any]:
-    """An object for one IoU type: where masks are scored, one without a mask is a crowd."""
+    """Adapts an object to an IoU type: for masks, an object without one becomes a crowd."""
     crowd = entry["iscrowd"] or (kind != "bbox" and not entry["masked"])
     return dict(entry) | {"iscrowd": int(crowd)}
 
 
 def _sized(entry: Mapping[str, Any], kind: IouType) -> dict[str, Any]:
-    """A detection for one IoU type: its size class is that of its mask, or of its box."""
+    """Sets the area of a detection, which determines its size class, from its box or mask."""
     if kind == "bbox":
         return dict(entry) | {"area": entry["bbox"][2] * entry["bbox"][3]}
     return dict(entry) | {"area": float(rle.area(entry["segmentation"]))}
@@ -259,7 +260,7 @@ def _index(
     categories: Mapping[int, str],
     entries: list[dict[str, Any]],
 ) -> Any:
-    """A `pycocotools.coco.COCO` of these entries."""
+    """Builds a `pycocotools.coco.COCO` from entries."""
     from pycocotools.coco import COCO
 
     coco: Any = COCO()
@@ -268,7 +269,7 @@ def _index(
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
         "annotations": entries,
     }
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         coco.createIndex()
     return coco
 
@@ -298,14 +299,14 @@ def _score(
 
 
 def _boundary_evaluation(truth: Any, found: Any) -> Any:
-    """A COCOeval of masks whose overlap is the lesser of mask IoU and boundary IoU."""
+    """Makes a COCOeval for masks that uses the minimum of mask IoU and boundary IoU."""
     from pycocotools.cocoeval import COCOeval
 
     class BoundaryEvaluation(COCOeval):
         def computeIoU(self: Any, imgId: Any, catId: Any) -> Any:
             overlaps: Any = COCOeval.computeIoU(self, imgId, catId)
             if len(overlaps):
-                # The rows of `overlaps` are in this order, up to the limit of detections.
+                # Same order as the rows of `overlaps`, which stop at the limit on detections.
                 best_first = sorted(self._dts[imgId, catId], key=lambda d: -d["score"])
                 truths = self._gts[imgId, catId]
                 _lower_to_boundary_iou(overlaps, best_first, truths, min(self.params.iouThrs))
@@ -320,15 +321,15 @@ def _lower_to_boundary_iou(
     truths: Sequence[Mapping[str, Any]],
     threshold: float,
 ) -> None:
-    """Takes the boundary IoU of pairs in place where it is less than their mask IoU.
+    """Lowers mask IoU to boundary IoU, in place, for pairs where the latter is smaller.
 
-    Crowds keep their mask IoU, as in the reference implementation: they are areas of many
-    objects and have no outline to compare.
+    Crowds keep their mask IoU, as in the reference implementation. They are regions of many
+    objects, without a meaningful outline.
     """
     from pycocotools import mask as mask_utils
 
     crowd = np.array([bool(entry["iscrowd"]) for entry in truths])
-    # A pair below the lowest threshold cannot match whatever its boundary: most pairs are.
+    # Most pairs are below the lowest threshold and cannot match, whatever their boundary IoU.
     near = (overlaps >= threshold) & ~crowd[None]
     if not near.any():
         return
@@ -341,7 +342,7 @@ def _lower_to_boundary_iou(
 
 
 def _summarize(evaluation: Any, category_ids: Sequence[int]) -> AveragePrecision:
-    """COCOeval.summarize for any `maxDets`: the original looks up 100 and three limits."""
+    """Summarises like COCOeval.summarize, which only works for three limits that include 100."""
     # precision: [IoU, recall, class, area range, max_dets]; recall: [IoU, class, area, max_dets]
     precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
     # IoU 0.50, 0.55, ..., 0.95; areas all, small, medium, large.
@@ -363,6 +364,6 @@ def _summarize(evaluation: Any, category_ids: Sequence[int]) -> AveragePrecision
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the defined entries; pycocotools marks undefined ones with -1."""
+    """Returns the mean of the defined entries; pycocotools marks undefined ones with -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else math.nan

@@ -1,4 +1,4 @@
-"""Scores of a model's maps on a split, for the maps that can be scored."""
+"""Scores the semantic and panoptic maps of a model on a split, as far as it has ground truth."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -20,17 +20,17 @@ from segjax.results.result import Result
 
 
 class MapScores:
-    """Compares semantic and panoptic maps with the truth that there is.
+    """Compares semantic and panoptic maps with the available ground truth.
 
     Args:
-      model: whose maps they are.
-      dataset: with the truth.
-      split: name of the split that is scored.
+      model: model that predicts the maps.
+      dataset: dataset with the ground truth.
+      split: name of the split to score.
       classes: names of the model's classes.
-      boundary: also score the boundary IoU of classes of pixels.
+      boundary: also compute the boundary IoU of semantic classes.
 
     Raises:
-      ValueError: if the data's labels are not of the model's classes.
+      ValueError: if the classes of the data's labels are not those of the model.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class MapScores:
             self._segments = dataset.panoptic(split)
 
     def __bool__(self) -> bool:
-        """True if any map is scored."""
+        """Returns True if any map is scored."""
         return self._semantic is not None or self._panoptic is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Reasons for what is not scored, and counts of what the panoptic maps so far leave out."""
+        """Reasons for missing scores, and counts of what the panoptic maps so far omit."""
         left_out = () if self._dropped in (None, Dropped()) else (self._dropped.text(),)
         return (*self._unscored, *left_out)
 
     def add(self, image_id: int, found: Result) -> None:
-        """Counts one image."""
+        """Adds one image."""
         if self._dropped is not None and found.panoptic is not None:
             self._dropped += found.panoptic.dropped or Dropped()
         if self._semantic is not None:
@@ -88,17 +88,17 @@ class MapScores:
 
     @property
     def semantic(self) -> SemanticScores | None:
-        """Of the classes of pixels; None if they are not scored."""
+        """Scores of the semantic maps; None if not scored."""
         return None if self._semantic is None else self._semantic.results()
 
     @property
     def panoptic(self) -> PanopticScores | None:
-        """Of the segments; None if they are not scored."""
+        """Scores of the panoptic maps; None if not scored."""
         return None if self._panoptic is None else self._panoptic.results()
 
 
 def _unscored(model: Model, dataset: Dataset) -> tuple[str, ...]:
-    """Reasons for what is not scored."""
+    """Returns the reasons for missing scores."""
     source = dataset.semantic
     if "semantic" in model.tasks:
         notes: list[str] = []
@@ -121,7 +121,7 @@ def _unscored(model: Model, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _check_names(number: int, classes: Classes, dataset: Dataset) -> None:
-    """Compares the classes of the model's maps with those of the truth."""
+    """Checks that the classes of the model's maps are those of the ground truth."""
     if number != len(dataset.semantic_names):
         raise ValueError(
             f"the model has {number} semantic classes, the labels of"

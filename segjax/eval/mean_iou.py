@@ -1,14 +1,14 @@
 """Mean IoU and pixel accuracy of semantic maps, from a confusion matrix summed over images.
 
-mIoU is the mean over the classes that occur in the ground truth or in the prediction, as
-MMSegmentation's `IoUMetric` has it. Detectron2's `SemSegEvaluator` averages over the classes
-that occur in the ground truth, whose number is never higher: `mean_iou_of_true` is that one.
-Pixels whose true label is the ignore label count nowhere.
+`mean_iou` averages over the classes that occur in the ground truth or in the prediction, as
+MMSegmentation's `IoUMetric` does. `mean_iou_of_true` averages over the classes that occur in the
+ground truth, as Detectron2's `SemSegEvaluator` does. There are never more of these. Pixels whose
+true label is the ignore label are excluded everywhere.
 
 Boundary IoU (2103.16562) of a class is the IoU of the bands along the outlines of its true and
-its predicted pixels, summed over images. Detectron2's evaluator erodes the map of class numbers
-as a whole, so that its bands hold differences of numbers of neighbouring classes and its figures
-change with the order of the classes: they cannot be compared with these.
+its predicted pixels, summed over images. Detectron2's evaluator instead erodes the whole map of
+class indices, so that its bands contain differences between indices of neighbouring classes. Its
+numbers depend on the order of the classes and are not comparable to these.
 """
 
 import collections
@@ -24,21 +24,21 @@ from segjax.eval.boundary import DILATION_RATIO, band_width, boundary_region
 
 @dataclasses.dataclass(frozen=True)
 class SemanticScores:
-    """Scores of semantic maps. Fractions in 0..1; nan where there is nothing to divide by.
+    """Scores of semantic maps. Fractions in 0..1; NaN where the denominator is zero.
 
     Attributes:
-      mean_iou: mean over classes that occur in ground truth or prediction (MMSegmentation).
-      mean_iou_of_true: mean over classes that occur in the ground truth (Detectron2's mIoU).
-      frequency_weighted_iou: IoU weighted by a class's share of the true pixels (fwIoU).
-      mean_accuracy: recall of pixels, mean over classes in the ground truth (mACC).
-      pixel_accuracy: share of labelled pixels predicted right (pACC).
-      iou: IoU of each class; nan for one that occurs in neither map.
-      accuracy: recall of pixels of each class; nan for one without true pixels.
-      class_names: the name of each class.
-      num_images: images scored.
-      num_pixels: labelled pixels in them.
-      boundary_iou: IoU of the bands along the outlines of each class, nan as `iou`; None if they
-        were not counted.
+      mean_iou: mean IoU of classes that occur in ground truth or prediction (MMSegmentation).
+      mean_iou_of_true: mean IoU of classes that occur in the ground truth (Detectron2's mIoU).
+      frequency_weighted_iou: IoU, weighted by each class's share of the true pixels (fwIoU).
+      mean_accuracy: mean pixel recall of classes that occur in the ground truth (mACC).
+      pixel_accuracy: fraction of labelled pixels predicted correctly (pACC).
+      iou: IoU of each class; NaN if it occurs in neither map.
+      accuracy: pixel recall of each class; NaN if it has no true pixels.
+      class_names: name of each class.
+      num_images: number of images scored.
+      num_pixels: number of labelled pixels in these images.
+      boundary_iou: IoU of the bands along the outlines of each class, NaN as for `iou`; None if
+        not computed.
     """
 
     mean_iou: float
@@ -55,11 +55,11 @@ class SemanticScores:
 
     @property
     def mean_boundary_iou(self) -> float | None:
-        """Mean over classes that occur in ground truth or prediction; None if not counted."""
+        """Mean over classes that occur in ground truth or prediction; None if not computed."""
         return None if self.boundary_iou is None else _mean(np.array(self.boundary_iou))
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `semantic/mIoU`; nan where undefined."""
+        """Returns metrics by name, such as `semantic/mIoU`; NaN where undefined."""
         mean = self.mean_boundary_iou
         boundary = {} if mean is None else {"semantic/boundary_mIoU": mean}
         return {
@@ -72,7 +72,7 @@ class SemanticScores:
         }
 
     def text(self) -> str:
-        """A table in percent: the means, then IoU, accuracy and boundary IoU of every class."""
+        """Formats a table in percent: means, then IoU, accuracy and boundary IoU of each class."""
         common = collections.Counter(self.class_names)
         names = [
             f"{name} (class {number})" if common[name] > 1 else name
@@ -97,7 +97,7 @@ def _percent(value: float) -> str:
 
 
 class MeanIou:
-    """Adds up the confusion matrix of semantic maps over images, and bands along outlines."""
+    """Accumulates the confusion matrix of semantic maps over images, and boundary counts."""
 
     def __init__(
         self,
@@ -107,19 +107,19 @@ class MeanIou:
         boundary: bool = False,
         dilation_ratio: float = DILATION_RATIO,
     ):
-        """Makes an empty sum.
+        """Starts with zero counts.
 
         Args:
-          class_names: the name of each class 0..C-1.
-          ignore_label: true label of pixels that do not count.
-          boundary: also count boundary IoU.
-          dilation_ratio: width of its bands as a share of the image's diagonal.
+          class_names: name of each class 0..C-1.
+          ignore_label: true label of pixels to exclude.
+          boundary: also compute boundary IoU.
+          dilation_ratio: band width for boundary IoU, as a fraction of the image diagonal.
 
         Raises:
-          ValueError: if the ignore label is one of the classes, there is no class, or the ratio
+          ValueError: if the ignore label is one of the classes, there are no classes, or the ratio
             is not positive and finite.
         """
-        band_width(1, 1, dilation_ratio)
+        band_width(1, 1, dilation_ratio)  # checks the ratio
         if not class_names:
             raise ValueError("class_names is empty: wanted a name for every class")
         if 0 <= ignore_label < len(class_names):
@@ -130,9 +130,9 @@ class MeanIou:
         self.class_names = tuple(class_names)
         self.ignore_label = ignore_label
         count = len(class_names)
-        # The last column counts true pixels for which no class was predicted.
+        # The last column counts true pixels without a predicted class.
         self._confusion = np.zeros((count, count + 1), np.int64)
-        # Intersections and unions of the bands, padded to the matrix's width.
+        # Intersections and unions of the bands, padded to the width of the confusion matrix.
         self._bands = np.zeros((2 if boundary else 0, count + 1), np.int64)
         self._dilation_ratio = dilation_ratio
         self._num_images = 0
@@ -140,15 +140,15 @@ class MeanIou:
     def add(
         self, gt_labels: Integer[np.ndarray, "h w"], pred_labels: Integer[np.ndarray, "ph pw"]
     ) -> None:
-        """Counts one image.
+        """Adds one image.
 
         Args:
           gt_labels: true classes 0..C-1, or the ignore label.
-          pred_labels: predicted classes, of the same shape. Where it is the ignore label no
-            class was predicted: such a pixel is missed, and wrong for no class.
+          pred_labels: predicted classes, of the same shape. The ignore label means that no class
+            was predicted. Such a pixel is a false negative, but not a false positive of any class.
 
         Raises:
-          ValueError: for maps of two shapes, or any other label.
+          ValueError: if the maps differ in shape, or contain any other label.
         """
         if gt_labels.shape != pred_labels.shape:
             raise ValueError(
@@ -172,7 +172,8 @@ class MeanIou:
     def _add_bands(
         self, gt_labels: Integer[np.ndarray, "h w"], pred_labels: Integer[np.ndarray, "h w"]
     ) -> None:
-        # Prediction is cut off where the truth is unknown, so that both have outlines there.
+        # Pixels without a true label are removed from the prediction as well, so that both maps
+        # have the same outlines there.
         found = np.where(gt_labels == self.ignore_label, self.ignore_label, pred_labels)
         for label in np.union1d(gt_labels, found).tolist():
             if label != self.ignore_label:
@@ -188,25 +189,25 @@ class MeanIou:
             )
 
     def state(self) -> Int64[np.ndarray, "n m"]:
-        """All that was counted, to be summed over processes and given to `merge`.
+        """Returns all counts as an array, to be summed over processes and passed to `merge`.
 
         Returns:
-          The confusion matrix [C, C + 1] (rows are true classes, columns predicted ones, the
-          last for pixels without a predicted class), with `boundary` two rows of bands'
-          intersections and unions, and a row [images, 0, ...] below.
+          The confusion matrix [C, C + 1] (rows are true classes and columns predicted ones, the
+          last for pixels without a predicted class). With `boundary`, two rows of intersections
+          and unions of the bands follow. The last row is [images, 0, ...].
         """
         images = np.zeros((1, self._confusion.shape[1]), np.int64)
         images[0, 0] = self._num_images
         return np.concatenate([self._confusion, self._bands, images])
 
     def merge(self, state: Int64[np.ndarray, "n m"]) -> None:
-        """Adds what another process counted with the same classes and the same `boundary`.
+        """Adds the counts of another process with the same classes and the same `boundary`.
 
         Args:
           state: `state()` of another process, or the sum of several.
 
         Raises:
-          ValueError: for a state of another number of classes, or of another `boundary`.
+          ValueError: if the state has another number of classes or another `boundary`.
         """
         count, bands = len(self.class_names), len(self._bands)
         wanted = (count + bands + 1, count + 1)
@@ -220,7 +221,7 @@ class MeanIou:
         self._num_images += int(state[-1, 0])
 
     def results(self) -> SemanticScores:
-        """The scores of everything counted so far."""
+        """Computes the scores of all images added so far."""
         right = self._confusion.diagonal().astype(np.float64)
         true = self._confusion.sum(axis=1).astype(np.float64)
         found = self._confusion[:, :-1].sum(axis=0).astype(np.float64)

@@ -1,8 +1,8 @@
-"""Panoptic quality: how well a panoptic map finds (RQ) and outlines (SQ) the true segments.
+"""Panoptic quality (PQ), the product of recognition quality (RQ) and segmentation quality (SQ).
 
-Follows Kirillov et al., "Panoptic Segmentation" (1801.00868), in the form of COCO's reference
-implementation, panopticapi's `pq_compute`. Counts are sums over images, so that parts computed
-by several processes add up to the whole.
+Follows Kirillov et al., "Panoptic Segmentation" (1801.00868), as in COCO's reference
+implementation, panopticapi's `pq_compute`. All counts are sums over images, so that the results
+of several processes can be added.
 """
 
 import collections
@@ -15,19 +15,19 @@ from jaxtyping import Bool, Float64, Int64, Integer
 
 from segjax.data.segments import VOID, PanopticCategory, Segment
 
-# Two ids share one int64 while they are counted together.
+# A true and a predicted id are packed into one int64, to count pairs.
 _ID_BITS = 31
 
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Quality of one class, or means over classes. Fractions in 0..1; nan without segments.
+    """Quality of one class, or means over classes. Fractions in 0..1; NaN without segments.
 
     Attributes:
-      pq: panoptic quality; of one class, `sq * rq`.
-      sq: segmentation quality, the mean IoU of the matched segments; 0 without any.
+      pq: panoptic quality; `sq * rq` for a single class.
+      sq: segmentation quality, the mean IoU of matched segments; 0 without matches.
       rq: recognition quality, tp / (tp + fp / 2 + fn / 2).
-      num_classes: classes that have segments and so count in the means.
+      num_classes: number of classes with segments, which the means are taken over.
     """
 
     pq: float
@@ -42,11 +42,11 @@ class PanopticScores:
 
     Attributes:
       all: means over all classes.
-      things: means over the classes of things.
-      stuff: means over the classes of stuff.
-      per_class: category id to quality.
-      class_names: category id to name; two categories may share one.
-      num_images: images scored.
+      things: means over thing classes.
+      stuff: means over stuff classes.
+      per_class: quality by category id.
+      class_names: class names by category id; two categories can have the same name.
+      num_images: number of images scored.
     """
 
     all: Quality
@@ -57,7 +57,7 @@ class PanopticScores:
     num_images: int
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `panoptic/PQ`, `panoptic/SQ_things`; nan where undefined."""
+        """Returns metrics by name, such as `panoptic/PQ` and `panoptic/SQ_things`; may be NaN."""
         found = {}
         for suffix, mean in (("", self.all), ("_things", self.things), ("_stuff", self.stuff)):
             for name in ("pq", "sq", "rq"):
@@ -65,7 +65,7 @@ class PanopticScores:
         return found
 
     def text(self) -> str:
-        """A table in percent: the means as panopticapi prints them, then a line per class."""
+        """Formats a table in percent: the means as in panopticapi, then one line per class."""
         rows = [("All", self.all), ("Things", self.things), ("Stuff", self.stuff)]
         common = collections.Counter(self.class_names.values())
         for number, quality in self.per_class.items():
@@ -85,23 +85,23 @@ def _percent(value: float) -> str:
 
 
 class PanopticQuality:
-    """Adds up panoptic quality over images.
+    """Accumulates panoptic quality over images.
 
-    A prediction and a true segment of its class match where their IoU is above 0.5; pixels that
-    are void in the ground truth do not count in the union. Unmatched true segments are false
-    negatives, crowds excepted; unmatched predictions are false positives, except where more than
-    half of one is void or crowd of its class. Of several crowds of one class in an image the
-    last one described counts there, as in panopticapi.
+    A prediction matches a true segment of the same class if their IoU is above 0.5; the union
+    excludes pixels that are void in the ground truth. Unmatched true segments are false
+    negatives, except for crowds. Unmatched predictions are false positives, unless more than half
+    of their pixels are void or crowd of the same class. If an image has several crowds of a
+    class, only the last one listed is considered here, as in panopticapi.
     """
 
     def __init__(self, categories: Sequence[PanopticCategory]):
-        """Makes an empty sum.
+        """Starts with zero counts.
 
         Args:
-          categories: every class that may occur.
+          categories: all classes that can occur.
 
         Raises:
-          ValueError: for two categories of one id.
+          ValueError: if two categories have the same id.
         """
         counts = collections.Counter(category.id for category in categories)
         twice = sorted(number for number, count in counts.items() if count > 1)
@@ -119,18 +119,18 @@ class PanopticQuality:
         pred_ids: Integer[np.ndarray, "ph pw"],
         pred_segments: Sequence[Segment],
     ) -> None:
-        """Counts one image.
+        """Adds one image.
 
         Args:
-          gt_ids: the true segment id of every pixel, 0 for void.
-          gt_segments: what the true ids are; one without pixels is missed, as in panopticapi.
+          gt_ids: true segment id of every pixel, 0 for void.
+          gt_segments: true segments. One without pixels counts as missed, as in panopticapi.
           pred_ids: predicted ids, of the same shape; 0 where nothing is predicted.
-          pred_segments: what the predicted ids are; `is_crowd` is not used.
+          pred_segments: predicted segments; `is_crowd` is not used.
 
         Raises:
-          ValueError: for maps of two shapes, ids outside 0..2^31-1, ids on pixels that no
-            segment describes, an id described twice, an unknown category, or a predicted
-            segment without pixels.
+          ValueError: if the maps differ in shape, have ids outside 0..2^31-1 or ids without a
+            segment, or if segments share an id, have an unknown category, or are predicted
+            without pixels.
         """
         if gt_ids.shape != pred_ids.shape:
             raise ValueError(
@@ -179,22 +179,22 @@ class PanopticQuality:
                 )
 
     def state(self) -> Float64[np.ndarray, "n 4"]:
-        """All that was counted, to be summed over processes and given to `merge`.
+        """Returns all counts as an array, to be summed over processes and passed to `merge`.
 
         Returns:
-          A row per category, in the order given: the sum of matched IoU, and true positives,
-          false positives and false negatives; the last row holds the number of images, thrice 0.
+          One row per category, in the order given: sum of matched IoU, true positives, false
+          positives, false negatives. The last row is [images, 0, 0, 0].
         """
         return np.concatenate([self._sums, [[float(self._num_images), 0.0, 0.0, 0.0]]])
 
     def merge(self, state: Float64[np.ndarray, "n 4"]) -> None:
-        """Adds what another process counted with the same categories.
+        """Adds the counts of another process with the same categories.
 
         Args:
           state: `state()` of another process, or the sum of several.
 
         Raises:
-          ValueError: for a state of another number of categories.
+          ValueError: if the state has another number of categories.
         """
         wanted = (len(self.categories) + 1, 4)
         if state.shape != wanted:
@@ -205,7 +205,7 @@ class PanopticQuality:
         self._num_images += int(state[-1, 0])
 
     def results(self) -> PanopticScores:
-        """The quality of everything counted so far."""
+        """Computes the quality of all images added so far."""
         per_class = {
             category.id: _quality(*row)
             for category, row in zip(self.categories, self._sums.tolist(), strict=True)
@@ -227,11 +227,11 @@ def _joint_pixels(
     pred_ids: Integer[np.ndarray, "h w"],
     pred_segments: Sequence[Segment],
 ) -> Int64[np.ndarray, "g p"]:
-    """Pixels of each true segment (void first) under each predicted one (void first)."""
+    """Counts the pixels that each true and each predicted segment share (void comes first)."""
     _check_range(gt_ids, "ground truth")
     _check_range(pred_ids, "prediction")
     pairs = ((gt_ids.astype(np.int64) << _ID_BITS) | pred_ids).ravel()
-    # Neighbours mostly agree: counting runs leaves few values to sort.
+    # Neighbouring pixels mostly agree, so that counting runs leaves few values to sort.
     starts = np.flatnonzero(np.diff(pairs, prepend=-1))
     lengths = np.diff(starts, append=pairs.size)
     values, of_run = np.unique(pairs[starts], return_inverse=True)
@@ -259,7 +259,7 @@ def _check_range(ids: Integer[np.ndarray, "h w"], side: str) -> None:
 def _places(
     ids: Int64[np.ndarray, " n"], segments: Sequence[Segment], side: str
 ) -> Int64[np.ndarray, " n"]:
-    """The place of every id in the description, from 1; 0 for void."""
+    """Returns the position of every id in the list of segments, starting at 1; 0 for void."""
     known = {VOID: 0} | {segment.id: place for place, segment in enumerate(segments, start=1)}
     unknown = sorted(set(ids.tolist()) - set(known))
     if unknown:
@@ -276,7 +276,10 @@ def _matches(
     pred_rows: Int64[np.ndarray, " p"],
     crowd: Bool[np.ndarray, " g"],
 ) -> tuple[Float64[np.ndarray, "g p"], Bool[np.ndarray, "g p"]]:
-    """IoU of every pair without void, and which match; a segment has one match at most."""
+    """Returns the IoU of every pair, without void, and True for matches.
+
+    Segments do not overlap, so that each has at most one partner with an IoU above 0.5.
+    """
     both = pixels[1:, 1:]
     gt_area, pred_area = pixels[1:].sum(axis=1), pixels[:, 1:].sum(axis=0)
     union = gt_area[:, None] + (pred_area - pixels[0, 1:])[None] - both
@@ -290,7 +293,8 @@ def _excused(
     pred_rows: Int64[np.ndarray, " p"],
     crowd: Bool[np.ndarray, " g"],
 ) -> Bool[np.ndarray, " p"]:
-    """Predictions more than half of which are void or crowd of their class."""
+    """Returns True for predictions that are mostly void, or crowd of the same class."""
+    # As in panopticapi, later crowds of a class overwrite earlier ones.
     crowd_of = {int(gt_rows[place]): int(place) for place in np.flatnonzero(crowd)}
     unknown = pixels[0, 1:].copy()
     for place, row in enumerate(pred_rows.tolist()):

@@ -1,4 +1,4 @@
-"""Evaluation of a model on a split: every image once, the scores at the end."""
+"""Evaluates a model on a split: predicts every image once, then computes the scores."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 # jax.jit and lax.map forget types:
@@ -47,19 +47,20 @@ from segjax.types import Detections
 class EvalResults:
     """Scores of an evaluation.
 
-    What the model does not give, or the data have no truth for, has no scores: `notes` says why.
+    Scores are None for outputs that the model does not predict or that the data have no ground
+    truth for. `notes` gives the reasons.
 
     Attributes:
-      scores: box and mask AP and AR; None for a model that knows no objects.
-      detections: COCO results entries of all images.
-      seconds: wall-clock time, scoring included.
-      images_per_second: speed of prediction and of encoding masks and maps, without the scoring.
-      num_unreadable: images of the annotation file that are not scored, because they could not
-        be read (`on_bad_image="skip"`).
-      semantic: mean IoU of the classes of pixels.
+      scores: AP and AR of boxes and masks; None for a model that predicts no objects.
+      detections: COCO results of all images.
+      seconds: wall-clock time, including the computation of scores.
+      images_per_second: speed of prediction and of encoding masks and maps, excluding scores.
+      num_unreadable: number of annotated images that were not scored because they could not be
+        read (`on_bad_image="skip"`).
+      semantic: scores of the semantic maps.
       panoptic: panoptic quality.
-      notes: what is not scored and why, a line each.
-      files: what was written.
+      notes: reasons for missing scores, and counts of omitted results, one line each.
+      files: paths of the written files.
     """
 
     scores: CocoScores | None
@@ -73,11 +74,11 @@ class EvalResults:
     files: tuple[Path, ...] = ()
 
     def metrics(self) -> dict[str, float]:
-        """Flat names for logs, as `segm/AP`, `semantic/mIoU`, `panoptic/PQ`; nan if undefined."""
+        """Returns metrics by name: `segm/AP`, `semantic/mIoU`, `panoptic/PQ`; NaN if undefined."""
         return {k: v for scores in self._scored() for k, v in scores.metrics().items()}
 
     def text(self) -> str:
-        """The printed report: what is missing, then the summaries and tables of classes."""
+        """Formats the report: notes first, then summaries and tables of classes."""
         lines = list(self.notes)
         if self.num_unreadable:
             count = self.num_unreadable
@@ -95,18 +96,18 @@ class EvaluationStopped(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates one model on one split, as often as training asks.
+    """Evaluates one model on one split; can be called repeatedly, for example during training.
 
     Attributes:
-      model: the module; its compiled prediction is kept from call to call.
-      dataset: as `data.pipeline.open_dataset` returns it.
-      data: how images are resized and batched.
+      model: Linen module; its compiled prediction is reused between calls.
+      dataset: dataset from `data.pipeline.open_dataset`.
+      data: config for resizing and batching.
       split: "val" or "train".
-      score_threshold: detections at or below are left out, besides those below the model's own;
-        panoptic maps have a threshold of their own, in the model's `merge`.
-      max_detections: per image, the best; None takes what the model gives.
+      score_threshold: detections with a score up to this are dropped, after the model's own
+        threshold; panoptic maps have a separate threshold in the model's `merge`.
+      max_detections: maximum number of detections per image, best first; None for no limit.
       max_dets: pycocotools' `maxDets`.
-      boundary: also score boundary AP of masks and boundary IoU of semantic maps.
+      boundary: also compute boundary AP of masks and boundary IoU of semantic maps.
       progress: show a progress bar.
       classes: names of the model's classes; what is unknown is taken from the dataset.
       refine: how masks are made to follow the images' contours; None scores the model's own.
@@ -141,15 +142,15 @@ class Evaluator:
             )
 
     def __call__(self, variables: Any, results_json: str | Path | None = None) -> EvalResults:
-        """Predicts every image of the split and scores the result.
+        """Predicts every image of the split and scores the results.
 
         Panoptic maps are written next to `results_json`, as `NAME_panoptic.json` and a folder of
-        PNGs of that name; semantic maps of a model of those alone as `NAME_semantic/`
-        (`files.MapWriter`).
+        PNGs with the same name. Semantic maps are written as `NAME_semantic/`, unless the model
+        also predicts panoptic maps (see `files.MapWriter`).
 
         Args:
           variables: the model's parameters and statistics.
-          results_json: also write the detections here, as a COCO results file.
+          results_json: COCO results file to write the detections to; None to write no files.
 
         Raises:
           ValueError: for scores or logits that are not finite, an image that came twice, or
@@ -248,11 +249,11 @@ class Evaluator:
         return jax.device_put(local, self.devices[0]) if self.devices else local
 
     def predictions(self, variables: Any, maps: bool = True) -> Iterator[tuple[int, Result]]:
-        """Yields (image id, what is found in original pixels) for every image of the split.
+        """Yields (image id, result in original pixels) for every image of the split.
 
         Args:
           variables: the model's parameters and statistics.
-          maps: give semantic and panoptic maps, if the model does.
+          maps: include semantic and panoptic maps, if the model predicts them.
         """
         waiting = None
         index, count = self.share
@@ -276,7 +277,7 @@ class Evaluator:
                 yield from self._collect(*waiting)
 
     def _launch(self, variables: Any, element: Mapping[str, np.ndarray], maps: bool) -> Any:
-        """Detections of a batch and, if they are wanted, its maps; still on the device."""
+        """Starts the prediction of a batch; returns detections and maps (or None) on the device."""
         images, inside, sizes = (
             element[name] for name in ("images", "image_sizes", "original_sizes")
         )
@@ -361,7 +362,7 @@ def _of_this_process(array: Any) -> Any:
 
 
 class _DataClasses:
-    """Results entries in the data's categories, without classes that the data do not have."""
+    """Converts detections to COCO results in the data's categories, and drops other classes."""
 
     def __init__(self, classes: Classes, dataset: pipeline.Dataset) -> None:
         self._names = classes.names
@@ -401,7 +402,7 @@ def evaluate(
     classes: Classes | None = None,
     refine: MaskRefinement | None = None,
 ) -> EvalResults:
-    """Evaluates a model on a split once; `Evaluator` has the arguments."""
+    """Evaluates a model on a split once; see `Evaluator` for the arguments."""
     evaluator = Evaluator(
         model=model,
         dataset=dataset,
