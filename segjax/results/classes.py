@@ -1,4 +1,4 @@
-"""Names of the classes that a model knows."""
+"""Names and ids of the classes that a model predicts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from segjax.results.conversions import check_names
 
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """The classes of a model, all in its order; what is empty is unknown, or not there.
+    """Classes of a model, in its order. Fields are empty if unknown or not applicable.
 
     Attributes:
       names: names of the instance classes.
-      category_ids: the data set's ids of those.
-      semantic_names: names of the pixel classes, by label.
+      category_ids: category ids of the instance classes in the dataset.
+      semantic_names: names of the semantic classes, by label.
       panoptic_categories: categories of panoptic segments, in the order of their ids.
     """
 
@@ -29,7 +29,7 @@ class Classes:
 
     @classmethod
     def of(cls, model: Model, dataset: Dataset) -> "Classes":
-        """Those of the data's classes that the model knows."""
+        """Returns the classes of the data, without the kinds that the model does not predict."""
         objects, pixels = model.classes.things is not None, model.classes.pixels is not None
         merges = "panoptic" in model.tasks
         return cls(
@@ -41,10 +41,10 @@ class Classes:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Classes":
-        """Reads what `dataclasses.asdict` gave, from JSON; fields that are missing are unknown.
+        """Inverts `dataclasses.asdict`, after JSON; missing fields are left empty.
 
         Raises:
-          ValueError: for fields or values of other kinds.
+          ValueError: for unknown fields or malformed values.
         """
         if strange := record.keys() - {field.name for field in dataclasses.fields(cls)}:
             raise ValueError(f"classes have no {', '.join(sorted(strange))}")
@@ -62,17 +62,17 @@ class Classes:
         )
 
     def checked(self) -> "Classes":
-        """These, if they can be merged to panoptic maps; see `conversions.check_names`."""
+        """Returns self, after checking that the names allow a merge (`conversions.check_names`)."""
         check_names(self.names, self.semantic_names, self.panoptic_categories)
         return self
 
     def completed(self, other: "Classes") -> "Classes":
-        """These classes, and the other's where these are unknown."""
+        """Returns these classes, with unknown fields taken from `other`."""
         fields = (field.name for field in dataclasses.fields(self))
         return Classes(**{name: getattr(self, name) or getattr(other, name) for name in fields})
 
     def named(self, model: Model) -> "Classes":
-        """With made-up names where a panoptic model's are unknown: "class 0", "stuff 1"."""
+        """Fills in unknown names of a panoptic model with placeholders: "class 0", "stuff 1"."""
         if "panoptic" not in model.tasks:
             return self
         counts = model.classes
@@ -84,24 +84,24 @@ class Classes:
 
 
 def data_categories(classes: Classes, dataset: Dataset) -> tuple[int | None, ...]:
-    """The data's category id of every instance class of a model, found by name.
+    """Looks up the data's category id of every instance class of a model, by name.
 
     Args:
       classes: classes of the model. Without names, they must match the data's in number and
         order.
-      dataset: to evaluate on.
+      dataset: dataset to evaluate on.
 
     Returns:
-      None for classes that the data do not have.
+      One category id per class; None for classes that the data do not have.
 
     Raises:
-      ValueError: for classes of the data that the model does not know.
+      ValueError: if the data have classes that the model does not predict.
     """
     ids = tuple(int(i) for i in dataset.category_ids)
     if not classes.names:
         return ids
     if (classes.names, classes.category_ids) == (tuple(dataset.class_names), ids):
-        return ids  # also where two classes have one name
+        return ids  # names can be ambiguous here, as two classes may share one
     id_of = dict(zip(dataset.class_names, ids, strict=True))
     unknown = [name for name in dataset.class_names if name not in classes.names]
     if unknown:

@@ -1,4 +1,4 @@
-"""Truth and COCO results as pycocotools wants them; results are checked before it sees them."""
+"""Converts ground truth and COCO results to pycocotools entries, and validates the results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,15 +13,15 @@ from segjax.data.truth import ImageObjects
 def truth_entries(
     images: Mapping[int, ImageObjects], image_ids: Sequence[int], *, masks: bool
 ) -> list[dict[str, Any]]:
-    """The objects of some images as pycocotools wants them, numbered from 1.
+    """Converts ground-truth objects to pycocotools annotations, numbered from 1.
 
     Args:
       images: objects by image id.
-      image_ids: which images to take.
-      masks: add the segmentation: an object without one gets the pixels of its box.
+      image_ids: ids of the images to convert.
+      masks: include segmentations; an object without one gets the pixels of its box.
 
     Returns:
-      Entries with the key `masked` too: whether the object has a segmentation of its own.
+      Annotations. The extra key `masked` is True for objects with a segmentation of their own.
     """
     entries: list[dict[str, Any]] = []
     for image_id in image_ids:
@@ -29,7 +29,7 @@ def truth_entries(
         size = [objects.height, objects.width]
         for row, counts in enumerate(objects.masks):
             entry = {
-                # From 1: pycocotools takes a match with annotation 0 for no match.
+                # Ids start at 1, as pycocotools treats a match with annotation 0 as no match.
                 "id": len(entries) + 1,
                 "image_id": image_id,
                 "category_id": int(objects.category_ids[row]),
@@ -46,7 +46,7 @@ def truth_entries(
 
 
 def _box_mask(bbox: Sequence[float], height: int, width: int) -> rle.Rle:
-    """The pixels of a box, as a mask over its image."""
+    """Rasterises a box as a mask over its image."""
     mask = np.zeros((height, width), bool)
     x, y, w, h = bbox
     mask[max(round(y), 0) : max(round(y + h), 0), max(round(x), 0) : max(round(x + w), 0)] = True
@@ -61,14 +61,14 @@ def result_entry(
     *,
     masks: bool,
 ) -> dict[str, Any]:
-    """A detection as pycocotools wants it.
+    """Converts a COCO result to a validated pycocotools annotation.
 
     Args:
-      number: its place among the detections, from 0.
-      source: the COCO result.
+      number: index of the detection, from 0.
+      source: COCO result.
       sizes: (height, width) of the images, by id.
       categories: category names by id.
-      masks: check and keep the segmentation.
+      masks: check and include the segmentation.
 
     Raises:
       ValueError: for an unknown image or category, numbers that are not finite, or a missing or
@@ -99,15 +99,15 @@ def result_entry(
 
 
 def checked_rle(segmentation: Any, height: int, width: int) -> rle.Rle:
-    """Any COCO segmentation as compressed run lengths that are known to be well formed.
+    """Converts any COCO segmentation to validated, compressed RLE.
 
     Args:
-      segmentation: polygons, or a run-length dict, compressed or not.
-      height: rows of the image.
-      width: columns of the image.
+      segmentation: polygons, or RLE, compressed or not.
+      height: height of the image in pixels.
+      width: width of the image in pixels.
 
     Raises:
-      ValueError: if it is malformed or of another size.
+      ValueError: if the segmentation is malformed or has another size.
     """
     if isinstance(segmentation, Sequence) and not isinstance(segmentation, str | bytes):
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
@@ -121,7 +121,7 @@ def checked_rle(segmentation: Any, height: int, width: int) -> rle.Rle:
         counts = counts.decode("ascii")
     if not isinstance(counts, str):
         return rle.from_counts(counts, height, width)
-    rle.counts_from_string(counts, height, width)
+    rle.counts_from_string(counts, height, width)  # raises if malformed
     return {"size": [height, width], "counts": counts}
 
 

@@ -1,4 +1,4 @@
-"""From instances, semantic and panoptic maps to one another: every way with its rule."""
+"""Conversions between instances, semantic maps and panoptic maps."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,20 @@ from segjax.results.panoptic_merge import merge_detections
 def semantic_of_instances(
     instances: ImageDetections, *, score_threshold: float = 0.5, background: str | None = None
 ) -> SemanticMap:
-    """Paints objects into a semantic map; where they overlap the best score wins.
+    """Paints objects into a semantic map. Where they overlap, the highest score wins.
 
-    Of equal scores the earlier object wins. Without scores (ground truth) all objects count, and
-    the smaller wins, of equal areas the later: so training labels are drawn from instances.
+    For equal scores, the earlier object wins. Without scores (ground truth), all objects are
+    painted, and the smaller one wins, or the later one for equal areas. Semantic labels for
+    training are made from instances in the same way.
 
     Args:
-      instances: with masks, unless there are none.
-      score_threshold: leave out scores at or below it.
-      background: name of one more class, the last, for pixels of no object; None leaves them
-        unknown.
+      instances: objects, with masks unless there are none.
+      score_threshold: objects with a score up to this are omitted.
+      background: name of an additional last class for pixels without an object; None to leave
+        them unknown.
 
     Returns:
-      Labels are the class indices; `contested_pixels` counts where classes overlapped.
+      A map whose labels are class indices. `contested_pixels` counts overlaps of classes.
 
     Raises:
       ValueError: without masks, or with more than 255 classes.
@@ -58,7 +59,7 @@ def semantic_of_instances(
 
 
 def semantic_of_panoptic(panoptic: PanopticMap) -> SemanticMap:
-    """Forgets which object a pixel belongs to: labels are places in `categories`, void is 255.
+    """Reduces segments to their classes: labels are indices into `categories`, void is 255.
 
     Raises:
       ValueError: for more than 255 categories.
@@ -75,10 +76,10 @@ def semantic_of_panoptic(panoptic: PanopticMap) -> SemanticMap:
 
 
 def instances_of_panoptic(panoptic: PanopticMap) -> ImageDetections:
-    """The things of a panoptic map as objects without overlap, best first.
+    """Converts the things of a panoptic map to objects without overlap, best first.
 
-    Boxes are those of the masks. Crowds are not single objects and are skipped. There are scores if
-    every thing has one; else the order is the map's.
+    Boxes are the bounding boxes of the masks. Crowds are not single objects and are skipped. If
+    any thing lacks a score, there are no scores and the order is that of the map.
     """
     things = [category for category in panoptic.categories if category.is_thing]
     class_of = {category: index for index, category in enumerate(things)}
@@ -97,7 +98,7 @@ def instances_of_panoptic(panoptic: PanopticMap) -> ImageDetections:
 
 
 def objects_of_panoptic(panoptic: PanopticMap) -> list[PanopticSegment]:
-    """The segments that are single objects, in the order of `instances_of_panoptic`."""
+    """Returns the segments that are single objects, in the order of `instances_of_panoptic`."""
     found = [s for s in panoptic.segments if s.category.is_thing and not s.is_crowd]
     scores = [s.score for s in found if s.score is not None]
     if len(scores) < len(found):
@@ -114,23 +115,23 @@ def panoptic_of_parts(
     overlap_threshold: float = 0.5,
     stuff_area: int = 4096,
 ) -> PanopticMap:
-    """Merges instances and a semantic map; `panoptic_merge.merge_detections` says how.
+    """Merges instances and a semantic map by the rule of `panoptic_merge.merge_detections`.
 
-    Classes meet by their names. A semantic label becomes stuff if its name is that of a stuff
-    category; all other labels (of things, "things", 255) never do, and `dropped.other_pixels`
-    counts the pixels that are void for it.
+    Classes are matched by name. A semantic label becomes stuff if a stuff category has its name.
+    All other labels (things, "things", 255) become void, and `dropped.other_pixels` counts their
+    pixels.
 
     Args:
-      instances: with masks, unless there are none.
-      semantic: labels of the same image.
-      categories: categories of the panoptic map. () takes the instances' classes as things and the
-        semantic classes of other names, but "things", as stuff, with ids from 1.
-      score_threshold: least score of an instance.
-      overlap_threshold: largest part of an instance that better ones may have taken.
-      stuff_area: least pixels of a stuff segment.
+      instances: objects, with masks unless there are none.
+      semantic: semantic map of the same image.
+      categories: categories of the panoptic map. () makes categories with ids from 1: things from
+        the instance classes, and stuff from semantic classes with other names, except "things".
+      score_threshold: minimum score of an instance.
+      overlap_threshold: maximum fraction of an instance that better ones may cover.
+      stuff_area: minimum area of a stuff segment, in pixels.
 
     Raises:
-      ValueError: if sizes differ, classes have no names, or names do not belong together.
+      ValueError: if sizes differ, classes have no names, or names do not match.
     """
     highest = int(instances.classes.max(initial=-1))
     kinds, things, stuff = class_categories(
@@ -165,19 +166,19 @@ def class_categories(
 ) -> tuple[
     tuple[PanopticCategory, ...], Sequence[PanopticCategory], Mapping[int, PanopticCategory]
 ]:
-    """Says which category an instance class or a semantic label is, as `panoptic_of_parts` has it.
+    """Maps instance classes and semantic labels to categories, as for `panoptic_of_parts`.
 
     Args:
-      thing_names: names of the instance classes; () takes them for the things, in order.
-      semantic_names: by label.
-      categories: categories of the panoptic map; () makes them.
+      thing_names: names of the instance classes; () if they are the things, in order.
+      semantic_names: names of the semantic classes, by label.
+      categories: categories of the panoptic map; () to make them from the names.
       highest_class: highest instance class that occurs.
 
     Returns:
-      All categories; that of every instance class; that of every label that is stuff.
+      All categories, the category of every instance class, and that of every stuff label.
 
     Raises:
-      ValueError: if classes have no names, or names do not belong together.
+      ValueError: if classes have no names, or names do not match.
     """
     kinds = tuple(categories) or default_categories(thing_names, semantic_names)
     check_categories(kinds)
@@ -192,16 +193,16 @@ def check_names(
     semantic_names: Sequence[str],
     categories: Sequence[PanopticCategory],
 ) -> None:
-    """Says before training whether the data's names can be merged to a panoptic map afterwards.
+    """Checks before training that the data's class names will allow a panoptic merge.
 
     Args:
       thing_names: names of the instance classes, from `instances_*.json`.
       semantic_names: names of the semantic labels.
-      categories: from `panoptic_*.json`; () where there is none, which fits all.
+      categories: categories from `panoptic_*.json`; () if there is no such file, which passes.
 
     Raises:
-      ValueError: if an instance class is not a thing of the categories, two categories have one
-        name or id, or no semantic class is stuff of the categories.
+      ValueError: if an instance class is not among the thing categories, two categories share a
+        name or id, or no semantic class is among the stuff categories.
     """
     if not categories:
         return
@@ -220,7 +221,7 @@ def check_names(
 def default_categories(
     thing_names: Sequence[str], semantic_names: Sequence[str]
 ) -> tuple[PanopticCategory, ...]:
-    """Categories with ids from 1: the things, then the other semantic classes but "things".
+    """Makes categories with ids from 1: things, then other semantic classes except "things".
 
     Raises:
       ValueError: if names are unknown.
@@ -241,7 +242,7 @@ def default_categories(
 def _thing_categories(
     thing_names: Sequence[str], categories: Sequence[PanopticCategory]
 ) -> list[PanopticCategory]:
-    """The category of every instance class: of its name, or in order where names are unknown."""
+    """Returns the category of every instance class: by name, or by order if names are unknown."""
     things = [category for category in categories if category.is_thing]
     if not thing_names:
         return things
@@ -255,7 +256,7 @@ def _thing_categories(
 def _stuff_categories(
     semantic_names: Sequence[str], categories: Sequence[PanopticCategory]
 ) -> dict[int, PanopticCategory]:
-    """The category of every semantic label that is stuff."""
+    """Returns the category of every semantic label that is stuff."""
     of_name = {category.name: category for category in categories if not category.is_thing}
     found = {label: of_name[n] for label, n in enumerate(semantic_names) if n in of_name}
     if of_name and not found:
@@ -267,14 +268,14 @@ def _stuff_categories(
 
 
 def _names_of(instances: ImageDetections) -> tuple[str, ...]:
-    """Class names, made up as far as classes go where they are unknown."""
+    """Returns class names, with placeholders for unknown ones up to the highest class."""
     count = max(len(instances.class_names), int(instances.classes.max(initial=-1)) + 1)
     made_up = tuple(f"class {index}" for index in range(len(instances.class_names), count))
     return instances.class_names + made_up
 
 
 def _best_first(instances: ImageDetections) -> list[int]:
-    """Who wins an overlap, first to last."""
+    """Returns object indices by priority in overlaps, highest first."""
     if instances.scores is not None:
         return [int(i) for i in np.argsort(-instances.scores, kind="stable")]
     areas = [int(instances.mask(i).sum()) for i in range(len(instances))]

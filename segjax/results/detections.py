@@ -1,4 +1,4 @@
-"""Detections of one image in its own pixels, on the host."""
+"""Detections of one image on the host, in pixels of the original image."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from segjax.results.coco_entries import checked_rle
 if TYPE_CHECKING:
     from segjax.results.result import Object
 
-_SHOWN = 30  # objects in a printed table
+_SHOWN = 30  # maximum number of objects in a printed table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +22,13 @@ class ImageDetections:
     """Objects of one image, best first, in pixels of the original image.
 
     Attributes:
-      boxes: (x0, y0, x1, y1), inside the image.
+      boxes: bounding boxes (x0, y0, x1, y1), inside the image.
       scores: probabilities in 0..1, or None for ground truth.
       classes: class indices 0..K-1.
       image_size: (height, width) of the image.
-      class_names: the name of every class; () where unknown.
-      mask_rles: a COCO run-length dict per object, or None without masks. Masks stay encoded
-        until asked for: a hundred full-size ones are large.
+      class_names: name of every class; () if unknown.
+      mask_rles: COCO RLE of each object, or None without masks. Masks are decoded on demand, as a
+        hundred full-size ones need a lot of memory.
     """
 
     boxes: Float32[np.ndarray, "n 4"]
@@ -39,19 +39,19 @@ class ImageDetections:
     mask_rles: tuple[rle.Rle, ...] | None = None
 
     def __len__(self) -> int:
-        """The number of objects."""
+        """Returns the number of objects."""
         return len(self.boxes)
 
     @functools.cached_property
     def objects(self) -> "tuple[Object, ...]":
-        """The objects one by one, in their order."""
-        from segjax.results.result import Result  # which is made of detections
+        """Individual objects, in the order of the detections."""
+        from segjax.results.result import Result  # here because that module imports this one
 
         found = Result(self.image_size, instances=self).objects
         return tuple(sorted(found, key=lambda one: one.index))
 
     def __iter__(self) -> "Iterator[Object]":
-        """Yields the objects one by one."""
+        """Iterates over `objects`."""
         return iter(self.objects)
 
     @overload
@@ -61,14 +61,14 @@ class ImageDetections:
     def __getitem__(
         self, key: int | slice | Sequence[int] | np.ndarray
     ) -> "Object | ImageDetections":
-        """Returns one object, or those that a slice, indices or a boolean array choose."""
+        """Returns one object, or the detections selected by a slice, indices or a boolean array."""
         if isinstance(key, int | np.integer):
             return self.objects[key]
         chosen = np.arange(len(self))[key if isinstance(key, slice) else np.asarray(key)]
         return self._taken(chosen)
 
     def __str__(self) -> str:
-        """A table: name, score, box and area of each object."""
+        """Formats a table with name, score, box and mask area of each object."""
         height, width = self.image_size
         rows: list[tuple[str, ...]] = [("", "name", "score", "x0", "y0", "x1", "y1", "area")]
         for one in self.objects:
@@ -86,10 +86,10 @@ class ImageDetections:
         return "\n".join([f"{len(self)} objects in {height} x {width} pixels", *lines])
 
     def to_supervision(self) -> Any:
-        """Returns the objects as `supervision.Detections`, for tracking, zones and its pictures.
+        """Converts to `supervision.Detections`, for its tracking, zones and annotated images.
 
         Raises:
-          ModuleNotFoundError: without the package supervision.
+          ModuleNotFoundError: if the package supervision is not installed.
         """
         try:
             import supervision
@@ -106,7 +106,7 @@ class ImageDetections:
         )
 
     def mask(self, index: int) -> Bool[np.ndarray, "h w"]:
-        """Mask of one object over the whole image.
+        """Decodes the mask of one object over the whole image.
 
         Raises:
           ValueError: if the detections have no masks.
@@ -117,7 +117,7 @@ class ImageDetections:
 
     @functools.cached_property
     def masks(self) -> Bool[np.ndarray, "n h w"] | None:
-        """All masks over the whole image, decoded at the first use; None without masks."""
+        """All masks over the whole image, decoded on first use; None without masks."""
         if self.mask_rles is None:
             return None
         decoded = np.zeros((len(self), *self.image_size), bool)
@@ -127,12 +127,12 @@ class ImageDetections:
 
     @property
     def names(self) -> list[str]:
-        """The class name of every object; the index as text where names are unknown."""
+        """Class name of every object; the class index as text if the name is unknown."""
         known = self.class_names
         return [known[k] if k < len(known) else str(k) for k in self.classes]
 
     def select(self, keep: Bool[np.ndarray, "n"]) -> "ImageDetections":
-        """The objects where `keep` is True."""
+        """Returns the objects where `keep` is True."""
         return self._taken(np.flatnonzero(keep))
 
     def _taken(self, chosen: np.ndarray) -> "ImageDetections":
@@ -145,17 +145,17 @@ class ImageDetections:
         )
 
     def above(self, score_threshold: float) -> "ImageDetections":
-        """The objects with a score above the threshold; all of them without scores."""
+        """Returns the objects with a score above the threshold; all objects without scores."""
         if self.scores is None:
             return self
         return self.select(self.scores > score_threshold)
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """The entries of a COCO results file.
+        """Converts to entries of a COCO results file.
 
         Args:
-          image_id: the image's id.
-          category_ids: the category id of every class index.
+          image_id: id of the image.
+          category_ids: category id of every class index.
         """
         x0, y0, x1, y1 = self.boxes.astype(np.float64).T
         entries = []
@@ -179,13 +179,13 @@ class ImageDetections:
         category_ids: Sequence[int],
         class_names: Sequence[str] = (),
     ) -> "ImageDetections":
-        """Reads the annotations or results of one image.
+        """Creates detections from the annotations or results of one image.
 
         Args:
-          entries: COCO annotations (ground truth has no scores) or results, of one image.
+          entries: COCO annotations (ground truth, without scores) or results of one image.
           image_size: (height, width) of the image.
-          category_ids: the category id of every class index.
-          class_names: the name of every class.
+          category_ids: category id of every class index.
+          class_names: name of every class.
 
         Raises:
           ValueError: for a malformed segmentation or an unknown category.

@@ -1,4 +1,4 @@
-"""Results as files: COCO results, COCO's panoptic PNGs and json, label PNGs."""
+"""Writes results to files: COCO results, COCO's panoptic PNGs and JSON, and label PNGs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> Non
     """Writes a COCO results file.
 
     Args:
-      path: the json to write; its folder is made.
+      path: JSON file to write; its folder is created if missing.
       entries: COCO results.
     """
     target = Path(path)
@@ -27,15 +27,15 @@ def write_results(path: str | Path, entries: Sequence[Mapping[str, Any]]) -> Non
 
 
 class MapWriter:
-    """Writes the maps of many pictures, each when it is added, and their lists at the end.
+    """Writes the maps of many images: each PNG when it is added, and the lists on `close`.
 
-    Panoptic maps go to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's format, as
-    `data.panoptic` and `--data.semantic=panoptic` read them.
-    Where there are none, semantic maps go to `PREFIXsemantic/NAME.png`, a gray PNG of labels with
-    255 for unknown, and the names of the classes, one a line, to `PREFIXsemantic.txt`.
+    Panoptic maps are written to `PREFIXpanoptic/NAME.png` and `PREFIXpanoptic.json`, in COCO's
+    format, which `--data.semantic=panoptic` can read. Without panoptic maps, semantic maps are
+    written to `PREFIXsemantic/NAME.png`, a grayscale PNG of labels with 255 for unknown, and the
+    class names to `PREFIXsemantic.txt`, one per line.
 
     Args:
-      prefix: beginning of the paths: a folder's name and "/", or the beginning of a file name.
+      prefix: prefix of the paths: a folder followed by "/", or the beginning of a file name.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -46,13 +46,13 @@ class MapWriter:
         self._names: tuple[str, ...] | None = None
 
     def add(self, found: Result, image_id: int, name: str, image_file: str | None = None) -> None:
-        """Writes the maps of one picture; nothing for a result without.
+        """Writes the maps of one image; does nothing for a result without maps.
 
         Args:
-          found: in the picture.
-          image_id: image id for the json's entry.
+          found: result of the image.
+          image_id: image id for the JSON entry.
           name: name of the PNG, without suffix.
-          image_file: name of the picture's file for the json's list of images; None if unknown.
+          image_file: file name of the image for the JSON list of images; None if unknown.
         """
         if found.panoptic is not None:
             height, width = found.image_size
@@ -63,7 +63,7 @@ class MapWriter:
             self._add_semantic(found.semantic, f"{name}.png")
 
     def close(self) -> tuple[Path, ...]:
-        """Writes the lists; returns them and the folders of PNGs."""
+        """Writes the lists; returns the paths of the lists and the folders of PNGs."""
         written: tuple[Path, ...] = ()
         if self._entries:
             listed = self._panoptic.with_name(f"{self._panoptic.name}.json")

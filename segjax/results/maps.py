@@ -1,4 +1,4 @@
-"""Semantic and panoptic maps of a picture, pixel by pixel, on the host."""
+"""Semantic and panoptic maps of an image, on the host."""
 
 import collections
 import dataclasses
@@ -14,13 +14,13 @@ from segjax.results.panoptic_merge import Dropped
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SemanticMap:
-    """The class of every pixel of one image.
+    """Class of every pixel of one image.
 
     Attributes:
-      labels: 0..C-1, or 255 where the class is unknown.
-      names: names of the classes, by label; () where unknown.
-      contested_pixels: pixels that objects of several classes claimed, and the best got; 0 for
-        a map that was not made from objects.
+      labels: class labels 0..C-1, or 255 for unknown.
+      names: class names, by label; () if unknown.
+      contested_pixels: number of pixels claimed by objects of several classes, in a map made from
+        objects; 0 for other maps.
     """
 
     labels: Integer[np.ndarray, "h w"]
@@ -44,11 +44,11 @@ class SemanticMap:
         return height, width
 
     def name(self, label: int) -> str:
-        """The class name of a label; "class 3" where names are unknown."""
+        """Returns the class name of a label; for example "class 3" if it is unknown."""
         return self.names[label] if label < len(self.names) else f"class {label}"
 
     def areas(self) -> dict[str, int]:
-        """Pixels of every class that is there, the largest first; unknown pixels not counted."""
+        """Returns the pixel count of every class in the map, largest first, without unknown."""
         labels, areas = np.unique(self.labels[self.labels != IGNORE], return_counts=True)
         order = np.argsort(-areas, kind="stable")
         return {self.name(int(labels[i])): int(areas[i]) for i in order}
@@ -56,16 +56,16 @@ class SemanticMap:
 
 @dataclasses.dataclass(frozen=True)
 class PanopticSegment:
-    """One region of a panoptic map: an object, or all of a kind of stuff.
+    """One segment of a panoptic map: an object, or all pixels of a stuff class.
 
     Attributes:
-      id: the value of its pixels, above 0.
-      category: its class.
-      area: in pixels, above 0.
-      score: score of the object it comes from; None for stuff and ground truth.
-      is_crowd: ground truth only: several objects of the class that were not told apart.
-      instance: place of the instance among the detections it came from; None for stuff and ground
-        truth.
+      id: value of the segment's pixels, above 0.
+      category: class of the segment.
+      area: area in pixels, above 0.
+      score: score of the object that the segment comes from; None for stuff and ground truth.
+      is_crowd: True for several objects that are annotated as one (ground truth only).
+      instance: index of the object among the detections that were merged; None for stuff and
+        ground truth.
     """
 
     id: int
@@ -78,14 +78,14 @@ class PanopticSegment:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PanopticMap:
-    """The segment of every pixel of one image.
+    """Segment of every pixel of one image.
 
     Attributes:
-      ids: the segment's id; 0 where there is none ("void").
-      segments: one for every id in the map.
-      categories: all classes that segments could have, in the order of the semantic labels;
-        instance classes are the things among them, in this order.
-      dropped: what did not get into the map, if it was merged from instances and stuff.
+      ids: segment ids; 0 for void.
+      segments: one segment for every id in the map.
+      categories: all possible classes of segments, in the order of semantic labels. The things
+        among them are the instance classes, in this order.
+      dropped: counts of omitted instances and pixels, for a map merged from instances and stuff.
     """
 
     ids: Int32[np.ndarray, "h w"]
@@ -119,11 +119,11 @@ class PanopticMap:
         return height, width
 
     def mask(self, segment_id: int) -> Bool[np.ndarray, "h w"]:
-        """Mask of one segment over the whole image."""
+        """Returns the mask of one segment over the whole image."""
         return self.ids == segment_id
 
     def to_segments(self) -> tuple[Int32[np.ndarray, "h w"], list[Segment]]:
-        """The map as scoring takes it: ids and what they are."""
+        """Returns ids and segments, the input of the panoptic quality metric."""
         return self.ids, [Segment(s.id, s.category.id, s.is_crowd) for s in self.segments]
 
     @classmethod
@@ -133,12 +133,12 @@ class PanopticMap:
         segments: Sequence[Segment],
         categories: Sequence[PanopticCategory],
     ) -> "PanopticMap":
-        """The map of ids and what they are, as reading gives it.
+        """Creates a map from ids and segments, as read from a dataset.
 
-        Segments without a pixel are left out.
+        Segments without pixels are omitted.
 
         Raises:
-          ValueError: if a pixel has an id that no segment has, or a segment an unknown category.
+          ValueError: if an id has no segment, or a segment has an unknown category.
         """
         of_id = {category.id: category for category in categories}
         unknown = {segment.category_id for segment in segments} - set(of_id)
@@ -155,7 +155,7 @@ class PanopticMap:
 
 
 def check_categories(categories: Sequence[PanopticCategory]) -> None:
-    """Raises a `ValueError` unless every category has an id and a name of its own."""
+    """Raises a `ValueError` if two categories share an id or a name."""
     for field in ("id", "name"):
         counts = collections.Counter(getattr(category, field) for category in categories)
         for value, count in counts.items():
@@ -164,7 +164,7 @@ def check_categories(categories: Sequence[PanopticCategory]) -> None:
 
 
 def check_label_count(count: int) -> None:
-    """Raises a `ValueError` for more classes than labels can tell apart."""
+    """Raises a `ValueError` if there are more classes than 8-bit labels can represent."""
     if count > IGNORE:
         raise ValueError(
             f"{count} classes, but labels are 8 bits and {IGNORE} marks unknown pixels: wanted at"
@@ -173,5 +173,5 @@ def check_label_count(count: int) -> None:
 
 
 def _difference(here: dict[int, int], there: dict[int, int]) -> dict[int, int]:
-    """The first few entries that the other lacks or has otherwise."""
+    """Returns the first few entries of `here` that are missing or different in `there`."""
     return dict([pair for pair in here.items() if there.get(pair[0]) != pair[1]][:3])

@@ -1,8 +1,8 @@
-"""From soft masks to run lengths of full-size masks.
+"""Encodes soft masks as RLE of full-size masks.
 
-A mask is pasted, thresholded and packed to bits on the device in a window around it, and
-becomes run lengths on the host from the window's bits. Work and traffic follow the area of the
-boxes, not of the image: no full-size mask exists anywhere.
+Each mask is pasted, thresholded and packed to bits on the device, in a window around it. The host
+encodes the window's bits as RLE. Compute and transfers scale with the area of the boxes, not of
+the image, as full-size masks are never materialised.
 """
 
 import functools
@@ -16,12 +16,12 @@ from segjax.data import rle
 from segjax.ops.masks import pack_mask_bits
 from segjax.types import Masks
 
-# Window sides double from here, and the largest is the image, rounded up: masks of all images
-# share a few compiled programs.
+# Window sides are powers of two from here on, up to the image size (rounded up to a multiple), so
+# that the masks of all images share a few compiled programs.
 SMALLEST_WINDOW = 64
 CANVAS_MULTIPLE = 128
-# Pixels pasted at a time, as a bound on float32 canvases (4 MiB each of a few), and how many
-# masks that may be.
+# Pixels pasted at a time, which limits each float32 canvas to 4 MiB, and the range of the number
+# of masks per chunk.
 CHUNK_PIXELS = 2**20
 CHUNK_MASKS = (2, 32)
 
@@ -29,16 +29,16 @@ CHUNK_MASKS = (2, 32)
 def encode_masks(
     masks: Masks, row: int, index: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[rle.Rle, ...]:
-    """Pastes masks of one image and encodes them.
+    """Pastes and encodes masks of one image.
 
     Args:
-      masks: masks of a batch [B, D], in pixels of the original images, on the device.
-      row: place of the image in the batch.
-      index: which detections, [n] integers.
+      masks: masks of a batch [B, D] on the device, in pixels of the original images.
+      row: index of the image in the batch.
+      index: integer indices [n] of the detections to encode.
       image_size: (height, width) of the original image.
 
     Returns:
-      Compressed COCO run lengths, in the order of `index`.
+      Compressed COCO RLE, in the order of `index`.
     """
     regions = masks.regions(row, index, image_size)
     shapes = [_window_shape(region, image_size) for region in regions]
@@ -49,7 +49,7 @@ def encode_masks(
         chunk = max(low, min(high, CHUNK_PIXELS // (shape[0] * shape[1])))
         for start in range(0, len(members), chunk):
             chosen = members[start : start + chunk]
-            filled = np.resize(chosen, chunk)
+            filled = np.resize(chosen, chunk)  # repeats masks, to keep the shape fixed
             packed = _paste_bits(
                 masks,
                 np.int32(row),
@@ -63,7 +63,7 @@ def encode_masks(
 
 
 def _window_shape(region: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the smallest window that holds the region."""
+    """Returns (height, width) of the smallest window that contains the region."""
     longest = max(int(region[2] - region[0]), int(region[3] - region[1]), SMALLEST_WINDOW)
     side = 1 << (longest - 1).bit_length()
     height, width = (min(side, -(-s // CANVAS_MULTIPLE) * CANVAS_MULTIPLE) for s in image_size)
@@ -79,7 +79,7 @@ def _paste_bits(
     *,
     shape: tuple[int, int],
 ) -> UInt8[Array, "n W Hbytes"]:
-    """Pastes a chunk of masks into windows and packs the binary masks, column by column."""
+    """Pastes a chunk of masks into windows and packs the binary masks to bits, by column."""
     chosen = jax.tree.map(lambda leaf: leaf[row][index], masks)
     return pack_mask_bits(chosen.paste(*shape, origin=origin))
 
@@ -89,13 +89,13 @@ def window_rle(
     region: Int32[np.ndarray, "4"],
     image_size: tuple[int, int],
 ) -> rle.Rle:
-    """Run lengths of a mask that is zero outside of a region.
+    """Encodes a mask that is zero outside a region as RLE.
 
     Args:
-      bits: the window's columns, eight pixels a byte in `numpy.unpackbits`' order; its first
-        pixel is the region's.
-      region: (x0, y0, x1, y1) in whole pixels of the image.
-      image_size: (height, width).
+      bits: columns of the window, eight pixels per byte in the order of `numpy.unpackbits`. The
+        window starts at the first pixel of the region.
+      region: (x0, y0, x1, y1) in integer pixels of the image.
+      image_size: (height, width) of the image.
     """
     x0, y0, x1, y1 = (int(side) for side in region)
     if x1 <= x0 or y1 <= y0:
@@ -105,12 +105,12 @@ def window_rle(
 
 
 def _edges(columns: Bool[np.ndarray, "w h"], x0: int, y0: int, height: int) -> np.ndarray:
-    """Alternating begins and ends of runs, as pixel numbers down the image's columns."""
+    """Returns alternating starts and ends of runs, as column-major pixel indices of the image."""
     framed = np.zeros((columns.shape[0], columns.shape[1] + 2), bool)
     framed[:, 1:-1] = columns
     column, pixel = np.nonzero(framed[:, 1:] != framed[:, :-1])
     edges = (column + x0) * height + pixel + y0
-    # A run that leaves a column at the image's bottom continues at the top of the next.
+    # A run that ends at the bottom of a column can continue at the top of the next one.
     touching = np.flatnonzero(edges[1:] == edges[:-1])
     return np.delete(edges, np.concatenate([touching, touching + 1]))
 

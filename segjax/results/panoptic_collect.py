@@ -1,4 +1,4 @@
-"""From a model's panoptic map of fixed shape to segments with names."""
+"""Converts a model's fixed-shape panoptic output to a map with named segments."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ def collect_panoptic(
     categories: Sequence[PanopticCategory] = (),
     instance_rows: Integer[np.ndarray, " n"] | None = None,
 ) -> PanopticMap:
-    """Brings the panoptic map of one image to the host.
+    """Transfers the panoptic map of one image to the host.
 
     Args:
-      found: segments that `merge_panoptic` returned for one image.
-      image_size: (height, width) of the image, from the map's upper left.
+      found: segments of one image, from `merge_panoptic`.
+      image_size: (height, width) of the image, which is at the upper left of the map.
       thing_names: names of the instance classes.
       semantic_names: names of the semantic head's classes.
-      categories: categories of the panoptic map; as for `conversions.panoptic_of_parts`.
-      instance_rows: which of the rows that were merged the instances are that are given next to
-        the map, in their order, so that segments know their place among them; None if there are
-        none.
+      categories: categories of the panoptic map, as for `conversions.panoptic_of_parts`.
+      instance_rows: rows of the merged detections that are also returned as instances, in their
+        order, so that each segment can refer to its instance; None if there are no instances.
 
     Returns:
-      The map, things by descending score and then stuff by label, and what was left out.
+      The map, with things by descending score followed by stuff by label, and counts of what was
+      dropped.
 
     Raises:
-      ValueError: if names do not belong together, or a segment is of a label that is not stuff.
+      ValueError: if names do not match, or a segment has a label that is not stuff.
     """
     height, width = image_size
     host = jax.device_get(found)

@@ -1,8 +1,8 @@
-"""Instances and a semantic map merged into one panoptic map, pixel by pixel on the host.
+"""Merges instances and a semantic map into a panoptic map, on the host.
 
-The rule of "Panoptic Feature Pyramid Networks" (1901.02446), section 3, as in Detectron2's
-`combine_semantic_and_instance_outputs`. `segjax.ops.panoptic` is the same on a device, for a
-model's own outputs; this form needs no compilation for each image size.
+Follows section 3 of "Panoptic Feature Pyramid Networks" (1901.02446), as Detectron2's
+`combine_semantic_and_instance_outputs` does. `segjax.ops.panoptic` does the same on the device,
+for a model's own outputs. The version here does not compile for each image size.
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ from segjax.results.detections import ImageDetections
 
 
 class MergedSegment(NamedTuple):
-    """One region of the merged map, in the words of what it came from.
+    """One segment of the merged map, in terms of the instance or label it comes from.
 
     Attributes:
-      id: the value of its pixels: 1, 2, ... things by descending score, then stuff by label.
-      class_index: the class of the instance, or the label of the semantic map.
-      is_thing: which of the two.
+      id: value of the segment's pixels: 1, 2, ... for things by descending score, then stuff by
+        label.
+      class_index: class of the instance, or label of the semantic map.
+      is_thing: True for an instance, False for stuff.
       score: score of the instance; None for stuff.
-      area: in pixels of the merged map.
-      instance: place of the instance among those given; None for stuff.
+      area: area in the merged map, in pixels.
+      instance: index of the instance in the input; None for stuff.
     """
 
     id: int
@@ -38,15 +39,16 @@ class MergedSegment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-    """Counts of what the merged map leaves out, by cause.
+    """Counts of instances, stuff and pixels that the merged map omits, by cause.
 
     Attributes:
-      low_score: instances below the score threshold.
-      empty: instances without a pixel.
-      overlapping: instances of which better ones had taken too large a part.
-      small_stuff: stuff classes with pixels left, but too few.
-      small_stuff_pixels: the pixels of those, now void.
-      other_pixels: pixels left to labels that are not stuff (things, or unknown), now void.
+      low_score: number of instances below the score threshold.
+      empty: number of instances without pixels.
+      overlapping: number of instances that better ones cover too much.
+      small_stuff: number of stuff classes whose remaining area is too small.
+      small_stuff_pixels: number of pixels of these classes, which become void.
+      other_pixels: number of remaining pixels with labels that are not stuff (things or unknown),
+        which become void.
     """
 
     low_score: int = 0
@@ -57,12 +59,12 @@ class Dropped:
     other_pixels: int = 0
 
     def __add__(self, other: "Dropped") -> "Dropped":
-        """Counts of several maps together."""
+        """Sums the counts of two maps."""
         ours, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
         return Dropped(*(a + b for a, b in zip(ours, theirs, strict=True)))
 
     def text(self) -> str:
-        """The counts in words."""
+        """Describes the counts in words."""
         return (
             f"left out of panoptic maps: {self.low_score} instances of low score,"
             f" {self.overlapping} overlapped, {self.empty} empty; {self.small_stuff} stuff"
@@ -75,9 +77,9 @@ class Merged(NamedTuple):
     """A merged map.
 
     Attributes:
-      ids: the segment of every pixel, 0 for void.
-      segments: every one has pixels.
-      dropped: what was left out.
+      ids: segment id of every pixel, 0 for void.
+      segments: segments of the map, each with at least one pixel.
+      dropped: counts of omitted instances, stuff and pixels.
     """
 
     ids: Int32[np.ndarray, "h w"]
@@ -96,29 +98,28 @@ def merge_detections(
 ) -> Merged:
     """Merges instances and a semantic map so that every pixel has at most one segment.
 
-    Instances come by descending score, the earlier first where scores are equal. One whose
-    score is at least `score_threshold` takes the pixels of its mask that are still free, unless
-    the part that is taken is more than `overlap_threshold` of its mask. Then every stuff class,
-    by label, takes what is left to it, if that is `stuff_area` pixels or more. One mask at a time
-    is decoded.
+    Instances are processed by descending score, and in input order for equal scores. An instance
+    with a score of at least `score_threshold` takes the free pixels of its mask, unless more than
+    `overlap_threshold` of the mask is already taken. After that, every stuff class, by label,
+    takes its remaining pixels if there are at least `stuff_area`. Only one mask is decoded at a
+    time.
 
     The defaults are Detectron2's. MMDetection's `HeuristicFusionHead` follows the same rule with
-    `score_threshold` 0.6 (as the score threshold of its detector, and there a score must be
-    above it). An instance that is covered wholly never becomes a segment here; Detectron2 lists
-    one without pixels where `overlap_threshold` is 1 or more.
+    a `score_threshold` of 0.6, which is its detector's threshold and has to be exceeded. Here, a
+    completely covered instance never becomes a segment, whereas Detectron2 lists it without
+    pixels if `overlap_threshold` is 1 or more.
 
     Args:
-      instances: with masks; those without scores (ground truth) all count as certain.
+      instances: objects with masks; without scores (ground truth), all scores count as 1.
       semantic: label of every pixel.
-      stuff_labels: the labels that are stuff. All others, such as the one of all things together
-        or 255 for unknown, never become segments.
-      score_threshold: least score of an instance, compared in float32 as on a device.
-      overlap_threshold: largest part of an instance's own area that better ones may have taken.
-      stuff_area: smallest stuff segment, in pixels.
+      stuff_labels: labels that are stuff. Other labels, such as a common one for all things, or
+        255 for unknown, never become segments.
+      score_threshold: minimum score of an instance, compared in float32 as on the device.
+      overlap_threshold: maximum fraction of an instance's area that better ones may cover.
+      stuff_area: minimum area of a stuff segment, in pixels.
 
     Raises:
-      ValueError: if the sizes differ, there are instances without masks, or a score is not a
-        number.
+      ValueError: if sizes differ, instances have no masks, or a score is NaN.
     """
     if semantic.shape != instances.image_size:
         raise ValueError(
@@ -154,7 +155,7 @@ def _add_instances(
     scores: Float32[np.ndarray, "n"],
     overlap_threshold: float,
 ) -> tuple[int, int]:
-    """Gives free pixels to instances; returns how many were empty, and overlapping too much."""
+    """Assigns free pixels to instances; returns the numbers of empty and overlapping ones."""
     empty = overlapping = 0
     for i in order:
         mask = instances.mask(i)
@@ -179,7 +180,7 @@ def _add_stuff(
     stuff_labels: set[int],
     stuff_area: int,
 ) -> tuple[int, int, int]:
-    """Gives free pixels to stuff; returns classes too small, their pixels, and other pixels."""
+    """Assigns free pixels to stuff; returns counts of small classes, their and other pixels."""
     small = small_pixels = other_pixels = 0
     free = ids == VOID
     labels, areas = np.unique(semantic[free], return_counts=True)

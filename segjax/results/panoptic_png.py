@@ -1,6 +1,6 @@
-"""COCO's panoptic format: a PNG of segment ids and a json entry of what they are.
+"""COCO's panoptic format: a PNG of segment ids, and a JSON entry that describes the segments.
 
-An id is a colour, R + 256 G + 65536 B, and black is void (cocodataset.org, "panoptic
+Ids are encoded as colours, R + 256 G + 65536 B, and black is void (cocodataset.org, "panoptic
 segmentation"; panopticapi's `id2rgb` and `rgb2id`).
 """
 
@@ -17,7 +17,7 @@ HIGHEST_ID = (1 << 24) - 1
 
 
 def encode_ids(ids: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Segment ids as RGB.
+    """Encodes segment ids as RGB.
 
     Raises:
       ValueError: if an id is negative or has more than 24 bits.
@@ -32,32 +32,33 @@ def encode_ids(ids: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def decode_ids(rgb: UInt8[np.ndarray, "h w 3"]) -> Int32[np.ndarray, "h w"]:
-    """Segment ids of an RGB picture (not OpenCV's BGR)."""
+    """Decodes segment ids from an RGB image (not OpenCV's BGR)."""
     return ids_of(rgb)
 
 
 def encode_png(ids: Integer[np.ndarray, "h w"]) -> bytes:
-    """The PNG file of segment ids; `decode_ids` reads it from `images.decode_map`.
+    """Encodes segment ids as a PNG file; read it with `images.decode_map` and `decode_ids`.
 
     Raises:
       ValueError: if an id is negative or has more than 24 bits.
     """
     import cv2
 
+    # OpenCV expects BGR.
     return cv2.imencode(".png", encode_ids(ids)[..., ::-1])[1].tobytes()
 
 
 def annotation(panoptic: PanopticMap, image_id: int, file_name: str) -> dict[str, Any]:
-    """The entry of a panoptic json, in `annotations`.
+    """Makes an entry of `annotations` in a panoptic JSON file.
 
     Args:
-      panoptic: the map; its categories' ids become `category_id`.
-      image_id: the image's id.
-      file_name: name of the PNG, in the folder of PNGs.
+      panoptic: panoptic map; the ids of its categories become `category_id`.
+      image_id: id of the image.
+      file_name: name of the PNG in its folder.
 
     Returns:
-      `{"image_id", "file_name", "segments_info"}`; a segment has `id`, `category_id`, `area`,
-      `bbox` (x, y, width, height), `iscrowd`, and `score` where it has one.
+      `{"image_id", "file_name", "segments_info"}`. Each segment has `id`, `category_id`, `area`,
+      `bbox` (x, y, width, height), `iscrowd`, and `score` if it is known.
     """
     segments = []
     for segment in panoptic.segments:

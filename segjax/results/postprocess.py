@@ -1,8 +1,8 @@
-"""From a model's fixed-shape detections to objects in original pixels.
+"""Converts a model's fixed-shape outputs to results in pixels of the original image.
 
-Boxes follow Detectron2's `detector_postprocess`: scaled per axis, clipped to the image, empty
-ones dropped; `mask_encoding` does the masks. Semantic and panoptic maps are made on the device,
-at the image's size inside a canvas of fixed size.
+Boxes are processed as in Detectron2's `detector_postprocess`: scaled per axis, clipped to the
+image, and dropped if empty. `mask_encoding` handles masks. Semantic and panoptic maps are computed
+on the device at the size of the image, inside a canvas of fixed size.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
@@ -34,18 +34,18 @@ from segjax.results.panoptic_collect import collect_panoptic
 from segjax.results.result import Result
 from segjax.types import IGNORE, Detections, struct
 
-# The shortest that the longer side of a map's canvas can be, in pixels; a multiple of 16.
+# Minimum length of the longer side of a map's canvas, in pixels; a multiple of 16.
 SMALLEST_CANVAS = 128
 
 
 @struct
 class MapOutputs:
-    """Maps of every pixel, on the device.
+    """Semantic and panoptic maps on the device.
 
     Attributes:
-      semantic: class of every pixel; 255 beyond the image.
-      finite: whether all logits that it was made of are finite.
-      panoptic: segments, or None for models that do not merge.
+      semantic: class of every pixel; 255 outside the image.
+      finite: True if all semantic logits are finite.
+      panoptic: panoptic segments; None for models without a panoptic merge.
     """
 
     semantic: UInt8[Array, "*B H W"]
@@ -63,24 +63,24 @@ def predict_original(
     *,
     refine: MaskRefinement | None = None,
 ) -> Detections:
-    """The model's detections, boxes in original pixels.
+    """Predicts detections, with boxes in original pixels.
 
-    One jitted function for the whole process: a model compiles once per input shape, however
-    often evaluation and prediction come back to it.
+    The whole process shares this jitted function, so that a model compiles only once per input
+    shape, for all evaluations and predictions.
 
     Args:
-      model: to predict with; hashable.
-      variables: its parameters and statistics.
-      images: padded uint8 RGB.
+      model: model to predict with; hashable.
+      variables: parameters and statistics of the model.
+      images: padded uint8 RGB images.
       image_sizes: (height, width) of each resized image inside the padding.
       original_sizes: (height, width) of each image before it was resized.
-      refine: how masks are made to follow the contours of `images`; None leaves them.
+      refine: refinement of masks to the contours of `images`; None to keep the model's masks.
 
     Returns:
-      Detections with boxes in original pixels; empty boxes are no longer valid.
+      Detections with boxes in original pixels; empty boxes are marked invalid.
 
     Raises:
-      ValueError: if masks are to be refined and there are none.
+      ValueError: if `refine` is set and the model predicts no masks.
     """
     detections = model.apply(variables, images, image_sizes, method="predict")
     if refine is not None:
@@ -143,10 +143,10 @@ def _mapped(function: Any, mesh: Mesh, replicated: int) -> Any:
 def to_original(
     found: Detections, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
 ) -> Detections:
-    """Detections in original pixels; empty boxes are no longer valid.
+    """Scales detections to original pixels, and marks empty boxes as invalid.
 
     Args:
-      found: in pixels of the padded input.
+      found: detections in pixels of the padded input.
       image_sizes: (height, width) of each resized image inside the padding.
       original_sizes: (height, width) of each image before it was resized.
     """
@@ -166,18 +166,19 @@ def collect(
     score_threshold: float = 0.0,
     max_detections: int | None = None,
 ) -> list[ImageDetections]:
-    """Brings detections to the host, image by image.
+    """Transfers detections to the host, image by image.
 
     Args:
-      detections: detections that `predict_original` returned, on the device.
-      original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
-        shape and are left out.
-      class_names: the name of every class.
-      score_threshold: leave out scores at or below it; NaN scores stay, to be noticed.
-      max_detections: largest number per image, the best ones; None keeps all.
+      detections: detections from `predict_original`, on the device.
+      original_sizes: (height, width) of each image; further rows of the batch are padding and
+        ignored.
+      class_names: name of every class.
+      score_threshold: detections with a score up to this are dropped; NaN scores are kept, so
+        that they are noticed.
+      max_detections: maximum number of detections per image, best first; None for no limit.
 
     Returns:
-      One `ImageDetections` per size.
+      One `ImageDetections` for each of `original_sizes`.
     """
     found = _collect_rows(detections, original_sizes, class_names, score_threshold, max_detections)
     return [objects for objects, _ in found]
@@ -190,7 +191,7 @@ def _collect_rows(
     score_threshold: float,
     max_detections: int | None,
 ) -> list[tuple[ImageDetections, Integer[np.ndarray, " n"]]]:
-    """Objects of each image, as `collect` returns them, with their rows on the device."""
+    """Returns the objects of each image, as `collect` does, with their rows on the device."""
     boxes, scores, classes, valid = jax.device_get(
         (detections.boxes, detections.scores, detections.classes, detections.valid)
     )
@@ -216,18 +217,18 @@ def _collect_rows(
 
 
 def _boxes_around(masks: Sequence[rle.Rle]) -> Float32[np.ndarray, "n 4"]:
-    """The smallest boxes that hold masks, for models that predict none."""
+    """Returns the bounding boxes of masks, for models that predict no boxes."""
     return np.array([rle.to_bbox(mask) for mask in masks], np.float32).reshape(-1, 4)
 
 
 def map_canvas(height: int, width: int) -> tuple[int, int]:
-    """The canvas of maps of images up to this size, in pixels; one program is compiled for each.
+    """Returns the canvas size for maps of an image. Each canvas size compiles one program.
 
-    The longer side is 4, 5, 6 or 7 times a power of 2 (..., 512, 640, 768, 896, 1024, ...), the
-    shorter one, two, three or four quarters of it. So either side exceeds the image's by less
-    than a quarter of the canvas's longer side. 206 photos of COCO share 9 canvases, whose area is
-    1.08 times theirs on average; 300 random sizes of 300 to 5000 pixels, up to 2:1, share 65, of
-    1.3 times their area on average and 1.8 at most.
+    The longer side is 4, 5, 6 or 7 times a power of 2 (..., 512, 640, 768, 896, 1024, ...), and
+    the shorter side one to four quarters of it. Both sides exceed those of the image by less than
+    a quarter of the canvas's longer side. For example, 206 COCO images need 9 canvases, with 1.08
+    times the area of the image on average. 300 random sizes of 300 to 5000 pixels, up to 2:1,
+    need 65, with 1.3 times the area on average and 1.8 at most.
     """
     longer = SMALLEST_CANVAS
     while longer < max(height, width):
@@ -247,18 +248,18 @@ def maps_original(
     padded_size: tuple[int, int],
     canvas: tuple[int, int],
 ) -> MapOutputs:
-    """Semantic and panoptic maps at the original size, one image after the other for memory.
+    """Computes semantic and panoptic maps at the original size, one image at a time.
 
     Args:
-      model: that found it; a panoptic one merges.
-      found: detections that `predict_original` returned, with semantic logits. Merging needs masks.
+      model: model of the detections; a panoptic model also merges.
+      found: detections from `predict_original`, with semantic logits, and masks for the merge.
       image_sizes: (height, width) of each resized image inside the padding.
-      original_sizes: (height, width) of the maps; what exceeds the canvas is cut off.
+      original_sizes: (height, width) of the maps, which are cropped to the canvas.
       padded_size: (height, width) of the padded input.
-      canvas: (height, width) of the arrays.
+      canvas: (height, width) of the output arrays.
 
     Raises:
-      ValueError: for more classes than labels of 8 bits can tell apart.
+      ValueError: if there are more classes than 8-bit labels can represent.
     """
     assert found.semantic_logits is not None
     check_label_count(found.semantic_logits.shape[-1])
@@ -279,6 +280,7 @@ def maps_original(
         )
 
     rows: Any = (found, image_sizes, original_sizes)
+    # lax.map instead of vmap, as full-size logits of a whole batch would need too much memory.
     made: Any = jax.lax.map(one, rows)
     return made
 
@@ -289,21 +291,21 @@ def collect_maps(
     classes: Classes,
     instance_rows: Sequence[Integer[np.ndarray, "_"]] = (),
 ) -> list[tuple[SemanticMap, PanopticMap | None]]:
-    """Brings maps to the host.
+    """Transfers maps to the host.
 
     Args:
-      maps: maps that `maps_original` returned.
-      original_sizes: (height, width) of each image; rows of the batch beyond it only fill the
-        shape and are left out.
-      classes: names; those of panoptic maps must be known.
-      instance_rows: rows of each image, as for `collect_panoptic`; () where no instances are given
-        next to the maps.
+      maps: maps from `maps_original`.
+      original_sizes: (height, width) of each image; further rows of the batch are padding and
+        ignored.
+      classes: class names; panoptic maps need them.
+      instance_rows: rows of the instances of each image, as for `collect_panoptic`; () without
+        instances.
 
     Returns:
       The maps of each image.
 
     Raises:
-      ValueError: if logits are not finite, or names do not belong together.
+      ValueError: if logits are not finite, or names do not match.
     """
     host = jax.device_get(maps)
     collected: list[tuple[SemanticMap, PanopticMap | None]] = []
@@ -330,7 +332,7 @@ def collect_maps(
 
 
 def _row(tree: PanopticSegments, row: int) -> PanopticSegments:
-    """One image's part of a batch."""
+    """Selects one image of a batch."""
 
     def of(leaf: Any) -> Any:
         return leaf[row]
@@ -348,19 +350,19 @@ def collect_results(
     score_threshold: float = 0.0,
     max_detections: int | None = None,
 ) -> list[Result]:
-    """Brings all that a model found to the host, image by image.
+    """Transfers all results of a model to the host, image by image.
 
     Args:
-      model: that found it.
-      found: detections that `predict_original` returned.
-      maps: maps that `maps_original` returned, or None.
+      model: model of the results.
+      found: detections from `predict_original`.
+      maps: maps from `maps_original`, or None.
       original_sizes: (height, width) of each image, as for `collect`.
-      classes: names.
-      score_threshold: lowest score of the instances, as for `collect`.
-      max_detections: largest number of instances, as for `collect`.
+      classes: class names.
+      score_threshold: score threshold of the instances, as for `collect`.
+      max_detections: maximum number of instances, as for `collect`.
 
     Raises:
-      ValueError: if logits are not finite, or names do not belong together.
+      ValueError: if logits are not finite, or names do not match.
     """
     instances: Sequence[ImageDetections | None] = [None] * len(original_sizes)
     rows: Sequence[np.ndarray] = ()

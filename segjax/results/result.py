@@ -1,4 +1,4 @@
-"""All that is found in one picture: objects, classes of pixels, segments; and ways between."""
+"""Result of a model on one image: objects, semantic map, panoptic map, and conversions."""
 
 import dataclasses
 import functools
@@ -20,17 +20,16 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Object:
-    """One object, as people speak of it.
+    """One object, with a name for people to refer to it.
 
     Attributes:
-      name: "person 2": class and number, from the best score down; no other object has it, and
-        pictures of the result use it.
-      class_name: "person".
-      class_index: 0..K-1.
-      score: in 0..1; None for ground truth.
-      box: (x0, y0, x1, y1) in pixels, as the model gave it; that of the mask is `mask.box`.
-      index: its place among the instances.
-      mask_rle: COCO's run lengths; None where the model gives no masks.
+      name: unique name, such as "person 2": class and rank by score. Images of the result show it.
+      class_name: class name, such as "person".
+      class_index: class index 0..K-1.
+      score: score in 0..1; None for ground truth.
+      box: predicted bounding box (x0, y0, x1, y1) in pixels; for that of the mask, see `mask.box`.
+      index: index of the object among the instances.
+      mask_rle: COCO RLE of the mask; None if the model predicts no masks.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Object:
 
     @functools.cached_property
     def mask(self) -> Mask:
-        """The mask, not yet decoded.
+        """Mask of the object; decoded on demand.
 
         Raises:
           ValueError: if the object has none.
@@ -55,17 +54,17 @@ class Object:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Result:
-    """Results of a model on one picture, in the picture's own pixels, on the host.
+    """Results of a model on one image, on the host, in pixels of the original image.
 
-    A model fills what it gives; the methods make the rest of it, each by a rule of its own
-    (`eval/conversions.py`), and change nothing here: `dataclasses.replace` puts what they
-    return in its place.
+    A model fills in the parts that it predicts. The methods derive the others from them, by the
+    rules in `results/conversions.py`. They return new parts and do not modify the result; use
+    `dataclasses.replace` to insert them.
 
     Attributes:
-      image_size: (height, width) of the picture.
+      image_size: (height, width) of the image.
       instances: objects, which may overlap.
-      semantic: the class of every pixel.
-      panoptic: the segment of every pixel.
+      semantic: class of every pixel.
+      panoptic: segment of every pixel.
     """
 
     image_size: tuple[int, int]
@@ -84,13 +83,14 @@ class Result:
 
     @functools.cached_property
     def objects(self) -> tuple[Object, ...]:
-        """The objects, best score first, earlier ones first where scores are equal.
+        """Objects by descending score, in their original order for equal scores.
 
-        Those of `instances`, or of `panoptic` where there are no instances. Each class is
-        numbered from the best score down, so that leaving out low scores renames nobody.
+        They come from `instances`, or from `panoptic` if there are no instances. Objects of each
+        class are numbered by descending score, so that names do not change if low scores are
+        dropped.
 
         Raises:
-          ValueError: if there are neither.
+          ValueError: if the result has neither.
         """
         found = self.panoptic_to_instances() if self.instances is None else self.instances
         order = np.arange(len(found))
@@ -105,10 +105,10 @@ class Result:
         return tuple(objects)
 
     def object(self, name: str) -> Object:
-        """The object of a name, as "person 2".
+        """Returns the object with a name, such as "person 2".
 
         Raises:
-          ValueError: if nothing is called so.
+          ValueError: if no object has this name.
         """
         for found in self.objects:
             if found.name == name:
@@ -118,10 +118,10 @@ class Result:
 
     @functools.cached_property
     def segment_names(self) -> dict[int, str]:
-        """Names of the panoptic map's segments, by segment id: those of `objects`.
+        """Names of the panoptic map's segments by segment id, matching the names of `objects`.
 
-        Stuff, crowds, and segments of objects that `instances` does not hold (those of low score
-        may have been left out) have no name of their own.
+        Stuff, crowds, and objects that are missing from `instances` (because of a low score, for
+        example) have no name.
 
         Raises:
           ValueError: without a panoptic map.
@@ -134,31 +134,31 @@ class Result:
         names = {}
         for segment in panoptic.segments:
             found = None if segment.instance is None else of_index.get(segment.instance)
-            # Unlike scores mean that `instances` was replaced by others.
+            # Scores differ if `instances` has been replaced, so that indices no longer match.
             if found is not None and found.score == segment.score:
                 names[segment.id] = found.name
         return names
 
     def to_supervision(self) -> Any:
-        """Returns the instances as `supervision.Detections`.
+        """Converts the instances to `supervision.Detections`.
 
         Raises:
           ValueError: if there are neither instances nor a panoptic map.
-          ModuleNotFoundError: without the package supervision.
+          ModuleNotFoundError: if the package supervision is not installed.
         """
         found = self.panoptic_to_instances() if self.instances is None else self.instances
         return found.to_supervision()
 
     def counts(self, score_threshold: float = 0.5) -> dict[str, int]:
-        """Objects per class, in the order of the classes; classes without objects left out.
+        """Counts the objects of each class, in class order; classes without objects are omitted.
 
-        A panoptic model's instances are counted before the merge, as they are scored:
-        `dataclasses.replace(result, instances=None).counts()` counts what the panoptic map has
-        left of them.
+        For a panoptic model, this counts the instances before the merge. To count the objects in
+        the panoptic map, use `dataclasses.replace(result, instances=None).counts()`.
 
         Args:
-          score_threshold: leave out scores at or below it, as the conversions and pictures do;
-            0 counts all that the model gives, noise included. Objects without scores count.
+          score_threshold: objects with a score up to this are not counted, as in conversions and
+            images. 0 counts everything that the model predicts, including noise. Objects without
+            scores are always counted.
         """
         threshold = np.float32(score_threshold)  # as `ImageDetections.above` compares
         chosen = [o for o in self.objects if o.score is None or o.score > threshold]
@@ -170,7 +170,7 @@ class Result:
     def instances_to_semantic(
         self, *, score_threshold: float = 0.5, background: str | None = None
     ) -> SemanticMap:
-        """Paints the instances into a semantic map: `conversions.semantic_of_instances`.
+        """Paints the instances into a semantic map; see `conversions.semantic_of_instances`.
 
         Raises:
           ValueError: without instances or without masks.
@@ -182,7 +182,7 @@ class Result:
         )
 
     def panoptic_to_semantic(self) -> SemanticMap:
-        """Forgets which object a pixel belongs to: `conversions.semantic_of_panoptic`.
+        """Reduces segments to their classes; see `conversions.semantic_of_panoptic`.
 
         Raises:
           ValueError: without a panoptic map.
@@ -190,7 +190,7 @@ class Result:
         return conversions.semantic_of_panoptic(_given(self.panoptic, "panoptic map"))
 
     def panoptic_to_instances(self) -> ImageDetections:
-        """The things of the panoptic map as objects: `conversions.instances_of_panoptic`.
+        """Converts the map's things to objects; see `conversions.instances_of_panoptic`.
 
         Raises:
           ValueError: without a panoptic map.
@@ -205,10 +205,10 @@ class Result:
         overlap_threshold: float = 0.5,
         stuff_area: int = 4096,
     ) -> PanopticMap:
-        """Merges instances and semantic map: `conversions.panoptic_of_parts`.
+        """Merges instances and semantic map; see `conversions.panoptic_of_parts`.
 
         Raises:
-          ValueError: without either, without masks, or if names do not belong together.
+          ValueError: if either is missing, there are no masks, or names do not match.
         """
         return conversions.panoptic_of_parts(
             _given(self.instances, "instances"),

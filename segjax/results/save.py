@@ -1,4 +1,4 @@
-"""Objects of pictures as files for other programs: masks, crops, csv, YOLO, labelme, COCO."""
+"""Saves objects for other programs: mask PNGs, crops, CSV, YOLO, labelme and COCO."""
 
 import base64
 import csv
@@ -17,32 +17,32 @@ from segjax.results.mask import Mask
 
 @runtime_checkable
 class ObjectWriter(Protocol):
-    """Writes the objects of pictures; a row of `WRITERS`."""
+    """Interface of the classes in `WRITERS`, which save the objects of several images."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes a writer to a folder."""
+        """Creates a writer that writes to a folder."""
         ...
 
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Writes the objects of one picture.
+        """Writes the objects of one image.
 
         Args:
-          name: name of the picture.
-          stem: beginning of file names that no other picture has.
-          image: the picture.
-          found: objects in it.
+          name: name of the image.
+          stem: unique stem for names of files.
+          image: RGB pixels.
+          found: objects in the image.
         """
         ...
 
     def close(self) -> tuple[Path, ...]:
-        """Completes what is common to all pictures; returns the files and folders written."""
+        """Writes files that cover all images; returns the written files and folders."""
         ...
 
 
 class MaskWriter:
-    """`masks/NAME.png`: 16 bits, 0 for none, 1.. for the objects; `NAME.json` names them."""
+    """Writes `masks/NAME.png`, 16-bit object ids from 1 (0 for none), and names in `NAME.json`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = _made(folder / "masks")
@@ -50,7 +50,7 @@ class MaskWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Writes the masks of one picture; better objects cover others."""
+        """Writes the masks of one image; where they overlap, the better object wins."""
         from PIL import Image
 
         ids = np.zeros(found.image_size, np.uint16)
@@ -69,7 +69,7 @@ class MaskWriter:
 
 
 class CropWriter:
-    """`crops/CLASS/NAME_NUMBER.png`: each object alone, transparent around its mask."""
+    """Writes `crops/CLASS/NAME_NUMBER.png`: one object each, transparent outside its mask."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = _made(folder / "crops")
@@ -77,7 +77,7 @@ class CropWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Writes the crops of one picture; objects without a pixel have none."""
+        """Writes the crops of one image; objects without pixels are skipped."""
         from PIL import Image
 
         for one in found:
@@ -99,7 +99,7 @@ class CropWriter:
 
 
 class CsvWriter:
-    """`detections.csv`: a row for each object of all pictures."""
+    """Writes `detections.csv`, with one row for each object of all images."""
 
     COLUMNS = ("image", "object", "class", "score", "x0", "y0", "x1", "y1", "mask_pixels")
 
@@ -110,7 +110,7 @@ class CsvWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Adds the rows of one picture."""
+        """Adds the rows of one image."""
         for one in found:
             area = "" if one.mask_rle is None else one.mask.area
             score = "" if one.score is None else round(one.score, 6)
@@ -125,7 +125,7 @@ class CsvWriter:
 
 
 class YoloWriter:
-    """`labels/NAME.txt` and `classes.txt`: YOLO's polygons; holes and parts hang on bridges."""
+    """Writes `labels/NAME.txt` and `classes.txt`: YOLO polygons, bridged to holes and parts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = _made(folder / "labels")
@@ -134,7 +134,7 @@ class YoloWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Writes the polygons of one picture; boxes where there are no masks."""
+        """Writes the polygons of one image; boxes if there are no masks."""
         height, width = found.image_size
         self._names = found.class_names or self._names
         lines: list[str] = []
@@ -152,14 +152,14 @@ class YoloWriter:
         (self._folder / f"{stem}.txt").write_text("".join(f"{line}\n" for line in lines))
 
     def close(self) -> tuple[Path, ...]:
-        """Writes the names of the classes."""
+        """Writes the class names."""
         path = self._folder / "classes.txt"
         path.write_text("".join(f"{name}\n" for name in self._names), encoding="utf-8")
         return (self._folder,)
 
 
 class LabelmeWriter:
-    """`labelme/NAME.json`: polygons, or masks as PNGs for objects with holes or several parts."""
+    """Writes `labelme/NAME.json`: polygons, or PNG masks for objects with holes or parts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = _made(folder / "labelme")
@@ -167,7 +167,7 @@ class LabelmeWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Writes the shapes of one picture."""
+        """Writes the shapes of one image."""
         height, width = found.image_size
         content = {
             "version": "5.5.0",
@@ -186,7 +186,7 @@ class LabelmeWriter:
 
 
 class CocoWriter:
-    """`coco.json`: a dataset in COCO format, to be corrected in annotation tools and trained on."""
+    """Writes `coco.json`, a COCO dataset to correct in annotation tools and to train on."""
 
     def __init__(self, folder: Path) -> None:
         self._path = _made(folder) / "coco.json"
@@ -197,7 +197,7 @@ class CocoWriter:
     def add(
         self, name: str, stem: str, image: UInt8[np.ndarray, "h w 3"], found: ImageDetections
     ) -> None:
-        """Adds one picture."""
+        """Adds one image."""
         height, width = found.image_size
         number = len(self._images) + 1
         self._images.append({"id": number, "file_name": name, "height": height, "width": width})
@@ -211,7 +211,7 @@ class CocoWriter:
             self._objects.append(made | entry)
 
     def close(self) -> tuple[Path, ...]:
-        """Writes the file."""
+        """Writes the file, with placeholders for unknown class names."""
         used = max((entry["category_id"] for entry in self._objects), default=0)
         names = [*self._names, *(f"class {k}" for k in range(len(self._names), used))]
         content = {
@@ -223,7 +223,7 @@ class CocoWriter:
         return (self._path,)
 
 
-# What `segjax predict --save` can write.
+# Formats of `segjax predict --save`.
 WRITERS: dict[str, type[ObjectWriter]] = {
     "masks": MaskWriter,
     "crops": CropWriter,
@@ -235,29 +235,30 @@ WRITERS: dict[str, type[ObjectWriter]] = {
 
 
 def open_writers(names: Sequence[str], folder: Path) -> list[ObjectWriter]:
-    """Makes the writers of some names; raises a `ValueError` for names that are not known."""
+    """Creates the named writers; raises a `ValueError` for unknown names."""
     if unknown := [name for name in names if name not in WRITERS]:
         raise ValueError(f"cannot save {', '.join(unknown)}: wanted some of {', '.join(WRITERS)}")
     return [WRITERS[name](folder) for name in names]
 
 
 def bridged(mask: Mask) -> Float64[np.ndarray, "points 2"]:
-    """One closed polygon for a mask with holes and parts, joined by bridges without width.
+    """Joins all outlines of a mask, including holes, into one polygon, by bridges of zero width.
 
-    Outlines keep their directions, so that the nonzero and the even-odd rule both give the mask
-    back.
+    Outlines keep their directions, so that both the nonzero and the even-odd rule reproduce the
+    mask.
 
     Args:
       mask: any mask.
 
     Returns:
-      (x, y) of the corners; none for an empty mask.
+      Corners (x, y) of the closed polygon; no rows for an empty mask.
     """
     rings = [np.array(ring).reshape(-1, 2) for ring in mask.polygon()]
     if not rings:
         return np.zeros((0, 2))
     path = rings[0]
     for ring in rings[1:]:
+        # Bridges the closest pair of corners, there and back along the same line.
         far = np.abs(path[:, None] - ring[None]).sum(-1)
         here, there = np.unravel_index(far.argmin(), far.shape)
         around = np.concatenate([ring[there:], ring[: there + 1]])
@@ -266,7 +267,7 @@ def bridged(mask: Mask) -> Float64[np.ndarray, "points 2"]:
 
 
 def _shape(one: Any) -> dict[str, Any]:
-    """An object as labelme has it."""
+    """Converts an object to a labelme shape."""
     shape: dict[str, Any] = {
         "label": one.class_name,
         "group_id": None,
@@ -282,6 +283,7 @@ def _shape(one: Any) -> dict[str, Any]:
         return shape | {"shape_type": "polygon", "points": points}
     x0, y0, x1, y1 = one.mask.box
     crop = one.mask.pixels[y0:y1, x0:x1].astype(np.uint8) * 255
+    # Labelme's corners of masks are inclusive.
     corners = [[float(x0), float(y0)], [float(x1 - 1), float(y1 - 1)]]
     return shape | {"shape_type": "mask", "points": corners, "mask": _png(crop)}
 

@@ -1,1 +1,1 @@
-"""Pictures of results: objects with their masks, semantic and panoptic maps."""
+"""Draws results: objects with their masks, semantic maps and panoptic maps."""

@@ -1,4 +1,4 @@
-"""Colours of classes that are all told apart, however many classes there are."""
+"""Distinct colours for up to 255 classes."""
 
 import colorsys
 import functools
@@ -9,35 +9,37 @@ from jaxtyping import Float64, Int64
 
 from segjax.results.draw.objects import instance_colour
 
-# As many as labels of 8 bits, without the one for unknown.
+# Number of 8-bit labels, without the one for unknown.
 CLASS_COLOURS = 255
-# The first are those of objects: bright, and well apart.
+# The palette starts with this many of the bright, well-separated colours for objects.
 FIRST = 6
+# Grid of HSV candidates for the other colours.
 HUES, SATURATIONS, VALUES = 48, (0.3, 0.45, 0.6, 0.75, 0.9, 1.0), (0.4, 0.55, 0.7, 0.85, 1.0)
 
-# IEC 61966-2-1; rows are X, Y, Z.
+# Linear sRGB to XYZ (IEC 61966-2-1); rows are X, Y, Z.
 SRGB_TO_XYZ = np.array(
     [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
 )
 
 
 def class_colour(number: int) -> tuple[int, int, int]:
-    """The RGB colour of a class in semantic and panoptic pictures.
+    """Returns the RGB colour of a class in images of semantic and panoptic maps.
 
-    Of the first 133 (COCO's things and stuff) any two are at least 37 RGB levels apart, of all
-    255 at least 29 (Euclidean distance), and of classes up to three numbers apart at least 100.
-    Mixed half and half with gray, as over a picture, they differ by CIELAB distances of 9, 7 and
-    25. From 255 on they repeat: labels know no more.
+    The Euclidean RGB distance is at least 37 levels between any two of the first 133 colours
+    (COCO's things and stuff), 29 between any two of all 255, and 100 between classes whose
+    numbers differ by at most three. Blended half and half with gray, as over an image, the CIELAB
+    distances are at least 9, 7 and 25. Colours repeat from 255 on, as labels cannot be larger.
     """
     return _palette()[number % CLASS_COLOURS]
 
 
 @functools.lru_cache(maxsize=1)
 def _palette() -> tuple[tuple[int, int, int], ...]:
-    """Each colour is as far from all earlier ones, and much farther from the last three, as can be.
+    """Builds the palette greedily, maximising the distance of each colour to all earlier ones.
 
-    Both distances count: equal steps of RGB are hardly seen among greens, equal steps of CIELAB
-    are few levels among blues.
+    The last three colours have to be farther away than the others. Distances are measured in both
+    RGB and CIELAB: RGB steps are hardly visible among greens, while CIELAB steps among blues
+    amount to few RGB levels.
     """
     grid = itertools.product(range(HUES), SATURATIONS, VALUES)
     known = [colorsys.hsv_to_rgb(hue / HUES, s, v) for hue, s, v in grid]
@@ -55,18 +57,18 @@ def _palette() -> tuple[tuple[int, int, int], ...]:
 
 
 def mixed_lab(colours: Int64[np.ndarray, "n 3"]) -> Float64[np.ndarray, "n 3"]:
-    """CIELAB (lightness in 0..100) of sRGB colours in 0..255, mixed half and half with gray."""
+    """Converts sRGB (0..255), blended half and half with gray, to CIELAB (lightness 0..100)."""
     mixed = (colours + 128) / 2 / 255
     linear = np.where(mixed > 0.04045, ((mixed + 0.055) / 1.055) ** 2.4, mixed / 12.92)
     xyz = linear @ SRGB_TO_XYZ.T / SRGB_TO_XYZ.sum(axis=1)[None]  # white is (1, 1, 1)
     x, y, z = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz * 29**2 / (3 * 6**2) + 4 / 29).T
-    # Rounded, so that no release of numpy orders the colours in another way.
+    # Rounded so that numerical differences between NumPy versions cannot change the palette.
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1).round(2)
 
 
 def _gaps(
     colours: Int64[np.ndarray, "n 3"], seen: Float64[np.ndarray, "n 3"], one: int
 ) -> Float64[np.ndarray, " n"]:
-    """Distances of all colours from one of them: in RGB or in CIELAB, whichever is less."""
+    """Returns the distances of all colours to one: the minimum of scaled RGB and CIELAB."""
     levels = np.linalg.norm(colours - colours[one][None], axis=1) / 2
     return np.minimum(levels, 2 * np.linalg.norm(seen - seen[one][None], axis=1))

@@ -1,4 +1,4 @@
-"""Fonts for names in any script."""
+"""Finds fonts that can display class names in any script."""
 
 import functools
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 
 _log = logging.getLogger("segjax")
 
-# Where systems keep fonts.
+# Font folders of Linux, macOS and Windows.
 _FOLDERS = (
     "~/.local/share/fonts",
     "~/.fonts",
@@ -20,34 +20,34 @@ _FOLDERS = (
     "/System/Library/Fonts",
     "C:/Windows/Fonts",
 )
-# Words in the file names of fonts that hold many scripts, the widest first.
+# Parts of file names of fonts that cover many scripts, widest coverage first.
 _WIDE = (
     *("notosanscjk", "sourcehansans", "droidsansfallback", "wqy", "pingfang", "hiragino"),
     *("msyh", "simhei", "yugoth", "malgun", "arialuni", "unifont", "notosans", "freesans"),
     *("dejavusans", "arial"),
 )
-_MAX_FONTS = 200  # files that are tried
-# No font has a glyph for it: it shows the mark of missing ones.
+_MAX_FONTS = 200  # maximum number of font files to try
+# A noncharacter, for which no font has a glyph; it renders as the font's missing-glyph mark.
 _NOWHERE = "\U0010fffe"
 
 
 def fitting_font(
     texts: Sequence[str], size: int, font: str | None = None
 ) -> tuple[Any, tuple[str, ...]]:
-    """Finds a font that has the letters of all texts.
+    """Finds a font that has glyphs for all letters of the texts.
 
     Args:
       texts: lines to write.
       size: height of the text in pixels.
-      font: path of a font file; None takes that of the variable SEGJAX_FONT, then Pillow's own,
-        then those of the system.
+      font: path of a font file; None to use the one in the environment variable SEGJAX_FONT, or
+        else to try Pillow's default font and then the system fonts.
 
     Returns:
-      Pillow's font, and the texts. Letters that no font has are written as their code points, so
-      that different names stay different; a warning says which.
+      The Pillow font, and the texts. Letters without a glyph are replaced by their code points, so
+      that different names stay different; a warning lists them.
 
     Raises:
-      ValueError: if the file of `font` is not a font.
+      ValueError: if the chosen file is not a readable font.
     """
     letters = "".join(sorted({letter for text in texts for letter in text if not letter.isspace()}))
     chosen = font or os.environ.get("SEGJAX_FONT", "")
@@ -64,7 +64,7 @@ def _spelled(text: str, missing: str) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _best(letters: str, chosen: str) -> tuple[str, str]:
-    """The first font with all letters, or with the most of them; and what it lacks."""
+    """Returns the first font with all letters, or else with the most, and the missing letters."""
     best = ("", letters)
     for path in (chosen,) if chosen else ("", *_system_fonts()):
         try:
@@ -88,7 +88,7 @@ def _missing(path: str, letters: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _system_fonts() -> tuple[str, ...]:
-    """Paths of the system's fonts, those of many scripts first."""
+    """Returns the paths of the system fonts, widest coverage first."""
     found: list[Path] = []
     for folder in _FOLDERS:
         for suffix in ("ttf", "ttc", "otf"):
@@ -98,7 +98,7 @@ def _system_fonts() -> tuple[str, ...]:
 
 
 def _rank(path: Path) -> tuple[int, int]:
-    """Place among the wide fonts, and upright ones of normal weight before others."""
+    """Returns a sort key: coverage first, then upright fonts of normal weight before others."""
     name = path.stem.lower().replace("-", "").replace("_", "")
     place = next((i for i, word in enumerate(_WIDE) if word in name), len(_WIDE))
     return place, any(word in name for word in ("bold", "italic", "oblique", "thin", "light"))
@@ -111,7 +111,7 @@ def _load(path: str, size: int) -> Any:
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
-@functools.lru_cache(maxsize=64)  # once for the same letters
+@functools.lru_cache(maxsize=64)  # warns only once for the same letters
 def _warn(missing: str) -> None:
     _log.warning(
         "no font here has the letters %s: they are drawn as code points; give a font file with"

@@ -1,4 +1,4 @@
-"""Pictures of semantic and panoptic maps: colours of classes, borders, names, a legend."""
+"""Draws semantic and panoptic maps: class colours, borders, names and a legend."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,15 @@ from segjax.results.result import Result
 MAP_OPACITY = 0.55
 WHITE = (255, 255, 255)
 INK = (30, 30, 30)
-# The legend's word for pixels that are not coloured.
+# Name of pixels without a colour in the legend.
 UNKNOWN = "unknown"
-# Objects of a class take turns at mixing its colour with white (above 0) or black (below).
+# Fractions of white (positive) or black (negative) that successive objects of a class mix into
+# its colour.
 SHADES = (0.0, 0.4, -0.3, 0.65, -0.5)
 
 
 class _Entry(NamedTuple):
-    """A name in the legend; without colour it stands for pixels that are not coloured."""
+    """Legend entry; the colour is None for pixels that are not coloured."""
 
     text: str
     colour: tuple[int, int, int] | None
@@ -35,19 +36,19 @@ class _Entry(NamedTuple):
 def draw_result(
     image: Shaped[np.ndarray, "h w *c"], found: Result, *, scale: int = 1
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draws the most that a result has: its panoptic map, else its objects, else its classes.
+    """Draws the panoptic map of a result, or else its objects, or else its semantic map.
 
     Args:
-      image: uint8 picture, as for `segjax.draw`, of the result's size.
-      found: in the picture.
-      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
+      image: uint8 image as for `segjax.draw`, of the size of the result.
+      found: result to draw.
+      scale: factor to enlarge the image by before drawing; `readable_scale` suggests one.
 
     Returns:
-      A new RGB picture.
+      A new RGB image.
 
     Raises:
-      ValueError: if `image` is not a uint8 picture of the result's size, `scale` is below 1, or
-        the result is empty.
+      ValueError: if `image` is not a uint8 image of the size of the result, `scale` is below 1,
+        or the result is empty.
     """
     if found.panoptic is not None:
         return draw_panoptic(image, found.panoptic, found.segment_names, scale=scale)
@@ -67,21 +68,21 @@ def draw_semantic(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Colours every pixel by its class.
 
-    A class has the same colour in every picture, by its label. Unknown pixels stay as they are,
-    white lines part the classes, and a legend below the picture names them, the largest first,
-    with their part of it.
+    The colour of a class depends on its label and is the same in all images. Unknown pixels are
+    left unchanged. White lines separate the classes. A legend below the image lists their names
+    and shares of the area, largest first.
 
     Args:
-      image: uint8 picture, as for `segjax.draw`, of the map's size.
-      semantic: the class of every pixel.
+      image: uint8 image as for `segjax.draw`, of the size of the map.
+      semantic: semantic map to draw.
       show_legend: add the legend.
-      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
+      scale: factor to enlarge the image by before drawing; `readable_scale` suggests one.
 
     Returns:
-      A new RGB picture, `scale` times as wide and high, and the legend's height more.
+      A new RGB image, `scale` times as wide and high, plus the height of the legend.
 
     Raises:
-      ValueError: if `image` is not a uint8 picture of the map's size, or `scale` is below 1.
+      ValueError: if `image` is not a uint8 image of the size of the map, or `scale` is below 1.
     """
     canvas = _canvas(image, semantic.image_size, scale)
     labels, areas = np.unique(semantic.labels[semantic.labels != IGNORE], return_counts=True)
@@ -108,35 +109,35 @@ def draw_panoptic(
     show_legend: bool = True,
     scale: int = 1,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Colours every segment: stuff and first objects by their class, more objects in shades.
+    """Colours every segment by its class, with shades for further objects of the same class.
 
-    A class has the same colour in every picture, by its place in `categories`. Void stays as it
-    is, white lines part the segments, labels say "person 1 0.98" as those of `segjax.draw`, and a
-    legend below the picture names the classes, the largest first, with how many objects they
-    have, if several, and their part of the picture.
+    The colour of a class depends on its index in `categories` and is the same in all images. Void
+    pixels are left unchanged. White lines separate the segments, and labels read "person 1 0.98"
+    as in `segjax.draw`. A legend below the image lists the classes, largest first, with their
+    number of objects (if several) and their share of the area.
 
     Args:
-      image: uint8 picture, as for `segjax.draw`, of the map's size.
-      panoptic: the segment of every pixel.
-      names: names of the objects by segment id, as `Result.segment_names` of the result that the
-        map is part of; an object without a name is labelled with its class. None numbers the
-        objects of the map alone.
-      show_labels: write the objects' names.
+      image: uint8 image as for `segjax.draw`, of the size of the map.
+      panoptic: panoptic map to draw.
+      names: names of objects by segment id, from `Result.segment_names` of the map's result.
+        Objects without a name are labelled with their class. None to number the objects of the
+        map itself.
+      show_labels: write the names of objects.
       show_legend: add the legend.
-      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
+      scale: factor to enlarge the image by before drawing; `readable_scale` suggests one.
 
     Returns:
-      A new RGB picture, `scale` times as wide and high, and the legend's height more.
+      A new RGB image, `scale` times as wide and high, plus the height of the legend.
 
     Raises:
-      ValueError: if `image` is not a uint8 picture of the map's size, or `scale` is below 1.
+      ValueError: if `image` is not a uint8 image of the size of the map, or `scale` is below 1.
     """
     canvas = _canvas(image, panoptic.image_size, scale)
     segments = sorted(panoptic.segments, key=lambda s: s.id)
     ids = np.array([s.id for s in segments], np.int64)
     regions = np.where(panoptic.ids == 0, 0, np.searchsorted(ids, panoptic.ids) + 1)
     place = {s.id: i for i, s in enumerate(segments)}
-    things = conversions.objects_of_panoptic(panoptic)  # the best first
+    things = conversions.objects_of_panoptic(panoptic)  # best first
     colours = _segment_colours(panoptic, segments, [place[s.id] for s in things])
     _paint(canvas, viz.enlarge(regions, scale), colours)
     if show_labels:
@@ -156,7 +157,7 @@ def draw_panoptic(
 
 
 def shade(colour: tuple[int, int, int], number: int) -> tuple[int, int, int]:
-    """The colour of the object of this number, from 0, in a class of this colour."""
+    """Returns the colour of an object from the colour of its class and its number, from 0."""
     part = SHADES[number % len(SHADES)]
     end = 255 if part > 0 else 0
     red, green, blue = (round(value + (end - value) * abs(part)) for value in colour)
@@ -182,7 +183,7 @@ def _paint(
     regions: Int64[np.ndarray, "H W"],
     colours: Sequence[tuple[int, int, int]],
 ) -> None:
-    """Colours region i with colour i - 1 but leaves 0, and parts the regions by white lines."""
+    """Paints region i in colour i - 1, except for region 0, and draws white borders, in place."""
     import cv2
 
     table = np.array([(0, 0, 0), *colours], np.float32)
@@ -204,7 +205,7 @@ def _label_text(segment: PanopticSegment, names: Mapping[int, str]) -> str:
 
 
 def _label_anchor(mask: Bool[np.ndarray, "H W"], text: str) -> Float32[np.ndarray, "4"]:
-    """The box at which to write: where the mask is thickest, unless the label would hide it."""
+    """Returns the box to place a label at: where a mask is thickest, or around a small mask."""
     import cv2
 
     size = viz.label_size(mask.shape)
@@ -214,7 +215,7 @@ def _label_anchor(mask: Bool[np.ndarray, "H W"], text: str) -> Float32[np.ndarra
         return np.array(box, np.float32)
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), mask.shape)
-    # A label stands on its box: this one is a line below the thickest place.
+    # Labels are placed above their box, so that this one is centred on the thickest point.
     foot = y + height / 2
     return np.array([x - width / 2, foot, x + width / 2, foot], np.float32)
 
@@ -222,7 +223,7 @@ def _label_anchor(mask: Bool[np.ndarray, "H W"], text: str) -> Float32[np.ndarra
 def _segment_colours(
     panoptic: PanopticMap, segments: Sequence[PanopticSegment], best_first: Sequence[int]
 ) -> list[tuple[int, int, int]]:
-    """A colour per segment; the objects of a class in shades, the best in the class's own."""
+    """Returns a colour per segment. The best object of a class has its colour, others a shade."""
     of_category = {c: class_colour(place) for place, c in enumerate(panoptic.categories)}
     colours = [of_category[segment.category] for segment in segments]
     seen: collections.Counter[int] = collections.Counter()
@@ -234,7 +235,7 @@ def _segment_colours(
 
 
 def _panoptic_entries(panoptic: PanopticMap) -> list[_Entry]:
-    """The classes of the picture, the largest first: "person x2 31%"."""
+    """Returns legend entries of the classes in the map, largest first, as "person x2 31%"."""
     areas, counts = collections.Counter(), collections.Counter()
     for segment in panoptic.segments:
         areas[segment.category] += segment.area
@@ -256,7 +257,7 @@ def _percent(part: int, whole: int) -> str:
 def _with_legend(
     canvas: UInt8[np.ndarray, "H W 3"], entries: Sequence[_Entry], unknown: int, pixels: int
 ) -> UInt8[np.ndarray, "H2 W 3"]:
-    """The picture with lines of names on white below; without names it stays as it is."""
+    """Appends a legend below the image, on white."""
     from PIL import Image, ImageDraw
 
     lines = list(entries)
@@ -286,7 +287,7 @@ def _with_legend(
 
 
 def _swatch(colour: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """Returns the colour as it looks over a middle gray picture; white means none."""
+    """Returns a colour as it appears over mid-gray; white for None."""
     if colour is None:
         return WHITE
     red, green, blue = (round(128 * (1 - MAP_OPACITY) + v * MAP_OPACITY) for v in colour)

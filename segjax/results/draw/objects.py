@@ -1,4 +1,4 @@
-"""Pictures of detections and ground truth: masks, boxes and labels over the image."""
+"""Draws detections and ground truth: masks, boxes and labels over an image."""
 
 import colorsys
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from jaxtyping import Bool, Shaped, UInt8
 
 from segjax.results.draw.fonts import fitting_font
 
-# Successive hues a golden ratio of the circle apart are all well apart, however many there are.
+# Hues that are successive multiples of the golden ratio stay well separated for any number.
 GOLDEN_RATIO = 0.618033988749895
 MASK_OPACITY = 0.45
-# More objects than this get smaller labels.
+# With more objects than this, labels are smaller, and skipped if they would hide small objects.
 CROWDED = 12
 
 
@@ -44,23 +44,23 @@ def draw(
     are omitted.
 
     Args:
-      image: uint8 picture: [h, w] or [h, w, 1] gray, [h, w, 3] RGB, or [h, w, 4] RGBA.
-      detections: an `ImageDetections`, or anything with its `boxes`, `scores`, `classes`,
-        `mask_rles` and `mask(i)`, in pixels of `image`.
-      class_names: the name of every class; None takes those of `detections`.
+      image: uint8 image: [h, w] or [h, w, 1] grayscale, [h, w, 3] RGB, or [h, w, 4] RGBA.
+      detections: `ImageDetections`, or any object with the same `boxes`, `scores`, `classes`,
+        `image_size`, `class_names`, `mask_rles` and `mask(i)`, in pixels of `image`.
+      class_names: name of every class; None to use those of `detections`.
       show_masks: fill and outline the masks.
       show_boxes: draw the boxes.
       show_labels: write the labels.
-      scale: factor by which the picture is enlarged first; `readable_scale` suggests one.
-      font: path of a font file for the labels; None finds one that has all letters of the names,
-        see `segjax.results.draw.fonts`.
+      scale: factor to enlarge the image by before drawing; `readable_scale` suggests one.
+      font: path of a font file for the labels; None to find one that has all letters of the names
+        (see `segjax.results.draw.fonts`).
 
     Returns:
-      A new RGB picture, `scale` times as high and wide.
+      A new RGB image, `scale` times as high and wide.
 
     Raises:
-      ValueError: if `image` is not a uint8 picture, is not of the detections' size, or `scale`
-        is below 1.
+      ValueError: if `image` is not a uint8 image of the size of the detections, or `scale` is
+        below 1.
     """
     canvas = as_rgb(image)
     if tuple(detections.image_size) != canvas.shape[:2]:
@@ -74,7 +74,7 @@ def draw(
     boxes = detections.boxes * scale
     order = drawing_order(detections)
     colours = {i: instance_colour(rank) for rank, i in enumerate(order)}
-    # Large objects first, so that small ones lie on top of them.
+    # Large objects are drawn first, so that they do not cover small ones.
     by_area = sorted(order, key=lambda i: -_area(boxes[i]))
     # Lines of a large picture would cover its small objects.
     width = max(1, min(line_width(canvas.shape[:2]), round(_median_side(boxes) / 10)))
@@ -90,36 +90,36 @@ def draw(
 
 
 def instance_colour(rank: int) -> tuple[int, int, int]:
-    """A bright RGB colour for the object of this rank; neighbours in rank look different."""
+    """Returns a bright RGB colour for the object of a rank, distinct from neighbouring ranks."""
     hue = (0.58 + rank * GOLDEN_RATIO) % 1.0
-    # Two levels of saturation and value keep hues that come close again apart.
+    # Saturation and value change every seven ranks, to distinguish hues that are close again.
     saturation, value = ((0.85, 1.0), (0.60, 0.95), (0.95, 0.80))[rank // 7 % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def readable_scale(image_size: tuple[int, int]) -> int:
-    """Factor by which to enlarge a small picture so that labels leave its objects visible."""
+    """Returns the factor to enlarge a small image by, so that labels do not hide its objects."""
     return max(1, round(480 / max(image_size)))
 
 
 def line_width(image_size: tuple[int, int]) -> int:
-    """Width of box lines in pixels: 2 on a 640 x 480 photo, at least 1."""
+    """Returns the line width of boxes in pixels: 2 for a 640 x 480 image, at least 1."""
     height, width = image_size
     return max(1, round((height * width) ** 0.5 / 280))
 
 
 def label_size(image_size: tuple[int, int]) -> int:
-    """Height of label text in pixels: 14 on a 640 x 480 photo, at least 9."""
+    """Returns the height of label text in pixels: 14 for a 640 x 480 image, at least 9."""
     height, width = image_size
     return max(9, round((height * width) ** 0.5 / 40))
 
 
 def as_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture as new uint8 RGB pixels: gray is repeated, transparency dropped.
+    """Converts an image to a new RGB array: repeats grayscale, and drops transparency.
 
     Raises:
-      ValueError: if `image` is not uint8 of 1, 3 or 4 channels, or has no pixels.
+      ValueError: if `image` is not uint8 with 1, 3 or 4 channels, or has no pixels.
     """
     channels = image[..., None] if image.ndim == 2 else image
     proper = image.dtype == np.uint8 and channels.ndim == 3 and channels.shape[2] in (1, 3, 4)
@@ -134,7 +134,7 @@ def as_rgb(image: Shaped[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def enlarge(picture: np.ndarray, scale: int) -> np.ndarray:
-    """Every pixel repeated `scale` times down and across."""
+    """Repeats every pixel `scale` times in both directions."""
     return picture.repeat(scale, axis=0).repeat(scale, axis=1) if scale > 1 else picture
 
 
@@ -148,7 +148,7 @@ def _median_side(boxes: np.ndarray) -> float:
 
 
 def drawing_order(detections: Any) -> list[int]:
-    """Indices of the objects from the best score down; as they come without scores."""
+    """Returns the indices of objects by descending score; in input order without scores."""
     if detections.scores is None:
         return list(range(len(detections.boxes)))
     return [int(i) for i in np.argsort(-detections.scores, kind="stable")]
@@ -177,7 +177,7 @@ def _draw_box(
 
     height, right = canvas.shape[:2]
     x0, y0, x1, y1 = (round(float(value)) for value in box)
-    # Half-open boxes: the last pixel inside is one before the edge.
+    # Boxes are half-open, but cv2.rectangle includes the corner pixel.
     corner = min(max(x1 - 1, x0), right - 1), min(max(y1 - 1, y0), height - 1)
     cv2.rectangle(canvas, (x0, y0), corner, colour, width, cv2.LINE_8)
 
@@ -190,15 +190,15 @@ def draw_labels(
     colours: dict[int, tuple[int, int, int]],
     font_path: str | None = None,
 ) -> None:
-    """Writes a label at every object, on the canvas itself.
+    """Writes a label next to every object.
 
     Args:
-      canvas: RGB, changed in place.
+      canvas: RGB image, modified in place.
       boxes: (x0, y0, x1, y1) of the objects, in pixels of the canvas.
-      texts: one per object, in the order of `order`.
-      order: indices of the objects; the first find the most room.
+      texts: label texts, in the order of `order`.
+      order: indices of the objects; labels are placed in this order.
       colours: colour of each object, by index.
-      font_path: path of a font file; None finds one that has all letters.
+      font_path: path of a font file; None to find one that has all letters.
     """
     from PIL import Image, ImageDraw
 
@@ -222,7 +222,7 @@ def draw_labels(
 
 
 def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """The label of every object in `order`: "person 1 0.98", without the score where unknown."""
+    """Returns a label for every object in `order`: "person 1 0.98", or without score if unknown."""
     counts: dict[int, int] = {}
     texts = []
     for i in order:
@@ -235,7 +235,7 @@ def label_texts(detections: Any, order: Sequence[int], class_names: Sequence[str
 
 
 def _ink(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black on light colours, white on dark ones (Rec. 601 luma)."""
+    """Returns black for light colours, and white for dark ones (Rec. 601 luma)."""
     red, green, blue = colour
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else (255, 255, 255)
 
@@ -248,7 +248,7 @@ def _place(
     image_size: tuple[int, int],
     placed: Sequence[_Label],
 ) -> _Label:
-    """The first free place: on the box's corners, then next to it, then a few lines away."""
+    """Returns the first free place: at corners of the box, next to it, or a few lines away."""
     height, width = image_size
     ascent, descent = font.getmetrics()
     pad = max(1, (ascent + descent) // 6)
@@ -273,7 +273,7 @@ def _place(
 
 
 def _hides(label: _Label, boxes: np.ndarray, placed: Sequence[_Label]) -> bool:
-    """True for a label that covers most of a small object, or of another label."""
+    """Returns True if a label covers most of a small object, or of another label."""
     area = (label.right - label.left) * (label.bottom - label.top)
     sides = np.minimum(boxes[:, 2:], (label.right, label.bottom)) - np.maximum(
         boxes[:, :2], (label.left, label.top)
