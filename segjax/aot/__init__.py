@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation of a run's programs, for devices that are not present."""
+"""Ahead-of-time compilation of a run's programs, for devices that do not have to be present."""

@@ -1,4 +1,4 @@
-"""`compile_for`: a config's programs, compiled for devices that do not have to be here."""
+"""Compiles the programs of a config for devices that do not have to be present."""
 
 import dataclasses
 import json
@@ -19,19 +19,19 @@ from segjax.config import TrainConfig
 
 
 class CompilationError(RuntimeError):
-    """The compiler refused a program, or aborted."""
+    """Raised when the compiler rejects a program or aborts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TooLarge:
-    """A program that the compiler refused because it exceeds the device's memory.
+    """A program that the compiler rejected because it exceeds the device's memory.
 
     Attributes:
-      what: "train", "predict" or "maps".
-      target: its name.
-      per_device: images on each device.
-      canvas: (height, width) of the images.
-      needed: bytes on each device, if the compiler says.
+      what: name of the program, such as "train", "predict" or "maps".
+      target: name of the target.
+      per_device: number of images on each device.
+      canvas: (height, width) of the padded images.
+      needed: bytes needed on each device, if the compiler reports them.
       available: bytes that a program can use on each device.
     """
 
@@ -50,9 +50,9 @@ class CompileReport:
     """Result of `compile_for`.
 
     Attributes:
-      programs: one for each of `what`.
-      fitting_batches: for each program that does not fit, the largest number of images per
-        device that does; 0 if not even one image fits.
+      programs: one entry for each of `what`.
+      fitting_batches: number of images per device that fits, for each program that does not; 0 if
+        not even one image fits.
     """
 
     programs: tuple[ProgramReport | TooLarge, ...]
@@ -60,7 +60,7 @@ class CompileReport:
 
     @property
     def fits(self) -> bool:
-        """True if all programs fit into the devices' memory."""
+        """True if all programs fit into device memory."""
         return all(program.fits for program in self.programs)
 
 
@@ -76,29 +76,29 @@ def compile_for(
 ) -> CompileReport:
     """Compiles a run's training step and prediction for devices that do not have to be present.
 
-    Reads no data and makes no weights. Each program is compiled in a process of its own, which
-    takes seconds for a small model and minutes for a large one on a TPU. XLA picks some GPU
-    kernels by timing them; here it takes its defaults. If the config leaves the number of classes
-    to the data, COCO's numbers are used: 80 things, 133 panoptic classes.
+    No data are read and no weights are created. Each program is compiled in a separate process,
+    which takes seconds for a small model and minutes for a large one on a TPU. In a run, XLA
+    selects some GPU kernels by timing them; here it uses its defaults. If the config leaves the
+    number of classes to the data, COCO's numbers are used: 80 things, 133 panoptic classes.
 
     Args:
       config: settings of the run.
       target: "h100", "h200", "a100" or "l4", also "h100:8"; "v5e:4x4", "v5p:2x2x1" or "v6e:2x2";
         "cpu". TPUs need the extra `tpu`, GPUs the extra `aot`, on Linux.
-      what: of "train", "predict", "maps" (the semantic and panoptic maps made of a prediction),
-        "refine" (a prediction with `MaskRefinement`) and "bottom_up" (the segments of as many
-        images); None: those of the first three that the config's run compiles.
-      per_device_batch: images on each device; None: as the config's batch sizes say.
+      what: programs to compile: "train", "predict", "maps" (semantic and panoptic maps from a
+        prediction), "refine" (prediction with `MaskRefinement`) and "bottom_up" (segments of the
+        same number of images). None selects those of the first three that the run compiles.
+      per_device_batch: number of images on each device; None to use the config's batch sizes.
       image_size: (height, width) of the padded images, multiples of the model's size divisor;
-        None: the landscape canvas that the config leads to.
-      save: a folder for the programs' texts, `TARGET.WHAT.txt`; None keeps none.
-      find_batch: for a program that does not fit, search for the largest batch that does.
+        None to use the config's canvas for landscape images.
+      save: folder to write the text of the programs to, as `TARGET.WHAT.txt`; None to disable.
+      find_batch: search for a batch size that fits, for programs that do not.
 
     Raises:
       ValueError: for an unknown target or program, or a config that cannot be compiled ahead of
         time.
       ModuleNotFoundError: if the target's compiler is not installed.
-      CompilationError: if the compiler aborts, or refuses a program for a reason other than
+      CompilationError: if the compiler aborts, or rejects a program for a reason other than
         memory.
     """
     from segjax.aot import programs
@@ -131,7 +131,7 @@ def _check_image_size(config: TrainConfig, image_size: tuple[int, int]) -> None:
 
 
 def run_request(request: Any, target: Target) -> ProgramReport | TooLarge:
-    """Has a process of its own compile one program.
+    """Compiles one program in a separate process.
 
     Raises:
       As `compile_for`.
@@ -168,24 +168,24 @@ def run_request(request: Any, target: Target) -> ProgramReport | TooLarge:
 
 
 def _environment(target: Target) -> dict[str, str]:
-    """Of a compiling process: it touches no device, and asks no cloud what it runs on."""
+    """Returns the environment of a worker, which uses no device and queries no cloud metadata."""
     flags = os.environ.get("XLA_FLAGS", "")
     if target.chip.platform == "cpu":
         flags += f" --xla_force_host_platform_device_count={target.num_devices}"
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for devices, and none is used
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu's lock protects devices, which are not used
         "XLA_FLAGS": flags.strip(),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
 
 
 def _cause_of_death(request: Any, done: subprocess.CompletedProcess[str]) -> str:
-    """One sentence on a process that left no answer."""
+    """Describes in one sentence why a worker ended without a result."""
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     check = next((line for line in lines if "Check failed" in line), None)
-    # The log's prefix is of no use: F1201 01:43:22.037557 3822 triton_tiling_propagation.cc:627]
+    # Drops the start of the prefix F1201 01:43:22.037557 3822 triton_tiling_propagation.cc:627]
     reason = re.sub(r"^F\d{4} [\d:.]+ +\d+ ", "", check) if check else "\n".join(lines[-3:])
     return (
         f"the compiler aborted on {request.what} for {request.target}"
@@ -194,7 +194,7 @@ def _cause_of_death(request: Any, done: subprocess.CompletedProcess[str]) -> str
 
 
 def _fitting_batch(request: Any, target: Target, program: ProgramReport | TooLarge) -> int:
-    """The most images a device that fit, fewer than the program's; each guess is compiled."""
+    """Searches for a smaller number of images per device that fits, compiling each guess."""
     guess = _guess(program)
     while guess >= 1:
         smaller = dataclasses.replace(request, per_device=guess, save=None)
@@ -206,7 +206,7 @@ def _fitting_batch(request: Any, target: Target, program: ProgramReport | TooLar
 
 
 def _guess(program: ProgramReport | TooLarge) -> int:
-    """Fewer images, by what one more or less takes: temporaries grow with their number."""
+    """Extrapolates to a smaller number of images, as temporaries grow linearly with it."""
     images = program.per_device
     if isinstance(program, TooLarge):
         needed = program.needed or 2 * program.available

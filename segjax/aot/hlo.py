@@ -1,4 +1,4 @@
-"""Reading the text of a compiled XLA program."""
+"""Parses the text of a compiled XLA program."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ _BITS = re.compile(r"\d+")
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line of a program.
+    """One instruction of a program.
 
     Attributes:
-      name: unique in its program.
-      opcode: XLA's, such as "fusion".
-      type: type of the result, as XLA writes it.
-      operands: names.
-      attributes: what follows the operands.
+      name: name, unique in the program.
+      opcode: XLA opcode, such as "fusion".
+      type: type of the result, in XLA's notation.
+      operands: names of the operands.
+      attributes: text after the operands.
     """
 
     name: str
@@ -37,42 +37,42 @@ class Instruction:
 
     @functools.cached_property
     def bytes(self) -> int:
-        """Of all arrays of the result."""
+        """Total size in bytes of all arrays of the result."""
         return sum(_array_bytes(dtype, dims) for dtype, dims in _ARRAY.findall(self.type))
 
     @property
     def dtype(self) -> str:
-        """Of the result, or of its first array; "" if there is none."""
+        """Dtype of the result, or of its first array; "" if there is none."""
         found = _ARRAY.search(self.type)
         return found[1] if found else ""
 
     @property
     def shape(self) -> str:
-        """The result's type without layout, of its first array if there are several."""
+        """Type of the result, or of its first array, without layout."""
         found = _ARRAY.search(self.type)
         return found[0] if found else self.type
 
     @property
     def op_name(self) -> str:
-        """The path of names in the traced Python program; "" if XLA made the instruction."""
+        """Path of names in the traced Python program; "" if XLA added the instruction."""
         found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.attributes)
         return found[1] if found else ""
 
     @property
     def called(self) -> tuple[str, ...]:
-        """Computations that the instruction runs or applies."""
+        """Names of the computations that the instruction runs or applies."""
         groups = _CALLED.findall(self.attributes)
         return tuple(name for group in groups for name in re.findall(r"[\w.\-]+", group))
 
     @property
     def trip_count(self) -> int | None:
-        """Rounds of a loop, if the compiler knows them."""
+        """Number of iterations of a loop; None if the compiler does not know it."""
         found = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', self.attributes)
         return int(found[1]) if found else None
 
     @property
     def custom_call(self) -> str:
-        """The target of a custom call; "" for others."""
+        """Target of a custom call; "" for other instructions."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
@@ -82,8 +82,8 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: instructions by computation.
-      entry: the computation that runs first.
+      computations: instructions of each computation, by name.
+      entry: name of the entry computation.
     """
 
     computations: Mapping[str, tuple[Instruction, ...]]
@@ -95,14 +95,14 @@ class Program:
         return {i.name: i for lines in self.computations.values() for i in lines}
 
     def operands(self, instruction: Instruction) -> list[Instruction]:
-        """The instructions whose results another one reads."""
+        """Returns the instructions whose results an instruction reads."""
         return [self.instructions[name] for name in instruction.operands]
 
     def scheduled(self) -> Iterator[tuple[Instruction, int]]:
-        """Yields what the device is told to run, and in how many loops each stands.
+        """Yields the instructions that the device runs, with the number of enclosing loops.
 
-        Bodies of loops, branches and called computations are entered, each once; what a fusion
-        or a reduction consists of is not.
+        Bodies of loops, branches and called computations are visited once each. The contents of
+        fusions and reductions are skipped.
         """
         seen: set[str] = set()
 
@@ -124,7 +124,7 @@ _ENTERED = frozenset({"while", "conditional", "call", "async-start"})
 
 
 def parse(text: str) -> Program:
-    """Reads `jax.stages.Compiled.as_text()`.
+    """Parses `jax.stages.Compiled.as_text()`.
 
     Raises:
       ValueError: if there is no entry computation.
@@ -145,7 +145,8 @@ def parse(text: str) -> Program:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """Splits `TYPE opcode(operands), attributes`."""
+    """Parses `TYPE opcode(operands), attributes`."""
+    # Types of tuples contain spaces and parentheses.
     end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
     opcode = _OPCODE.match(rest, end)
     assert opcode is not None, rest[:200]
@@ -157,7 +158,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The place of the parenthesis that closes the one at `start`."""
+    """Returns the position of the parenthesis that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -170,15 +171,16 @@ def _array_bytes(dtype: str, dims: str) -> int:
     if dtype == "token":
         return 0
     cells = math.prod(int(n) for n in dims.split(",")) if dims else 1
-    bits = _BITS.search(dtype)  # "pred" has none, and takes a byte
+    bits = _BITS.search(dtype)  # "pred" has no number, and takes a byte
     return math.ceil(cells * (int(bits[0]) if bits else 8) / 8)
 
 
 def owner(op_name: str) -> str:
-    """The module or named scope that an operation belongs to, from its path of names.
+    """Returns the module or named scope of an operation, from its path of names.
 
-    `jit(step)/jvp(MaskRCNN.losses)/MaskRCNN.features/fpn/lateral5/dot_general` is `fpn/lateral5`.
-    Outside of all it is the operation's own name, and "" for what XLA adds by itself.
+    For `jit(step)/jvp(MaskRCNN.losses)/MaskRCNN.features/fpn/lateral5/dot_general`, this is
+    `fpn/lateral5`. Returns the name of the operation outside all modules, and "" for operations
+    added by XLA.
     """
     parts = [_unwrapped(part) for part in op_name.split("/") if part]
     modules = [part for part in parts[:-1] if not _NO_MODULE.search(part)]
@@ -186,13 +188,14 @@ def owner(op_name: str) -> str:
 
 
 def _unwrapped(part: str) -> str:
-    """A name without the transformations around it: transpose(jvp(fpn)) is fpn."""
+    """Strips JAX transformations from a name: transpose(jvp(fpn)) becomes fpn."""
     while found := re.fullmatch(r"(?:jvp|transpose|vmap|pmap|checkpoint)\((.*)\)", part):
         part = found[1]
     return part
 
 
-# Compiled functions such as jit(f), methods such as MaskRCNN.losses, parts of control flow.
+# Path components that are not modules: compiled functions such as jit(f), methods such as
+# MaskRCNN.losses, and control flow.
 _NO_MODULE = re.compile(
     r"[(.)]|^$|^(while|body|cond|closed_call|eval_jaxpr|branch_\d+_fun|checkpoint|rematted_computation"
     r"|custom_vjp_call.*|shard_map)$"

@@ -1,4 +1,4 @@
-"""The programs of a run, lowered from shapes alone: no data, no weights, no device."""
+"""Lowers the programs of a run from shapes only, without data, weights or devices."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,7 +22,8 @@ from segjax.train.state import init_state
 from segjax.train.step import make_step
 from segjax.types import Batch
 
-# Classes where neither config nor data say how many: COCO's things, and things with its stuff.
+# Default numbers of classes if neither config nor data define them: COCO's things, and its things
+# and stuff.
 NUM_CLASSES, SEMANTIC_CLASSES = 80, 133
 
 
@@ -31,7 +32,7 @@ class Shapes:
     """Shapes and devices that a program is lowered for.
 
     Attributes:
-      per_device: images on each device.
+      per_device: number of images on each device.
       canvas: (height, width) of the padded images, in pixels.
     """
 
@@ -40,10 +41,10 @@ class Shapes:
 
 
 def completed(config: TrainConfig) -> TrainConfig:
-    """The config with everything filled in that a run takes from its data.
+    """Fills in the config fields that a run would set from its data.
 
     Raises:
-      ValueError: if model and data do not fit together, as for training.
+      ValueError: if model and data do not match, as in training.
     """
     model = config.model
     counts = model.classes
@@ -53,10 +54,10 @@ def completed(config: TrainConfig) -> TrainConfig:
 
 
 def usual_canvas(data: DataConfig) -> tuple[int, int]:
-    """The canvas of a run's landscape images: (height, width) in pixels.
+    """Returns the canvas of a run's landscape images: (height, width) in pixels.
 
     Raises:
-      ValueError: if only the data know how large their images are.
+      ValueError: if the canvas depends on the size of the images.
     """
 
     def rounded(height: int, width: int) -> tuple[int, int]:
@@ -78,10 +79,10 @@ def usual_canvas(data: DataConfig) -> tuple[int, int]:
 
 
 def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
-    """The training step, as `segjax.train` compiles it.
+    """Lowers the training step, as `segjax.train` compiles it.
 
     Args:
-      config: completed.
+      config: config from `completed`.
       devices: devices of a mesh, real or compile-only.
       shapes: shapes of the batch.
     """
@@ -109,13 +110,13 @@ def lower_train(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.st
 
 
 def lower_predict(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
-    """The prediction that evaluation and `Predictor` run, on the first device."""
+    """Lowers the prediction, as evaluation and `Predictor` run it, for the first device."""
     whole, arguments = _prediction_inputs(config, devices, shapes)
     return predict_original.lower(config.model, *_placed(arguments, whole))
 
 
 def lower_maps(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
-    """The semantic and panoptic maps that are made of a prediction, on the first device."""
+    """Lowers the computation of maps from a prediction, for the first device."""
     model = config.model
     whole, arguments = _prediction_inputs(config, devices, shapes)
     found = jax.eval_shape(lambda *a: predict_original(model, *a), *arguments)
@@ -130,7 +131,7 @@ def lower_maps(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.sta
 def _prediction_inputs(
     config: TrainConfig, devices: Devices, shapes: Shapes
 ) -> tuple[NamedSharding, tuple[Any, ...]]:
-    """Returns device, variables, images, and the images' sizes inside and before resizing."""
+    """Returns the sharding, and variables, images, resized and original sizes of the images."""
     arrays = empty_batch(shapes.per_device, shapes.canvas, config.data)
     variables = jax.eval_shape(lambda key: init_variables(config.model, key), _key())
     inputs = (arrays["images"], arrays["image_sizes"], arrays["original_sizes"])
@@ -139,14 +140,14 @@ def _prediction_inputs(
 
 
 def lower_refined(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
-    """The prediction with masks that follow the image's contours, on the first device."""
+    """Lowers the prediction with mask refinement, for the first device."""
     whole, arguments = _prediction_inputs(config, devices, shapes)
     refine = MaskRefinement()
     return predict_original.lower(config.model, *_placed(arguments, whole), refine=refine)
 
 
 def lower_bottom_up(config: TrainConfig, devices: Devices, shapes: Shapes) -> jax.stages.Lowered:
-    """The hierarchy of segments of as many images, on the first device; of no model."""
+    """Lowers bottom-up segmentation of the images, without a model, for the first device."""
     whole, (_, images, *_) = _prediction_inputs(config, devices, shapes)
     return jax.jit(jax.vmap(bottom_up)).lower(_placed(images, whole))
 
@@ -162,13 +163,13 @@ PROGRAMS: dict[str, Lower] = {
 
 
 def programs_of(config: TrainConfig) -> tuple[str, ...]:
-    """The programs that a config's run compiles: "train", "predict" and, with pixels, "maps"."""
+    """Returns the programs of a run: "train", "predict", and "maps" if there are semantic maps."""
     maps = "semantic" in config.model.tasks
     return ("train", "predict", "maps") if maps else ("train", "predict")
 
 
 def check_programs(config: TrainConfig, names: Sequence[str]) -> None:
-    """Raises a ValueError for a program that there is not, or not of the config's model."""
+    """Raises a `ValueError` for a program that does not exist for the config's model."""
     model = config.model
     refined = ("refine",) if "masks" in model.tasks else ()
     known = (*programs_of(config), *refined, "bottom_up")
@@ -178,13 +179,13 @@ def check_programs(config: TrainConfig, names: Sequence[str]) -> None:
 
 
 def per_device_batch(config: TrainConfig, what: str, num_devices: int) -> int:
-    """The images of each device, as the config says.
+    """Returns the number of images per device according to the config.
 
     Raises:
-      ValueError: if the devices cannot have equally many.
+      ValueError: if the batch cannot be split equally over the devices.
     """
     if what != "train":
-        return config.data.eval_batch_size  # one device predicts
+        return config.data.eval_batch_size  # prediction runs on one device
     images = config.data.batch_size
     if images % num_devices:
         raise ValueError(
@@ -199,18 +200,18 @@ def _key() -> jax.Array:
 
 
 def _placed(tree: Any, sharding: NamedSharding) -> Any:
-    """The shapes of a tree's arrays, with where they lie."""
+    """Returns the shapes and dtypes of a tree's arrays, with a sharding."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
     )
 
 
 def mesh_devices(config: TrainConfig, devices: Sequence[Any]) -> Devices:
-    """Makes the mesh over which a run uses the devices.
+    """Makes the `Devices` that a run would use.
 
     Raises:
-      ValueError: for pmap, which cannot be lowered for devices that are not there, or if
-        `parallel="jit"` gets several.
+      ValueError: for pmap, which cannot be lowered for devices that are not present, or for
+        `parallel="jit"` with several devices.
     """
     if config.parallel == "pmap":
         raise ValueError(

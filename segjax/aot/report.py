@@ -1,4 +1,4 @@
-"""Memory, kernels, loops and communication of a compiled program, read from its text."""
+"""Reports memory, kernels, loops and communication of a compiled program."""
 
 import collections
 import dataclasses
@@ -9,7 +9,7 @@ import jax
 
 from segjax.aot import hlo
 
-# Instructions in the schedule that launch nothing: names of values, control flow, waiting.
+# Scheduled instructions that launch no kernel: names for values, control flow, and waiting.
 _NO_KERNEL = frozenset(
     [
         "parameter",
@@ -44,7 +44,7 @@ _COLLECTIVES = (
     "collective-permute",
     "collective-broadcast",
 )
-# A fusion of these instructions alone only moves values.
+# A fusion that consists only of these instructions just moves data.
 _MOVES = frozenset(
     [
         "parameter",
@@ -62,20 +62,20 @@ _MOVES = frozenset(
         "get-tuple-element",
     ]
 )
-LARGEST = 8  # buffers that a report lists
-LARGE_MOVE = 2**20  # bytes from which on a copy is worth a line
+LARGEST = 8  # number of buffers to report
+LARGE_MOVE = 2**20  # minimum size in bytes of reported copies
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on each device.
+    """Memory use of a program, in bytes on each device.
 
     Attributes:
-      arguments: parameters, optimizer and batch.
-      outputs: results.
-      aliased: bytes of outputs that are written over arguments.
-      temporaries: intermediate results.
-      code: the program itself, if the compiler reports it.
+      arguments: size of parameters, optimizer state and batch.
+      outputs: size of the results.
+      aliased: size of the outputs that overwrite arguments.
+      temporaries: size of intermediate results.
+      code: size of the program itself, if the compiler reports it.
     """
 
     arguments: int
@@ -86,19 +86,19 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Peak while the program runs."""
+        """Peak memory while the program runs."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-    """A loop.
+    """A loop of a program.
 
     Attributes:
-      owner: the module it belongs to.
-      trips: number of rounds. None if it depends on data; then a GPU's host waits for the device
-        before every round.
-      depth: number of loops around it.
+      owner: module that the loop belongs to.
+      trips: number of iterations. None if it depends on data; on a GPU, the host then waits for
+        the device before every iteration.
+      depth: number of enclosing loops.
     """
 
     owner: str
@@ -111,10 +111,10 @@ class Item:
     """A group of similar parts of a program, such as buffers or collectives.
 
     Attributes:
-      kind: a type such as "bf16[2,200,336,256]", or an operation such as "all-reduce".
-      owner: the module they belong to.
+      kind: type such as "bf16[2,200,336,256]", or operation such as "all-reduce".
+      owner: module that the parts belong to.
       count: number of parts.
-      bytes: size of the largest one.
+      bytes: size of the largest part.
     """
 
     kind: str
@@ -128,25 +128,25 @@ class ProgramReport:
     """A program compiled for a target.
 
     Attributes:
-      what: "train", "predict" or "maps".
-      target: name of the devices.
+      what: name of the program, such as "train", "predict" or "maps".
+      target: name of the target.
       jaxlib: version of the compiler.
-      per_device: images on each device.
-      canvas: (height, width) of the images.
-      dtype: the model's compute dtype; several joined by "+" if its parts differ.
+      per_device: number of images on each device.
+      canvas: (height, width) of the padded images.
+      dtype: compute dtype of the model; several joined by "+" if modules differ.
       seconds: time to lower and compile.
-      memory: on each device.
+      memory: memory use on each device.
       available: bytes that a program can use on each device.
       flops: operations on each device; None if the compiler does not report them.
       bytes_accessed: memory traffic on each device; None if the compiler does not report it.
-      kernels: instructions that a device runs; those in a loop count once.
-      loops: all of them.
+      kernels: number of instructions that a device runs, counting those in loops once.
+      loops: all loops of the program.
       collectives: communication between devices.
-      buffers: the largest results in the schedule.
-      products: matrix products and convolutions.
-      float32_products: the products with float32 operands.
-      moves: kernels that only move data, a mebibyte or more.
-      notes: what a run on the device would do differently.
+      buffers: largest results in the schedule.
+      products: number of matrix products and convolutions.
+      float32_products: products with float32 operands.
+      moves: kernels that only move data, of 1 MiB or more.
+      notes: differences from the program that a run on the device would compile.
     """
 
     what: str
@@ -171,21 +171,21 @@ class ProgramReport:
 
     @property
     def fits(self) -> bool:
-        """True if the program fits into a device's memory."""
+        """True if the program fits into device memory."""
         return self.memory.total <= self.available
 
     @property
     def unknown_loops(self) -> int:
-        """Loops without a known number of rounds."""
+        """Number of loops without a known number of iterations."""
         return sum(loop.trips is None for loop in self.loops)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Converts to JSON-serialisable values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ProgramReport":
-        """The inverse of `to_json`."""
+        """Inverts `to_json`."""
         items = ("collectives", "buffers", "float32_products", "moves")
         return cls(
             **values
@@ -200,11 +200,11 @@ class ProgramReport:
 
 
 def contents(compiled: jax.stages.Compiled, program: hlo.Program) -> dict[str, Any]:
-    """Fields of a `ProgramReport` that follow from the compiled program.
+    """Computes the fields of a `ProgramReport` that depend on the compiled program.
 
     Args:
-      compiled: compiled for real or compile-only devices.
-      program: its parsed text.
+      compiled: program compiled for real or compile-only devices.
+      program: parsed text of the program.
     """
     scheduled = list(program.scheduled())
     flops, traffic = _cost(compiled)
@@ -239,7 +239,7 @@ def _memory(compiled: jax.stages.Compiled) -> Memory:
 
 
 def _cost(compiled: jax.stages.Compiled) -> tuple[float | None, float | None]:
-    """Operations and bytes moved; None where the compiler keeps them to itself."""
+    """Returns operations and bytes accessed; None if the compiler does not report them."""
     try:
         cost: Any = compiled.cost_analysis()
     except (NotImplementedError, jax.errors.JaxRuntimeError):
@@ -250,7 +250,7 @@ def _cost(compiled: jax.stages.Compiled) -> tuple[float | None, float | None]:
 
 
 def _collectives(program: hlo.Program, scheduled: list[hlo.Instruction]) -> tuple[Item, ...]:
-    # On GPUs they may be the only instruction of an asynchronous computation.
+    # On GPUs, a collective can be the only instruction of an asynchronous computation.
     kinds = {name: kind for kind in _COLLECTIVES for name in (kind, f"{kind}-start")}
     return _grouped(
         (
@@ -302,7 +302,7 @@ def _moves(program: hlo.Program, scheduled: list[hlo.Instruction]) -> tuple[Item
 
 
 def _grouped(found: Iterable[tuple[str, str, int]]) -> tuple[Item, ...]:
-    """Alike items together, the largest first."""
+    """Groups items of the same kind and owner, largest first."""
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     largest: dict[tuple[str, str], int] = {}
     for kind, owner, size in found:

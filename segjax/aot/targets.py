@@ -1,4 +1,4 @@
-"""Devices that programs can be compiled for without having one."""
+"""Target devices for ahead-of-time compilation."""
 
 import dataclasses
 import math
@@ -15,12 +15,13 @@ class Chip:
     """One kind of device.
 
     Attributes:
-      name: as `segjax compile --target` takes it.
-      platform: whose compiler it needs.
-      memory: bytes that a program can use. A TPU's HBM less what libtpu reserves; three quarters
-        of a GPU's memory, JAX's share unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
-      gpu: XLA's description of a GPU (fields of `GpuDeviceInfoProto`); {} for others.
-      description: the device's own name, as GPUs report it.
+      name: name in `segjax compile --target`.
+      platform: platform of the compiler.
+      memory: bytes that a program can use. For TPUs, the HBM without the part that libtpu
+        reserves. For GPUs, three quarters of the memory, which is JAX's default share
+        (XLA_PYTHON_CLIENT_MEM_FRACTION).
+      gpu: XLA's description of a GPU (fields of `GpuDeviceInfoProto`); {} for other devices.
+      description: device name as reported by a GPU.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Chip:
 
 
 def _gpu(name: str, description: str, capability: tuple[int, int], **own: Any) -> Chip:
-    # The limits that compute capabilities 8.0 to 9.0 have in common.
+    # Limits that are the same for compute capabilities 8.0 to 9.0.
     fields = {
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
@@ -111,11 +112,11 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A number of devices of one kind.
+    """One or more devices of the same kind.
 
     Attributes:
-      chip: the kind.
-      topology: the grid of TPU chips, such as (4, 4); (n,) for n GPUs or CPU devices.
+      chip: kind of device.
+      topology: grid of TPU chips, such as (4, 4); (n,) for n GPUs or CPU devices.
     """
 
     chip: Chip
@@ -123,26 +124,26 @@ class Target:
 
     @property
     def num_devices(self) -> int:
-        """Number of devices that share a step."""
+        """Number of devices."""
         return math.prod(self.topology)
 
     @property
     def name(self) -> str:
-        """The text that `parse_target` reads."""
+        """Name of the target, as for `parse_target`."""
         if self.num_devices == 1:
             return self.chip.name
         return f"{self.chip.name}:{'x'.join(map(str, self.topology))}"
 
 
 def parse_target(text: str) -> Target:
-    """Reads the name of a target.
+    """Parses the name of a target.
 
     Args:
-      text: a kind of device, then a colon and the number of devices: "h100", "h100:8", "cpu:4".
-        TPUs have a topology instead of a number: "v5e:4x4", "v5p:2x2x1".
+      text: kind of device, optionally with a colon and the number of devices: "h100", "h100:8",
+        "cpu:4". TPUs have a topology instead of a number: "v5e:4x4", "v5p:2x2x1".
 
     Raises:
-      ValueError: for an unknown kind, or a topology that such devices do not have.
+      ValueError: for an unknown kind of device, or a malformed topology.
     """
     name, colon, count = text.partition(":")
     chips = CHIPS | {"cpu": Chip("cpu", "cpu", _memory_here())}
@@ -160,12 +161,12 @@ def parse_target(text: str) -> Target:
 
 
 def _memory_here() -> int:
-    """Bytes of this machine's memory."""
+    """Returns the size of this machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def gpu_target_config(chip: Chip) -> str:
-    """XLA's `GpuTargetConfigProto` of a GPU, as text."""
+    """Returns XLA's `GpuTargetConfigProto` of a GPU, in text format."""
     return "\n".join(
         [
             'platform_name: "CUDA"',
@@ -184,13 +185,13 @@ def _fields(values: dict[str, Any]) -> str:
 
 
 def compile_only_devices(target: Target) -> tuple[Any, ...]:
-    """Devices to lower and compile for. Only a CPU's can run anything.
+    """Returns devices to lower and compile for. Only CPU devices can run programs.
 
-    Call it with JAX_PLATFORMS=cpu, so that JAX touches no accelerator of this machine.
+    Call this with JAX_PLATFORMS=cpu, so that JAX does not use any accelerator of this machine.
 
     Raises:
-      ModuleNotFoundError: if the target's compiler is not installed. The message names the extra.
-      RuntimeError: if the compiler refuses the topology.
+      ModuleNotFoundError: if the target's compiler is not installed; the message names the extra.
+      RuntimeError: if the compiler rejects the topology.
     """
     import jax
     from jax.experimental import topologies
@@ -208,7 +209,7 @@ def compile_only_devices(target: Target) -> tuple[Any, ...]:
             topology=f"1x{target.num_devices}x1",
         )
         return tuple(described.devices)
-    # A host has four chips, unless there are fewer.
+    # By default, a host has four chips, so that a single chip needs explicit bounds.
     host = {"chips_per_host_bounds": [1, 1, 1]} if target.num_devices == 1 else {}
     topology = "x".join(map(str, target.topology))
     described = topologies.get_topology_desc(
@@ -230,7 +231,7 @@ def _check_installed(kind: Platform) -> None:
             if importlib.util.find_spec(module) is not None:
                 return
         except ModuleNotFoundError:
-            pass  # there is no jax_plugins at all
+            pass  # the package jax_plugins itself is missing
     raise ModuleNotFoundError(
         f"the compiler for {kind.upper()} is not installed: pip install 'segjax[{extra}]'"
     )

@@ -1,4 +1,4 @@
-"""A compile report as lines to read."""
+"""Formats compile reports as text."""
 
 from collections.abc import Iterable
 
@@ -6,11 +6,11 @@ from segjax.aot.compile import TooLarge
 from segjax.aot.report import Item, Loop, ProgramReport
 from segjax.aot.targets import GIB
 
-SHOWN = 8  # lines of each list
+SHOWN = 8  # maximum number of lines of each list
 
 
 def lines(program: ProgramReport) -> list[str]:
-    """Describes a program that compiled: memory, work, loops, communication, buffers."""
+    """Describes a compiled program: memory, work, loops, communication and buffers."""
     memory = program.memory
     parts = {
         "arguments": memory.arguments,
@@ -47,7 +47,7 @@ def lines(program: ProgramReport) -> list[str]:
 
 
 def shortage(program: ProgramReport | TooLarge, fitting: int) -> str:
-    """Says that a program does not fit, and how many images per device would."""
+    """Describes a program that does not fit, and the number of images per device that would."""
     needed = program.memory.total if isinstance(program, ProgramReport) else program.needed
     return (
         f"{program.what} does not fit on {program.target}: {program.per_device} images per device"
@@ -83,7 +83,7 @@ def _number(items: Iterable[Item]) -> int:
 
 
 def binary_size(size: int) -> str:
-    """Bytes in a unit that suits them."""
+    """Formats a size in bytes as GiB, MiB or KiB."""
     for unit, bytes_ in (("GiB", GIB), ("MiB", 2**20)):
         if size >= bytes_:
             return f"{size / bytes_:.2f} {unit}"

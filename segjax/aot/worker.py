@@ -1,6 +1,6 @@
-"""A process that compiles one program, so that a compiler that aborts ends nothing else.
+"""Compiles one program in a separate process, so that a compiler abort does not end the caller.
 
-`compile.run_request` starts it: `python -m segjax.aot.worker REQUEST RESULT`.
+`compile.run_request` starts it as `python -m segjax.aot.worker REQUEST RESULT`.
 """
 
 import dataclasses
@@ -20,15 +20,15 @@ from segjax.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """One program to compile.
+    """Request to compile one program.
 
     Attributes:
       config: settings of the run.
-      target: a name for `parse_target`.
-      what: a key of `PROGRAMS`.
-      per_device: images on each device; None: as the config says.
-      canvas: (height, width) in pixels; None: as the config says.
-      save: where to write the program's text; None: nowhere.
+      target: name of the target, as for `parse_target`.
+      what: key of `PROGRAMS`.
+      per_device: number of images on each device; None to use the config's.
+      canvas: (height, width) of the padded images in pixels; None to use the config's.
+      save: file to write the text of the program to; None to disable.
     """
 
     config: TrainConfig
@@ -40,13 +40,13 @@ class Request:
 
 
 def main() -> None:
-    """Compiles what the file REQUEST says, and writes the report, or the error, to RESULT."""
+    """Reads a request from the file REQUEST, and writes a report or error to RESULT."""
     request = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
     Path(sys.argv[2]).write_text(json.dumps(answer(request)))
 
 
 def answer(request: Request) -> dict[str, Any]:
-    """The report under "report", a lack of memory under "too_large", or an error by its name."""
+    """Returns {"report": ...}, {"too_large": ...} if memory is insufficient, or {"error": ...}."""
     try:
         return {"report": compile_program(request)}
     except jax.errors.JaxRuntimeError as error:
@@ -59,7 +59,7 @@ def answer(request: Request) -> dict[str, Any]:
 
 
 def compile_program(request: Request) -> dict[str, Any]:
-    """Lowers and compiles; the report as plain values."""
+    """Lowers and compiles a program; returns the report as JSON-serialisable values."""
     from segjax.aot import hlo, programs, report, targets
 
     target = targets.parse_target(request.target)
@@ -88,14 +88,14 @@ def compile_program(request: Request) -> dict[str, Any]:
 
 
 def compile_lowered(lowered: Any, platform: str) -> tuple[Any, tuple[str, ...]]:
-    """Compiles as a run would, as far as that can be done without the device.
+    """Compiles as a run would, as far as possible without the device.
 
-    A GPU's autotuner times Triton's kernels and cuBLAS's for each product, and drops those that
-    do not compile. Without a device XLA takes Triton's first choice, and if that one has no tiles
-    it gives up; then cuBLAS's kernels are taken for all products.
+    On a GPU, the autotuner times Triton and cuBLAS kernels for each product, and skips those that
+    do not compile. Without a device, XLA takes Triton's first choice and fails if it finds no
+    tiles for it. In this case, cuBLAS is used for all products.
 
     Returns:
-      The program, and notes on what differs from a run.
+      The compiled program, and notes on differences from a run.
     """
     if platform != "cuda":
         return lowered.compile(), ()
@@ -113,7 +113,7 @@ CUBLAS = "products by cuBLAS alone: without autotuning, XLA found no tiles for a
 
 
 def compute_dtype(module: Any) -> str:
-    """Returns the dtypes that the model's parts compute in: one name, or several joined by "+"."""
+    """Returns the compute dtypes of the model's modules: one name, or several joined by "+"."""
     found: set[str] = set()
 
     def look(part: Any) -> None:
@@ -122,7 +122,7 @@ def compute_dtype(module: Any) -> str:
             if field.name == "dtype":
                 found.add(str(value))
             for inner in value if isinstance(value, tuple) else (value,):
-                if hasattr(inner, "scope") and field.name != "parent":  # a linen module
+                if hasattr(inner, "scope") and field.name != "parent":  # a Linen submodule
                     look(inner)
 
     look(module)
@@ -130,7 +130,7 @@ def compute_dtype(module: Any) -> str:
 
 
 def _shapes(request: Request) -> dict[str, Any]:
-    """The fields of `Shapes`, as the request or its config says."""
+    """Returns the fields of `Shapes`, from the request or else its config."""
     from segjax.aot import programs, targets
 
     devices = targets.parse_target(request.target).num_devices
@@ -144,7 +144,7 @@ def _shapes(request: Request) -> dict[str, Any]:
 
 
 def needed_bytes(text: str) -> int | None:
-    """The memory that a compiler's refusal names: "Used 17.54G of 15.75G hbm"."""
+    """Parses the needed memory from a compiler error: "Used 17.54G of 15.75G hbm"."""
     found = re.search(r"Used ([\d.]+)([KMGT])i?B? of", text)
     if found is None:
         return None
