@@ -1,4 +1,4 @@
-"""`python -m segjax`."""
+"""Entry point of `python -m segjax`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files that several processes share: locked while they are made, and never seen half written."""
+"""Locks and atomic writes, for files that several processes share."""
 
 import errno
 import logging
@@ -14,14 +14,14 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 @contextmanager
 def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]:
-    """Lets one process, or thread, work while the others wait.
+    """Holds a lock between processes and threads.
 
-    A file system without `flock` gets a file with the process's number in its place. The next
-    process of this machine takes it over if that process is gone.
+    On file systems without `flock`, a file with the process id is used instead. If that process
+    has died, the next process on the same machine takes the file over.
 
     Args:
-      path: lock file, which may stay; its folder must exist.
-      wait: False to raise an error instead of waiting.
+      path: lock file, which may remain afterwards; its folder must exist.
+      wait: wait for the lock; False to raise an error instead.
 
     Raises:
       TimeoutError: if another process has the lock and `wait` is False.
@@ -52,7 +52,7 @@ def locked(path: str | os.PathLike[str], *, wait: bool = True) -> Iterator[None]
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Returns the room on the file system of a file or folder, which may not exist yet."""
+    """Returns the free bytes on the file system of a path, which may not exist yet."""
     place = Path(path).absolute()
     while not place.exists():
         place = place.parent
@@ -60,12 +60,12 @@ def free_bytes(path: str | os.PathLike[str]) -> int:
 
 
 def check_room(path: str | os.PathLike[str], needed: int, what: str) -> None:
-    """Raises an `OSError` (ENOSPC) if the file system of a path has fewer bytes than needed.
+    """Raises an `OSError` (ENOSPC) if the file system of a path has too little free space.
 
     Args:
-      path: file or folder that is going to be written.
-      needed: bytes.
-      what: subject of the message, such as "the checkpoint of step 3".
+      path: file or folder that will be written.
+      needed: number of bytes needed.
+      what: subject of the error message, such as "the checkpoint of step 3".
     """
     free = free_bytes(path)
     if free < needed:
@@ -78,14 +78,16 @@ def check_room(path: str | os.PathLike[str], needed: int, what: str) -> None:
 
 @contextmanager
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a file its name only when it is complete, so that it is there whole or not at all.
+    """Writes a file atomically: it gets its name only once it is complete.
 
     Args:
-      path: name of the file; a file that was there is replaced.
+      path: path of the file; an existing file is replaced.
 
     Yields:
-      A path next to it to write to. If writing fails, it is deleted and `path` stays as it was.
+      A path in the same folder to write to. If writing fails, it is deleted and `path` is left
+      unchanged.
     """
+    # Same folder, and so the same file system, as a rename is only atomic within one.
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -96,17 +98,17 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes]) -> Path:
-    """Writes files to a folder; all are complete on disk before the first takes its name.
+    """Writes several files; all of them are complete on disk before the first gets its name.
 
     Args:
-      folder: created with its parents if it does not exist.
-      contents: bytes of each file, by file name.
+      folder: output folder; created with its parents if missing.
+      contents: contents of each file, by file name.
 
     Returns:
       The folder.
 
     Raises:
-      OSError: if there is no room; files that were there before are untouched then.
+      OSError: if there is not enough space; existing files are left unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as names:

@@ -1,25 +1,25 @@
-"""Flags that keep faults of some XLA releases away; set when segjax is imported."""
+"""XLA flags that work around bugs of some releases; set when segjax is imported."""
 
 import importlib.metadata
 import os
 import sys
 import warnings
 
-# jaxlib of these versions compiles float32 scatter-add for NVIDIA GPUs to a loop that is
-# hundreds of times too slow, and RoIAlign's gradient is one (openxla/xla#46225,
+# These versions of jaxlib compile float32 scatter-add for NVIDIA GPUs to a loop that is hundreds
+# of times too slow. RoIAlign's gradient is such a scatter-add (openxla/xla#46225,
 # jax-ml/jax#38806).
 SLOW_SCATTER = ("0.10.2", "0.11.0")
 ATOMICS = "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
 
 
 def avoid_known_faults() -> str | None:
-    """Adds to XLA_FLAGS what the installed jaxlib needs on a GPU.
+    """Adds the flags to XLA_FLAGS that the installed jaxlib needs on a GPU.
 
-    A flag that the user has set is left alone. XLA reads its flags when JAX starts its backend;
-    where that has already happened on a GPU, a warning says what to do instead.
+    Flags set by the user are not changed. XLA reads its flags when JAX initialises its backend. If
+    this has already happened on a GPU, a warning explains what to do instead.
 
     Returns:
-      What was added and why, in one line; None if nothing.
+      One line with the added flags and the reason; None if nothing was added.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" in flags or "xla_gpu_ftz" in flags:
@@ -44,9 +44,9 @@ def avoid_known_faults() -> str | None:
 
 
 def _runs_on_gpu() -> bool:
-    """Returns True if JAX has started a backend on a GPU."""
+    """Returns True if JAX has already initialised a GPU backend."""
     bridge = sys.modules.get("jax._src.xla_bridge")
-    # JAX has no public name for it; one that goes away must not break the import.
+    # There is no public API for this. If the private one disappears, imports must still work.
     started = getattr(bridge, "backends_are_initialized", None)
     if started is None or not started():
         return False

@@ -1,4 +1,4 @@
-"""The command line: `segjax train|evaluate|predict|compile|models|convert|check-data`."""
+"""Command-line interface: `segjax train|evaluate|predict|compile|models|convert|check-data`."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -29,10 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
 
     Args:
-      argv: arguments without the program's name; None: the process's own.
+      argv: arguments without the program name; None to use those of the process.
 
     Returns:
-      The exit status: 0; 1 for an error in the input, which is printed; 2 for wrong usage.
+      The exit status: 0 for success, 1 for an error in the input, which is printed, 2 for wrong
+      usage, and 128 plus the signal's number if a signal ended the command.
     """
     parser = _parser()
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -45,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(known, "device", None):
             choose_device(known.device)
         return known.command(known, flags)
-    except BrokenPipeError:  # as after `| head`
+    except BrokenPipeError:  # for example after `| head`; keeps Python from failing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except RuntimeError as error:  # XLA's
+    except RuntimeError as error:  # XLA errors are RuntimeErrors
         sentence = explained(error)
         if sentence is None:
             raise
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=segjax.__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    # Without its own --help: that of a config lists the config's fields.
+    # No --help of its own, as `--config FILE --help` lists the fields of the config.
     train = commands.add_parser(
         "train",
         help="train as a config file says",
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_parser(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    """A command on a trained model."""
+    """Adds a command that uses a trained model."""
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--checkpoint", metavar="FOLDER", help="a run's folder")
@@ -203,7 +204,7 @@ def _add_trust(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def _weights(known: argparse.Namespace) -> Any:
-    """The trained model that a command is for."""
+    """Loads the trained model of a command."""
     from segjax.train.weights import pretrained, pretrained_run
 
     if known.checkpoint is not None:
@@ -236,7 +237,7 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
     if known.config is None:
         known.parser.print_help()
         return 0 if known.help else 2
-    path = find_config(known.config)  # before the seconds that importing JAX takes
+    path = find_config(known.config)  # fails fast, as importing JAX takes seconds
     epochs, flags = split_flag(understood(flags), "--epochs")
     # Only recipes are known not to draw their data or to read them from the hub.
     reads = path.resolve() in recipes().values() and "shapes" not in path.stem
@@ -316,7 +317,7 @@ def _data_named(found: Any, where: str) -> Any:
 
 
 def _evaluated_fields(found: Any, data: Any) -> Any:
-    """Fields that an evaluation's flags can change, under the names of a run's config."""
+    """Returns the fields that flags of an evaluation can change, named as in a run's config."""
     from segjax.data.config import DataConfig
     from segjax.protocols import Model
 

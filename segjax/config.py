@@ -1,8 +1,8 @@
-"""Configuration of a run: one frozen dataclass, made by a Python file, overridden by flags.
+"""Configuration of a run: a frozen dataclass from a Python file, with overrides by flags.
 
-A config file has a docstring (the lab note) and a function `get_config()` that
-returns a `TrainConfig`. Config files are Python and therefore trusted code; what
-a run writes next to its checkpoints is plain JSON (`config_json.py`).
+A config file has a docstring (the lab note) and a function `get_config()` that returns a
+`TrainConfig`. Config files are Python and thus trusted code. The config that a run saves next to
+its checkpoints is plain JSON (`config_json.py`).
 """
 
 import contextlib
@@ -30,20 +30,22 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer, its schedule, and what holds for single parameters.
+    """Optimizer, learning-rate schedule, and rules for individual parameters.
 
     Attributes:
       optimizer: `SGD` or `AdamW`.
-      learning_rate: height after warm-up and before any decay.
+      learning_rate: peak learning rate, after warm-up and before any decay.
       schedule: `Steps`, `Cosine` (to zero at the last step) or `Constant`.
-      warmup: linear rise at the start, which multiplies the schedule.
-      weight_decay: decay of kernels, and of everything without a value of its own below.
-      norm_decay: decay of the scales and biases of normalisation layers; None: `weight_decay`.
-      bias_decay: decay of all other biases; None: `weight_decay`.
-      rules: `ParamRule`s, of which the first that matches a parameter's path holds for it and
-        wins over the decays above; and at most one `LayerDecay`, whose factors multiply the
-        learning rates of the rest.
-      clip_norm: largest global gradient norm; larger gradients are scaled down. None: off.
+      warmup: linear increase at the start, multiplied with the schedule.
+      weight_decay: weight decay of kernels, and default of the following two.
+      norm_decay: weight decay of scales and biases of normalisation layers; None to use
+        `weight_decay`.
+      bias_decay: weight decay of all other biases; None to use `weight_decay`.
+      rules: `ParamRule`s, of which the first that matches a parameter's path applies and overrides
+        the weight decays above; and at most one `LayerDecay`, whose factors are multiplied with
+        the learning rates of the other rules.
+      clip_norm: maximum global gradient norm, to which larger gradients are scaled down; None to
+        disable.
     """
 
     optimizer: Optimizer = SGD()
@@ -57,23 +59,23 @@ class OptimConfig:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuses rules that contradict each other."""
+        """Rejects more than one `LayerDecay`."""
         if sum(isinstance(rule, LayerDecay) for rule in self.rules) > 1:
             raise ValueError(f"rules has several LayerDecays, {self.rules}: leave one of them")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run.
+    """Configuration of a complete run.
 
     Attributes:
-      model: linen module that is a `Model`; its own fields are the model's config. With 0
-        classes the data decide.
-      data: what to read and how to batch it.
+      model: Linen module that is a `Model`; its fields are the config of the model. A number of
+        classes of 0 is set from the data.
+      data: dataset, resizing and batching.
       optim: optimizer and schedule.
-      steps: optimizer steps in all.
-      accumulate: number of equal parts in which each device takes its images of a step, one
-        after the other, for the memory of one part; see `segjax.train.step.make_step`.
+      steps: total number of optimizer steps.
+      accumulate: number of equal parts into which each device splits its images of a step, to
+        process them one after the other with less memory; see `segjax.train.step.make_step`.
       seed: seed of parameters, sampling and data order.
       workdir: folder of checkpoints, metrics and pictures.
       log_every: steps between lines of metrics.
@@ -124,7 +126,7 @@ class TrainConfig:
     max_nonfinite: int = 5
 
     def __post_init__(self) -> None:
-        """Refuses what is not a model, and numbers that no run can have."""
+        """Checks that `model` is a model, and that numbers are in range."""
         as_model(self.model)
         for name in ("steps", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:
@@ -141,22 +143,22 @@ class TrainConfig:
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """Executes a config file's `get_config()` and applies flags to what it returns.
+    """Executes a config file's `get_config()` and applies flags to the result.
 
     Args:
-      path: a Python file, or the name of a recipe; see `segjax.recipes.find_config`.
-      overrides: flags such as `["--optim.learning-rate", "0.01", "--data.root=x"]`,
-        checked against the fields' types. Any number, text or choice of the config, of its
-        parts and of the model can be set, but no part be left out or swapped for another
-        class; `-` and `_` are the same.
+      path: Python file, or name of a recipe; see `segjax.recipes.find_config`.
+      overrides: flags such as `["--optim.learning-rate", "0.01", "--data.root=x"]`, checked
+        against the types of the fields. Flags can set any number, string or choice of the config,
+        its parts and the model, but cannot remove a part or replace it by another class. `-` and
+        `_` are equivalent.
 
     Returns:
-      The config, overridden.
+      The config with overrides applied.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the file has no `get_config`, or it returns something else.
-        Also if a flag is unknown or its value has another type; it says which.
+      ValueError: if the file has no `get_config`, or it does not return a `TrainConfig`; or if a
+        flag is unknown or its value has the wrong type, in which case the message names the flag.
     """
     path = find_config(str(path))
     names = runpy.run_path(str(path))
@@ -169,23 +171,23 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def override(config: Config, flags: Sequence[str], prog: str | None = None) -> Config:
-    """Returns `config` with the fields that `flags` name replaced.
+    """Returns `config` with the fields replaced that `flags` set.
 
     Args:
-      config: a frozen dataclass, such as a `TrainConfig` or a part of one.
+      config: frozen dataclass, such as a `TrainConfig` or a part of one.
       flags: `["--name=value", ...]`, with dots for nested fields.
-      prog: the command to name in help and error texts.
+      prog: name of the command in help and error messages.
 
     Raises:
-      ValueError: if a flag is unknown or its value has another type; it says which.
-      SystemExit: after printing the help that `--help` asks for.
+      ValueError: if a flag is unknown or its value has the wrong type; the message names it.
+      SystemExit: after printing the help for `--help`.
     """
     if not flags:
         return config
     markers = (
-        tyro.conf.AvoidSubcommands,  # a part is changed, not swapped for another class
-        tyro.conf.SuppressFixed,  # what no flag can say (functions) stays out of the help
-        tyro.conf.FlagConversionOff,  # --data.flip=False, like every other field
+        tyro.conf.AvoidSubcommands,  # flags change a part, but do not replace its class
+        tyro.conf.SuppressFixed,  # hides fields that flags cannot set, such as functions
+        tyro.conf.FlagConversionOff,  # booleans as --data.flip=False, like all other fields
     )
     errors = io.StringIO()
     try:
@@ -205,9 +207,9 @@ def override(config: Config, flags: Sequence[str], prog: str | None = None) -> C
 
 
 def _plain(text: str, config: Any) -> str:
-    """An error of tyro as a sentence: without the box, and with the flags that come near."""
+    """Converts a tyro error to a sentence: removes the box, and suggests similar flags."""
     lines = [line.strip("│╭╮╰╯─-| ") for line in text.splitlines()]
-    _, *after = [*itertools.dropwhile(lambda line: not line, lines), ""]  # without the title
+    _, *after = [*itertools.dropwhile(lambda line: not line, lines), ""]  # drops the title
     body = itertools.dropwhile(lambda line: not line, after)
     first = " ".join(itertools.takewhile(bool, body)) or text.strip()
     known, near = _flags(config), list[str]()
@@ -219,7 +221,7 @@ def _plain(text: str, config: Any) -> str:
 
 
 def _flags(config: Any, prefix: str = "--") -> list[str]:
-    """Lists the flags of a dataclass's fields, with those of its parts."""
+    """Lists the flags of a dataclass's fields, including those of nested dataclasses."""
     found: list[str] = []
     for field in dataclasses.fields(config):
         name, value = f"{prefix}{field.name.replace('_', '-')}", getattr(config, field.name, None)
@@ -232,7 +234,7 @@ _PARTS = ConstructorRegistry()
 
 @_PARTS.struct_rule
 def _by_its_own_class(part: StructTypeInfo) -> StructConstructorSpec | None:
-    """Reads the fields of a part that is declared by a protocol from what stands there."""
+    """Uses the class of the default value for fields that are declared with a protocol."""
     declared: Any = part.type
     if not getattr(declared, "_is_protocol", False) or not dataclasses.is_dataclass(part.default):
         return None

@@ -1,11 +1,10 @@
-"""Configs as plain JSON, so that a run can be rebuilt without executing anything it wrote.
+"""Stores configs as plain JSON, so that runs can be loaded without executing untrusted code.
 
-A dataclass (linen modules are dataclasses) becomes `{"class": "module:Name", "fields":
-{...}}`, a function `{"function": "module:name"}`, a dtype `{"dtype": "bfloat16"}`. On
-reading, only classes and functions that the packages in `TRUSTED` define are looked up, and
-of those only dataclasses are called, with fields of the declared types: a config that came
-with somebody's checkpoint runs no code of theirs. Whoever reads it can trust further packages,
-for models of their own.
+A dataclass (including Linen modules) becomes `{"class": "module:Name", "fields": {...}}`, a
+function `{"function": "module:name"}`, and a dtype `{"dtype": "bfloat16"}`. When a config is read,
+only classes and functions defined in `TRUSTED` packages are looked up. Only dataclasses are
+called, with fields of their declared types. A config from someone else's checkpoint therefore
+cannot run code of its own. Readers can trust additional packages, for custom models.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ import numpy as np
 
 from segjax.protocols import Model
 
-# Of these a config may name classes alone: their functions read, write or execute files.
+# Configs may only name classes of these modules, as their functions read, write or execute files.
 SETTINGS = (
     "segjax.config",
     "segjax.data.config",
@@ -33,7 +32,7 @@ SETTINGS = (
     "segjax.data.transforms",
     "segjax.optim",
 )
-# Packages whose classes and functions a config may name: parts of models and layers.
+# Packages whose classes and functions configs may name, for models and layers.
 TRUSTED = (
     *SETTINGS,
     "segjax.losses",
@@ -47,14 +46,14 @@ TRUSTED = (
 
 
 def to_json(value: Any) -> Any:
-    """Returns `value` as JSON's own types.
+    """Converts a value to JSON types.
 
     Args:
-      value: nested dataclasses, linen modules, tuples, dicts with text keys, functions
-        with a module-level name, partial applications of those, dtypes, numbers, texts.
+      value: nested dataclasses, Linen modules, tuples, dicts with string keys, module-level
+        functions and partial applications of them, dtypes, numbers and strings.
 
     Raises:
-      TypeError: for anything else, naming its type.
+      TypeError: for anything else; the message names its type.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -75,22 +74,22 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any, trust: Sequence[str] = ()) -> Any:
-    """Rebuilds what `to_json` wrote; lists come back as tuples.
+    """Inverts `to_json`, except that lists become tuples.
 
     Args:
-      value: JSON's own types.
-      trust: further packages or modules, such as ("my_package",), whose classes and functions
-        the config may name. They are imported, so their code runs.
+      value: value from `to_json`.
+      trust: additional packages or modules, such as ("my_package",), whose classes and functions
+        the config may name. They are imported, which runs their code.
 
     Raises:
-      ValueError: if a class or function is not segjax's, Flax's or JAX's or of a trusted package,
-        or does not exist, or a field has another type than the class declares.
+      ValueError: if a class or function does not exist or is not from segjax, Flax, JAX or a
+        trusted package, or if a field does not have its declared type.
     """
     return _build(value, (*TRUSTED, *check_trust(trust)))
 
 
 def check_trust(trust: Sequence[str]) -> tuple[str, ...]:
-    """Returns names of packages; refuses a text alone, whose letters would each be a name."""
+    """Returns package names as a tuple; rejects a single string, whose letters would be names."""
     if isinstance(trust, str):
         raise ValueError(f"trust is the text {trust!r}: give names of packages, ({trust!r},)")
     return tuple(trust)
@@ -127,7 +126,7 @@ def _build_dataclass(record: dict[str, Any], packages: tuple[str, ...]) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Tells whether a value is of a declared type; kinds that no config has count as fitting."""
+    """Returns True if a value has a declared type; unsupported kinds of hints always match."""
     kind, parts = typing.get_origin(hint), typing.get_args(hint)
     if kind is None:
         return _is_a(value, hint)
@@ -146,7 +145,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _is_a(value: Any, cls: Any) -> bool:
     if cls is Any or not isinstance(cls, type):
         return True
-    if isinstance(value, bool):  # an int to Python
+    if isinstance(value, bool):  # bool is a subclass of int
         return cls in (bool, object)
     return isinstance(value, int | float if cls is float else cls)
 
@@ -189,22 +188,22 @@ _BUILDERS: dict[str, Callable[[dict[str, Any], tuple[str, ...]], Any]] = {
 
 
 def save_config(path: Path, config: Any, versions: dict[str, str]) -> None:
-    """Writes a config with the versions of the libraries that it ran on."""
+    """Writes a config, with the library versions of its run."""
     text = json.dumps({"versions": versions, "config": to_json(config)}, indent=2)
     path.write_text(text + "\n")
 
 
 def read_config(path: Path, trust: Sequence[str] = (), model: Model | None = None) -> Any:
-    """Reads what `save_config` wrote.
+    """Reads a config written by `save_config`.
 
     Args:
       path: path of the JSON file.
-      trust: further packages whose classes the config may name, as for `from_json`.
-      model: takes the place of the config's model, of which nothing is looked up or built.
+      trust: additional packages whose classes the config may name, as for `from_json`.
+      model: model to use instead of the one in the config, which is then not looked up or built.
 
     Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is not a config of this library.
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is not a config of this version of the library.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -213,7 +212,7 @@ def read_config(path: Path, trust: Sequence[str] = (), model: Model | None = Non
     try:
         record = json.loads(path.read_text())["config"]
         if model is not None:
-            record["fields"]["model"] = model  # built already: it stays as it is
+            record["fields"]["model"] = model  # `_build` passes other objects through
         return from_json(record, trust)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} does not hold a config of this version: {error}") from error
@@ -234,7 +233,7 @@ def _leaf_to_json(value: Any) -> Any:
 
 
 def _config_fields(value: Any) -> list[dataclasses.Field[Any]]:
-    """The fields that a constructor takes, less those that linen manages itself."""
+    """Returns the fields that a constructor takes, except those that Linen manages itself."""
     fields = [f for f in dataclasses.fields(value) if f.init]
     if isinstance(value, nn.Module):
         fields = [f for f in fields if f.name != "parent" and (f.name != "name" or value.name)]
@@ -246,10 +245,10 @@ def _name_of(named: Any) -> str:
 
 
 def _look_up(reference: str, packages: tuple[str, ...]) -> Any:
-    """The class or function called `module:Name`, of a trusted package that defines it.
+    """Looks up the class or function `module:Name`, which a trusted package has to define.
 
-    One level deep only: whatever a module has imported (`os`, `runpy`) is not its own, and
-    neither is what can be reached through that.
+    Only top-level names are allowed. Modules that a trusted module imports (`os`, `runpy`), and
+    anything that is reachable through them, are rejected.
     """
     module, _, name = reference.partition(":")
     if not _within(module, packages) or not name.isidentifier():
@@ -258,7 +257,7 @@ def _look_up(reference: str, packages: tuple[str, ...]) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"a config names {reference}, which does not exist here") from error
-    # A re-export (jax.nn:relu is of jax._src.nn) is fine where its home is trusted too.
+    # Re-exports (jax.nn:relu is defined in jax._src.nn) are fine if their origin is also trusted.
     home = getattr(found, "__module__", None)
     if not _within(home, packages) or getattr(found, "__qualname__", None) != name:
         raise ValueError(_refusal(reference, home))

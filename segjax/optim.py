@@ -1,4 +1,4 @@
-"""Optimizers, schedules and rules for single parameters, as values that a config holds.
+"""Config values for optimizers, learning-rate schedules, and rules for individual parameters.
 
     OptimConfig(
         optimizer=AdamW(b2=0.99),
@@ -8,7 +8,7 @@
         rules=(ParamRule("pos_embed|rel_pos", decay=0.0), LayerDecay(0.75)),
     )
 
-`segjax.train.optim` makes an optax transformation of them.
+`segjax.train.optim` converts them to an Optax transformation.
 """
 
 import dataclasses
@@ -24,20 +24,20 @@ from jaxtyping import Array, Float, Int32
 class SGD:
     """Stochastic gradient descent with momentum, as in `torch.optim.SGD`.
 
-    Weight decay joins the gradient, momentum adds up without dampening, and the learning rate
-    multiplies the sum, so that a change of it acts at once.
+    Weight decay is added to the gradient, momentum has no dampening, and the learning rate is
+    applied after momentum, so that changes of it take effect immediately.
 
     Attributes:
-      momentum: factor of the sum of earlier gradients at each step.
+      momentum: decay factor of the accumulated gradients.
     """
 
     momentum: float = 0.9
 
     def make(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Makes the direction of a step, before the learning rate.
+        """Makes the transformation from gradients to updates, without the learning rate.
 
         Args:
-          decay: adds the decayed parameters to what it is given.
+          decay: transformation that adds weight decay to its input.
         """
         return optax.chain(decay, optax.trace(decay=self.momentum))
 
@@ -47,9 +47,9 @@ class AdamW:
     """Adam with decoupled weight decay, as in `optax.adamw` (arXiv:1711.05101).
 
     Attributes:
-      b1: decay of the mean of gradients.
-      b2: decay of the mean of squared gradients.
-      eps: added to the root of the latter.
+      b1: decay rate of the running mean of gradients.
+      b2: decay rate of the running mean of squared gradients.
+      eps: constant added to the square root of the second moment.
     """
 
     b1: float = 0.9
@@ -57,20 +57,21 @@ class AdamW:
     eps: float = 1e-8
 
     def make(self, decay: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Makes the direction of a step, before the learning rate.
+        """Makes the transformation from gradients to updates, without the learning rate.
 
         Args:
-          decay: adds the decayed parameters to what it is given.
+          decay: transformation that adds weight decay to its input.
         """
         return optax.chain(optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps), decay)
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """A learning rate that falls at milestones, counted from step 0, warm-up included.
+    """Step-wise decay of the learning rate.
 
     Attributes:
-      milestones: steps from which on the learning rate is multiplied by `gamma` once more.
+      milestones: steps, counted from the start of the run, at which the learning rate is
+        multiplied by `gamma`.
       gamma: factor at each milestone.
     """
 
@@ -78,42 +79,43 @@ class Steps:
     gamma: float = 0.1
 
     def factor(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
-        """The factor of the learning rate at a step; the run's length has no part in it."""
+        """Returns the learning-rate factor at a step; `steps` is not used."""
         falls = optax.piecewise_constant_schedule(1.0, dict.fromkeys(self.milestones, self.gamma))
         return jnp.asarray(falls(step), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cosine:
-    """A learning rate that follows half a cosine to zero at the run's last step."""
+    """Cosine decay of the learning rate to zero at the end of the run."""
 
     def factor(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
-        """The factor of the learning rate at a step of a run of `steps`."""
-        # Not optax's: it multiplies by pi before it divides, and differs in the last bit.
+        """Returns the learning-rate factor at a step of a run with `steps` steps."""
+        # Optax's schedule multiplies by pi before it divides, and differs in the last bit.
         return 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.clip(step / steps, 0.0, 1.0)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """A learning rate that stays as it is after warm-up."""
+    """Constant learning rate after warm-up."""
 
     def factor(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
-        """One, at every step."""
+        """Returns 1 for every step."""
         return jnp.float32(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Warmup:
-    """A linear rise of the learning rate at the start of a run.
+    """Linear warm-up of the learning rate at the start of a run.
 
-    It multiplies the schedule, as in Detectron2's WarmupMultiStepLR and WarmupCosineLR and in
-    mmdet's two schedulers. `optax.join_schedules` would shift the schedule by its length.
+    The warm-up is multiplied with the schedule, as in Detectron2's WarmupMultiStepLR and
+    WarmupCosineLR and with mmdet's two schedulers. `optax.join_schedules` would instead shift the
+    schedule by the length of the warm-up.
 
     Attributes:
-      steps: length of the rise; 0 for none.
-      start: factor of the learning rate at step 0.
-      form: "detectron2" (also torchvision, mmdet 2) reaches full height at step `steps`;
-        "mmdet" (mmdet 3: mmengine's LinearLR) one step earlier.
+      steps: length of the warm-up; 0 for none.
+      start: learning-rate factor at step 0.
+      form: "detectron2" (also torchvision, mmdet 2) reaches the full learning rate at step
+        `steps`, "mmdet" (mmdet 3: mmengine's LinearLR) one step earlier.
     """
 
     steps: int = 0
@@ -121,7 +123,7 @@ class Warmup:
     form: Literal["detectron2", "mmdet"] = "detectron2"
 
     def factor(self, step: Int32[Array, ""]) -> Float[Array, ""]:
-        """The factor of the learning rate at a step."""
+        """Returns the learning-rate factor at a step."""
         # mmengine's LinearLR counts total_iters = end - begin - 1.
         length = self.steps - (1 if self.form == "mmdet" else 0)
         part = jnp.clip(step / length, 0.0, 1.0) if length > 0 else jnp.float32(1.0)
@@ -130,13 +132,13 @@ class Warmup:
 
 @dataclasses.dataclass(frozen=True)
 class ParamRule:
-    """Weight decay and learning rate of the parameters whose paths match a pattern.
+    """Weight decay and learning rate of parameters whose paths match a pattern.
 
     Attributes:
-      pattern: regular expression that is searched in "/"-joined paths, such as
-        "backbone/layer1_0/conv1/kernel"; "norm|pos_embed", "^rpn_head/", "/bias$".
-      decay: weight decay of these parameters; None leaves that of their kind.
-      lr: factor of their learning rate.
+      pattern: regular expression to search in "/"-joined paths, such as
+        "backbone/layer1_0/conv1/kernel". Examples: "norm|pos_embed", "^rpn_head/", "/bias$".
+      decay: weight decay of these parameters; None to use the default of their kind.
+      lr: learning-rate factor of these parameters.
     """
 
     pattern: str
@@ -144,7 +146,7 @@ class ParamRule:
     lr: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses patterns that are not regular expressions."""
+        """Rejects patterns that are not regular expressions."""
         try:
             re.compile(self.pattern)
         except re.error as error:
@@ -153,30 +155,30 @@ class ParamRule:
             ) from error
 
     def matches(self, path: str) -> bool:
-        """Tells whether a "/"-joined path contains the pattern."""
+        """Returns True if the pattern occurs in a "/"-joined path."""
         return re.search(self.pattern, path) is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerDecay:
-    """Learning rates that fall from the heads down to the stem, layer by layer.
+    """Layer-wise decay of the learning rate, from the heads down to the stem.
 
-    The factor of layer l of a backbone of L layers is `decay ** (L - l)`. The stem is layer 0 and
-    one of the L; parameters outside the backbone keep their learning rate. As in BEiT
+    For a backbone with L layers, including the stem as layer 0, the factor of layer l is
+    `decay ** (L - l)`. Parameters outside the backbone keep their learning rate. This follows BEiT
     (arXiv:2106.08254) and Detectron2's `get_vit_lr_decay_rate`.
 
     Attributes:
-      decay: ratio of the learning rates of two neighbouring layers.
+      decay: ratio of the learning rates of successive layers.
     """
 
     decay: float = 0.75
 
     def factor(self, layer: int, num_layers: int) -> float:
-        """The factor of the learning rate of a layer.
+        """Returns the learning-rate factor of a layer.
 
         Args:
-          layer: 0 for the stem, then one more for each layer above it.
-          num_layers: number of the backbone's layers, the stem among them.
+          layer: index of the layer, 0 for the stem.
+          num_layers: number of layers of the backbone, including the stem.
 
         Raises:
           ValueError: if there is no such layer.

@@ -1,8 +1,8 @@
-"""All that one part of segjax may ask of another: models, backbones, necks and mask branches.
+"""Interfaces between the parts of segjax: models, backbones, necks and mask branches.
 
-The training loop, the evaluator, the predictor, the command line and the zoo ask a model for what
-stands here and for nothing else. A class needs no base and no registration: it fits if it has the
-members. A linen module brings `init`, `apply` and `clone`.
+The training loop, evaluator, predictor, command line and zoo only use the members of a model that
+are listed here. Classes need no base class or registration; having the members is sufficient.
+Linen modules already have `init`, `apply` and `clone`.
 """
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
@@ -26,16 +26,16 @@ Features = Sequence[Float[Array, "B _ _ C"]]
 
 @dataclasses.dataclass(frozen=True)
 class ClassCounts:
-    """Number of classes that a model tells apart.
+    """Numbers of classes of a model.
 
     Attributes:
-      things: classes of objects, without background; 0 until the data decide, None for a model
-        that finds no objects.
-      pixels: classes of pixels that the model learns; 0 until the data decide, None for a model
-        without a semantic branch. The branch may serve training alone, as in Hybrid Task Cascade:
-        "semantic" in the model's tasks says that it predicts them.
-      thing_label: label among the classes of pixels that stands for every thing, counted from the
-        end if negative; None where all labels are stuff. Only panoptic models have one.
+      things: number of object classes, without background; 0 until set from the data, None for a
+        model that predicts no objects.
+      pixels: number of semantic classes that the model learns; 0 until set from the data, None
+        for a model without a semantic branch. The branch may only be used in training, as in
+        Hybrid Task Cascade. Models that predict semantic maps have "semantic" in their tasks.
+      thing_label: semantic label that represents all things, counted from the end if negative;
+        None if all labels are stuff. Only used by panoptic models.
     """
 
     things: int | None = None
@@ -45,13 +45,13 @@ class ClassCounts:
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """Sizes of input that a model takes.
+    """Input sizes of a model.
 
     Attributes:
-      divisor: both sides of the padded input are multiples of this many pixels.
-      exact: whether results depend on the padding, so that an image is to be padded to the next
-        multiple of `divisor` and no further (torchvision's anchors).
-      init_side: side in pixels of the square image with which variables are drawn.
+      divisor: both sides of the padded input must be multiples of this number of pixels.
+      exact: True if results depend on the padding (torchvision's anchors), so that images must be
+        padded to the next multiple of `divisor` and no further.
+      init_side: side in pixels of the square image used to initialise variables.
     """
 
     divisor: int = 32
@@ -61,30 +61,30 @@ class Padding:
 
 @runtime_checkable
 class Backbone(Protocol):
-    """Linen module from normalised images to feature maps.
+    """Linen module that maps normalised images to feature maps.
 
     Attributes:
-      strides: pixels of the input per cell of each map, finest first: (4, 8, 16, 32).
-      channels: number of channels of each map.
-      size_divisor: both sides of the input must be multiples of this many pixels.
-      preprocess: normalisation that its released weights were trained with; None leaves it to the
-        conventions of the detector.
-      num_layers: number of layers that `layer_of` counts, the first of index 0.
+      strides: stride of each feature map in input pixels, finest first, such as (4, 8, 16, 32).
+      channels: number of channels of each feature map.
+      size_divisor: both sides of the input must be multiples of this number of pixels.
+      preprocess: normalisation that the released weights were trained with; None to use the
+        convention of the detector.
+      num_layers: number of layers for `layer_of`, whose indices start at 0.
     """
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the input per cell of each map, finest first."""
+        """Stride of each feature map in input pixels, finest first."""
         ...
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each map."""
+        """Number of channels of each feature map."""
         ...
 
     @property
     def size_divisor(self) -> int:
-        """Pixels of which both sides of the input must be multiples."""
+        """Number of pixels that both sides of the input must be multiples of."""
         ...
 
     @property
@@ -94,37 +94,37 @@ class Backbone(Protocol):
 
     @property
     def num_layers(self) -> int:
-        """Layers that `layer_of` counts."""
+        """Number of layers for `layer_of`."""
         ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Draws variables, as linen modules do."""
+        """Initialises variables, as in Linen modules."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a method with variables, as linen modules do."""
+        """Calls a method with variables, as in Linen modules."""
         ...
 
     def __call__(self, x: Any, train: bool = False) -> tuple[Any, ...]:
-        """Normalised images [B, H, W, 3] -> maps [B, H / stride, W / stride, channels]."""
+        """Maps normalised images [B, H, W, 3] to features [B, H / stride, W / stride, channels]."""
         ...
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Names of the children that are not trained."""
+        """Returns the names of submodules that are not trained."""
         ...
 
     def layer_of(self, path: str) -> int:
-        """Layer of a parameter, from 0 for the stem, for layer-wise learning rates.
+        """Returns the layer of a parameter, 0 for the stem, for layer-wise learning rates.
 
         Args:
-          path: "/"-joined names below the backbone.
+          path: "/"-joined path of the parameter inside the backbone.
         """
         ...
 
 
 @runtime_checkable
 class Neck(Protocol):
-    """Linen module from a backbone's maps to a pyramid of one width.
+    """Linen module that maps backbone features to a pyramid of constant width.
 
     Attributes:
       features: number of channels of every level.
@@ -132,43 +132,43 @@ class Neck(Protocol):
 
     @property
     def features(self) -> int:
-        """Channels of every level."""
+        """Number of channels of every level."""
         ...
 
     def strides(self, backbone_strides: tuple[int, ...]) -> tuple[int, ...]:
-        """Pixels of the input per cell of each level, finest first."""
+        """Returns the stride of each level in input pixels, finest first."""
         ...
 
     def __call__(self, stages: Any, train: bool = False) -> tuple[Any, ...]:
-        """Maps of the backbone -> levels [B, H / stride, W / stride, features]."""
+        """Maps backbone features to levels [B, H / stride, W / stride, features]."""
         ...
 
 
 @runtime_checkable
 class SemanticHead(Protocol):
-    """Linen module from a pyramid to the class of every cell.
+    """Linen module that maps a feature pyramid to semantic logits.
 
     Attributes:
-      num_classes: K, classes of pixels; 0 until the data decide.
+      num_classes: number of semantic classes K; 0 until set from the data.
     """
 
     @property
     def num_classes(self) -> int:
-        """K, without background."""
+        """Number of semantic classes K."""
         ...
 
     def clone(self: _S, **changes: Any) -> _S:
-        """The same head with other fields, as linen modules have it."""
+        """Returns a copy with some fields replaced, as in Linen modules."""
         ...
 
     def __call__(self, levels: Any, train: bool = False) -> Any:
-        """Levels of the pyramid -> logits [B, h, w, K], float32."""
+        """Maps the levels of the pyramid to float32 logits [B, h, w, K]."""
         ...
 
 
 @runtime_checkable
 class BoxLoss(Protocol):
-    """Regression loss of boxes, a frozen value."""
+    """Box regression loss; a frozen value."""
 
     def __call__(
         self,
@@ -179,73 +179,73 @@ class BoxLoss(Protocol):
         positive: Any,
         count: Any,
     ) -> LossTerm:
-        """Sum over the positive rows, to be divided by `count`.
+        """Returns the sum over positive rows, with `count` as its normaliser.
 
         Args:
-          deltas: predicted, as `coder` decodes them.
-          regions: boxes that the deltas start from, in pixels.
-          gt_boxes: boxes that they should arrive at.
+          deltas: predicted deltas, as encoded by `coder`.
+          regions: boxes in pixels that the deltas are relative to.
+          gt_boxes: ground-truth boxes in pixels.
           coder: `segjax.ops.boxes.DeltaCoder` of the deltas.
-          positive: bool [*n], rows that show an object.
-          count: float [], the normaliser.
+          positive: bool [*n], True for rows matched to an object.
+          count: float [], normaliser of the loss.
         """
         ...
 
 
 @runtime_checkable
 class MaskBranch(Protocol):
-    """Linen module of a detector's masks: pooler, head, targets and loss.
+    """Linen module for the masks of a detector: pooler, head, targets and loss.
 
     Attributes:
-      num_classes: K, without background.
+      num_classes: number of classes K, without background.
     """
 
     @property
     def num_classes(self) -> int:
-        """K, without background."""
+        """Number of classes K, without background."""
         ...
 
     def with_classes(self: _S, num_classes: int) -> _S:
-        """The same branch for another number of classes."""
+        """Returns the same branch for another number of classes."""
         ...
 
     def losses(
         self, features: Features, samples: RoISamples, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """Loss terms and counts of the regions that the box branch was trained on.
+        """Computes loss terms and counts from the regions that the box branch is trained on.
 
         Args:
-          features: the pyramid.
-          samples: regions, positives first.
-          batch: ground truth.
+          features: levels of the feature pyramid.
+          samples: sampled regions, positives first.
+          batch: batch with the ground truth.
           keys: random key of each image.
 
         Returns:
-          Terms by name, "loss_mask" as a rule, and counts; "mask_rois_dropped" counts positive
-          regions that the branch left out.
+          Loss terms by name, usually "loss_mask", and counts. "mask_rois_dropped" is the number of
+          positive regions that the branch skipped.
         """
         ...
 
     def predict(self, features: Features, found: Detections) -> Detections:
-        """Adds masks to detections; it may change their scores."""
+        """Adds masks to detections; may also change their scores."""
         ...
 
 
 @runtime_checkable
 class Model(Protocol):
-    """Linen module that trains and predicts.
+    """Linen module that can be trained and used for prediction.
 
     Attributes:
-      tasks: what it predicts.
-      classes: how many classes it knows.
-      padding: sizes of input that it takes.
-      preprocess: how it normalises images; None if that is not a `Preprocess`.
-      backbone: part that weights of a classifier fit; None for a model without one.
+      tasks: kinds of output that the model predicts.
+      classes: numbers of classes.
+      padding: supported input sizes.
+      preprocess: normalisation of images; None if it is not a `Preprocess`.
+      backbone: submodule that the weights of a classifier can be loaded into, or None.
     """
 
     @property
     def tasks(self) -> frozenset[Task]:
-        """Tasks that it predicts."""
+        """Kinds of output that the model predicts."""
         ...
 
     @property
@@ -255,7 +255,7 @@ class Model(Protocol):
 
     @property
     def padding(self) -> Padding:
-        """Sizes of input that it takes."""
+        """Supported input sizes."""
         ...
 
     @property
@@ -265,43 +265,43 @@ class Model(Protocol):
 
     @property
     def backbone(self) -> Backbone | None:
-        """Part that weights of a classifier fit."""
+        """Submodule that the weights of a classifier can be loaded into."""
         ...
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Draws variables, as linen modules do."""
+        """Initialises variables, as in Linen modules."""
         ...
 
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls a method with variables, as linen modules do."""
+        """Calls a method with variables, as in Linen modules."""
         ...
 
     def with_classes(self: _S, things: int | None = None, pixels: int | None = None) -> _S:
-        """The same model for other numbers of classes; None leaves a number as it is.
+        """Returns the same model with other numbers of classes; None keeps a number.
 
         Raises:
-          ValueError: for a number that the model has no use for.
+          ValueError: for a number that does not apply to the model.
         """
         ...
 
     def frozen_paths(self) -> tuple[str, ...]:
-        """Prefixes, with "/", of parameters that are not trained."""
+        """Returns "/"-joined prefixes of the parameters that are not trained."""
         ...
 
     def losses(self, batch: Batch, keys: Key[Array, " B"]) -> tuple[Terms, Counts]:
-        """Loss terms of a batch, with one random key for each image, and counts."""
+        """Computes loss terms and counts of a batch, with one random key per image."""
         ...
 
     def predict(
         self, images: UInt8[Array, "B H W 3"], image_sizes: Int32[Array, "B 2"]
     ) -> Detections:
-        """Detections of a batch in pixels of the padded input; `image_sizes` are inside it."""
+        """Predicts detections in pixels of the padded input; `image_sizes` exclude the padding."""
         ...
 
 
 @runtime_checkable
 class PyramidDetector(Model, Protocol):
-    """Model whose features are a pyramid that other branches can share."""
+    """Model with a feature pyramid that other branches can share."""
 
     def features(
         self,
@@ -309,17 +309,17 @@ class PyramidDetector(Model, Protocol):
         image_sizes: Int32[Array, "B 2"],
         train: bool = False,
     ) -> tuple[Float[Array, "B _ _ C"], ...]:
-        """Levels of the pyramid, finest first."""
+        """Computes the levels of the pyramid, finest first."""
         ...
 
     def detect(self, features: Features, image_sizes: Int32[Array, "B 2"]) -> Detections:
-        """Detections from the pyramid, as in `predict`."""
+        """Predicts detections from the pyramid, as in `predict`."""
         ...
 
     def detection_losses(
         self, features: Features, batch: Batch, keys: Key[Array, " B"]
     ) -> tuple[Terms, Counts]:
-        """Loss terms and counts from the pyramid, as in `losses`."""
+        """Computes loss terms and counts from the pyramid, as in `losses`."""
         ...
 
 
@@ -328,24 +328,24 @@ class PanopticModel(Model, Protocol):
     """Model with "panoptic" in its tasks."""
 
     def with_score_threshold(self: _S, threshold: float) -> _S:
-        """The same model, merging instances of this score or more."""
+        """Returns the same model with another minimum score for the merge."""
         ...
 
     def to_panoptic(self, found: Detections, semantic: Int32[Array, "H W"]) -> PanopticSegments:
-        """Merges what was found in one image; may be called without variables.
+        """Merges the detections and semantic map of one image. Does not need variables.
 
         Args:
-          found: detections of one image, boxes and masks in pixels of the map.
-          semantic: label of every pixel; -1 beyond the image.
+          found: detections of one image, with boxes and masks in pixels of the map.
+          semantic: label of every pixel; -1 outside the image.
         """
         ...
 
 
 def as_model(module: Any) -> Model:
-    """The module, if it is a `Model`.
+    """Returns the module, after checking that it is a `Model`.
 
     Raises:
-      ValueError: naming the members that it lacks.
+      ValueError: if it is not; the message lists the missing members.
     """
     wanted = Model
     if isinstance(module, Model):
@@ -370,11 +370,11 @@ def _members(protocol: type) -> set[str]:
 
 
 def layer_of(model: Model, path: str) -> int | None:
-    """Layer of a parameter in the model's backbone; None for parameters elsewhere.
+    """Returns the layer of a parameter in the model's backbone; None for other parameters.
 
     Args:
-      model: with a backbone.
-      path: "/"-joined names of the parameter, such as "backbone/layer1_0/conv1/kernel".
+      model: model with or without a backbone.
+      path: "/"-joined path of the parameter, such as "backbone/layer1_0/conv1/kernel".
     """
     *_, inner = path.rpartition("backbone/")
     if model.backbone is None or inner == path:

@@ -1,4 +1,4 @@
-"""Ready-made configs by name; imports neither JAX nor the configs."""
+"""Finds recipes (ready-made configs) by name, without importing JAX or the configs."""
 
 import ast
 import fnmatch
@@ -10,17 +10,17 @@ _FOLDERS = (_HOME / "configs", _HOME.parent / "configs")
 
 
 def find_config(name: str) -> Path:
-    """The file of a config: a path, or the name of a recipe such as "htc_r50_fpn_1x_coco".
+    """Returns the file of a config from a path, or a recipe name such as "htc_r50_fpn_1x_coco".
 
-    A folder `configs/` below the working directory comes before the recipes of segjax.
+    A folder `configs/` in the working directory takes precedence over segjax's recipes.
 
     Raises:
-      FileNotFoundError: if there is none; it names recipes that come near.
+      FileNotFoundError: if there is no such config; the message lists similar recipes.
     """
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    # A path with a folder or a suffix means that very file, and no other of its name.
+    # Names with a folder or a suffix are paths, and are not searched for among the recipes.
     if path.name == name and not path.suffix:
         for folder in (Path("configs"), *_FOLDERS):
             if (folder / f"{name}.py").is_file():
@@ -38,7 +38,7 @@ def recipes(pattern: str = "*") -> dict[str, Path]:
     """Lists the recipes of segjax by name.
 
     Args:
-      pattern: part of the names, or a pattern such as "htc*".
+      pattern: part of a name, or a glob pattern such as "htc*".
     """
     wanted = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
     found = next((folder for folder in _FOLDERS if folder.is_dir()), None)
@@ -47,6 +47,6 @@ def recipes(pattern: str = "*") -> dict[str, Path]:
 
 
 def summary(path: Path) -> str:
-    """Returns the first sentence of a recipe's docstring."""
+    """Returns the first paragraph of a recipe's docstring, on one line."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split())

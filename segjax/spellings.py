@@ -1,8 +1,8 @@
-"""Flags as other libraries spell them: understood, or answered by name."""
+"""Translates flags of other libraries, or explains the segjax equivalent."""
 
 from collections.abc import Sequence
 
-# Spelling to ours; the value is passed on.
+# Flags with a direct equivalent, which takes the same value.
 _SAME = {
     "--batch-size": "--data.batch-size",
     "--batch": "--data.batch-size",
@@ -33,7 +33,7 @@ _SAME = {
     "--gpus": "--num-devices",
     "--num-gpus": "--num-devices",
 }
-# Spelling to what to do instead.
+# Flags without a direct equivalent, with advice on what to do instead.
 _ANSWERS = {
     "--resume": "the same command with the same --workdir goes on by itself",
     "--resume-from": "the same command with the same --workdir goes on by itself",
@@ -57,16 +57,16 @@ _SIZES = ("--imgsz", "--img-size", "--image-size", "--img", "--resolution")
 
 
 def understood(flags: Sequence[str]) -> list[str]:
-    """Replaces other libraries' spellings by the fields of a config.
+    """Replaces flags of other libraries by config fields.
 
     Args:
-      flags: as given, "--name=value" or "--name", "value"; `_` and `-` are the same.
+      flags: flags as "--name=value" or "--name", "value"; `_` and `-` are equivalent.
 
     Returns:
-      Flags of segjax. Those that are neither known here stay as they are.
+      Flags of segjax. Unknown flags are left unchanged.
 
     Raises:
-      ValueError: for flags whose purpose is served in another way; it says how.
+      ValueError: for flags without a direct equivalent; the message says what to do instead.
     """
     made: list[str] = []
     for flag in flags:
@@ -84,10 +84,10 @@ def understood(flags: Sequence[str]) -> list[str]:
 
 
 def split_flag(flags: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """Takes the last value of a flag out of others.
+    """Extracts a flag; the last value counts.
 
     Returns:
-      The value, None if the flag is not there, and the other flags.
+      The value, or None if the flag is not present; and the other flags.
 
     Raises:
       ValueError: if the flag has no value.

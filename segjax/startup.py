@@ -1,4 +1,4 @@
-"""Before JAX starts: the device of a command, and the cache of compiled programs."""
+"""Sets up JAX for a command: the device, and the cache of compiled programs."""
 
 import dataclasses
 import difflib
@@ -13,11 +13,11 @@ PROGRAMS = Path("~/.cache/segjax/programs")
 
 
 def choose_device(name: str) -> None:
-    """Makes JAX use one kind of device; must be called before JAX is imported.
+    """Selects the kind of device that JAX uses. Must be called before JAX is imported.
 
     Args:
-      name: "cpu", "cuda" (or "gpu"), "tpu"; or numbers of CUDA devices, "0" or "0,1", with or
-        without "cuda:" before them.
+      name: "cpu", "cuda" (or "gpu"), or "tpu"; or indices of CUDA devices, such as "0" or "0,1",
+        optionally prefixed with "cuda:".
 
     Raises:
       ValueError: for anything else.
@@ -70,10 +70,9 @@ def check_places(
 
 
 def keep_programs() -> None:
-    """Keeps compiled programs in the user's cache, unless JAX was given a folder or told not to.
+    """Enables JAX's persistent compilation cache in the user's cache folder.
 
-    `JAX_COMPILATION_CACHE_DIR` names another folder; the variable SEGJAX_PROGRAM_CACHE=off keeps
-    none.
+    `JAX_COMPILATION_CACHE_DIR` selects another folder; `SEGJAX_PROGRAM_CACHE=off` disables this.
     """
     if os.environ.get("SEGJAX_PROGRAM_CACHE", "").lower() in ("off", "0", "no"):
         return
@@ -85,7 +84,7 @@ def keep_programs() -> None:
 
 
 def explained(error: BaseException) -> str | None:
-    """Says in a sentence what to do about an error of XLA; None for errors that are not known."""
+    """Returns advice on an XLA error in one sentence; None for unknown errors."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
         return (

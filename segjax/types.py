@@ -1,10 +1,9 @@
-"""The structures that pass between the parts, as frozen dataclasses of arrays.
+"""Data structures shared by all parts of segjax, as frozen dataclasses of arrays.
 
-Axis letters, here and everywhere: B image, A anchor, R region (proposal),
-G ground truth, K class, L level, H W C, M mask side, D detection.
-Boxes are `(x0, y0, x1, y1)` in absolute pixels of the padded input, float32,
-half-open. `*B` stands for any leading axes: one image has none. Every array has
-a fixed shape; `valid` says which rows are real.
+Axis letters, here and elsewhere: B image, A anchor, R region (proposal), G ground truth, K class,
+L level, H W C, M mask side, D detection. Boxes are `(x0, y0, x1, y1)` in absolute pixels of the
+padded input, float32, half-open. `*B` represents any leading axes; a single image has none. All
+arrays have fixed shapes, and `valid` marks the rows that are real.
 """
 
 import dataclasses
@@ -19,18 +18,18 @@ _S = TypeVar("_S")
 
 
 def static_field(**field: Any) -> Any:
-    """A field of a `struct` that is hashable and fixed when a program is compiled.
+    """Declares a static field of a `struct`: hashable, and a constant in compiled programs.
 
     Args:
-      field: for `dataclasses.field`, such as a default.
+      **field: arguments of `dataclasses.field`, such as a default.
     """
     return dataclasses.field(metadata={"static": True}, **field)
 
 
-# What a network computes in; its parameters are float32 always.
+# Compute dtype of a network. Parameters are always float32.
 Dtype = Literal["float32", "bfloat16"]
 
-# Semantic label of pixels that count for nothing.
+# Semantic label of pixels to ignore.
 IGNORE = 255
 
 
@@ -38,10 +37,9 @@ IGNORE = 255
 def struct(cls: type[_T]) -> type[_T]:
     """Makes `cls` a frozen dataclass and a pytree.
 
-    Fields made by `static_field()` are not arrays: they are compared when programs are compiled.
-    Unflattening bypasses `__init__`: JAX also unflattens with placeholders
-    (axis numbers, shardings, `object()`), which run-time shape checks on
-    `__init__` would refuse.
+    Fields declared with `static_field()` are not leaves of the pytree. Programs are compiled for
+    their values. Unflattening bypasses `__init__`, because JAX also unflattens with placeholders
+    (axis numbers, shardings, `object()`), which run-time shape checks on `__init__` would reject.
     """
     data_cls: Any = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(data_cls)
@@ -64,21 +62,20 @@ def struct(cls: type[_T]) -> type[_T]:
 
 @struct
 class Batch:
-    """One training or evaluation batch, as it arrives on the device.
+    """A training or evaluation batch on the device.
 
     Attributes:
-      images: uint8 RGB, padded at the right and the bottom.
-      image_sizes: (height, width) of the picture inside the padding.
+      images: uint8 RGB images, padded at the right and the bottom.
+      image_sizes: (height, width) of each image without padding.
       gt_boxes: ground-truth boxes; padding rows are zero.
-      gt_classes: class indices 0..K-1, without background.
-      gt_valid: True where the row is an object.
-      gt_is_crowd: True where the row is a crowd region (never a target).
-      gt_masks: 0/1 rasters of the objects, each covering its frame.
-      gt_mask_frames: the box `(x0, y0, x1, y1)` in padded-input pixels that
-        each raster covers: the object's box, or the whole image for exact
-        parity with the peers.
-      gt_semantic: class of every pixel, 255 where it counts for nothing (also
-        in the padding), or None where the data give no semantic labels.
+      gt_classes: ground-truth class indices 0..K-1, without background.
+      gt_valid: True for rows that are objects, False for padding.
+      gt_is_crowd: True for crowd regions, which are never targets.
+      gt_masks: ground-truth masks, as 0/1 rasters over their frames.
+      gt_mask_frames: box `(x0, y0, x1, y1)` that each raster covers, in pixels of the padded
+        input: the object's bounding box, or the whole image for exact parity with peers.
+      gt_semantic: class of every pixel, 255 for pixels to ignore (including padding); None if the
+        data have no semantic labels.
     """
 
     images: UInt8[Array, "B H W 3"]
@@ -94,13 +91,13 @@ class Batch:
 
 @struct
 class Proposals:
-    """Regions proposed by the RPN, best first, or refined by a stage of a cascade, in any order.
+    """Proposals of the RPN, best first, or of a cascade stage, in any order.
 
     Attributes:
-      boxes: regions in padded-input pixels.
-      scores: objectness, logits or probabilities as `RPN.ranked_by` says; 0 after a
-        cascade's stage.
-      valid: False for rows that only fill the fixed shape.
+      boxes: proposal boxes in pixels of the padded input.
+      scores: objectness as logits or probabilities, depending on `RPN.ranked_by`; 0 after a
+        cascade stage.
+      valid: True for real proposals, False for padding rows.
     """
 
     boxes: Float32[Array, "*B R 4"]
@@ -110,16 +107,16 @@ class Proposals:
 
 @struct
 class RoISamples:
-    """Regions drawn for training; all positives stand before the negatives.
+    """Regions sampled for training, with positives before negatives.
 
     Attributes:
-      boxes: the regions, without gradient.
-      valid: False for rows that only fill the fixed shape.
-      positive: True where the region shows an object.
-      classes: its class 0..K-1, or K for background.
-      gt_index: row of the ground truth it is matched to.
-      is_gt: True for rows that are ground-truth boxes themselves.
-      max_positives: rows that can be positive: the first ones of each image.
+      boxes: boxes of the regions, without gradients.
+      valid: True for real regions, False for padding rows.
+      positive: True for regions matched to an object.
+      classes: class of each region, 0..K-1, or K for background.
+      gt_index: row of the matched ground truth.
+      is_gt: True for regions that are ground-truth boxes themselves.
+      max_positives: upper bound on positives per image, which come first.
     """
 
     boxes: Float32[Array, "*B R 4"]
@@ -133,28 +130,28 @@ class RoISamples:
 
 @runtime_checkable
 class Masks(Protocol):
-    """Soft masks as a model predicts them, a struct of arrays that all have a row a mask.
+    """Soft masks predicted by a model: a struct of arrays with one row per mask.
 
-    `segjax.ops.soft_masks` has `BoxMasks` and `CanvasMasks`. Whoever pastes, encodes or merges
-    masks asks for these methods and knows no model.
+    `BoxMasks` and `CanvasMasks` in `segjax.ops.soft_masks` implement this protocol. Code that
+    pastes, encodes or merges masks only uses these methods and does not depend on the model.
     """
 
     def to_original(
         self: _S, image_sizes: Int32[Array, "B 2"], original_sizes: Int32[Array, "B 2"]
     ) -> _S:
-        """Masks of a batch, from pixels of the padded input to those of the original images."""
+        """Converts masks of a batch from pixels of the padded input to original pixels."""
         ...
 
     def paste(
         self, height: int, width: int, origin: Int32[Array, "N 2"] | None = None
     ) -> Bool[Array, "N height width"]:
-        """Binary masks of N rows in windows of the image, (x, y) of whose first pixel is given."""
+        """Returns binary masks of the whole image, or of windows that start at `origin` (x, y)."""
         ...
 
     def regions(
         self, row: int, index: np.ndarray, image_size: tuple[int, int]
     ) -> Int32[np.ndarray, "n 4"]:
-        """Whole pixels (x0, y0, x1, y1) outside of which masks `index` of image `row` are empty."""
+        """Returns integer boxes (x0, y0, x1, y1) that contain the masks `index` of image `row`."""
         ...
 
 
@@ -163,13 +160,13 @@ class Detections:
     """Final detections, best first.
 
     Attributes:
-      boxes: in padded-input pixels; None for models that predict masks without boxes.
+      boxes: bounding boxes in pixels of the padded input; None for models that only predict masks.
       scores: class probabilities in 0..1; 0 in padding rows.
       classes: class indices 0..K-1.
-      valid: False for rows that only fill the fixed shape.
-      masks: soft masks, [B, D] of them; None for models without masks.
-      semantic_logits: logits of the class of every cell of the padded input; None for models
-        without a semantic branch.
+      valid: True for real detections, False for padding rows.
+      masks: soft masks, [B, D]; None for models without masks.
+      semantic_logits: semantic logits over the padded input, at reduced resolution; None for
+        models without a semantic branch.
     """
 
     boxes: Float32[Array, "*B D 4"] | None
@@ -182,20 +179,20 @@ class Detections:
 
 @struct
 class LossTerm:
-    """A loss as a sum and what to divide it by, so that shards can be added first.
+    """A loss as a sum and a normaliser, so that both can be summed over shards first.
 
     Attributes:
-      sum: weighted sum over this shard's terms.
-      count: this shard's part of the normaliser.
+      sum: weighted sum over this shard.
+      count: this shard's share of the normaliser.
     """
 
     sum: Float[Array, ""]
     count: Float[Array, ""]
 
     def mean(self) -> Float[Array, ""]:
-        """`sum / max(count, 1)`: zero where there is nothing to average."""
+        """Returns `sum / max(count, 1)`, which is zero if there is nothing to average."""
         return self.sum / jax.numpy.maximum(self.count, 1.0)
 
     def scaled(self, weight: float) -> "LossTerm":
-        """The loss times a weight."""
+        """Returns the loss multiplied by a weight."""
         return LossTerm(self.sum * weight, self.count)
