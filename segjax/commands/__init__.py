@@ -1,1 +1,1 @@
-"""Commands of `segjax`, a file for each kind; `segjax.cli` puts them together."""
+"""Commands of `segjax`, grouped by file; `segjax.cli` combines them."""

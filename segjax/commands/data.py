@@ -1,4 +1,4 @@
-"""Commands on data: `segjax check-data` and `segjax convert-data`."""
+"""The commands on datasets, `segjax check-data` and `segjax convert-data`."""
 
 import argparse
 import dataclasses
@@ -166,7 +166,7 @@ def _convert(known: argparse.Namespace, _: list[str]) -> int:
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """Reads a flag of names: a file with one a line, or the names themselves with commas."""
+    """Parses a flag with class names: comma-separated, or a file with one name per line."""
     from segjax.data.labels.folder import read_label_names
 
     if Path(text).expanduser().is_file():
@@ -175,7 +175,7 @@ def class_names(text: str) -> tuple[str, ...]:
 
 
 def positive(text: str) -> int:
-    """Reads a flag that must be at least 1."""
+    """Parses a flag with an integer of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")

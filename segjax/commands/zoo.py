@@ -1,4 +1,4 @@
-"""Commands on recipes and released weights: `segjax configs`, `models` and `convert`."""
+"""The commands on recipes and published weights, `segjax configs`, `models` and `convert`."""
 
 import argparse
 from typing import Any
