@@ -1,1 +1,1 @@
-"""Prediction on pictures of any size, and on files of them."""
+"""Prediction on images of any size, and on image and video files."""

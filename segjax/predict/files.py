@@ -1,4 +1,4 @@
-"""Prediction on picture files: a drawing of each, results and maps in COCO's formats."""
+"""Predicts image files, and writes drawings as well as results and maps in COCO formats."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 
@@ -28,13 +28,13 @@ class FilesReport:
     """Report of `predict_files`.
 
     Attributes:
-      counts: number of objects drawn, by class and picture.
-      overlays: drawing written for each picture.
-      failed: reason for each picture, or argument, that could not be read.
-      skipped: counts of files in folders that were left out, by the reason.
-      results_json: the COCO results file; None for a model that knows no objects, or if no
-        picture could be read.
-      maps: further files and folders written, for maps and for `save`.
+      counts: number of objects drawn, by image and class.
+      overlays: path of the drawing of each image.
+      failed: reasons for images and arguments that could not be read.
+      skipped: number of skipped files in folders, by reason.
+      results_json: path of the COCO results file; None for a model that predicts no objects, or if
+        no image could be read.
+      maps: paths of other files and folders written, for maps and `save`.
     """
 
     counts: dict[str, dict[str, int]]
@@ -45,7 +45,7 @@ class FilesReport:
     maps: tuple[Path, ...] = ()
 
     def text(self) -> str:
-        """A line of totals, one for each kind of file left out, and one for each failure."""
+        """Formats the totals, followed by one line per reason for skipping and per failure."""
         total: collections.Counter[str] = collections.Counter()
         for counts in self.counts.values():
             total.update(counts)
@@ -64,7 +64,7 @@ class FilesReport:
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """Writes "2 person, 1 dog", the most frequent first."""
+    """Formats counts as "2 person, 1 dog", most frequent first."""
     order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count} {name}" for name, count in order)
 
@@ -83,39 +83,39 @@ def predict_files(
     save: Sequence[str] = (),
     progress: bool = False,
 ) -> FilesReport:
-    """Predicts pictures: a drawing each, a COCO results json for all, and their maps.
+    """Predicts images; writes a drawing of each, COCO results of all, and maps.
 
-    A picture that cannot be read is named in the report and does not stop the others. If none
-    can be read, results of an earlier run stay as they were.
+    Images that cannot be read are listed in the report and do not stop the others. If no image can
+    be read, the results of an earlier run are kept.
 
     Args:
-      predictor: the model to use.
-      paths: files, folders, patterns, URLs, videos or "camera:0", as
-        `segjax.predict.sources.find_sources` takes them.
-      out: folder for `NAME_KIND.{png,jpg}`, KIND as `draw` has it, small pictures enlarged, and
-        `detections.json`. The json has every detection, in original pixels, with its `file_name`;
-        `image_id` is the file's number where all names are different numbers (as in COCO), else
-        its place from 1. Panoptic models write `panoptic.json` and `panoptic/NAME.png` in COCO's
-        format, semantic ones `semantic/NAME.png` of labels and `semantic.txt` of their names.
-        Videos give `NAME_KIND.mp4`, and their frames the names `NAME#1`, `NAME#2`, ...
-      score_threshold: lowest score of objects that are drawn; None means 0.5. For a panoptic
-        model also of objects that become segments; None leaves that to its `merge`.
-      max_detections: largest number per picture, the best ones.
-      classes: names of the classes to keep; () keeps all.
-      draw: "instances", "semantic" or "panoptic"; None takes panoptic before instances before
-        semantic, as far as the model gives them.
-      recursive: True to look into sub-folders of folders.
-      stride: every how many frames of a video are predicted.
-      save: names of `segjax.results.save.WRITERS`, such as "csv" or "yolo": further files of the
-        objects that are drawn.
+      predictor: model to predict with.
+      paths: files, folders, patterns, URLs, videos or "camera:0", as for
+        `segjax.predict.sources.find_sources`.
+      out: output folder. Drawings are written as `NAME_KIND.{png,jpg}`, with KIND from `draw`, and
+        small images are enlarged. `detections.json` contains all detections, in original pixels,
+        with their `file_name`. The `image_id` is the number in the file name if all names are
+        different numbers (as in COCO), or else the position, starting at 1. Panoptic models write
+        `panoptic.json` and `panoptic/NAME.png` in COCO's format. Semantic models write labels to
+        `semantic/NAME.png` and class names to `semantic.txt`. Videos are written as
+        `NAME_KIND.mp4`, and their frames are named `NAME#1`, `NAME#2`, ...
+      score_threshold: minimum score of drawn objects; None for 0.5. For a panoptic model, also the
+        minimum score of objects in the panoptic map; None to use its `merge`.
+      max_detections: maximum number of objects per image, best first; None for no limit.
+      classes: names of the classes to keep; () to keep all.
+      draw: "instances", "semantic" or "panoptic"; None to select the first of panoptic, instances
+        and semantic that the model predicts.
+      recursive: include sub-folders of folders.
+      stride: predict every `stride`-th frame of a video.
+      save: additional formats to save the drawn objects in, such as "csv" or "yolo"; names in
+        `segjax.results.save.WRITERS`.
       progress: show a progress bar.
 
     Returns:
-      A report of what was written, and what could not be read; a command should fail if `failed`
-      is not empty.
+      A report of written files and failures. Commands should fail if `failed` is not empty.
 
     Raises:
-      ValueError: for classes that the model does not know, or a drawing that it cannot give.
+      ValueError: for unknown classes, or a kind of drawing that the model does not support.
     """
     draw = _drawing(predictor, draw)
     model = predictor.model
@@ -180,7 +180,7 @@ def _drawing(predictor: Predictor, wanted: Drawing | None) -> Drawing:
 
 
 def _shown(found: Result, draw: Drawing, score_threshold: float) -> Result:
-    """The part of a result that is drawn."""
+    """Returns the part of a result that is drawn."""
     if draw == "semantic":
         return Result(found.image_size, semantic=found.semantic)
     if draw == "instances":
@@ -190,7 +190,7 @@ def _shown(found: Result, draw: Drawing, score_threshold: float) -> Result:
 
 
 def _counts(shown: Result) -> dict[str, int]:
-    """Objects that are drawn, by their class."""
+    """Counts the drawn objects, by class."""
     counts: collections.Counter[str] = collections.Counter()
     if shown.panoptic is not None:
         counts.update(s.category.name for s in shown.panoptic.segments if s.category.is_thing)
@@ -200,10 +200,10 @@ def _counts(shown: Result) -> dict[str, int]:
 
 
 def _wanted(predictor: Predictor, classes: Sequence[str], draw: Drawing) -> list[int] | None:
-    """Indices of the classes to keep; None for all.
+    """Returns the indices of the classes to keep; None for all.
 
     Raises:
-      ValueError: for a name that the model does not know, or a drawing that is not of objects.
+      ValueError: for a name that the model does not have, or a drawing other than "instances".
     """
     if not classes:
         return None
@@ -220,7 +220,7 @@ def _wanted(predictor: Predictor, classes: Sequence[str], draw: Drawing) -> list
 
 
 def _only(found: Result, wanted: list[int] | None) -> Result:
-    """The objects of some classes."""
+    """Keeps only the objects of some classes."""
     if wanted is None or found.instances is None:
         return found
     keep = np.isin(found.instances.classes, wanted)

@@ -1,4 +1,4 @@
-"""Pictures read one after the other, frames of videos among them, and drawings written."""
+"""Reads images and video frames one by one, and writes drawings."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ from segjax.predict.sources import Source
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """One picture to predict on.
+    """One image or video frame to predict.
 
     Attributes:
-      source: file, address or video that it is from.
-      name: name in results: the source's, with "#" and a number for frames of videos.
-      image: RGB.
-      number: number of the frame in its video, from 1; 0 for pictures.
-      rate: drawn frames a second of the video; 0 for pictures.
+      source: file, URL or video that the frame is from.
+      name: name in results: that of the source, followed by "#" and a number for video frames.
+      image: RGB pixels.
+      number: number of the frame in its video, from 1; 0 for images.
+      rate: frame rate of the drawn video, per second; 0 for images.
     """
 
     source: Source
@@ -34,16 +34,16 @@ class Frame:
 def read_all(
     sources: Sequence[Source], failed: dict[str, str], stride: int = 1
 ) -> Iterator[tuple[int, Frame]]:
-    """Yields pictures with their image ids.
+    """Reads images and video frames, with their image ids.
 
     Args:
-      sources: pictures and videos.
-      failed: gets the reason for each that cannot be read.
-      stride: every how many frames of a video are read.
+      sources: images and videos to read.
+      failed: updated with the reason for each source that cannot be read.
+      stride: read every `stride`-th frame of a video.
 
     Yields:
-      The image id: the file's number where all names are different numbers, as in COCO, else the
-      place among all pictures and frames from 1; and the picture.
+      The image id, and the image or frame. The id is the number in the file name if all names are
+      different numbers, as in COCO, or else the position among all images and frames, from 1.
     """
     numbers = _file_numbers(sources)
     count = 0
@@ -54,7 +54,7 @@ def read_all(
                 yield (numbers[place] if numbers else count), frame
         except (OSError, ValueError) as error:
             failed[source.place] = str(error)
-            count += 0 if source.is_video else 1  # the ids of the others stay
+            count += 0 if source.is_video else 1  # a failure does not change the ids of others
 
 
 def _file_numbers(sources: Sequence[Source]) -> list[int]:
@@ -93,11 +93,11 @@ def _frames(source: Source, stride: int) -> Iterator[Frame]:
 
 
 class Drawings:
-    """Writes drawings: a file for each picture, and one video for the frames of a video.
+    """Writes drawings: one file per image, and one video per video.
 
     Args:
-      folder: folder of the files.
-      kind: word that their names end in.
+      folder: output folder.
+      kind: kind of drawing, which is appended to the file names.
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
@@ -107,14 +107,14 @@ class Drawings:
         self._of: tuple[str, Path, str] | None = None  # source, file and name of the open video
 
     def write(self, frame: Frame, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Path, str]:
-        """Writes the drawing of a picture or frame.
+        """Writes the drawing of an image or frame.
 
         Args:
-          frame: picture that was drawn on.
+          frame: image or frame that was drawn on.
           image: drawing, RGB.
 
         Returns:
-          The file, and a name without ending that no other picture has.
+          The path of the file, and a unique name of the image without suffix.
         """
         if not frame.number:
             from PIL import Image
@@ -131,7 +131,7 @@ class Drawings:
         return self._of[1], f"{self._of[2]}_{frame.number:06d}"
 
     def _new_name(self, stem: str) -> str:
-        """Numbers names that were used already, as those of pictures from two folders."""
+        """Appends a number to names that are already used, for example in another folder."""
         name, number = stem, 2
         while name in self._names:
             name = f"{stem}_{number}"
@@ -152,7 +152,7 @@ class Drawings:
         self._of = frame.source.place, path, name
 
     def close(self) -> None:
-        """Completes the video that is open."""
+        """Finishes the current video."""
         if self._video is not None:
             self._video.release()
         self._video = self._of = None
@@ -161,7 +161,7 @@ class Drawings:
 def with_progress(
     frames: Iterator[tuple[int, Frame]], total: int, progress: bool
 ) -> Iterator[tuple[int, Frame]]:
-    """Shows a bar over pictures, if asked for."""
+    """Shows a progress bar over frames if `progress` is set."""
     if not progress:
         yield from frames
         return

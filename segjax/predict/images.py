@@ -1,4 +1,4 @@
-"""Pictures in every form that people have them in, brought to uint8 RGB."""
+"""Converts images from any common source to uint8 RGB."""
 
 import os
 from pathlib import Path
@@ -11,37 +11,37 @@ from jaxtyping import UInt8
 
 from segjax.data.images import decode_image
 
-# Pictures to predict on are the user's own: far larger ones are read than in training.
+# Users choose the images to predict themselves, so that the limit is much higher than for training.
 MAX_PIXELS = 500_000_000
 MAX_DOWNLOAD = 200 << 20  # bytes
-_TIMEOUT = 30  # seconds without an answer
+_TIMEOUT = 30  # seconds
 
 
 def as_image(source: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """Reads a picture of any kind as RGB.
+    """Reads an image from any source as RGB.
 
-    Photographs are turned upright, as their EXIF orientation says.
+    The EXIF orientation of photos is applied.
 
     Args:
-      source: a path; a URL (http, https); a PIL image; or an array of numpy, jax or torch, [h, w]
-        gray, [h, w, 1 | 3 | 4] or [1 | 3 | 4, h, w], of uint8, bool, uint16 (its upper 8 bits) or
-        floats in 0..1.
+      source: path; URL (http, https); PIL image; or NumPy, JAX or PyTorch array, [h, w]
+        grayscale, [h, w, 1 | 3 | 4] or [1 | 3 | 4, h, w], with uint8, bool, uint16 (reduced to the
+        upper 8 bits) or floats in 0..1.
 
     Returns:
       RGB pixels; transparency is dropped.
 
     Raises:
-      OSError: if a file cannot be opened, or a URL not be fetched.
-      ValueError: if it is not a picture; it says what came and what is wanted.
+      OSError: if a file cannot be opened, or a URL cannot be fetched.
+      ValueError: if the source is not an image; the message describes it, and what is expected.
     """
     if isinstance(source, str) and is_url(source):
         return decode_image(fetch_image(source), MAX_PIXELS, upright=True)
     if isinstance(source, str | os.PathLike):
         data = Path(source).expanduser().read_bytes()
         return decode_image(data, MAX_PIXELS, upright=True)
-    if hasattr(source, "getexif"):  # PIL's, without importing it for other pictures
+    if hasattr(source, "getexif"):  # a PIL image; avoids importing PIL for other sources
         return _of_pil(source)
-    if hasattr(source, "detach"):  # torch's, which numpy takes from the CPU alone
+    if hasattr(source, "detach"):  # a PyTorch tensor, which NumPy can only read on the CPU
         source = source.detach().cpu()
     if isinstance(source, list | tuple) or not hasattr(source, "__array__"):
         raise ValueError(
@@ -52,22 +52,22 @@ def as_image(source: Any) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def is_url(source: str) -> bool:
-    """Returns True for addresses of the web."""
+    """Returns True for http and https URLs."""
     return source.startswith(("http://", "https://"))
 
 
 def fetch_image(url: str) -> bytes:
-    """Fetches a picture from the web.
+    """Downloads an image.
 
     Args:
-      url: http or https.
+      url: http or https URL.
 
     Returns:
       The bytes of the file.
 
     Raises:
-      OSError: if it cannot be fetched.
-      ValueError: if it is not a picture by its type, or larger than `MAX_DOWNLOAD`.
+      OSError: if the download fails.
+      ValueError: if the content type is not an image, or the file exceeds `MAX_DOWNLOAD`.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"{url} is not of the web (http, https)")
@@ -105,7 +105,7 @@ def _of_array(array: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _as_bytes(array: np.ndarray) -> UInt8[np.ndarray, "h w c"]:
-    """Brings the usual types of numbers to 8 bits."""
+    """Converts common dtypes to 8 bits."""
     if array.dtype == np.uint8:
         return array
     if array.dtype == bool:

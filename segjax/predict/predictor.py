@@ -1,4 +1,4 @@
-"""Prediction on pictures of any size: numpy arrays in, what is found in original pixels out."""
+"""Prediction on images of any size, with results in pixels of the original image."""
 
 # pyright: strict, reportUnknownMemberType=false, reportMissingTypeStubs=false
 # jax.jit and lax.map forget types:
@@ -36,7 +36,7 @@ Picture: TypeAlias = Any
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A model with its weights and its way of resizing, ready for pictures.
+    """A model with its weights and preprocessing, ready to predict images.
 
     Attributes:
       model: the module.
@@ -82,21 +82,22 @@ class Predictor:
         score_threshold: float = 0.0,
         max_detections: int | None = None,
     ) -> ImageDetections | list[ImageDetections]:
-        """Finds the objects of one picture; `result` returns semantic and panoptic maps too.
+        """Predicts the objects of an image; use `result` to also get semantic and panoptic maps.
 
         Args:
-          image: a picture of any size, as `segjax.predict.images.as_image` takes it: a path, a
-            URL, a PIL image or an array. A list or a batch [n, h, w, c] gives a list.
-          score_threshold: leave out scores at or below it, besides the model's own threshold.
-          max_detections: largest number of objects, the best ones; None keeps all.
+          image: image of any size, as for `segjax.predict.images.as_image`: a path, a URL, a PIL
+            image or an array. For a list or a batch [n, h, w, c], a list is returned.
+          score_threshold: objects with a score up to this are dropped, after the model's own
+            threshold.
+          max_detections: maximum number of objects, best first; None for no limit.
 
         Returns:
           Objects in pixels of `image`, best first.
 
         Raises:
           OSError: if a file cannot be opened or fetched.
-          ValueError: if `image` is not a picture, the model knows no objects, or the threshold is
-            not a number or the largest number negative.
+          ValueError: if `image` is not an image, the model predicts no objects, the threshold is
+            NaN or above 1, or `max_detections` is negative.
         """
         if isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4:
             return [
@@ -119,21 +120,21 @@ class Predictor:
         score_threshold: float = 0.0,
         max_detections: int | None = None,
     ) -> Result:
-        """Finds all that the model gives in one picture: objects, semantic and panoptic map.
+        """Predicts all outputs of the model for an image: objects, semantic and panoptic map.
 
         Args:
-          image: as for calling the predictor.
-          score_threshold: lowest score of the objects, as there. The panoptic map has its own
-            threshold, in the model's `merge`.
-          max_detections: largest number of objects, as there.
+          image: image as for `__call__`; a single one.
+          score_threshold: score threshold of the objects, as for `__call__`. The panoptic map has
+            a separate threshold in the model's `merge`.
+          max_detections: maximum number of objects, as for `__call__`.
 
         Returns:
-          All in pixels of `image`.
+          The result, in pixels of `image`.
 
         Raises:
           OSError: if a file cannot be opened or fetched.
-          ValueError: if `image` is not a picture, the names of classes do not belong together, or
-            the threshold is not a number or the largest number negative.
+          ValueError: if `image` is not an image, class names do not match, the threshold is NaN or
+            above 1, or `max_detections` is negative.
         """
         return self._find(image, "semantic" in self.model.tasks, score_threshold, max_detections)
 
@@ -144,7 +145,7 @@ class Predictor:
         score_threshold: float,
         max_detections: int | None,
     ) -> Result:
-        if not score_threshold <= 1:
+        if not score_threshold <= 1:  # also rejects NaN
             raise ValueError(f"score_threshold is {score_threshold}: wanted a number in 0..1")
         if max_detections is not None and max_detections < 0:
             raise ValueError(f"max_detections is {max_detections}: wanted 0 or more, or None")
@@ -206,7 +207,7 @@ class Predictor:
 
     @property
     def _divisor(self) -> int:
-        """Both sides of padded pictures are multiples of this, where no bucket holds them."""
+        """Number of pixels that padded sides are multiples of, for images outside all buckets."""
         padding = self.model.padding
         return padding.divisor if padding.exact else math.lcm(self.pad_multiple, padding.divisor)
 
@@ -222,9 +223,10 @@ def predict(
     score_threshold: float = 0.0,
     max_detections: int | None = None,
 ) -> ImageDetections:
-    """Finds the objects of one picture; `Predictor` has the arguments, for many pictures.
+    """Predicts the objects of one image; see `Predictor` for the arguments.
 
-    `Predictor.result` also gives the maps of semantic and panoptic models.
+    Use `Predictor` directly for many images, and `Predictor.result` to also get semantic and
+    panoptic maps.
     """
     predictor = Predictor(
         model=model,

@@ -1,4 +1,4 @@
-"""Arguments of `segjax predict`: files, folders, patterns, addresses and videos."""
+"""Finds the inputs of `segjax predict`: files, folders, patterns, URLs and videos."""
 
 import collections
 import dataclasses
@@ -20,12 +20,11 @@ DRAWN = re.compile(r"(.+)_(?:instances|panoptic|semantic)")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One picture or video to predict on.
+    """An image or video to predict.
 
     Attributes:
       place: path, URL, or "camera:N".
-      name: name in results, different from all others: the file's, with folders where two files
-        share it.
+      name: unique name in results: the file name, with parent folders if several files share it.
     """
 
     place: str
@@ -33,7 +32,7 @@ class Source:
 
     @property
     def stem(self) -> str:
-        """The name without folders and ending, for files that are made of it."""
+        """Name without folders and suffix, for output files."""
         return re.sub(r"[^\w. -]", "_", Path(self.name).stem) or "picture"
 
     @property
@@ -44,12 +43,12 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Pictures that arguments stand for.
+    """Images and videos found from arguments.
 
     Attributes:
-      sources: pictures and videos, each once, in the arguments' order.
-      failed: arguments that stand for nothing, with the reason.
-      skipped: counts of files that were left out, by the reason.
+      sources: images and videos, without duplicates, in the order of the arguments.
+      failed: reasons by argument, for arguments that match nothing.
+      skipped: number of skipped files, by reason.
     """
 
     sources: tuple[Source, ...]
@@ -60,16 +59,16 @@ class Found:
 def find_sources(
     places: Iterable[str | Path], *, recursive: bool = False, out: Path | None = None
 ) -> Found:
-    """Lists the pictures that arguments stand for.
+    """Finds the images and videos that arguments refer to.
 
     Args:
       places: files, folders, patterns such as "photos/*.jpg", URLs, or "camera:0"; "~" is the
         home folder.
-      recursive: True to look into the sub-folders of folders, too.
-      out: folder of results: earlier drawings in it are not pictures to predict on.
+      recursive: include sub-folders of folders.
+      out: output folder, in which earlier drawings are skipped.
 
     Returns:
-      Pictures and videos, and counts of all files that were left out.
+      Images and videos, and counts of skipped files.
     """
     skipped: collections.Counter[str] = collections.Counter()
     failed: dict[str, str] = {}
@@ -100,7 +99,7 @@ def find_sources(
 def _inside(
     folder: Path, recursive: bool, out: Path | None, skipped: collections.Counter[str]
 ) -> Iterator[str]:
-    """Yields the pictures of a folder in the order of their names, and counts the rest."""
+    """Yields the images and videos of a folder, sorted by name, and counts skipped files."""
     entries = sorted(folder.iterdir())
     stems = {entry.stem for entry in entries}
     for entry in entries:
@@ -123,12 +122,12 @@ def _inside(
 
 
 def _map_folders(out: Path) -> tuple[Path, ...]:
-    """Folders that `predict` writes below its output."""
+    """Returns the folders of maps that `predict` writes in its output folder."""
     return tuple((out / name).resolve() for name in ("panoptic", "semantic"))
 
 
 def _names(files: Sequence[str]) -> dict[str, str]:
-    """The shortest end of each path that no other has."""
+    """Returns the shortest unique suffix of each path."""
     parts = {place: _parts(place) for place in files}
     names: dict[str, str] = {}
     for place, own in parts.items():
