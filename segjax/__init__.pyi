@@ -1,4 +1,4 @@
-"""Public names and where they live; `__init__.py` imports each on first use."""
+"""Public names and the modules that define them; `__init__.py` imports each on first use."""
 
 from . import figure_ground as figure_ground
 from . import optim as optim

@@ -138,12 +138,13 @@ def run_request(request: Any, target: Target) -> ProgramReport | TooLarge:
     """
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "request", Path(folder) / "result"
+        # Plain pickle cannot serialise classes that are defined in a config file.
         asked.write_bytes(cloudpickle.dumps(request))
         command = [sys.executable, "-m", "segjax.aot.worker", str(asked), str(answered)]
         done = subprocess.run(
             command, env=_environment(target), capture_output=True, text=True, check=False
         )
-        if not answered.exists():
+        if not answered.exists():  # the compiler aborted the process
             raise CompilationError(_cause_of_death(request, done))
         answer = json.loads(answered.read_text())
     if "report" in answer:
@@ -177,6 +178,7 @@ def _environment(target: Target) -> dict[str, str]:
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu's lock protects devices, which are not used
         "XLA_FLAGS": flags.strip(),
+        # The worker has to find the same packages, including those of custom models.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
 

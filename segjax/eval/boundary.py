@@ -71,6 +71,7 @@ def boundary_rle(mask: rle.Rle, dilation_ratio: float = DILATION_RATIO) -> rle.R
     if x1 <= x0:
         return mask
     window = rle.decode_crop(mask, (x0, y0, x1, y1), (y1 - y0, x1 - x0))
+    # RLE is column-major, so that full columns of the window are contiguous.
     columns = np.zeros((x1 - x0, height), bool)
     columns[:, y0:y1] = _band(window, band_width(height, width, dilation_ratio)).T
     framed = np.concatenate([[False], columns.ravel(), [False]])

@@ -231,7 +231,8 @@ def _joint_pixels(
     _check_range(gt_ids, "ground truth")
     _check_range(pred_ids, "prediction")
     pairs = ((gt_ids.astype(np.int64) << _ID_BITS) | pred_ids).ravel()
-    # Neighbouring pixels mostly agree, so that counting runs leaves few values to sort.
+    # Neighbouring pixels mostly agree, so that counting runs leaves few values to sort. The -1
+    # differs from all pairs, which makes the first run start at pixel 0.
     starts = np.flatnonzero(np.diff(pairs, prepend=-1))
     lengths = np.diff(starts, append=pairs.size)
     values, of_run = np.unique(pairs[starts], return_inverse=True)
@@ -284,6 +285,7 @@ def _matches(
     gt_area, pred_area = pixels[1:].sum(axis=1), pixels[:, 1:].sum(axis=0)
     union = gt_area[:, None] + (pred_area - pixels[0, 1:])[None] - both
     alike = (gt_rows[:, None] == pred_rows[None]) & ~crowd[:, None]
+    # Unions can be empty, as true segments may have no pixels. Integers make IoU > 0.5 exact.
     return both / np.maximum(union, 1), alike & (2 * both > union)
 
 

@@ -330,6 +330,7 @@ class Evaluator:
     def _collect(
         self, launched: Any, element: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[int, Result]]:
+        # The last batch may end in padding rows, which keep its shape fixed.
         real = int(element["example_valid"].sum())
         if not element["example_valid"][:real].all():
             raise ValueError("rows that fill an evaluation batch must be its last ones")

@@ -76,7 +76,7 @@ def _frames(source: Source, stride: int) -> Iterator[Frame]:
     try:
         if not video.isOpened():
             raise ValueError("is not a video that OpenCV can open")
-        rate = video.get(cv2.CAP_PROP_FPS) or 25.0
+        rate = video.get(cv2.CAP_PROP_FPS) or 25.0  # OpenCV returns 0 for an unknown rate
         number = 0
         while True:
             there, image = video.read()
@@ -127,6 +127,7 @@ class Drawings:
         if self._of is None or self._of[0] != frame.source.place:
             self._open(frame, image.shape[1::-1])
         assert self._of is not None
+        # OpenCV expects contiguous BGR pixels.
         self._video.write(np.ascontiguousarray(image[..., ::-1]))
         return self._of[1], f"{self._of[2]}_{frame.number:06d}"
 

@@ -1,1 +1,1 @@
-"""Results of a model on a picture: objects, maps, class names, files, and their conversions."""
+"""Results of a model on an image: objects, maps, class names, files, and conversions."""

@@ -197,7 +197,7 @@ def _collect_rows(
     )
     collected: list[tuple[ImageDetections, Integer[np.ndarray, " n"]]] = []
     for row, (height, width) in enumerate(original_sizes):
-        keep = valid[row] & ~(scores[row] <= score_threshold)
+        keep = valid[row] & ~(scores[row] <= score_threshold)  # True for NaN
         order = np.argsort(-scores[row], kind="stable")
         index = order[keep[order]][:max_detections]
         size = (int(height), int(width))

@@ -207,6 +207,7 @@ class CocoWriter:
             area = (
                 one.mask.area if one.mask_rle is not None else entry["bbox"][2] * entry["bbox"][3]
             )
+            # COCO readers expect a segmentation; that of `entry`, if any, overrides the empty one.
             made = {"id": len(self._objects) + 1, "iscrowd": 0, "area": area, "segmentation": []}
             self._objects.append(made | entry)
 

@@ -1,4 +1,4 @@
-"""Public names and where they live."""
+"""Public names and the modules that define them."""
 
 from .loop import TrainResults as TrainResults
 from .loop import train as train

@@ -255,6 +255,7 @@ class Checkpoints:
         self._check_arrays(step, wanted)
         items = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in wanted.items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        # Empty collections are not in the checkpoint and are taken from `variables`.
         collections = {name: tree for name, tree in variables.items() if name != "params"}
         return {"params": restored[params], **(restored.get("collections") or collections)}
 

@@ -98,6 +98,8 @@ def _trained_optimizer(
         factors = rate_factors(config, params, layer_of, num_layers)
         return jax.tree.map(lambda u, f: u if f == 1.0 else u * f, updates, factors)
 
+    # Learning-rate factors come after weight decay and scale it as well, like the learning rates
+    # of PyTorch's parameter groups.
     return optax.chain(
         clip,
         config.optimizer.make(optax.stateless(decayed)),

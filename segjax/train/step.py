@@ -75,6 +75,7 @@ def make_step(
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray, axis_name: str | None
     ) -> tuple[TrainState, Metrics]:
+        # Keys only depend on the step, so that a resumed run draws the same numbers.
         key = jax.random.fold_in(key, state.step)
         backward = functools.partial(_backward, model, frozen_paths, axis_name, state.params, key)
         first = first_place(len(batch.images), axis_name)
@@ -191,6 +192,7 @@ def _accumulated(
         grads, after, losses, counts = backward(before, *part)
         return (jax.tree.map(jnp.add, total, grads), after), (losses, counts)
 
+    # With scan, only one part is compiled, and all parts use the same memory.
     start = (jax.tree.map(jnp.zeros_like, params), collections)
     (total, after), (losses, counts) = jax.lax.scan(
         add, start, (parts, first + images * jnp.arange(number))

@@ -50,6 +50,7 @@ def _palette() -> tuple[tuple[int, int, int], ...]:
     gaps = [_gaps(colours, seen, i) for i in chosen]
     nearest = np.min(gaps, axis=0)
     while len(chosen) < CLASS_COLOURS:
+        # The last three colours count as if they were closer, and thus have to be farther away.
         chosen.append(int(np.minimum(nearest, 0.3 * np.min(gaps[-3:], axis=0)).argmax()))
         gaps.append(_gaps(colours, seen, chosen[-1]))
         nearest = np.minimum(nearest, gaps[-1])

@@ -213,6 +213,7 @@ def _label_anchor(mask: Bool[np.ndarray, "H W"], text: str) -> Float32[np.ndarra
     x0, y0, x1, y1 = box = rle.to_bbox(rle.encode(mask))
     if (x1 - x0) * (y1 - y0) < 6 * width * height:
         return np.array(box, np.float32)
+    # The padding makes the edge of the image count as the edge of the mask.
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
     y, x = np.unravel_index(int(depth.argmax()), mask.shape)
     # Labels are placed above their box, so that this one is centred on the thickest point.

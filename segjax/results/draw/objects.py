@@ -166,6 +166,7 @@ def _draw_mask(
         return
     fill = np.array(colour, np.float32)
     canvas[mask] = (canvas[mask] * (1 - MASK_OPACITY) + fill * MASK_OPACITY + 0.5).astype(np.uint8)
+    # RETR_CCOMP also returns the contours of holes.
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(canvas, contours, -1, colour, max(1, width - 1), cv2.LINE_AA)
 
