@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="train with the other processes that Slurm, Open MPI, Kubernetes or a TPU started",
     )
+    train.add_argument(
+        "--auto-lr",
+        action="store_true",
+        help="scale the recipe's learning rate to --batch-size: linearly, for AdamW by the root",
+    )
     train.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, without these")
     train.add_argument("--num-processes", metavar="N", type=positive)
     train.add_argument("--process-id", metavar="I", type=int, help="of this process, from 0")
@@ -246,11 +251,13 @@ def _train(known: argparse.Namespace, flags: list[str]) -> int:
     keep_programs()
     from segjax.config import load_config
     from segjax.train.loop import train
-    from segjax.train.resolve import with_epochs
+    from segjax.train.resolve import with_auto_lr, with_epochs
 
     workdir = known.workdir or f"runs/{path.stem}"
     help_flag = ["--help"] if known.help else []
     config = load_config(path, [f"--workdir={workdir}", *flags, *help_flag])
+    if known.auto_lr:
+        config = with_auto_lr(config, load_config(path))
     if epochs is not None:
         config = with_epochs(config, float(epochs))
     train(config, trust=known.trust)

@@ -41,14 +41,14 @@ def find_blobs(image):
     return detections(masks, scores, image.shape[:2], [v[1] for v in values])
 
 
-def picture(seed, height=700, width=900, count=40):
-    """Draws objects that do not overlap, from 4 to 400 pixels in size; returns their masks too."""
+def picture(seed, height=350, width=450, count=30):
+    """Draws objects that do not overlap, from 4 to 200 pixels in size."""
     rng = np.random.default_rng(seed)
     image = np.zeros((height, width, 3), np.uint8)
     for number in range(1, count + 1):
         mask = np.zeros((height, width), np.uint8)
         centre = (int(rng.integers(width)), int(rng.integers(height)))
-        axes = tuple(int(v) for v in np.exp(rng.uniform(np.log(2), np.log(200), 2)))
+        axes = tuple(int(v) for v in np.exp(rng.uniform(np.log(2), np.log(100), 2)))
         cv2.ellipse(mask, centre, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
         free = (mask > 0) & (image[..., 0] == 0)
         # One piece, which is what a detector sees as one object.
@@ -58,12 +58,12 @@ def picture(seed, height=700, width=900, count=40):
     return image
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_perfect_detector_stays_perfect(seed, whole):
     image = picture(seed)
     wanted = find_blobs(image)
-    found = find_in_tiles(find_blobs, image, Tiles(256, 0.3, whole=whole))
+    found = find_in_tiles(find_blobs, image, Tiles(128, 0.3, whole=whole))
     assert sorted(found.scores.tolist()) == sorted(wanted.scores.tolist())
     truth = {score: i for i, score in enumerate(wanted.scores.tolist())}
     assert (np.diff(found.scores) <= 0).all()

@@ -124,7 +124,8 @@ def _reading(known: argparse.Namespace) -> dict[str, Any]:
     Raises:
       ValueError: if the data are not named.
     """
-    if not (known.root or known.train_json or known.val_json or known.test_json):
+    named = known.root or known.train_json or known.val_json or known.test_json
+    if not named and known.format == "folder":
         raise ValueError("give a folder of data, an exported file, or --train-json and --images")
     return {
         "root": known.root,

@@ -43,7 +43,8 @@ class Interrupts:
 
     Python delivers signals to the main thread alone. In other threads this does nothing, and the
     program that started the thread handles them. In notebooks, and where the program has handlers
-    of its own, the second signal goes to these instead of ending the process.
+    of its own, the second signal goes to these instead of ending the process. Signals that the
+    process was started to ignore, as SIGINT in the background of a shell, stay ignored.
 
     Args:
       say: function that prints a line for the user.
@@ -61,7 +62,8 @@ class Interrupts:
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            caught = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._handle) for number in caught}
             ours = (signal.SIG_DFL, signal.default_int_handler)
             if "ipykernel" not in sys.modules and all(h in ours for h in self._before.values()):
                 self._watch()
@@ -97,10 +99,10 @@ class Interrupts:
         seen = 0
         while data := reader.recv(64):
             for number in data:
-                seen += number in SIGNALS
-                if number in SIGNALS and seen == 1:
+                seen += number in self._before
+                if number in self._before and seen == 1:
                     self._note(number)
-                elif number in SIGNALS:
+                elif number in self._before:
                     os._exit(128 + number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ from segjax.data import pipeline
 from segjax.data.config import DataConfig
 from segjax.data.labels import LABELS
 from segjax.nn.dtype import with_dtype
+from segjax.optim import SGD
 from segjax.protocols import Model
 from segjax.results.classes import Classes
 from segjax.train.metrics import say
@@ -211,3 +212,35 @@ def with_epochs(config: TrainConfig, epochs: float) -> TrainConfig:
     steps = math.ceil(epochs * images / config.data.batch_size)
     say(f"{epochs:g} epochs of {images} images, {config.data.batch_size} a step: {steps} steps")
     return dataclasses.replace(config, steps=steps)
+
+
+def with_auto_lr(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """Scales the learning rate of a recipe to another batch size.
+
+    The rate of SGD grows linearly with the batch (Goyal et al., 1706.02677), that of AdamW with its
+    square root (Malladi et al., 2205.10287). The warm-up keeps its number of steps.
+
+    Args:
+      config: settings of the run; its learning rate must be that of the recipe.
+      recipe: settings that the learning rate was chosen for.
+
+    Returns:
+      The settings with the scaled rate; what was done is printed.
+
+    Raises:
+      ValueError: if the learning rate was changed as well.
+    """
+    if config.optim.learning_rate != recipe.optim.learning_rate:
+        raise ValueError(
+            f"the learning rate is given, {config.optim.learning_rate:g}: leave out either"
+            " --optim.learning-rate or --auto-lr"
+        )
+    factor = config.data.batch_size / recipe.data.batch_size
+    linear = isinstance(config.optim.optimizer, SGD)
+    rate = recipe.optim.learning_rate * (factor if linear else math.sqrt(factor))
+    say(
+        f"learning rate {recipe.optim.learning_rate:g} of {recipe.data.batch_size} images a step,"
+        f" times {'' if linear else 'the square root of '}{factor:g} for"
+        f" {config.data.batch_size}: {rate:g}"
+    )
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, learning_rate=rate))

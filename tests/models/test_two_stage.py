@@ -13,7 +13,14 @@ from tests.support import tiny
 from tests.support.run import Run, assert_finite, loss_terms, shared
 
 
-@pytest.mark.parametrize("style", sorted(set(FLAVOURS) - {"detectron2"}))  # test_contracts has it
+# test_contracts has detectron2; the goldens train all of them.
+@pytest.mark.parametrize(
+    "style",
+    [
+        pytest.param(name, marks=() if name == "mmdet" else pytest.mark.slow)
+        for name in sorted(set(FLAVOURS) - {"detectron2"})
+    ],
+)
 def test_every_flavour_trains(style):
     norm = NormSpec("batch") if style == "torchvision_v2" else tiny.NORM
     model = tiny.mask_rcnn(style=style, norm=norm)

@@ -122,7 +122,7 @@ def variables():
     return jax.jit(_small().init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
 
 
-@pytest.mark.parametrize("frozen", [0, 2, 5])
+@pytest.mark.parametrize("frozen", [0, pytest.param(2, marks=pytest.mark.slow), 5])
 def test_gradients_reach_what_is_not_frozen(variables, frozen):
     net = _small(frozen_stages=frozen)
     x = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))

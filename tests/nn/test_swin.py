@@ -128,7 +128,7 @@ def variables():
     return jax.jit(SMALL.init)(jax.random.key(0), IMAGES)
 
 
-@pytest.mark.parametrize("frozen", [0, 3, 5])
+@pytest.mark.parametrize("frozen", [0, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_gradients_reach_what_is_not_frozen(variables, frozen):
     net = SMALL.clone(frozen_stages=frozen)
 

@@ -174,6 +174,7 @@ def endless(tmp_path):
         yield tmp_path, started
 
 
+@pytest.mark.nightly
 def test_a_signal_to_one_stops_both_at_the_same_step(endless):
     folder, started = endless
     started[1].send_signal(signal.SIGTERM)
@@ -185,6 +186,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(endless):
         assert checkpoints.newest_good() == step
 
 
+@pytest.mark.nightly
 def test_a_lost_process_ends_the_other_which_names_it(endless):
     folder, started = endless
     started[1].kill()

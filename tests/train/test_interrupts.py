@@ -45,7 +45,8 @@ def test_another_thread_leaves_signals_alone():
 
 # A call of C that runs for a long time and releases Python's lock, as XLA's compiler does.
 PROGRAM = """
-import hashlib, sys
+import hashlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a shell ignores
 from segjax.train.interrupts import Interrupts
 with Interrupts(lambda text: print(text, flush=True)) as interrupts:
     print("begins", flush=True)
@@ -58,12 +59,15 @@ with Interrupts(lambda text: print(text, flush=True)) as interrupts:
 def test_signals_are_answered_while_c_code_runs(number):
     command = [sys.executable, "-c", PROGRAM, "2000000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "begins\n"
-        process.send_signal(number)
-        assert "stops after this step" in process.stdout.readline()
-        process.send_signal(number)
-        assert process.wait(10) in (128 + number, -number)
-        assert process.stdout.read() == ""
+        try:
+            assert process.stdout.readline() == "begins\n"
+            process.send_signal(number)
+            assert "stops after this step" in process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(10) in (128 + number, -number)
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()  # it would run for an hour
 
 
 def test_one_signal_lets_the_call_end():
@@ -73,6 +77,17 @@ def test_one_signal_lets_the_call_end():
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert process.stdout.read().splitlines()[-1] == f"ends {signal.SIGTERM:d}"
+
+
+def test_what_the_process_ignores_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts(print) as interrupts:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not interrupts.came()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_watching_thread_ends():

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from segjax.config import OptimConfig
+from segjax.config import OptimConfig, TrainConfig
+from segjax.data.config import DataConfig
 from segjax.optim import SGD, AdamW, Constant, Cosine, LayerDecay, ParamRule, Steps, Warmup
 from segjax.train.optim import (
     backbone_layers,
@@ -19,6 +20,7 @@ from segjax.train.optim import (
     rate_factors,
     weight_decays,
 )
+from segjax.train.resolve import with_auto_lr
 from tests.support import tiny
 from tests.support.fakes import FakeModel
 from tests.support.toy import Toy
@@ -279,3 +281,17 @@ def test_frozen_paths_match_whole_names():
     }
     with pytest.raises(ValueError, match=r"'layr1'\] match no parameter.*\['layer1', 'layer10'\]"):
         frozen_mask(params, ("layr1",))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "batch", "rate"), [(SGD(), 8, 0.2), (AdamW(), 8, 0.1 * 2**0.5), (SGD(), 2, 0.05)]
+)
+def test_the_learning_rate_follows_the_batch(capsys, optimizer, batch, rate):
+    optim = OptimConfig(optimizer=optimizer, learning_rate=0.1)
+    recipe = TrainConfig(model=Toy(), data=DataConfig(root="x", batch_size=4), optim=optim)
+    larger = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, batch_size=batch))
+    assert with_auto_lr(larger, recipe).optim.learning_rate == pytest.approx(rate)
+    assert "learning rate 0.1 of 4 images a step, times " in capsys.readouterr().out
+    changed = dataclasses.replace(larger, optim=dataclasses.replace(optim, learning_rate=0.3))
+    with pytest.raises(ValueError, match="leave out either"):
+        with_auto_lr(changed, recipe)
